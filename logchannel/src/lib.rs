@@ -1,0 +1,1 @@
+//! The logging channel: entries out, acks back, output gate, heartbeats, roles.

@@ -1,0 +1,223 @@
+//! What a log entry can say.
+//!
+//! *Answers* are input the guest asked for at an exit; *arrivals* are input nobody asked for;
+//! *outputs* leave the machine.
+
+use crate::point::{ExecPoint, RegisterDigest};
+use serde::{Deserialize, Serialize};
+
+/// The gapless number of a log entry; the first is 0.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct LogIndex(pub u64);
+
+impl LogIndex {
+    /// The index after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl std::fmt::Display for LogIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Something the guest asks at an exit that its own state does not determine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Question {
+    /// The time-stamp counter, in ticks of the machine's fixed TSC frequency.
+    Tsc,
+    /// Wall-clock time for the RTC, in nanoseconds since 1970-01-01 UTC.
+    WallClock,
+    /// Nanoseconds since the PIT channel `0` to `2` was last programmed.
+    PitElapsed(u8),
+}
+
+/// Input nobody asked for, delivered at an [`ExecPoint`] the primary chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Arrival {
+    /// PIT channel 0 ended `periods` periods (more than one only after a stall or an outage,
+    /// where lost ticks are merged): one edge on IRQ 0.
+    Timer {
+        /// Periods that ended since the last tick, at least 1.
+        periods: u32,
+    },
+    /// A frame for the network device, without virtio header.
+    Frame(Vec<u8>),
+    /// The block device's request `tag` ended.
+    DiskDone {
+        /// The request, as numbered by [`Output::DiskRead`], [`Output::DiskWrite`], [`Output::DiskFlush`].
+        tag: u32,
+        /// Whether the backend succeeded.
+        ok: bool,
+        /// The bytes read (empty for writes and flushes): the bounce buffer's content.
+        data: Vec<u8>,
+    },
+    /// Bytes typed at the console.
+    Console(Vec<u8>),
+    /// Nothing but a stop: an interrupt already pending in the interrupt controller can be taken
+    /// here.
+    IrqWindow,
+    /// The operator asks the machine to end here.
+    Stop,
+}
+
+/// Something that leaves the machine (or, for disk reads, a request that leaves it).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// A frame sent by the network device.
+    Frame(Vec<u8>),
+    /// Console bytes.
+    Console(Vec<u8>),
+    /// A request to read `len` bytes at byte `offset`. Changes nothing outside, so it needs no
+    /// gate.
+    DiskRead {
+        /// Number of the request, unique among those outstanding.
+        tag: u32,
+        /// Byte offset.
+        offset: u64,
+        /// Length in bytes, bounded by the device.
+        len: u32,
+    },
+    /// A request to write `data` at byte `offset`.
+    DiskWrite {
+        /// Number of the request, unique among those outstanding.
+        tag: u32,
+        /// Byte offset.
+        offset: u64,
+        /// What to write.
+        data: Vec<u8>,
+    },
+    /// A request to make earlier writes durable.
+    DiskFlush {
+        /// Number of the request, unique among those outstanding.
+        tag: u32,
+    },
+    /// The guest switched itself off.
+    PowerOff {
+        /// The guest's exit status.
+        code: u32,
+    },
+}
+
+impl Output {
+    /// Whether the output rule holds this back until its entry is acked.
+    #[must_use]
+    pub fn is_gated(&self) -> bool {
+        !matches!(self, Self::DiskRead { .. })
+    }
+
+    /// The tag, if this is a disk request.
+    #[must_use]
+    pub fn disk_tag(&self) -> Option<u32> {
+        match self {
+            Self::DiskRead { tag, .. } | Self::DiskWrite { tag, .. } | Self::DiskFlush { tag } => {
+                Some(*tag)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What one log entry says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The answer to a question the guest asked here.
+    Answer {
+        /// What was asked.
+        question: Question,
+        /// What was answered.
+        value: u64,
+    },
+    /// Input delivered here.
+    Arrival(Arrival),
+    /// An output was made here; the bytes are not in the log, the backup makes its own.
+    Output {
+        /// [`crate::digest::output`] of what was sent.
+        digest: u32,
+    },
+    /// Nothing happened, but the primary got this far.
+    Progress,
+    /// The state here, in part: registers, devices and a window of memory.
+    State {
+        /// First page (of 4 KiB) of the memory window.
+        first_page: u64,
+        /// Pages in the window.
+        pages: u32,
+        /// The digest over all of it.
+        digest: u64,
+    },
+    /// The machine ended here, in an orderly way; always the last entry of a log.
+    End {
+        /// The guest's exit status, or 0 when it was stopped from outside.
+        code: u32,
+        /// Digest of the whole memory and every device.
+        digest: u64,
+    },
+}
+
+/// A coarse class of entries, for statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Time-stamp reads.
+    Tsc,
+    /// Other clocks asked.
+    ClockRead,
+    /// Timer interrupts.
+    Timer,
+    /// Received frames.
+    Frame,
+    /// Finished disk requests.
+    Disk,
+    /// Console input.
+    Console,
+    /// Interrupt windows.
+    IrqWindow,
+    /// Outputs marked.
+    Output,
+    /// Progress.
+    Progress,
+    /// State digests.
+    State,
+    /// Control: stop and end.
+    Control,
+}
+
+impl Event {
+    /// The class this event is counted under.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Answer { question: Question::Tsc, .. } => Kind::Tsc,
+            Self::Answer { .. } => Kind::ClockRead,
+            Self::Arrival(arrival) => match arrival {
+                Arrival::Timer { .. } => Kind::Timer,
+                Arrival::Frame(_) => Kind::Frame,
+                Arrival::DiskDone { .. } => Kind::Disk,
+                Arrival::Console(_) => Kind::Console,
+                Arrival::IrqWindow => Kind::IrqWindow,
+                Arrival::Stop => Kind::Control,
+            },
+            Self::Output { .. } => Kind::Output,
+            Self::Progress => Kind::Progress,
+            Self::State { .. } => Kind::State,
+            Self::End { .. } => Kind::Control,
+        }
+    }
+}
+
+/// One logged event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Where it happened.
+    pub at: ExecPoint,
+    /// The registers there.
+    pub registers: RegisterDigest,
+    /// What happened.
+    pub event: Event,
+}

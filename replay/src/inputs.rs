@@ -1,0 +1,131 @@
+//! The one door through which nondeterminism enters the machine (invariant 5).
+
+use crate::divergence::Divergence;
+use crate::event::{Arrival, Output, Question};
+use crate::point::{Clock, Here};
+
+/// Where the vCPU has to stop at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Nowhere: run until the guest exits or somebody kicks.
+    Never,
+    /// At the next place the engine can stop at, whichever that is.
+    Soon,
+    /// Exactly there.
+    At(Clock),
+}
+
+/// How the programmable timer stands, so that whoever plays the hardware knows when it is due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TimerSpec {
+    /// Period of PIT channel 0 in nanoseconds; 0 while it is not programmed.
+    pub period_ns: u64,
+    /// Counts the times channel 0 was programmed: a change restarts the period.
+    pub generation: u64,
+    /// One-shot (mode 0) instead of periodic.
+    pub one_shot: bool,
+}
+
+/// What the machine tells its inputs at a stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Situation {
+    /// Where the vCPU stands.
+    pub here: Here,
+    /// Whether the vCPU can take an interrupt here.
+    pub interruptible: bool,
+    /// Whether the interrupt controller has an interrupt for the vCPU.
+    pub interrupt_pending: bool,
+    /// Whether the guest halted, waiting for an interrupt.
+    pub halted: bool,
+    /// The timer.
+    pub timer: TimerSpec,
+    /// How many more frames the network device can take.
+    pub frames_room: u16,
+}
+
+/// Why inputs could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum InputsError {
+    /// Replay differs from the recording.
+    #[error(transparent)]
+    Diverged(#[from] Box<Divergence>),
+    /// The log ended without an end entry (cut, or its writer died) and nobody goes on from here.
+    #[error("the log ends at entry {entries} ({at}) without an end entry")]
+    LogEnded {
+        /// Entries replayed.
+        entries: u64,
+        /// Where the guest stands.
+        at: crate::point::ExecPoint,
+    },
+    /// This replica has to stop: it lost the flag, or was told to.
+    #[error("replica stopped: {0}")]
+    Halted(String),
+    /// The log could not be written or read.
+    #[error(transparent)]
+    Log(#[from] crate::LogError),
+    /// A backend failed.
+    #[error("{0}")]
+    Backend(String),
+}
+
+/// Where all input comes from and all output goes: live, recorded or replayed. The machine and its
+/// devices cannot tell which.
+pub trait Inputs {
+    /// Answers a question of the guest, asked at `here`.
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn answer(&mut self, here: &Here, question: Question) -> Result<u64, InputsError>;
+
+    /// The next arrival to deliver right here, if any. Called until it says `None`. While the guest is
+    /// halted and no interrupt is pending, waits for one.
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn arrival(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError>;
+
+    /// Takes an output made at `here`.
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn output(&mut self, here: &Here, output: Output) -> Result<(), InputsError>;
+
+    /// Where the vCPU has to stop next, asked last before it is entered at `now`.
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn next_stop(&mut self, now: &Situation) -> Result<Stop, InputsError>;
+
+    /// The vCPU was kicked out between two stoppable places, `clock` having been reached.
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn kicked(&mut self, clock: Clock) -> Result<(), InputsError>;
+
+    /// A window of memory and the device state are to be digested here (`None`: not here).
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn state_due(&mut self, here: &Here) -> Result<Option<StateWindow>, InputsError>;
+
+    /// The digest asked for by [`Inputs::state_due`].
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn state(&mut self, here: &Here, window: StateWindow, digest: u64) -> Result<(), InputsError>;
+
+    /// The machine ended here with `code`; `digest` covers all memory and devices.
+    ///
+    /// # Errors
+    /// See [`InputsError`].
+    fn end(&mut self, here: &Here, code: u32, digest: u64) -> Result<(), InputsError>;
+}
+
+/// A run of guest pages (4 KiB each) to digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateWindow {
+    /// First page.
+    pub first_page: u64,
+    /// Number of pages; the machine clips the window at the end of memory.
+    pub pages: u32,
+}

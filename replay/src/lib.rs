@@ -1,0 +1,16 @@
+//! The replicated log of a virtual machine: entries, codec, recorder, replayer, log file.
+//!
+//! This crate is the ground the others stand on; it knows neither KVM nor sockets.
+
+pub mod codec;
+pub mod digest;
+pub mod divergence;
+pub mod error;
+pub mod event;
+pub mod inputs;
+pub mod point;
+
+pub use error::LogError;
+pub use event::{Arrival, Event, Kind, LogEntry, LogIndex, Output, Question};
+pub use inputs::{Inputs, InputsError, Situation, StateWindow, Stop, TimerSpec};
+pub use point::{Clock, ClockKind, ExecPoint, Here, RegisterDigest};

@@ -1,0 +1,2 @@
+//! Tandem: a fault-tolerant virtual machine.
+fn main() {}

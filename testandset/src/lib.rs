@@ -1,0 +1,1 @@
+//! The arbiter: one flag per (VM, view), set once; shared-disk and server.

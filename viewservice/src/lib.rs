@@ -1,0 +1,1 @@
+//! The views: who is primary and backup of each VM.

@@ -1,0 +1,126 @@
+//! What a vCPU must be able to do, whoever implements it.
+//!
+//! ```text
+//!            entry                    exit
+//! board ───────────────▶ Engine::run ───────────▶ board
+//!        (read data)      │  guest   │  (read, write, halt, stopped, kicked)
+//! ```
+
+use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop};
+
+/// Which address space an access goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// I/O ports.
+    Port,
+    /// Memory-mapped registers.
+    Mmio,
+}
+
+/// Why the vCPU left the guest. All but `Stopped` and `Kicked` are natural: they happen at the same
+/// place in every run, and count one on the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmExit {
+    /// The guest reads `size` bytes; the next entry must bring them.
+    Read {
+        /// Address space.
+        bus: Bus,
+        /// Address.
+        address: u64,
+        /// 1, 2, 4 or 8.
+        size: u8,
+    },
+    /// The guest writes the low `size` bytes of `value`.
+    Write {
+        /// Address space.
+        bus: Bus,
+        /// Address.
+        address: u64,
+        /// 1, 2, 4 or 8.
+        size: u8,
+        /// What is written, zero-extended.
+        value: u64,
+    },
+    /// The guest halted.
+    Halt,
+    /// The stop asked for was reached.
+    Stopped,
+    /// Somebody kicked the vCPU between two stoppable places; the clock has moved on, but nothing may
+    /// be injected and no registers looked at.
+    Kicked,
+}
+
+/// How the vCPU enters the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmEntry {
+    /// Just go on.
+    Resume,
+    /// Go on with the data the guest asked for by [`VmExit::Read`].
+    ReadData(u64),
+}
+
+/// What went wrong in an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// An ioctl failed.
+    #[error("{operation}: {source}")]
+    Ioctl {
+        /// The operation and its operands.
+        operation: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The guest cannot go on (triple fault, an instruction KVM cannot emulate, ...).
+    #[error("the guest cannot go on at {at}: {why}")]
+    GuestFault {
+        /// Where.
+        at: ExecPoint,
+        /// Why.
+        why: String,
+    },
+    /// The engine cannot do what was asked.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// A vCPU.
+pub trait Engine {
+    /// What its clock counts.
+    fn clock_kind(&self) -> ClockKind;
+
+    /// Runs until a guest exit, a kick, or `stop`.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn run(&mut self, entry: VmEntry, stop: Stop) -> Result<VmExit, EngineError>;
+
+    /// The clock now.
+    fn clock(&self) -> Clock;
+
+    /// Where it stands. Only after a natural exit or `Stopped`.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn point(&mut self) -> Result<(ExecPoint, RegisterDigest), EngineError>;
+
+    /// Whether an interrupt can be taken here. Only after a natural exit or `Stopped`.
+    fn interruptible(&self) -> bool;
+
+    /// Makes the vCPU take interrupt `vector` at the next entry, before any other instruction.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn inject(&mut self, vector: u8) -> Result<(), EngineError>;
+
+    /// The vCPU's state, engine-neutral. Only after `Stopped`, `Halt`, or a write.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn save(&mut self) -> Result<crate::state::CpuState, EngineError>;
+
+    /// Puts a saved state back.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn restore(&mut self, state: &crate::state::CpuState) -> Result<(), EngineError>;
+}

@@ -1,0 +1,1 @@
+//! The machine: vCPU engines, devices, run loop, snapshots, backends.
