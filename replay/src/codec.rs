@@ -1,1 +1,509 @@
 //! Entries as bytes.
+//!
+//! ```text
+//!  length   varint   bytes of this entry after the length
+//!  kind     u8       see `wire`
+//!  clock    varint   delta to the entry before
+//!  rip      varint   zigzag delta to the last entry of the same kind   ┐ absent in
+//!  check    u32 LE   register digest                                   ┘ Progress
+//!  payload           bincode, by kind; clock answers as zigzag deltas
+//! ```
+//!
+//! A timer interrupt in a running guest is 12 bytes or fewer, a frame its own length and at most 16.
+//! Encoder and decoder carry state, so a stream is decoded from its beginning.
+//!
+//! This is the one module that uses bincode; everything decoded is under a size limit.
+
+use crate::error::LogError;
+use crate::event::{Arrival, Event, LogEntry, Question, Stand};
+use crate::point::{Clock, RegisterDigest};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Most bytes of one encoded entry. A disk request is bounded by 256 KiB, a frame by 64 KiB.
+pub const ENTRY_MAX: usize = 1 << 20;
+/// Most bytes [`from_bytes`] accepts.
+pub const BLOB_MAX: usize = 16 << 20;
+
+/// Kinds on the wire. Numbers are for ever: golden logs of every format version must still be read.
+mod wire {
+    pub const PROGRESS: u8 = 0;
+    pub const TIMER: u8 = 1;
+    pub const TIMER_MANY: u8 = 2;
+    pub const FRAME: u8 = 3;
+    pub const DISK_DONE: u8 = 4;
+    pub const CONSOLE: u8 = 5;
+    pub const IRQ_WINDOW: u8 = 6;
+    pub const STOP: u8 = 7;
+    pub const TSC: u8 = 8;
+    pub const WALL_CLOCK: u8 = 9;
+    pub const PIT: u8 = 10;
+    pub const OUTPUT: u8 = 11;
+    pub const STATE: u8 = 12;
+    pub const END: u8 = 13;
+    pub const KINDS: usize = 14;
+}
+
+fn bincode_config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<BLOB_MAX>()
+}
+
+/// Any plain value as bytes (device states, configurations, headers).
+///
+/// # Panics
+/// If the value cannot be serialised at all, which is a bug of its type.
+#[must_use]
+pub fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(value, bincode::config::standard())
+        .expect("plain values serialise")
+}
+
+/// The value in `bytes`, which must hold nothing else and at most [`BLOB_MAX`] bytes.
+///
+/// # Errors
+/// [`LogError::Malformed`] for anything but exactly one value.
+pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LogError> {
+    let malformed = |what: String, offset: usize| LogError::Malformed {
+        what,
+        offset: offset as u64,
+        entry: 0,
+    };
+    let (value, used) = bincode::serde::decode_from_slice(bytes, bincode_config())
+        .map_err(|e| malformed(format!("undecodable value: {e}"), 0))?;
+    if used != bytes.len() {
+        return Err(malformed("bytes left over after a value".into(), used));
+    }
+    Ok(value)
+}
+
+/// What both directions remember of the entries before.
+#[derive(Clone, Debug, Default)]
+struct Deltas {
+    clock: u64,
+    rip: [u64; wire::KINDS],
+    answer: [u64; wire::KINDS],
+}
+
+/// Turns entries into bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Encoder {
+    deltas: Deltas,
+    body: Vec<u8>,
+}
+
+impl Encoder {
+    /// An encoder at the beginning of a stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends `entry` to `out`.
+    ///
+    /// # Panics
+    /// If the clock steps back, or the entry is over [`ENTRY_MAX`]: bugs of the recorder.
+    pub fn encode(&mut self, entry: &LogEntry, out: &mut Vec<u8>) {
+        let kind = kind_of(&entry.event);
+        let slot = usize::from(kind);
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        body.push(kind);
+        let delta = entry
+            .clock
+            .0
+            .checked_sub(self.deltas.clock)
+            .expect("the clock never steps back");
+        self.deltas.clock = entry.clock.0;
+        put_varint(&mut body, delta);
+        if let Some(stand) = entry.stand {
+            assert!(kind != wire::PROGRESS, "progress has no registers");
+            put_zigzag(&mut body, stand.rip, &mut self.deltas.rip[slot]);
+            body.extend_from_slice(&stand.registers.0.to_le_bytes());
+        } else {
+            assert!(kind == wire::PROGRESS, "only progress has no registers");
+        }
+        self.payload(&entry.event, slot, &mut body);
+        assert!(body.len() <= ENTRY_MAX, "entry of {} bytes", body.len());
+        put_varint(out, body.len() as u64);
+        out.extend_from_slice(&body);
+        self.body = body;
+    }
+
+    fn payload(&mut self, event: &Event, slot: usize, body: &mut Vec<u8>) {
+        match event {
+            Event::Progress | Event::Arrival(Arrival::IrqWindow | Arrival::Stop) => {}
+            Event::Arrival(Arrival::Timer { periods }) => {
+                if *periods != 1 {
+                    put_varint(body, u64::from(*periods));
+                }
+            }
+            Event::Arrival(Arrival::Frame(bytes) | Arrival::Console(bytes)) => {
+                body.extend_from_slice(bytes);
+            }
+            Event::Arrival(Arrival::DiskDone { tag, ok, data }) => {
+                put_varint(body, u64::from(*tag));
+                body.push(u8::from(*ok));
+                body.extend_from_slice(data);
+            }
+            Event::Answer { question, value } => {
+                if let Question::PitElapsed(channel) = question {
+                    body.push(*channel);
+                }
+                put_zigzag(body, *value, &mut self.deltas.answer[slot]);
+            }
+            Event::Output { digest } => body.extend_from_slice(&digest.to_le_bytes()),
+            Event::State {
+                first_page,
+                pages,
+                digest,
+            } => {
+                body.extend_from_slice(&to_bytes(&(*first_page, *pages, *digest)));
+            }
+            Event::End { code, digest } => body.extend_from_slice(&to_bytes(&(*code, *digest))),
+        }
+    }
+}
+
+/// Turns bytes into entries.
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    deltas: Deltas,
+    entries: u64,
+    offset: u64,
+}
+
+impl Decoder {
+    /// A decoder at the beginning of a stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Entries decoded so far.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Takes one entry from the front of `bytes`.
+    ///
+    /// # Errors
+    /// [`LogError::Malformed`] naming the byte (counted over everything decoded so far) and the entry.
+    /// After an error the decoder is of no more use.
+    pub fn decode(&mut self, bytes: &mut &[u8]) -> Result<LogEntry, LogError> {
+        let before = bytes.len();
+        let entry = self.entry(bytes).map_err(|what| LogError::Malformed {
+            what: what.into(),
+            offset: self.offset,
+            entry: self.entries,
+        })?;
+        self.offset += (before - bytes.len()) as u64;
+        self.entries += 1;
+        Ok(entry)
+    }
+
+    fn entry(&mut self, bytes: &mut &[u8]) -> Result<LogEntry, &'static str> {
+        let length = usize::try_from(take_varint(bytes)?).map_err(|_| "entry too long")?;
+        if length > ENTRY_MAX {
+            return Err("entry too long");
+        }
+        let mut body = take(bytes, length)?;
+        let body = &mut body;
+        let kind = take(body, 1)?[0];
+        let slot = usize::from(kind);
+        if slot >= wire::KINDS {
+            return Err("entry of unknown kind");
+        }
+        let clock = self
+            .deltas
+            .clock
+            .checked_add(take_varint(body)?)
+            .ok_or("clock overflows")?;
+        let stand = if kind == wire::PROGRESS {
+            None
+        } else {
+            let rip = take_zigzag(body, &mut self.deltas.rip[slot])?;
+            let check = take(body, 4)?;
+            let registers = RegisterDigest(u32::from_le_bytes(check.try_into().expect("4 bytes")));
+            Some(Stand { rip, registers })
+        };
+        let event = self.event(kind, body)?;
+        if !body.is_empty() {
+            return Err("bytes left over in an entry");
+        }
+        self.deltas.clock = clock;
+        Ok(LogEntry {
+            clock: Clock(clock),
+            stand,
+            event,
+        })
+    }
+
+    fn event(&mut self, kind: u8, body: &mut &[u8]) -> Result<Event, &'static str> {
+        let slot = usize::from(kind);
+        let rest = |body: &mut &[u8]| std::mem::take(body).to_vec();
+        let blob = "undecodable payload";
+        Ok(match kind {
+            wire::PROGRESS => Event::Progress,
+            wire::TIMER => Event::Arrival(Arrival::Timer { periods: 1 }),
+            wire::TIMER_MANY => match u32::try_from(take_varint(body)?) {
+                Ok(periods) if periods > 1 => Event::Arrival(Arrival::Timer { periods }),
+                _ => return Err("timer periods out of range"),
+            },
+            wire::FRAME => Event::Arrival(Arrival::Frame(rest(body))),
+            wire::CONSOLE => Event::Arrival(Arrival::Console(rest(body))),
+            wire::DISK_DONE => {
+                let tag = u32::try_from(take_varint(body)?).map_err(|_| "disk tag out of range")?;
+                let ok = match take(body, 1)?[0] {
+                    0 => false,
+                    1 => true,
+                    _ => return Err("disk status out of range"),
+                };
+                Event::Arrival(Arrival::DiskDone {
+                    tag,
+                    ok,
+                    data: rest(body),
+                })
+            }
+            wire::IRQ_WINDOW => Event::Arrival(Arrival::IrqWindow),
+            wire::STOP => Event::Arrival(Arrival::Stop),
+            wire::TSC | wire::WALL_CLOCK | wire::PIT => {
+                let question = match kind {
+                    wire::TSC => Question::Tsc,
+                    wire::WALL_CLOCK => Question::WallClock,
+                    _ => match take(body, 1)?[0] {
+                        channel @ 0..=2 => Question::PitElapsed(channel),
+                        _ => return Err("PIT channel out of range"),
+                    },
+                };
+                let value = take_zigzag(body, &mut self.deltas.answer[slot])?;
+                Event::Answer { question, value }
+            }
+            wire::OUTPUT => {
+                let digest = take(body, 4)?.try_into().expect("4 bytes");
+                Event::Output {
+                    digest: u32::from_le_bytes(digest),
+                }
+            }
+            wire::STATE => {
+                let (first_page, pages, digest) = from_bytes(body).map_err(|_| blob)?;
+                *body = &[];
+                Event::State {
+                    first_page,
+                    pages,
+                    digest,
+                }
+            }
+            wire::END => {
+                let (code, digest) = from_bytes(body).map_err(|_| blob)?;
+                *body = &[];
+                Event::End { code, digest }
+            }
+            _ => return Err("entry of unknown kind"),
+        })
+    }
+}
+
+fn kind_of(event: &Event) -> u8 {
+    match event {
+        Event::Progress => wire::PROGRESS,
+        Event::Answer { question, .. } => match question {
+            Question::Tsc => wire::TSC,
+            Question::WallClock => wire::WALL_CLOCK,
+            Question::PitElapsed(_) => wire::PIT,
+        },
+        Event::Arrival(arrival) => match arrival {
+            Arrival::Timer { periods: 1 } => wire::TIMER,
+            Arrival::Timer { .. } => wire::TIMER_MANY,
+            Arrival::Frame(_) => wire::FRAME,
+            Arrival::DiskDone { .. } => wire::DISK_DONE,
+            Arrival::Console(_) => wire::CONSOLE,
+            Arrival::IrqWindow => wire::IRQ_WINDOW,
+            Arrival::Stop => wire::STOP,
+        },
+        Event::Output { .. } => wire::OUTPUT,
+        Event::State { .. } => wire::STATE,
+        Event::End { .. } => wire::END,
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push((value & 0x7f) as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Result<u64, &'static str> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = take(bytes, 1)?[0];
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            return Err("number too large");
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err("number too long")
+}
+
+fn put_zigzag(out: &mut Vec<u8>, value: u64, last: &mut u64) {
+    let delta = value.wrapping_sub(*last).cast_signed();
+    *last = value;
+    put_varint(out, (delta << 1 ^ delta >> 63).cast_unsigned());
+}
+
+fn take_zigzag(bytes: &mut &[u8], last: &mut u64) -> Result<u64, &'static str> {
+    let raw = take_varint(bytes)?;
+    let delta = (raw >> 1) ^ (raw & 1).wrapping_neg();
+    *last = last.wrapping_add(delta);
+    Ok(*last)
+}
+
+fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], &'static str> {
+    let (head, tail) = bytes.split_at_checked(count).ok_or("entry cut short")?;
+    *bytes = tail;
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn event() -> impl Strategy<Value = Event> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..64);
+        prop_oneof![
+            (1..9u32).prop_map(|periods| Event::Arrival(Arrival::Timer { periods })),
+            bytes().prop_map(|b| Event::Arrival(Arrival::Frame(b))),
+            bytes().prop_map(|b| Event::Arrival(Arrival::Console(b))),
+            (any::<u32>(), any::<bool>(), bytes())
+                .prop_map(|(tag, ok, data)| Event::Arrival(Arrival::DiskDone { tag, ok, data })),
+            Just(Event::Arrival(Arrival::IrqWindow)),
+            Just(Event::Arrival(Arrival::Stop)),
+            any::<u64>().prop_map(|value| Event::Answer {
+                question: Question::Tsc,
+                value
+            }),
+            any::<u64>().prop_map(|value| Event::Answer {
+                question: Question::WallClock,
+                value
+            }),
+            (0..3u8, any::<u64>()).prop_map(|(c, value)| Event::Answer {
+                question: Question::PitElapsed(c),
+                value
+            }),
+            any::<u32>().prop_map(|digest| Event::Output { digest }),
+            Just(Event::Progress),
+            (any::<u64>(), any::<u32>(), any::<u64>()).prop_map(|(first_page, pages, digest)| {
+                Event::State {
+                    first_page,
+                    pages,
+                    digest,
+                }
+            }),
+            (any::<u32>(), any::<u64>()).prop_map(|(code, digest)| Event::End { code, digest }),
+        ]
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<LogEntry>> {
+        let one = (0..1u64 << 40, any::<u64>(), any::<u32>(), event());
+        proptest::collection::vec(one, 0..40).prop_map(|raw| {
+            let mut clock = 0;
+            raw.into_iter()
+                .map(|(delta, rip, check, event)| {
+                    clock += delta;
+                    let stand = Stand {
+                        rip,
+                        registers: RegisterDigest(check),
+                    };
+                    let stand = (event != Event::Progress).then_some(stand);
+                    LogEntry {
+                        clock: Clock(clock),
+                        stand,
+                        event,
+                    }
+                })
+                .collect()
+        })
+    }
+
+    fn encode(entries: &[LogEntry]) -> Vec<u8> {
+        let (mut encoder, mut bytes) = (Encoder::new(), Vec::new());
+        for entry in entries {
+            encoder.encode(entry, &mut bytes);
+        }
+        bytes
+    }
+
+    fn decode(mut bytes: &[u8]) -> Result<Vec<LogEntry>, LogError> {
+        let (mut decoder, mut entries) = (Decoder::new(), Vec::new());
+        while !bytes.is_empty() {
+            entries.push(decoder.decode(&mut bytes)?);
+        }
+        Ok(entries)
+    }
+
+    proptest! {
+        #[test]
+        fn entries_survive_the_codec(entries in entries()) {
+            prop_assert_eq!(decode(&encode(&entries)).unwrap(), entries);
+        }
+
+        #[test]
+        fn a_cut_stream_yields_a_prefix_and_an_error(entries in entries(), cut in any::<prop::sample::Index>()) {
+            let bytes = encode(&entries);
+            prop_assume!(!bytes.is_empty());
+            let cut = cut.index(bytes.len());
+            let (mut decoder, mut rest) = (Decoder::new(), &bytes[..cut]);
+            let mut got = Vec::new();
+            while !rest.is_empty() {
+                match decoder.decode(&mut rest) {
+                    Ok(entry) => got.push(entry),
+                    Err(_) => break,
+                }
+            }
+            prop_assert!(got.len() < entries.len());
+            prop_assert_eq!(&got[..], &entries[..got.len()]);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_timer_interrupt_costs_at_most_twelve_bytes() {
+        // A 1 GHz block clock, a tick each millisecond, the vCPU now in the trap, now halted.
+        let entries: Vec<_> = (0..1000u64)
+            .map(|n| LogEntry {
+                clock: Clock(n * 1_000_000),
+                stand: Some(Stand {
+                    rip: 0x10_0000 + (n % 2) * 0xffff,
+                    registers: RegisterDigest(n as u32),
+                }),
+                event: Event::Arrival(Arrival::Timer { periods: 1 }),
+            })
+            .collect();
+        let bytes = encode(&entries);
+        assert!(bytes.len() <= 12 * entries.len(), "{}", bytes.len());
+    }
+
+    #[test]
+    fn a_frame_costs_at_most_sixteen_bytes_more_than_its_length() {
+        let frame = |n: u64| LogEntry {
+            clock: Clock(n * 30_000_000),
+            stand: Some(Stand {
+                rip: (n % 2) << 31,
+                registers: RegisterDigest(7),
+            }),
+            event: Event::Arrival(Arrival::Frame(vec![0; 1514])),
+        };
+        let entries: Vec<_> = (0..100).map(frame).collect();
+        assert!(encode(&entries).len() <= 100 * (1514 + 16));
+    }
+}

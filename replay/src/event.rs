@@ -3,7 +3,7 @@
 //! *Answers* are input the guest asked for at an exit; *arrivals* are input nobody asked for;
 //! *outputs* leave the machine.
 
-use crate::point::{ExecPoint, RegisterDigest};
+use crate::point::{Clock, Here, RegisterDigest};
 use serde::{Deserialize, Serialize};
 
 /// The gapless number of a log entry; the first is 0.
@@ -193,7 +193,10 @@ impl Event {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Answer { question: Question::Tsc, .. } => Kind::Tsc,
+            Self::Answer {
+                question: Question::Tsc,
+                ..
+            } => Kind::Tsc,
             Self::Answer { .. } => Kind::ClockRead,
             Self::Arrival(arrival) => match arrival {
                 Arrival::Timer { .. } => Kind::Timer,
@@ -212,12 +215,48 @@ impl Event {
 }
 
 /// One logged event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// RCX is not among its fields: [`RegisterDigest`] covers it, and a timer interrupt has twelve bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Where it happened.
-    pub at: ExecPoint,
-    /// The registers there.
-    pub registers: RegisterDigest,
+    /// When it happened.
+    pub clock: Clock,
+    /// The registers there; `None` for [`Event::Progress`], which names a clock value only.
+    pub stand: Option<Stand>,
     /// What happened.
     pub event: Event,
+}
+
+/// What a log entry says of the registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stand {
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Digest of all of them.
+    pub registers: RegisterDigest,
+}
+
+impl LogEntry {
+    /// An entry for something that happened `here`.
+    #[must_use]
+    pub fn at(here: &Here, event: Event) -> Self {
+        Self {
+            clock: here.point.clock,
+            stand: Some(Stand {
+                rip: here.point.rip,
+                registers: here.registers,
+            }),
+            event,
+        }
+    }
+
+    /// The entry that says the guest got to `clock`.
+    #[must_use]
+    pub fn progress(clock: Clock) -> Self {
+        Self {
+            clock,
+            stand: None,
+            event: Event::Progress,
+        }
+    }
 }

@@ -35,6 +35,9 @@ pub struct Situation {
     pub interruptible: bool,
     /// Whether the interrupt controller has an interrupt for the vCPU.
     pub interrupt_pending: bool,
+    /// Whether the guest left by itself here, as it does in every run; if not, a replica stops here
+    /// only if the log says so.
+    pub natural: bool,
     /// Whether the guest halted, waiting for an interrupt.
     pub halted: bool,
     /// The timer.

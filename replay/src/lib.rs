@@ -7,10 +7,15 @@ pub mod digest;
 pub mod divergence;
 pub mod error;
 pub mod event;
+pub mod file;
 pub mod inputs;
 pub mod point;
+pub mod recorder;
+pub mod replayer;
+pub mod sink;
 
 pub use error::LogError;
-pub use event::{Arrival, Event, Kind, LogEntry, LogIndex, Output, Question};
+pub use event::{Arrival, Event, Kind, LogEntry, LogIndex, Output, Question, Stand};
 pub use inputs::{Inputs, InputsError, Situation, StateWindow, Stop, TimerSpec};
 pub use point::{Clock, ClockKind, ExecPoint, Here, RegisterDigest};
+pub use sink::{LogSink, LogSource, Next, NoLog, Outlet, Source};

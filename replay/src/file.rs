@@ -1,0 +1,425 @@
+//! The log file.
+//!
+//! ```text
+//!  0  magic    8   "TANDEMLG"
+//!  8  version  u32 LE
+//! 12  length   u32 LE   of the header that follows
+//! 16  crc      u32 LE   of the header that follows
+//! 20  header   bincode  LogHeader
+//!     frame:   length u32 LE, crc u32 LE, entries (see `codec`; one stream over all frames)
+//!     frame ...
+//! ```
+//!
+//! A log whose last entry is `End` ended in an orderly way. Otherwise its writer died: the whole frames
+//! are good, a torn tail is found, named and left out.
+
+use crate::codec::{Decoder, Encoder, from_bytes, to_bytes};
+use crate::error::LogError;
+use crate::event::{Event, LogEntry, LogIndex};
+use crate::inputs::InputsError;
+use crate::point::ClockKind;
+use crate::sink::{LogSink, LogSource, Next};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// First bytes of a log file.
+pub const MAGIC: [u8; 8] = *b"TANDEMLG";
+/// Version of header, frames and entries.
+pub const FORMAT_VERSION: u32 = 1;
+/// Most bytes of a header.
+const HEADER_MAX: usize = 64 << 10;
+/// Most bytes of a frame.
+const FRAME_MAX: usize = 4 << 20;
+/// A frame is written out once it holds this much, flushed or not.
+const FRAME_FULL: usize = 64 << 10;
+
+/// What a log says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogHeader {
+    /// CPU model the guest saw.
+    pub cpu_model: String,
+    /// What the clock counts.
+    pub clock_kind: ClockKind,
+    /// Machine configuration, in the machine's own encoding.
+    pub config: Vec<u8>,
+    /// Digest of the first state.
+    pub first_state: u64,
+}
+
+/// Writes a log file.
+pub struct LogWriter {
+    file: File,
+    path: PathBuf,
+    encoder: Encoder,
+    frame: Vec<u8>,
+    next: LogIndex,
+    bytes: u64,
+}
+
+impl LogWriter {
+    /// Creates or overwrites the file at `path`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn create(path: &Path, header: &LogHeader) -> Result<Self, LogError> {
+        let io = |source| io_error("cannot create the log", path, source);
+        let mut file = File::create(path).map_err(io)?;
+        let header = to_bytes(header);
+        let length = u32::try_from(header.len()).expect("a header is small");
+        let mut bytes = Vec::with_capacity(header.len() + 20);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
+        bytes.extend_from_slice(&header);
+        file.write_all(&bytes).map_err(io)?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            encoder: Encoder::new(),
+            frame: Vec::new(),
+            next: LogIndex(0),
+            bytes: bytes.len() as u64,
+        })
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Entries appended so far.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.next.0
+    }
+}
+
+impl LogSink for LogWriter {
+    fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError> {
+        self.encoder.encode(entry, &mut self.frame);
+        let index = self.next;
+        self.next = index.next();
+        if self.frame.len() >= FRAME_FULL {
+            self.flush()?;
+        }
+        Ok(index)
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        if self.frame.is_empty() {
+            return Ok(());
+        }
+        let length = u32::try_from(self.frame.len()).expect("frames are small");
+        let mut bytes = Vec::with_capacity(self.frame.len() + 8);
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&self.frame).to_le_bytes());
+        bytes.append(&mut self.frame);
+        self.file
+            .write_all(&bytes)
+            .map_err(|source| io_error("cannot write the log", &self.path, source))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn is_followed(&self) -> bool {
+        false
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        // Best effort: what matters was flushed, and reported, before.
+        let _ = self.flush();
+    }
+}
+
+/// Where and why a log file stops being whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tail {
+    /// First byte that is not part of the log.
+    pub offset: u64,
+    /// Index of the first entry lost.
+    pub entry: u64,
+    /// What is wrong there.
+    pub what: String,
+}
+
+/// Reads a log file.
+pub struct LogReader {
+    file: BufReader<File>,
+    path: PathBuf,
+    header: LogHeader,
+    decoder: Decoder,
+    frame: Vec<u8>,
+    at: usize,
+    offset: u64,
+    ended: bool,
+    tail: Option<Tail>,
+}
+
+impl LogReader {
+    /// Opens the log at `path` and checks its header.
+    ///
+    /// # Errors
+    /// [`LogError::Foreign`] if it is no log, or one of another format version; else as it says.
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        let io = |source| io_error("cannot read the log", path, source);
+        let mut file = BufReader::new(File::open(path).map_err(io)?);
+        let mut head = [0u8; 20];
+        let foreign = |what: &str| LogError::Foreign(format!("{}: {what}", path.display()));
+        file.read_exact(&mut head).map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => foreign("not a Tandem log (shorter than a header)"),
+            _ => io(e),
+        })?;
+        let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4 bytes"));
+        if head[..8] != MAGIC {
+            return Err(foreign("not a Tandem log (wrong magic number)"));
+        }
+        if word(8) != FORMAT_VERSION {
+            return Err(foreign(&format!(
+                "log format {}, but this program reads format {FORMAT_VERSION}",
+                word(8)
+            )));
+        }
+        let malformed = |what: &str| LogError::Malformed {
+            what: format!("{}: {what}", path.display()),
+            offset: 20,
+            entry: 0,
+        };
+        let length = word(12) as usize;
+        if length > HEADER_MAX {
+            return Err(malformed("header too long"));
+        }
+        let mut header = vec![0; length];
+        file.read_exact(&mut header)
+            .map_err(|_| malformed("header cut short"))?;
+        if crc32fast::hash(&header) != word(16) {
+            return Err(malformed("header checksum wrong"));
+        }
+        let header = from_bytes(&header).map_err(|_| malformed("undecodable header"))?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            header,
+            decoder: Decoder::new(),
+            frame: Vec::new(),
+            at: 0,
+            offset: 20 + length as u64,
+            ended: false,
+            tail: None,
+        })
+    }
+
+    /// What the log says of itself.
+    #[must_use]
+    pub fn header(&self) -> &LogHeader {
+        &self.header
+    }
+
+    /// Whether the `End` entry was read.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The torn or altered tail, once met.
+    #[must_use]
+    pub fn tail(&self) -> Option<&Tail> {
+        self.tail.as_ref()
+    }
+
+    /// Bytes of the file that were read and good.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next entry and its encoded length in bytes; `None` at the end, torn or not.
+    ///
+    /// # Errors
+    /// If the operating system cannot read, or entries are malformed inside a frame whose checksum is
+    /// good (a writer's bug, or a forgery).
+    pub fn read(&mut self) -> Result<Option<(LogEntry, usize)>, LogError> {
+        if self.at == self.frame.len() && !self.next_frame()? {
+            return Ok(None);
+        }
+        let mut rest = &self.frame[self.at..];
+        let before = rest.len();
+        let entry = self.decoder.decode(&mut rest).map_err(|e| match e {
+            LogError::Malformed { what, entry, .. } => LogError::Malformed {
+                what: format!("{}: {what}", self.path.display()),
+                offset: self.offset - before as u64,
+                entry,
+            },
+            other => other,
+        })?;
+        let length = before - rest.len();
+        self.at += length;
+        self.ended = matches!(entry.event, Event::End { .. });
+        Ok(Some((entry, length)))
+    }
+
+    /// Reads the next whole frame; false at the end.
+    fn next_frame(&mut self) -> Result<bool, LogError> {
+        if self.tail.is_some() {
+            return Ok(false);
+        }
+        let mut head = [0u8; 8];
+        let got = self.fill(&mut head)?;
+        if got == 0 {
+            return Ok(false);
+        }
+        let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("4 bytes"));
+        let length = word(0) as usize;
+        let what = if self.ended {
+            "bytes after the end of the log"
+        } else if got < head.len() {
+            "frame header cut short"
+        } else if length == 0 || length > FRAME_MAX {
+            "frame length out of range"
+        } else {
+            let mut frame = vec![0; length];
+            if self.fill(&mut frame)? < length {
+                "frame cut short"
+            } else if crc32fast::hash(&frame) != word(4) {
+                "frame checksum wrong"
+            } else {
+                self.frame = frame;
+                self.at = 0;
+                self.offset += 8 + length as u64;
+                return Ok(true);
+            }
+        };
+        self.tail = Some(Tail {
+            offset: self.offset,
+            entry: self.decoder.entries(),
+            what: what.into(),
+        });
+        Ok(false)
+    }
+
+    /// Reads until `buffer` is full or the file ends.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, LogError> {
+        let mut got = 0;
+        while got < buffer.len() {
+            match self.file.read(&mut buffer[got..]) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(io_error("cannot read the log", &self.path, e)),
+            }
+        }
+        Ok(got)
+    }
+}
+
+impl LogSource for LogReader {
+    fn next(&mut self, _wait: bool) -> Result<Next, InputsError> {
+        match self.read()? {
+            Some((entry, _)) => Ok(Next::Entry(entry)),
+            None => match &self.tail {
+                Some(tail) => Err(InputsError::Log(LogError::Malformed {
+                    what: format!("{}: {}", self.path.display(), tail.what),
+                    offset: tail.offset,
+                    entry: tail.entry,
+                })),
+                None => Ok(Next::Ended),
+            },
+        }
+    }
+}
+
+fn io_error(what: &str, path: &Path, source: std::io::Error) -> LogError {
+    LogError::Io {
+        what: format!("{what} {}", path.display()),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Arrival, Stand};
+    use crate::point::{Clock, RegisterDigest};
+
+    fn header() -> LogHeader {
+        LogHeader {
+            cpu_model: "v1".into(),
+            clock_kind: ClockKind::Blocks,
+            config: vec![1, 2, 3],
+            first_state: 42,
+        }
+    }
+
+    fn write(path: &Path, frames: u64) {
+        let mut writer = LogWriter::create(path, &header()).unwrap();
+        let stand = Some(Stand {
+            rip: 0x10_0000,
+            registers: RegisterDigest(9),
+        });
+        for n in 0..frames * 3 {
+            let event = Event::Arrival(Arrival::Frame(vec![n as u8; 40]));
+            writer
+                .append(&LogEntry {
+                    clock: Clock(n * 1000),
+                    stand,
+                    event,
+                })
+                .unwrap();
+            if n % 3 == 2 {
+                writer.flush().unwrap();
+            }
+        }
+        let event = Event::End { code: 0, digest: 7 };
+        writer
+            .append(&LogEntry {
+                clock: Clock(frames * 3000),
+                stand,
+                event,
+            })
+            .unwrap();
+    }
+
+    fn read_all(path: &Path) -> Result<(usize, bool, Option<Tail>), LogError> {
+        let mut reader = LogReader::open(path)?;
+        let mut entries = 0;
+        while reader.read()?.is_some() {
+            entries += 1;
+        }
+        Ok((entries, reader.ended(), reader.tail().cloned()))
+    }
+
+    #[test]
+    fn a_whole_log_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write(&path, 5);
+        assert_eq!(read_all(&path).unwrap(), (16, true, None));
+        assert_eq!(LogReader::open(&path).unwrap().header(), &header());
+    }
+
+    #[test]
+    fn a_log_cut_or_altered_at_any_byte_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write(&path, 4);
+        let whole = std::fs::read(&path).unwrap();
+        let other = dir.path().join("other");
+        for at in 0..whole.len() {
+            std::fs::write(&other, &whole[..at]).unwrap();
+            if let Ok((entries, ended, _)) = read_all(&other) {
+                assert!(!ended && entries < 13, "cut at {at}");
+            }
+            let mut altered = whole.clone();
+            altered[at] ^= 0x10;
+            std::fs::write(&other, &altered).unwrap();
+            if let Ok((_, _, tail)) = read_all(&other) {
+                assert!(tail.is_some(), "altered at {at}");
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Inputs from a log, every one checked: the backup's side, and that of a replay from a file.
+//!
+//! The twin of [`crate::recorder`]. It never lets the vCPU past the last entry it holds (invariant 2):
+//! before the vCPU is entered it must know the next entry, whose clock value becomes the stop. A
+//! method that finds the log ended has changed nothing, so that whoever takes over (a backup going
+//! live) can be asked the same again.
+
+use crate::digest;
+use crate::divergence::Divergence;
+use crate::event::{Arrival, Event, LogEntry, LogIndex, Output, Question};
+use crate::inputs::{Inputs, InputsError, Situation, StateWindow, Stop};
+use crate::point::{Clock, ExecPoint, Here};
+use crate::sink::{LogSource, Next, Outlet};
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+
+/// Entries kept to explain a divergence.
+const CONTEXT: usize = 8;
+
+/// Replays a log.
+pub struct Replayer<L, O> {
+    log: L,
+    suppressed: O,
+    /// The next entry that is not `Progress`.
+    held: Option<LogEntry>,
+    /// Index of `held`, or of the entry to come.
+    index: LogIndex,
+    /// The vCPU may run to here.
+    limit: Clock,
+    last: VecDeque<String>,
+}
+
+impl<L: LogSource, O: Outlet> Replayer<L, O> {
+    /// A replayer at the beginning of `log`; outputs the guest makes go to `suppressed` with the
+    /// index of their entry.
+    pub fn new(log: L, suppressed: O) -> Self {
+        Self {
+            log,
+            suppressed,
+            held: None,
+            index: LogIndex(0),
+            limit: Clock(0),
+            last: VecDeque::new(),
+        }
+    }
+
+    /// Index of the next entry to replay.
+    pub fn index(&self) -> LogIndex {
+        self.index
+    }
+
+    /// The log.
+    pub fn log_mut(&mut self) -> &mut L {
+        &mut self.log
+    }
+
+    /// Where suppressed outputs went.
+    pub fn suppressed_mut(&mut self) -> &mut O {
+        &mut self.suppressed
+    }
+
+    /// Makes sure the next entry of substance is held, waiting if told to. False: none here yet.
+    fn hold(&mut self, at: ExecPoint, wait: bool) -> Result<bool, InputsError> {
+        while self.held.is_none() {
+            match self.log.next(wait)? {
+                Next::Entry(entry) => {
+                    self.limit = self.limit.max(entry.clock);
+                    if matches!(entry.event, Event::Progress) {
+                        self.remember(&entry);
+                        self.index = self.index.next();
+                        if wait {
+                            return Ok(false);
+                        }
+                    } else {
+                        self.held = Some(entry);
+                    }
+                }
+                Next::Nothing => return Ok(false),
+                Next::Ended => {
+                    return Err(InputsError::LogEnded {
+                        entries: self.index.0,
+                        at,
+                    });
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until either the next entry is held or the vCPU may run past `at`.
+    fn hold_past(&mut self, at: ExecPoint) -> Result<(), InputsError> {
+        while !self.hold(at, false)? && self.limit <= at.clock {
+            self.hold(at, true)?;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, entry: &LogEntry) {
+        if self.last.len() == CONTEXT {
+            self.last.pop_front();
+        }
+        self.last.push_back(describe(self.index, entry));
+    }
+
+    /// Takes the held entry, after checking that the vCPU stands where it did.
+    fn take(&mut self, here: &Here, found: &str) -> Result<LogEntry, InputsError> {
+        let entry = self.held.take().expect("an entry is held");
+        let stand = entry.stand.expect("only progress has no registers");
+        let same = entry.clock == here.point.clock
+            && stand.rip == here.point.rip
+            && stand.registers == here.registers;
+        if !same {
+            return Err(self.diverged(here, entry, found));
+        }
+        self.remember(&entry);
+        self.index = self.index.next();
+        Ok(entry)
+    }
+
+    fn diverged(&mut self, here: &Here, entry: LogEntry, found: &str) -> InputsError {
+        let mut context = String::new();
+        for line in &self.last {
+            let _ = write!(context, "\n  replayed {line}");
+        }
+        let mut following = Some(entry.clone());
+        for ahead in 0..3 {
+            let Some(entry) = following.take() else { break };
+            let _ = write!(
+                context,
+                "\n  expected {}",
+                describe(LogIndex(self.index.0 + ahead), &entry)
+            );
+            if let Ok(Next::Entry(next)) = self.log.next(false) {
+                following = Some(next);
+            }
+        }
+        let divergence = Divergence {
+            index: self.index,
+            at: here.point,
+            expected: describe(self.index, &entry),
+            found: format!("{found} with registers {:08x}", here.registers.0),
+            context,
+        };
+        self.held = Some(entry);
+        InputsError::Diverged(Box::new(divergence))
+    }
+
+    /// The held entry must be one the guest's own doing asks for, right here.
+    fn expect(
+        &mut self,
+        here: &Here,
+        found: &str,
+        matches: impl Fn(&Event) -> bool,
+    ) -> Result<Event, InputsError> {
+        while !self.hold(here.point, true)? {
+            if self.limit > here.point.clock {
+                // Progress past this point, yet no entry for it: the primary did not do this.
+                let entry = LogEntry::progress(self.limit);
+                return Err(self.diverged(here, entry, found));
+            }
+        }
+        let entry = self.take(here, found)?;
+        if matches(&entry.event) {
+            Ok(entry.event)
+        } else {
+            Err(self.diverged(here, entry, found))
+        }
+    }
+}
+
+fn describe(index: LogIndex, entry: &LogEntry) -> String {
+    let mut text = format!("entry {index} clock {}", entry.clock);
+    if let Some(stand) = entry.stand {
+        let _ = write!(
+            text,
+            " rip {:#x} registers {:08x}",
+            stand.rip, stand.registers.0
+        );
+    }
+    let _ = match &entry.event {
+        Event::Arrival(Arrival::Frame(bytes)) => write!(text, " frame of {} bytes", bytes.len()),
+        Event::Arrival(Arrival::DiskDone { tag, ok, data }) => {
+            write!(
+                text,
+                " disk request {tag} done ok={ok} with {} bytes",
+                data.len()
+            )
+        }
+        other => write!(text, " {other:?}"),
+    };
+    text
+}
+
+impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
+    fn answer(&mut self, here: &Here, question: Question) -> Result<u64, InputsError> {
+        let found = format!("guest asks {question:?}");
+        let same =
+            |event: &Event| matches!(event, Event::Answer { question: q, .. } if *q == question);
+        match self.expect(here, &found, same)? {
+            Event::Answer { value, .. } => Ok(value),
+            _ => unreachable!("matched above"),
+        }
+    }
+
+    fn arrival(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
+        let here = &now.here;
+        self.hold_past(here.point)?;
+        let due = self
+            .held
+            .as_ref()
+            .is_some_and(|e| e.clock == here.point.clock && matches!(e.event, Event::Arrival(_)));
+        if due {
+            let entry = self.take(here, "vCPU stopped for an arrival")?;
+            let Event::Arrival(arrival) = entry.event else {
+                unreachable!("looked at above")
+            };
+            return Ok(Some(arrival));
+        }
+        if now.halted && !now.interrupt_pending {
+            // Whatever comes next must come here: a halted guest does not move.
+            while !self.hold(here.point, true)? {}
+            let entry = self.held.take().expect("just held");
+            if entry.clock == here.point.clock
+                && matches!(
+                    entry.event,
+                    Event::Arrival(_) | Event::State { .. } | Event::End { .. }
+                )
+            {
+                let arrival = matches!(entry.event, Event::Arrival(_));
+                self.held = Some(entry);
+                return if arrival { self.arrival(now) } else { Ok(None) };
+            }
+            return Err(self.diverged(here, entry, "guest halted"));
+        }
+        Ok(None)
+    }
+
+    fn output(&mut self, here: &Here, output: Output) -> Result<(), InputsError> {
+        let digest = digest::output(&output);
+        let found = format!("guest outputs {} ({digest:08x})", name(&output));
+        let index = self.index_of_next(here.point)?;
+        self.expect(here, &found, |e| *e == Event::Output { digest })?;
+        self.suppressed.emit(index, output)
+    }
+
+    fn next_stop(&mut self, now: &Situation) -> Result<Stop, InputsError> {
+        let here = &now.here;
+        self.hold_past(here.point)?;
+        let clock = self.held.as_ref().map_or(self.limit, |entry| entry.clock);
+        if clock <= here.point.clock {
+            let entry = self.held.take().expect("the limit lies ahead otherwise");
+            return Err(self.diverged(here, entry, "vCPU about to go on"));
+        }
+        Ok(Stop::At(clock))
+    }
+
+    fn kicked(&mut self, _: Clock) -> Result<(), InputsError> {
+        Ok(())
+    }
+
+    fn state_due(&mut self, here: &Here) -> Result<Option<StateWindow>, InputsError> {
+        self.hold_past(here.point)?;
+        Ok(self.held.as_ref().and_then(|entry| match entry.event {
+            Event::State {
+                first_page, pages, ..
+            } if entry.clock == here.point.clock => Some(StateWindow { first_page, pages }),
+            _ => None,
+        }))
+    }
+
+    fn state(&mut self, here: &Here, window: StateWindow, digest: u64) -> Result<(), InputsError> {
+        let StateWindow { first_page, pages } = window;
+        let state = Event::State {
+            first_page,
+            pages,
+            digest,
+        };
+        let found = format!("state digest {digest:016x} of {pages} pages from {first_page}");
+        self.expect(here, &found, |e| *e == state)?;
+        Ok(())
+    }
+
+    fn end(&mut self, here: &Here, code: u32, digest: u64) -> Result<(), InputsError> {
+        let end = Event::End { code, digest };
+        let found = format!("machine ends with {code} and state {digest:016x}");
+        self.expect(here, &found, |e| *e == end)?;
+        Ok(())
+    }
+}
+
+impl<L: LogSource, O: Outlet> Replayer<L, O> {
+    /// Index the next entry of substance has, once it is here.
+    fn index_of_next(&mut self, at: ExecPoint) -> Result<LogIndex, InputsError> {
+        while !self.hold(at, true)? {
+            if self.limit > at.clock {
+                break;
+            }
+        }
+        Ok(self.index)
+    }
+}
+
+fn name(output: &Output) -> String {
+    match output {
+        Output::Frame(bytes) => format!("a frame of {} bytes", bytes.len()),
+        Output::Console(bytes) => format!("console {:?}", String::from_utf8_lossy(bytes)),
+        Output::DiskRead { tag, offset, len } => format!("disk read {tag} of {len} at {offset}"),
+        Output::DiskWrite { tag, offset, data } => {
+            format!("disk write {tag} of {} at {offset}", data.len())
+        }
+        Output::DiskFlush { tag } => format!("disk flush {tag}"),
+        Output::PowerOff { code } => format!("power-off {code}"),
+    }
+}

@@ -1,0 +1,95 @@
+//! The traits between recorder and replayer and what is around them.
+
+use crate::error::LogError;
+use crate::event::{Arrival, LogEntry, LogIndex, Output, Question};
+use crate::inputs::{InputsError, Situation, Stop};
+
+/// Where a recorder puts entries: a file, a logging channel, or nowhere.
+pub trait LogSink {
+    /// Takes the next entry; may wait while the sink's bounded buffer is full.
+    ///
+    /// # Errors
+    /// If the entry could not be kept.
+    fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError>;
+
+    /// Sends on whatever has been appended.
+    ///
+    /// # Errors
+    /// If it could not be.
+    fn flush(&mut self) -> Result<(), LogError>;
+
+    /// Whether somebody follows this log as it grows, and so needs [`crate::Event::Progress`].
+    fn is_followed(&self) -> bool;
+}
+
+/// A sink that keeps nothing: a machine running alone.
+#[derive(Debug, Default)]
+pub struct NoLog {
+    next: LogIndex,
+}
+
+impl LogSink for NoLog {
+    fn append(&mut self, _: &LogEntry) -> Result<LogIndex, LogError> {
+        let index = self.next;
+        self.next = index.next();
+        Ok(index)
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn is_followed(&self) -> bool {
+        false
+    }
+}
+
+/// What [`LogSource::next`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next entry.
+    Entry(LogEntry),
+    /// None is here yet (only when not waiting).
+    Nothing,
+    /// There will be no more.
+    Ended,
+}
+
+/// Where a replayer takes entries from.
+pub trait LogSource {
+    /// Takes the next entry; waits for it if `wait`.
+    ///
+    /// # Errors
+    /// If the log is malformed, or this replica was stopped.
+    fn next(&mut self, wait: bool) -> Result<Next, InputsError>;
+}
+
+/// The live world of a machine: its clocks, and what arrives from its backends.
+pub trait Source {
+    /// Answers a question about the world.
+    fn answer(&mut self, question: Question) -> u64;
+
+    /// What has arrived and can be delivered in this situation.
+    ///
+    /// # Errors
+    /// If a backend failed.
+    fn poll(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError>;
+
+    /// Waits until [`Source::poll`] would have something, or until kicked.
+    ///
+    /// # Errors
+    /// If a backend failed.
+    fn wait(&mut self, now: &Situation) -> Result<(), InputsError>;
+
+    /// Where the vCPU has to stop: [`Stop::Soon`] if something waits for delivery.
+    fn next_stop(&mut self, now: &Situation) -> Stop;
+}
+
+/// Where outputs go: straight to the backends, or into an output gate until `index` is acked.
+pub trait Outlet {
+    /// Takes an output that was marked by entry `index`.
+    ///
+    /// # Errors
+    /// If a backend failed in a way the machine cannot go on from.
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError>;
+}
