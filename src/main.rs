@@ -1,2 +1,26 @@
-//! Tandem: a fault-tolerant virtual machine.
-fn main() {}
+//! The program `tandem`: parses its arguments, does what they say, prints one line if it fails.
+
+use clap::Parser;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = tandem::cli::Cli::parse();
+    // No times in traces: they may be written on a vCPU thread, which cannot read the clock that way.
+    tracing_subscriber::fmt()
+        .without_time()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(
+            EnvFilter::try_from_env("TANDEM_TRACE").unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
+        .init();
+    match tandem::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("tandem: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,47 @@
 //! The logging channel: entries out, acks back, output gate, heartbeats, roles.
+//!
+//! ```text
+//!  PRIMARY                                                              BACKUP
+//!  vCPU ──append──▶ Sender ──Entries──▶ TCP ──▶ Receiver ──next──▶ vCPU (replaying)
+//!   │ outputs          ▲                            │                │ outputs
+//!   ▼                  │                            │                ▼
+//!  OutputGate ◀──acked─┴────────── Ack ◀────────────┘            Suppressed
+//!   │ released                                                       ▲
+//!   ▼                                                                │
+//!  outlet        Sender ── Heartbeat { released } ──▶ Receiver ──released
+//! ```
+//!
+//! The data path uses plain threads and blocking sockets, because what counts is the time from append
+//! to ack. The cores of it touch no socket and no clock: [`framing`], [`gate`], [`heartbeat`],
+//! [`role`] and [`suppressed`].
+//!
+//! Every thread that calls [`Sender`] or [`Receiver`] may be a vCPU thread on which reading the clock
+//! through the vDSO faults. So nothing in this crate reads the clock through `std` (see [`clock`]) or
+//! waits with a time limit but in `poll(2)`.
+
+pub mod clock;
+pub mod cursors;
+pub mod error;
+pub mod framing;
+pub mod gate;
+pub mod handshake;
+pub mod heartbeat;
+mod link;
+pub mod messages;
+pub mod metrics;
+mod outgoing;
+pub mod receiver;
+pub mod role;
+pub mod sender;
+pub mod suppressed;
+
+pub use cursors::Cursors;
+pub use error::{FrameError, HandshakeError, LinkEnd, LinkLost};
+pub use gate::{OutputGate, SharedGate};
+pub use handshake::{Connection, answer, offer};
+pub use messages::{Ack, Bye, Hello, Settings};
+pub use metrics::{Metrics, MetricsSnapshot};
+pub use receiver::{Next, Receiver, ReceiverHandle, ReceiverOptions};
+pub use role::{Command, Event, Role, RoleMachine, ViewNumber};
+pub use sender::{GateOutlet, Lag, Sender, SenderHandle, SenderOptions};
+pub use suppressed::Suppressed;

@@ -6,7 +6,9 @@
 //! 12  length   u32 LE   of the header that follows
 //! 16  crc      u32 LE   of the header that follows
 //! 20  header   bincode  LogHeader
-//!     frame:   length u32 LE, crc u32 LE, entries (see `codec`; one stream over all frames)
+//!     frame:   length u32 LE of what follows the crc, crc u32 LE of the same,
+//!              microseconds since the recording began u64 LE (a trace: replay ignores it),
+//!              entries (see `codec`; one stream over all frames)
 //!     frame ...
 //! ```
 //!
@@ -32,6 +34,8 @@ pub const FORMAT_VERSION: u32 = 1;
 const HEADER_MAX: usize = 64 << 10;
 /// Most bytes of a frame.
 const FRAME_MAX: usize = 4 << 20;
+/// Bytes of the time in a frame.
+const TIME: usize = 8;
 /// A frame is written out once it holds this much, flushed or not.
 const FRAME_FULL: usize = 64 << 10;
 
@@ -56,14 +60,17 @@ pub struct LogWriter {
     frame: Vec<u8>,
     next: LogIndex,
     bytes: u64,
+    now_us: fn() -> u64,
+    begun_us: u64,
 }
 
 impl LogWriter {
-    /// Creates or overwrites the file at `path`.
+    /// Creates or overwrites the file at `path`. `now_us` is some monotonic clock that may be read on the
+    /// thread that writes.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn create(path: &Path, header: &LogHeader) -> Result<Self, LogError> {
+    pub fn create(path: &Path, header: &LogHeader, now_us: fn() -> u64) -> Result<Self, LogError> {
         let io = |source| io_error("cannot create the log", path, source);
         let mut file = File::create(path).map_err(io)?;
         let header = to_bytes(header);
@@ -82,6 +89,8 @@ impl LogWriter {
             frame: Vec::new(),
             next: LogIndex(0),
             bytes: bytes.len() as u64,
+            now_us,
+            begun_us: now_us(),
         })
     }
 
@@ -113,11 +122,15 @@ impl LogSink for LogWriter {
         if self.frame.is_empty() {
             return Ok(());
         }
-        let length = u32::try_from(self.frame.len()).expect("frames are small");
-        let mut bytes = Vec::with_capacity(self.frame.len() + 8);
+        let length = u32::try_from(self.frame.len() + TIME).expect("frames are small");
+        let at_us = (self.now_us)().saturating_sub(self.begun_us);
+        let mut bytes = Vec::with_capacity(self.frame.len() + TIME + 8);
         bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&crc32fast::hash(&self.frame).to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&at_us.to_le_bytes());
         bytes.append(&mut self.frame);
+        let crc = crc32fast::hash(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         self.file
             .write_all(&bytes)
             .map_err(|source| io_error("cannot write the log", &self.path, source))?;
@@ -157,6 +170,7 @@ pub struct LogReader {
     frame: Vec<u8>,
     at: usize,
     offset: u64,
+    at_us: u64,
     ended: bool,
     tail: Option<Tail>,
 }
@@ -209,6 +223,7 @@ impl LogReader {
             frame: Vec::new(),
             at: 0,
             offset: 20 + length as u64,
+            at_us: 0,
             ended: false,
             tail: None,
         })
@@ -230,6 +245,12 @@ impl LogReader {
     #[must_use]
     pub fn tail(&self) -> Option<&Tail> {
         self.tail.as_ref()
+    }
+
+    /// Microseconds into the recording when the frame read last was written.
+    #[must_use]
+    pub fn at_us(&self) -> u64 {
+        self.at_us
     }
 
     /// Bytes of the file that were read and good.
@@ -279,7 +300,7 @@ impl LogReader {
             "bytes after the end of the log"
         } else if got < head.len() {
             "frame header cut short"
-        } else if length == 0 || length > FRAME_MAX {
+        } else if length <= TIME || length > FRAME_MAX {
             "frame length out of range"
         } else {
             let mut frame = vec![0; length];
@@ -288,8 +309,9 @@ impl LogReader {
             } else if crc32fast::hash(&frame) != word(4) {
                 "frame checksum wrong"
             } else {
+                self.at_us = u64::from_le_bytes(frame[..TIME].try_into().expect("8 bytes"));
                 self.frame = frame;
-                self.at = 0;
+                self.at = TIME;
                 self.offset += 8 + length as u64;
                 return Ok(true);
             }
@@ -356,7 +378,7 @@ mod tests {
     }
 
     fn write(path: &Path, frames: u64) {
-        let mut writer = LogWriter::create(path, &header()).unwrap();
+        let mut writer = LogWriter::create(path, &header(), || 0).unwrap();
         let stand = Some(Stand {
             rip: 0x10_0000,
             registers: RegisterDigest(9),

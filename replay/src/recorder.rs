@@ -40,12 +40,15 @@ pub struct Recorder<S, L, O> {
     log: L,
     outlet: O,
     pace: StatePace,
+    entries: u64,
     since_state: u64,
     next_page: u64,
     memory_pages: u64,
     last_clock: Clock,
     /// Whether an entry was logged at the present stop: a replica stops here too.
     marked_at: Option<Clock>,
+    /// Whether an output waits for its entry to be acked.
+    flush_due: bool,
 }
 
 impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
@@ -56,11 +59,13 @@ impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
             log,
             outlet,
             pace,
+            entries: 0,
             since_state: 0,
             next_page: 0,
             memory_pages: memory_pages.max(1),
             last_clock: Clock(0),
             marked_at: None,
+            flush_due: false,
         }
     }
 
@@ -74,6 +79,11 @@ impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
         &mut self.log
     }
 
+    /// Entries appended so far.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// Where outputs go.
     pub fn outlet_mut(&mut self) -> &mut O {
         &mut self.outlet
@@ -85,6 +95,7 @@ impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
             self.marked_at = Some(entry.clock);
             self.since_state += 1;
         }
+        self.entries += 1;
         Ok(self.log.append(entry)?)
     }
 
@@ -117,6 +128,7 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
             if !now.halted || now.interrupt_pending {
                 return Ok(None);
             }
+            self.flush_due = false;
             self.log.flush()?;
             self.source.wait(now)?;
         }
@@ -127,15 +139,15 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
             digest: digest::output(&output),
         };
         let index = self.append(&LogEntry::at(here, event))?;
-        let gated = output.is_gated();
-        self.outlet.emit(index, output)?;
-        if gated {
-            self.log.flush()?;
-        }
-        Ok(())
+        // Flushed before the guest goes on: all outputs of one exit leave together.
+        self.flush_due |= output.is_gated();
+        self.outlet.emit(index, output)
     }
 
     fn next_stop(&mut self, now: &Situation) -> Result<Stop, InputsError> {
+        if std::mem::take(&mut self.flush_due) {
+            self.log.flush()?;
+        }
         if now.interrupt_pending {
             return Ok(Stop::Soon);
         }

@@ -168,7 +168,9 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
     }
 }
 
-fn describe(index: LogIndex, entry: &LogEntry) -> String {
+/// An entry in one line, for people.
+#[must_use]
+pub fn describe(index: LogIndex, entry: &LogEntry) -> String {
     let mut text = format!("entry {index} clock {}", entry.clock);
     if let Some(stand) = entry.stand {
         let _ = write!(

@@ -1,1 +1,143 @@
-//! The arbiter: one flag per (VM, view), set once; shared-disk and server.
+//! The arbiter: one flag per (VM, view), set once.
+//!
+//! ```text
+//!      replica A ──┐ test_and_set(flag of VM, view n; "A")   ┌────────────┐
+//!                  ├────────────────────────────────────────▶│  arbiter   │  Won:  view n+1, Solo
+//!      replica B ──┘ test_and_set(flag of VM, view n; "B")   └────────────┘  Lost: stop, emit nothing
+//!                                                     error: unknown; wait, emit nothing, ask again
+//! ```
+//!
+//! When a pair breaks, both sides race for the flag of their view; the first to set it may go live
+//! (invariant 3: at most one replica of a VM is live in any view). What every arbiter keeps:
+//!
+//! 1. A flag has at most one holder, for ever: there is no way to clear one.
+//! 2. The holder asking again wins again, so a retry after a lost reply is harmless.
+//! 3. Nobody is told of a holder before that holder is durable.
+//! 4. An error is no verdict: the flag may be set, by this very request even.
+//!
+//! Two arbiters are here: [`SharedDisk`], a directory both hosts mount, and [`ServerArbiter`], the
+//! client of a small durable server ([`serve`]). All calls block, and read the host's clock: never
+//! make them on a vCPU thread.
+
+mod client;
+mod error;
+mod lines;
+mod names;
+mod protocol;
+mod record;
+mod server;
+mod shared_disk;
+mod store;
+
+pub use client::ServerArbiter;
+pub use error::ArbiterError;
+pub use names::{Contender, Flag, NameError, ViewNumber, VmId};
+pub use server::serve;
+pub use shared_disk::SharedDisk;
+pub use store::{Recovery, Store};
+
+/// What the arbiter decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The flag is the asking contender's, from now or from an earlier request of its own.
+    Won,
+    /// The flag is another's.
+    Lost {
+        /// Whose.
+        holder: Contender,
+    },
+}
+
+impl Verdict {
+    /// The verdict for `who` on a flag that `holder` has.
+    fn of(who: &Contender, holder: &Contender) -> Self {
+        if who == holder {
+            Self::Won
+        } else {
+            Self::Lost {
+                holder: holder.clone(),
+            }
+        }
+    }
+}
+
+/// One flag per (VM, view): the first to set it may go live.
+///
+/// Calls block, for as long as the implementation says; make them from a control thread.
+pub trait Arbiter: Send + Sync {
+    /// Sets `flag` for `who` unless it is set, and says whose it is. Idempotent: the holder wins
+    /// again.
+    ///
+    /// # Errors
+    /// Every error means *unknown*: the flag may or may not be set, by anyone, this contender
+    /// included. The contender emits nothing and asks again.
+    fn test_and_set(&self, flag: &Flag, who: &Contender) -> Result<Verdict, ArbiterError>;
+
+    /// Whose `flag` is; `None` while nobody has set it.
+    ///
+    /// # Errors
+    /// Every error means *unknown*, never *absent*.
+    fn holder(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError>;
+
+    /// Whether a flag could be set now: for start-up, so that a full disk or a wrong address is told
+    /// before a failover needs the arbiter. Sets nothing.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    fn check(&self) -> Result<(), ArbiterError>;
+}
+
+/// Makes the arbiter that `address` names: `file:DIR` (a directory on storage both hosts share) or
+/// `tcp:HOST:PORT` (an arbiter server). Opens the directory, but connects to no server yet.
+///
+/// # Errors
+/// [`ArbiterError::BadAddress`] for anything else; for `file:`, what [`SharedDisk::open`] says.
+pub fn parse(address: &str) -> Result<Box<dyn Arbiter>, ArbiterError> {
+    match address.split_once(':') {
+        Some(("file", dir)) if !dir.is_empty() => Ok(Box::new(SharedDisk::open(dir)?)),
+        Some(("tcp", server)) => Ok(Box::new(ServerArbiter::new(server)?)),
+        _ => Err(ArbiterError::BadAddress {
+            given: address.into(),
+            reason: "expected file:DIR or tcp:HOST:PORT",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_name_nothing_are_refused_in_one_line() {
+        for bad in [
+            "",
+            "file:",
+            "file",
+            "tcp:",
+            "tcp:host",
+            "tcp:host:",
+            "tcp::1",
+            "tcp:host:0",
+            "tcp:host:65536",
+            "tcp:a b:1",
+            "etcd:host:1",
+            "/dir",
+        ] {
+            let Err(error) = parse(bad) else {
+                panic!("{bad:?} was taken for an arbiter");
+            };
+            assert!(
+                matches!(error, ArbiterError::BadAddress { .. }),
+                "{bad:?}: {error}"
+            );
+            assert_eq!(error.to_string().lines().count(), 1, "{error}");
+        }
+        for good in ["tcp:host:1", "tcp:[::1]:7000", "tcp:127.0.0.1:65535"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        assert!(matches!(
+            parse("file:/nowhere/at/all"),
+            Err(ArbiterError::Unreachable { .. })
+        ));
+    }
+}

@@ -1,0 +1,209 @@
+//! What both ends of a link share: the socket, how it ended, and the threads around it.
+
+use crate::clock::now_us;
+use crate::error::{LinkEnd, LinkLost};
+use crate::heartbeat::{Activity, Beat, Detector};
+use crate::messages::Settings;
+use crate::metrics::{Metrics, add};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::JoinHandle;
+
+/// Called once, from one of the link's threads, when the link has ended. Must not wait for that link.
+pub(crate) type OnEnd = Box<dyn FnOnce(LinkEnd) + Send>;
+
+/// One end of a link.
+pub(crate) struct Link {
+    pub(crate) socket: TcpStream,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Metrics,
+    /// Set while this side does not read because of itself; see [`Activity::deaf`].
+    pub(crate) deaf: AtomicBool,
+    /// Set once this side has said goodbye.
+    pub(crate) leaving: AtomicBool,
+    over: AtomicBool,
+    on_end: Mutex<Option<OnEnd>>,
+    stop: EventFd,
+    heard: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Link {
+    pub(crate) fn new(socket: TcpStream, settings: Settings, on_end: OnEnd) -> io::Result<Self> {
+        Ok(Self {
+            socket,
+            settings,
+            metrics: Metrics::default(),
+            deaf: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            on_end: Mutex::new(Some(on_end)),
+            stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            heard: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether the link has ended.
+    pub(crate) fn over(&self) -> bool {
+        self.over.load(SeqCst)
+    }
+
+    /// Ends the link: closes the socket, has `wake` wake whoever waits, tells the owner. Only the
+    /// first call does anything.
+    pub(crate) fn end(&self, end: LinkEnd, wake: impl FnOnce()) {
+        if self.over.swap(true, SeqCst) {
+            return;
+        }
+        // The socket may be closed already, and the counter of the eventfd cannot overflow by ones.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        let _ = self.stop.write(1);
+        wake();
+        let told = self.on_end.lock().expect("no panic while telling").take();
+        if let Some(tell) = told {
+            let left = self.leaving.load(SeqCst) && matches!(end, LinkEnd::Lost(_));
+            tell(if left { LinkEnd::Left } else { end });
+        }
+    }
+
+    /// Ends the link without telling the owner, who is dropping it.
+    pub(crate) fn abandon(&self, wake: impl FnOnce()) {
+        self.on_end.lock().expect("no panic while telling").take();
+        self.end(LinkEnd::Left, wake);
+    }
+
+    /// Reads once, waiting for at least one byte.
+    pub(crate) fn read(&self, space: &mut [u8]) -> Result<usize, LinkLost> {
+        loop {
+            match (&self.socket).read(space) {
+                Ok(0) => return Err(LinkLost::Closed),
+                Ok(count) => {
+                    self.heard.fetch_add(1, SeqCst);
+                    add(&self.metrics.bytes_received, count);
+                    return Ok(count);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(broken("receive", source)),
+            }
+        }
+    }
+
+    /// Sends what the socket has room for, without waiting.
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<Option<usize>, LinkLost> {
+        let socket = socket2::SockRef::from(&self.socket);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        loop {
+            match socket.send_with_flags(bytes, flags) {
+                Ok(count) => {
+                    self.sent.fetch_add(1, SeqCst);
+                    add(&self.metrics.bytes_sent, count);
+                    return Ok(Some(count));
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(source) => return Err(broken("send", source)),
+            }
+        }
+    }
+
+    /// What a failed [`Self::send`] means. If the peer has closed, the reading thread is left to find
+    /// that out, after it has taken what the peer had sent before (acks, a goodbye).
+    pub(crate) fn send_failed(&self, lost: LinkLost) -> Option<LinkLost> {
+        if matches!(lost, LinkLost::Closed) {
+            // It may be closed already.
+            let _ = self.socket.shutdown(Shutdown::Both);
+            return None;
+        }
+        Some(lost)
+    }
+
+    /// Waits until the socket has room, or the link is over.
+    pub(crate) fn wait_writable(&self) {
+        let mut fds = [
+            PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT),
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+        ];
+        retry_poll(&mut fds, PollTimeout::NONE);
+    }
+
+    /// Beats and watches until the link is over: `beat` has to send a sign of life when told that
+    /// nothing was sent, `suspect` has to end the link.
+    pub(crate) fn watch(&self, mut beat: impl FnMut(bool), suspect: impl FnOnce(LinkLost)) {
+        let interval_ms = i32::try_from(self.settings.heartbeat_ms).expect("settings were checked");
+        let interval = PollTimeout::try_from(interval_ms).expect("positive");
+        let mut detector = Detector::new(self.settings, now_us());
+        let (mut heard, mut sent) = (0, 0);
+        loop {
+            let mut stopped = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
+            retry_poll(&mut stopped, interval);
+            if self.over() {
+                return;
+            }
+            let activity = Activity {
+                heard: replaced(&mut heard, &self.heard),
+                sent: replaced(&mut sent, &self.sent),
+                deaf: self.deaf.load(SeqCst),
+            };
+            match detector.tick(now_us(), activity) {
+                Beat::Suspect { silence_ms } => return suspect(LinkLost::Silence { silence_ms }),
+                Beat::Send => beat(true),
+                Beat::Nothing => beat(false),
+            }
+        }
+    }
+}
+
+fn replaced(seen: &mut u64, counter: &AtomicU64) -> bool {
+    let now = counter.load(SeqCst);
+    std::mem::replace(seen, now) != now
+}
+
+/// A peer that resets the connection has closed it.
+fn broken(what: &'static str, source: io::Error) -> LinkLost {
+    match source.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => LinkLost::Closed,
+        _ => LinkLost::Io { what, source },
+    }
+}
+
+/// # Panics
+/// If the kernel refuses to poll descriptors that are open.
+fn retry_poll(fds: &mut [PollFd<'_>], timeout: PollTimeout) {
+    match poll(fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(e) => panic!("poll: {e}"),
+    }
+}
+
+/// Niceness of a link's threads. They work for microseconds at a time, beside vCPUs that never pause;
+/// without it an ack waits for a vCPU's time slice every so often (99th percentile of append to ack on
+/// two busy cores: 5 ms instead of 0.1 ms).
+const NICE: libc::c_int = -15;
+
+/// Starts a thread of a link.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            // SAFETY: takes plain numbers; 0 names the calling thread. Without the right to do so it
+            // fails, and the thread works on as it is.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+            run();
+        })
+}
+
+/// Waits for the threads of a link that is over, unless called from one of them.
+pub(crate) fn join(threads: &mut Vec<JoinHandle<()>>) {
+    for thread in threads.drain(..) {
+        if thread.thread().id() != std::thread::current().id() {
+            // A thread that panicked has printed why.
+            let _ = thread.join();
+        }
+    }
+}

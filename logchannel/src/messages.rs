@@ -1,0 +1,398 @@
+//! What frames carry. All numbers are little-endian.
+//!
+//! ```text
+//!  Hello       magic 8 │ version u16 │ heartbeat_ms u32 │ suspect_ms u32 │ view u64 │ digest u64
+//!              │ vm: u8 + bytes │ incarnation: u8 + bytes │ config: the rest
+//!  HelloReply  magic 8 │ version u16 │ verdict u8 │ reason: the rest
+//!  Entries     first u32 (low half of its index) │ count u16 │ entries
+//!  Ack         received u64 │ executed u64 │ executed_clock u64
+//!  Heartbeat   released u64
+//!  Bye         reason u8 │ code u32
+//! ```
+//!
+//! An entries frame costs 14 bytes over its entries: header, index and count. The low half of the index
+//! is enough, as no buffer holds 2^31 entries.
+
+use crate::error::{FrameError, HandshakeError};
+use crate::framing::{FrameKind, HEADER_LEN, VERSION, frame};
+use crate::role::ViewNumber;
+use replay::{Clock, LogIndex};
+
+/// First bytes of either greeting.
+const MAGIC: [u8; 8] = *b"TANDEMLC";
+/// Most bytes of a VM's name.
+pub const VM_MAX: usize = 64;
+/// Most bytes of an incarnation.
+pub const INCARNATION_MAX: usize = 128;
+/// Most bytes of the configuration in a greeting.
+pub const CONFIG_MAX: usize = 64 << 10;
+/// Most bytes of a reason to refuse; longer ones are cut.
+pub const REASON_MAX: usize = 1 << 10;
+/// Bytes before the entries in a frame of them: header, first index, count.
+pub const ENTRIES_HEAD: usize = HEADER_LEN + 6;
+/// Most entries in one frame.
+pub const ENTRIES_MAX: usize = u16::MAX as usize;
+/// Longest silence that may be set before suspicion.
+const SUSPECT_MAX_MS: u32 = 60_000;
+
+/// Takes fields from the front of a payload.
+struct Fields<'a> {
+    rest: &'a [u8],
+    frame: &'static str,
+}
+
+impl<'a> Fields<'a> {
+    fn of(kind: FrameKind, rest: &'a [u8]) -> Self {
+        Self {
+            rest,
+            frame: kind.name(),
+        }
+    }
+
+    fn wrong(&self, what: &'static str) -> FrameError {
+        FrameError::Malformed {
+            frame: self.frame,
+            what,
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let (head, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| self.wrong("too short"))?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, FrameError> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self) -> Result<u16, FrameError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, FrameError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, FrameError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn short_text(&mut self, max: usize) -> Result<String, FrameError> {
+        let length = usize::from(self.u8()?);
+        if length > max || length > self.rest.len() {
+            return Err(self.wrong("text too long"));
+        }
+        let (text, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        let text = std::str::from_utf8(text).map_err(|_| self.wrong("text is not UTF-8"))?;
+        Ok(text.to_owned())
+    }
+
+    fn greeting(&mut self) -> Result<(), FrameError> {
+        if self.array().ok() != Some(MAGIC) {
+            return Err(FrameError::NotTandem);
+        }
+        match self.u16()? {
+            VERSION => Ok(()),
+            theirs => Err(FrameError::Version {
+                ours: VERSION,
+                theirs,
+            }),
+        }
+    }
+
+    fn end(self) -> Result<(), FrameError> {
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(self.wrong("too long"))
+        }
+    }
+}
+
+/// How a link watches itself. The primary's hold for both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Each side sends something at least this often.
+    pub heartbeat_ms: u32,
+    /// Silence after which a side suspects the other.
+    pub suspect_ms: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 20,
+            suspect_ms: 300,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks that they can work.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Settings`].
+    pub fn check(self) -> Result<Self, HandshakeError> {
+        let Self {
+            heartbeat_ms,
+            suspect_ms,
+        } = self;
+        let works =
+            heartbeat_ms >= 1 && suspect_ms <= SUSPECT_MAX_MS && suspect_ms / 2 >= heartbeat_ms;
+        works.then_some(self).ok_or(HandshakeError::Settings {
+            heartbeat_ms,
+            suspect_ms,
+        })
+    }
+}
+
+/// What a primary says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Name of the VM.
+    pub vm: String,
+    /// Which replica this is, as the arbiter will know it.
+    pub incarnation: String,
+    /// The view the pair is to be in.
+    pub view: ViewNumber,
+    /// Digest of the machine's first state: both must begin alike.
+    pub first_digest: u64,
+    /// How the link watches itself.
+    pub settings: Settings,
+    /// The machine's configuration; opaque here.
+    pub config: Vec<u8>,
+}
+
+impl Hello {
+    pub(crate) fn to_frame(&self) -> Result<Vec<u8>, HandshakeError> {
+        for (what, length, max) in [
+            ("VM name", self.vm.len(), VM_MAX),
+            ("incarnation", self.incarnation.len(), INCARNATION_MAX),
+            ("configuration", self.config.len(), CONFIG_MAX),
+        ] {
+            if length > max {
+                return Err(HandshakeError::TooLong { what, length, max });
+            }
+        }
+        self.settings.check()?;
+        Ok(frame(FrameKind::Hello, |out| {
+            out.extend_from_slice(&MAGIC);
+            out.extend_from_slice(&VERSION.to_le_bytes());
+            out.extend_from_slice(&self.settings.heartbeat_ms.to_le_bytes());
+            out.extend_from_slice(&self.settings.suspect_ms.to_le_bytes());
+            out.extend_from_slice(&self.view.0.to_le_bytes());
+            out.extend_from_slice(&self.first_digest.to_le_bytes());
+            for text in [&self.vm, &self.incarnation] {
+                out.push(u8::try_from(text.len()).expect("checked above"));
+                out.extend_from_slice(text.as_bytes());
+            }
+            out.extend_from_slice(&self.config);
+        }))
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::Hello, payload);
+        fields.greeting()?;
+        let settings = Settings {
+            heartbeat_ms: fields.u32()?,
+            suspect_ms: fields.u32()?,
+        };
+        let view = ViewNumber(fields.u64()?);
+        let first_digest = fields.u64()?;
+        let vm = fields.short_text(VM_MAX)?;
+        let incarnation = fields.short_text(INCARNATION_MAX)?;
+        if fields.rest.len() > CONFIG_MAX {
+            return Err(fields.wrong("configuration too long"));
+        }
+        Ok(Self {
+            vm,
+            incarnation,
+            view,
+            first_digest,
+            settings,
+            config: fields.rest.to_vec(),
+        })
+    }
+}
+
+/// What a backup answers: nothing, or why it refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HelloReply {
+    /// `None` to accept.
+    pub refusal: Option<String>,
+}
+
+impl HelloReply {
+    pub(crate) fn to_frame(&self) -> Vec<u8> {
+        frame(FrameKind::HelloReply, |out| {
+            out.extend_from_slice(&MAGIC);
+            out.extend_from_slice(&VERSION.to_le_bytes());
+            out.push(u8::from(self.refusal.is_some()));
+            if let Some(reason) = &self.refusal {
+                out.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(REASON_MAX)]);
+            }
+        })
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::HelloReply, payload);
+        fields.greeting()?;
+        let refusal = match fields.u8()? {
+            0 => None,
+            1 if fields.rest.len() <= REASON_MAX => {
+                Some(String::from_utf8_lossy(std::mem::take(&mut fields.rest)).into_owned())
+            }
+            1 => return Err(fields.wrong("reason too long")),
+            _ => return Err(fields.wrong("unknown verdict")),
+        };
+        fields.end()?;
+        Ok(Self { refusal })
+    }
+}
+
+/// Log entries as they stand in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entries<'a> {
+    /// Low half of the first one's index.
+    pub first_low: u32,
+    /// How many.
+    pub count: u16,
+    /// Encoded by [`replay::codec::Encoder`].
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Entries<'a> {
+    /// Fills in what stands before the entries of a frame whose first [`ENTRIES_HEAD`] bytes were left
+    /// free.
+    #[allow(clippy::cast_possible_truncation, reason = "the low half is wanted")]
+    pub(crate) fn write_head(bytes: &mut [u8], first: LogIndex, count: u16) {
+        bytes[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&(first.0 as u32).to_le_bytes());
+        bytes[HEADER_LEN + 4..ENTRIES_HEAD].copy_from_slice(&count.to_le_bytes());
+    }
+
+    pub(crate) fn parse(payload: &'a [u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::Entries, payload);
+        let (first_low, count) = (fields.u32()?, fields.u16()?);
+        if count == 0 {
+            return Err(fields.wrong("no entries"));
+        }
+        Ok(Self {
+            first_low,
+            count,
+            bytes: fields.rest,
+        })
+    }
+
+    /// How far the first index lies past `expected`; negative if before it.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "compared in the low half")]
+    pub fn distance(&self, expected: LogIndex) -> i64 {
+        i64::from(self.first_low.wrapping_sub(expected.0 as u32).cast_signed())
+    }
+}
+
+/// What the backup has. Each index is that of the first entry it does *not* have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ack {
+    /// Received and checked.
+    pub received: LogIndex,
+    /// Executed.
+    pub executed: LogIndex,
+    /// Where its guest stands.
+    pub executed_clock: Clock,
+}
+
+impl Ack {
+    pub(crate) fn to_frame(self) -> Vec<u8> {
+        frame(FrameKind::Ack, |out| {
+            for value in [self.received.0, self.executed.0, self.executed_clock.0] {
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        })
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::Ack, payload);
+        let ack = Self {
+            received: LogIndex(fields.u64()?),
+            executed: LogIndex(fields.u64()?),
+            executed_clock: Clock(fields.u64()?),
+        };
+        fields.end()?;
+        Ok(ack)
+    }
+}
+
+/// A sign of life of the primary's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The first entry whose outputs have not all left.
+    pub released: LogIndex,
+}
+
+impl Heartbeat {
+    pub(crate) fn to_frame(self) -> Vec<u8> {
+        frame(FrameKind::Heartbeat, |out| {
+            out.extend_from_slice(&self.released.0.to_le_bytes());
+        })
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::Heartbeat, payload);
+        let released = LogIndex(fields.u64()?);
+        fields.end()?;
+        Ok(Self { released })
+    }
+}
+
+/// Why a side leaves in an orderly way. Nobody contends after it for the side that said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bye {
+    /// The guest switched itself off.
+    PowerOff {
+        /// Its exit status.
+        code: u32,
+    },
+    /// The operator stopped it.
+    Stop,
+}
+
+impl std::fmt::Display for Bye {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PowerOff { code } => {
+                write!(f, "the guest switched itself off with status {code}")
+            }
+            Self::Stop => f.write_str("it was stopped"),
+        }
+    }
+}
+
+impl Bye {
+    pub(crate) fn to_frame(self) -> Vec<u8> {
+        let (reason, code) = match self {
+            Self::PowerOff { code } => (0, code),
+            Self::Stop => (1, 0),
+        };
+        frame(FrameKind::Bye, |out| {
+            out.push(reason);
+            out.extend_from_slice(&u32::to_le_bytes(code));
+        })
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::Bye, payload);
+        let bye = match (fields.u8()?, fields.u32()?) {
+            (0, code) => Self::PowerOff { code },
+            (1, 0) => Self::Stop,
+            _ => return Err(fields.wrong("unknown reason")),
+        };
+        fields.end()?;
+        Ok(bye)
+    }
+}

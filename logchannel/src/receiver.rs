@@ -1,0 +1,553 @@
+//! The backup's end of a link.
+//!
+//! ```text
+//!  reader thread:   socket ─▶ frames ─▶ entries ─▶ bounded queue ─▶ next() ─▶ replaying vCPU
+//!                      ▲                   └─▶ Ack, before execution, one per read
+//!                      └ left unread while the queue is full
+//!  watcher thread:  acks as heartbeats, suspicion
+//! ```
+//!
+//! What was received is replayed, whatever becomes of the link: the queue outlives it. A torn, changed
+//! or misplaced frame ends the link, and no entry of that frame or behind it is seen.
+
+use crate::error::{LinkEnd, LinkLost};
+use crate::framing::{Frame, FrameBuffer};
+use crate::handshake::Connection;
+use crate::link::{Link, join, spawn};
+use crate::messages::{Ack, Bye, Entries};
+use crate::metrics::{MetricsSnapshot, add};
+use crate::outgoing::Outgoing;
+use replay::codec::Decoder;
+use replay::{Arrival, Clock, Event, InputsError, LogEntry, LogIndex, LogSource};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+/// How a receiver is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiverOptions {
+    /// Bytes of entries in memory over which the socket is left unread.
+    pub buffer_max: usize,
+    /// How many times to look for an entry before sleeping. A look costs some 10 to 50 ns; on a host
+    /// with a core to spare, spinning saves the time to wake up.
+    pub spins: u32,
+}
+
+impl Default for ReceiverOptions {
+    fn default() -> Self {
+        Self {
+            buffer_max: 64 << 20,
+            spins: 500,
+        }
+    }
+}
+
+/// What [`Receiver::next`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next entry and its index.
+    Entry(LogIndex, LogEntry),
+    /// None is here yet (only when not waiting).
+    Nothing,
+    /// The link is gone, every entry that came was taken, and this replica is to go live.
+    Drained,
+    /// There will be no more: the primary said goodbye, or this replica was stopped.
+    Stopped,
+}
+
+/// Entries of one frame.
+struct Batch {
+    entries: Vec<LogEntry>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    /// Nothing will be put in any more.
+    closed: bool,
+    /// The primary said goodbye.
+    bye: bool,
+    /// [`ReceiverHandle::finish`] was called.
+    finish: bool,
+    consumer_waits: bool,
+    reader_waits: bool,
+}
+
+#[derive(Default)]
+struct AckOut {
+    queue: Outgoing,
+    told: Ack,
+}
+
+/// Order of locks: `queue` and `acks` are never held together.
+struct Shared {
+    link: Link,
+    buffer_max: usize,
+    queue: Mutex<Queue>,
+    /// With `queue`: something to take, or an end.
+    filled: Condvar,
+    /// With `queue`: room, or an end.
+    room: Condvar,
+    acks: Mutex<AckOut>,
+    /// Entries in the queue or taken from it.
+    received: AtomicU64,
+    executed: AtomicU64,
+    executed_clock: AtomicU64,
+    released: AtomicU64,
+    stopped: AtomicBool,
+    /// Something other than an entry is to be looked at.
+    ended: AtomicBool,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no panic with the queue locked")
+    }
+
+    fn wake_all(&self) {
+        let _queue = self.queue();
+        self.ended.store(true, SeqCst);
+        self.filled.notify_all();
+        self.room.notify_all();
+    }
+
+    fn end(&self, end: LinkEnd) {
+        self.link.end(end, || self.wake_all());
+    }
+
+    fn ack(&self) -> Ack {
+        let executed = LogIndex(self.executed.load(SeqCst));
+        let executed_clock = Clock(self.executed_clock.load(SeqCst));
+        let received = LogIndex(self.received.load(SeqCst));
+        Ack {
+            received,
+            executed: executed.min(received),
+            executed_clock,
+        }
+    }
+
+    /// Sends an ack if there is news, or in any case if `always`. If the socket is full it is left to
+    /// the next heartbeat.
+    fn send_ack(&self, always: bool) -> Result<(), LinkLost> {
+        let mut out = self.acks.lock().expect("no panic with the acks locked");
+        if !out.queue.pump(&self.link)? {
+            return Ok(());
+        }
+        // Under the lock, so that acks leave in the order of what they say.
+        let ack = self.ack();
+        if ack != out.told || always {
+            out.told = ack;
+            out.queue.push(ack.to_frame(), ack.received);
+            out.queue.pump(&self.link)?;
+        }
+        Ok(())
+    }
+
+    /// [`Self::send_ack`]. A failure ends the link, but what lies in the kernel's buffer is still read.
+    fn tell(&self, always: bool) {
+        if let Err(lost) = self.send_ack(always)
+            && let Some(lost) = self.link.send_failed(lost)
+        {
+            self.end(lost.into());
+        }
+    }
+
+    /// Acks, and wakes the vCPU if it sleeps; in this order, as the primary's output waits for the ack.
+    fn publish(&self) {
+        self.tell(false);
+        let mut queue = self.queue();
+        if std::mem::take(&mut queue.consumer_waits) {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Puts a batch into the queue, after waiting for room. False if this replica was stopped.
+    fn put(&self, batch: Batch) -> bool {
+        let count = batch.entries.len() as u64;
+        let mut queue = self.queue();
+        if queue.bytes >= self.buffer_max {
+            drop(queue);
+            add(&self.link.metrics.stalls, 1);
+            self.publish();
+            self.link.deaf.store(true, SeqCst);
+            queue = self.queue();
+            while queue.bytes >= self.buffer_max && !self.stopped.load(SeqCst) {
+                queue.reader_waits = true;
+                queue = self
+                    .room
+                    .wait(queue)
+                    .expect("no panic with the queue locked");
+            }
+            self.link.deaf.store(false, SeqCst);
+        }
+        if self.stopped.load(SeqCst) {
+            return false;
+        }
+        queue.bytes += batch.bytes;
+        queue.batches.push_back(batch);
+        self.received.fetch_add(count, SeqCst);
+        true
+    }
+}
+
+/// Memory that an entry takes.
+fn bytes_of(entry: &LogEntry) -> usize {
+    let data = match &entry.event {
+        Event::Arrival(Arrival::Frame(bytes) | Arrival::Console(bytes)) => bytes.len(),
+        Event::Arrival(Arrival::DiskDone { data, .. }) => data.len(),
+        _ => 0,
+    };
+    size_of::<LogEntry>() + data
+}
+
+/// What the reader thread knows of the stream.
+struct Reader<'a> {
+    shared: &'a Shared,
+    decoder: Decoder,
+    next: LogIndex,
+}
+
+impl Reader<'_> {
+    /// Reads until the link is over. Entries in the kernel's buffer are still taken after that.
+    fn run(&mut self, mut incoming: FrameBuffer) {
+        let end = loop {
+            if let Err(end) = self.take(&mut incoming) {
+                break end;
+            }
+            match self.shared.link.read(incoming.space()) {
+                Ok(count) => incoming.filled(count),
+                Err(lost) => break lost.into(),
+            }
+        };
+        let mut queue = self.shared.queue();
+        queue.closed = true;
+        queue.bye = matches!(end, LinkEnd::Bye(_));
+        drop(queue);
+        self.shared.end(end);
+        // The link may have been over before the queue was closed.
+        self.shared.wake_all();
+    }
+
+    /// Takes every whole frame, then acks.
+    fn take(&mut self, incoming: &mut FrameBuffer) -> Result<(), LinkEnd> {
+        let taken = loop {
+            match incoming.next() {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    add(&self.shared.link.metrics.frames_received, 1);
+                    if let Err(end) = self.frame(frame) {
+                        break Err(end);
+                    }
+                }
+                Err(error) => break Err(LinkLost::from(error).into()),
+            }
+        };
+        self.shared.publish();
+        taken
+    }
+
+    fn frame(&mut self, frame: Frame<'_>) -> Result<(), LinkEnd> {
+        match frame {
+            Frame::Entries(entries) => self.entries(&entries),
+            Frame::Heartbeat(heartbeat) => {
+                let least = LogIndex(self.shared.released.load(SeqCst));
+                let says = heartbeat.released;
+                if says < least || says > self.next {
+                    let most = self.next;
+                    let cursor = "released";
+                    return Err(LinkEnd::Lost(LinkLost::Cursor {
+                        cursor,
+                        says,
+                        least,
+                        most,
+                    }));
+                }
+                self.shared.released.store(says.0, SeqCst);
+                Ok(())
+            }
+            Frame::Bye(bye) => Err(LinkEnd::Bye(bye)),
+            other => {
+                let frame = other.kind().name();
+                Err(LinkLost::OutOfPlace { frame }.into())
+            }
+        }
+    }
+
+    /// Decodes all entries of a frame before any of them is seen.
+    fn entries(&mut self, frame: &Entries<'_>) -> Result<(), LinkEnd> {
+        let expected = self.next;
+        let distance = frame.distance(expected);
+        if distance != 0 {
+            let found = LogIndex(expected.0.saturating_add_signed(distance));
+            let lost = if distance > 0 {
+                LinkLost::Gap { expected, found }
+            } else {
+                LinkLost::Repeat { expected, found }
+            };
+            return Err(lost.into());
+        }
+        let mut rest = frame.bytes;
+        let mut entries = Vec::with_capacity(usize::from(frame.count).min(rest.len()));
+        let mut bytes = 0;
+        for _ in 0..frame.count {
+            let before = rest.len();
+            let entry = self.decoder.decode(&mut rest).map_err(LinkLost::from)?;
+            let metrics = &self.shared.link.metrics;
+            metrics.entry(entry.event.kind(), before - rest.len());
+            bytes += bytes_of(&entry);
+            entries.push(entry);
+        }
+        if !rest.is_empty() {
+            return Err(LinkLost::from(crate::FrameError::Malformed {
+                frame: "entries",
+                what: "bytes left over after the last entry",
+            })
+            .into());
+        }
+        self.next = LogIndex(expected.0 + u64::from(frame.count));
+        if self.shared.put(Batch { entries, bytes }) {
+            Ok(())
+        } else {
+            Err(LinkEnd::Left)
+        }
+    }
+}
+
+fn watch(shared: &Shared) {
+    let beat = |nothing_sent| shared.tell(nothing_sent);
+    shared.link.watch(beat, |lost| shared.end(lost.into()));
+}
+
+/// The backup's end of a link. It belongs to the vCPU thread that replays.
+///
+/// Dropping it closes the link without a word, and whoever set it up is not told.
+pub struct Receiver {
+    shared: Arc<Shared>,
+    batch: std::vec::IntoIter<LogEntry>,
+    next: LogIndex,
+    spins: u32,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Starts receiving over `connection`. `on_end` is called once when the link has ended, by the
+    /// thread that noticed.
+    ///
+    /// Threads started here inherit the caller's attributes: do not call it from a thread that has
+    /// the TSC switched off already.
+    ///
+    /// # Errors
+    /// If the system has no descriptors or threads left.
+    pub fn start(
+        connection: Connection,
+        options: ReceiverOptions,
+        on_end: impl FnOnce(LinkEnd) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let Connection {
+            socket,
+            incoming,
+            settings,
+        } = connection;
+        let shared = Arc::new(Shared {
+            link: Link::new(socket, settings, Box::new(on_end))?,
+            buffer_max: options.buffer_max,
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            room: Condvar::new(),
+            acks: Mutex::default(),
+            received: AtomicU64::new(0),
+            executed: AtomicU64::new(0),
+            executed_clock: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        });
+        let mut receiver = Self {
+            shared: shared.clone(),
+            batch: Vec::new().into_iter(),
+            next: LogIndex(0),
+            spins: options.spins,
+            threads: Vec::new(),
+        };
+        let reader = shared.clone();
+        receiver.threads.push(spawn("log-entries", move || {
+            let decoder = Decoder::new();
+            let next = LogIndex(0);
+            let shared = &*reader;
+            Reader {
+                shared,
+                decoder,
+                next,
+            }
+            .run(incoming);
+        })?);
+        receiver
+            .threads
+            .push(spawn("log-watch", move || watch(&shared))?);
+        Ok(receiver)
+    }
+
+    /// What other threads may do with this receiver.
+    #[must_use]
+    pub fn handle(&self) -> ReceiverHandle {
+        ReceiverHandle(self.shared.clone())
+    }
+
+    /// Takes the next entry; waits for it if `wait`.
+    pub fn next(&mut self, wait: bool) -> Next {
+        if self.shared.stopped.load(SeqCst) {
+            return Next::Stopped;
+        }
+        if self.batch.len() == 0
+            && let Some(end) = self.refill(wait)
+        {
+            return end;
+        }
+        let entry = self.batch.next().expect("a batch is never empty");
+        let index = self.next;
+        self.next = index.next();
+        Next::Entry(index, entry)
+    }
+
+    /// The next entry and its index, without taking it, if it is here.
+    pub fn peek(&mut self) -> Option<(LogIndex, &LogEntry)> {
+        if self.batch.len() == 0 {
+            self.refill(false);
+        }
+        Some((self.next, self.batch.as_slice().first()?))
+    }
+
+    /// Gets the next batch, or says why there is none.
+    fn refill(&mut self, wait: bool) -> Option<Next> {
+        let shared = &self.shared;
+        let something = || shared.received.load(SeqCst) > self.next.0 || shared.ended.load(SeqCst);
+        if !something() {
+            if !wait {
+                return Some(Next::Nothing);
+            }
+            (0..self.spins).find(|_| {
+                std::hint::spin_loop();
+                something()
+            });
+        }
+        let mut queue = shared.queue();
+        loop {
+            if shared.stopped.load(SeqCst) {
+                return Some(Next::Stopped);
+            }
+            if let Some(batch) = queue.batches.pop_front() {
+                queue.bytes -= batch.bytes;
+                if std::mem::take(&mut queue.reader_waits) {
+                    shared.room.notify_one();
+                }
+                self.batch = batch.entries.into_iter();
+                return None;
+            }
+            match (queue.closed, queue.bye, queue.finish) {
+                (true, true, _) => return Some(Next::Stopped),
+                (true, false, true) => return Some(Next::Drained),
+                _ => {}
+            }
+            if !wait {
+                return Some(Next::Nothing);
+            }
+            queue.consumer_waits = true;
+            queue = shared
+                .filled
+                .wait(queue)
+                .expect("no panic with the queue locked");
+        }
+    }
+}
+
+impl LogSource for Receiver {
+    fn next(&mut self, wait: bool) -> Result<replay::Next, InputsError> {
+        Ok(match Receiver::next(self, wait) {
+            Next::Entry(_, entry) => replay::Next::Entry(entry),
+            Next::Nothing => replay::Next::Nothing,
+            Next::Drained => replay::Next::Ended,
+            Next::Stopped => {
+                let why = "no more entries are to be replayed";
+                return Err(InputsError::Halted(why.into()));
+            }
+        })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, SeqCst);
+        self.shared.link.abandon(|| {});
+        self.shared.wake_all();
+        join(&mut self.threads);
+    }
+}
+
+/// What other threads may do with a receiver.
+#[derive(Clone)]
+pub struct ReceiverHandle(Arc<Shared>);
+
+impl ReceiverHandle {
+    /// This replica is to go live: once every entry that came was taken, [`Receiver::next`] says
+    /// [`Next::Drained`]. Closes the link if it is still up.
+    pub fn finish(&self) {
+        self.0.queue().finish = true;
+        self.0.end(LinkEnd::Left);
+        self.0.wake_all();
+    }
+
+    /// This replica is to stop: [`Receiver::next`] says [`Next::Stopped`] from now on. Closes the link
+    /// if it is still up; the primary takes that for a failure unless [`Self::bye`] came before.
+    pub fn stop(&self) {
+        self.0.stopped.store(true, SeqCst);
+        self.0.end(LinkEnd::Left);
+        self.0.wake_all();
+    }
+
+    /// Tells the primary that this replica leaves and will not contend. Does nothing if the link is
+    /// over or its socket full.
+    pub fn bye(&self, bye: Bye) {
+        let mut out = self.0.acks.lock().expect("no panic with the acks locked");
+        if let Ok(true) = out.queue.pump(&self.0.link) {
+            self.0.link.leaving.store(true, SeqCst);
+            let received = out.told.received;
+            out.queue.push(bye.to_frame(), received);
+            // If it fails the link is over, and whoever reads says so.
+            let _ = out.queue.pump(&self.0.link);
+        }
+    }
+
+    /// The replaying vCPU has executed every entry below `index` and stands at `clock`. Goes out with
+    /// the next ack; cheap enough to be called at every exit.
+    pub fn executed(&self, index: LogIndex, clock: Clock) {
+        self.0.executed_clock.store(clock.0, SeqCst);
+        self.0.executed.fetch_max(index.0, SeqCst);
+    }
+
+    /// The index after the last entry received.
+    #[must_use]
+    pub fn received(&self) -> LogIndex {
+        LogIndex(self.0.received.load(SeqCst))
+    }
+
+    /// The primary's `released` cursor: all outputs of entries below have left.
+    #[must_use]
+    pub fn released(&self) -> LogIndex {
+        LogIndex(self.0.released.load(SeqCst))
+    }
+
+    /// Whether the link has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.link.over()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn metrics(&self) -> MetricsSnapshot {
+        self.0.link.metrics.snapshot()
+    }
+}

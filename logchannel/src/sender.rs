@@ -1,0 +1,341 @@
+//! The primary's end of a link.
+//!
+//! ```text
+//!  vCPU:   append ─▶ open frame ──flush──▶ socket, as far as it has room
+//!                                   └ rest ▶ writer thread ─▶ socket
+//!  reader thread:   socket ─▶ Ack ─▶ cursors ─▶ gate ─▶ outlet (in this very thread)
+//!  watcher thread:  heartbeats out, suspicion
+//!
+//!  Linked ──link ends──▶ Undecided ──solo()──▶ Solo    entries are numbered and dropped
+//!    │                      │ (append waits)
+//!    └──────────halt()──────┴──────────────▶ Halted    append fails
+//! ```
+//!
+//! The newest entry is never sent by the append that takes it, only by a later append or a flush. So
+//! an output may be put into the gate right after its entry was appended, and still before the ack.
+
+mod shared;
+
+use self::shared::{Mode, Shared, read_acks, watch, write_rest};
+use crate::cursors::{Cursors, SharedCursors};
+use crate::error::{LinkEnd, LinkLost};
+use crate::framing::{FrameKind, PAYLOAD_MAX, seal};
+use crate::gate::SharedGate;
+use crate::handshake::Connection;
+use crate::link::{Link, join, spawn};
+use crate::messages::{Bye, ENTRIES_HEAD, ENTRIES_MAX, Entries};
+use crate::metrics::{MetricsSnapshot, add};
+use replay::codec::{ENTRY_MAX, Encoder};
+use replay::{Clock, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+
+/// A frame with more bytes than this takes no further entry.
+const FRAME_TARGET: usize = 64 << 10;
+const _: () = assert!(ENTRIES_HEAD + FRAME_TARGET + ENTRY_MAX + 8 <= PAYLOAD_MAX);
+/// What an output in the gate costs beside its bytes.
+const HELD_COST: u64 = 64;
+
+/// How a sender is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct SenderOptions {
+    /// Bytes of entries and held outputs that may be unacked before the vCPU waits.
+    pub buffer_max: u64,
+}
+
+impl Default for SenderOptions {
+    fn default() -> Self {
+        Self {
+            buffer_max: 64 << 20,
+        }
+    }
+}
+
+/// How far the backup's execution is behind (execution lag), as far as its acks tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Lag {
+    /// Entries appended and not executed.
+    pub entries: u64,
+    /// Age of the oldest of them, in microseconds; counted in steps of a millisecond.
+    pub us: u64,
+    /// Where the backup's guest was last known to stand.
+    pub executed_clock: Clock,
+}
+
+/// The primary's end of a link. As a [`LogSink`] it belongs to the vCPU thread.
+///
+/// Dropping it closes the link without a word, and whoever set it up is not told.
+pub struct Sender {
+    shared: Arc<Shared>,
+    encoder: Encoder,
+    /// The frame being filled, its head left free.
+    open: Vec<u8>,
+    open_first: LogIndex,
+    open_count: u16,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Sender {
+    /// Starts sending over `connection`; released outputs go to `outlet`, which should not wait for
+    /// long. `on_end` is called once when the link has ended, by the thread that noticed: maybe the
+    /// vCPU's, so it must neither wait nor read the clock.
+    ///
+    /// Threads started here inherit the caller's attributes: do not call it from a thread that has
+    /// the TSC switched off already.
+    ///
+    /// # Errors
+    /// If the system has no descriptors or threads left.
+    pub fn start(
+        connection: Connection,
+        outlet: Box<dyn Outlet + Send>,
+        options: SenderOptions,
+        on_end: impl FnOnce(LinkEnd) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let Connection {
+            socket,
+            incoming,
+            settings,
+        } = connection;
+        let shared = Arc::new(Shared {
+            link: Link::new(socket, settings, Box::new(on_end))?,
+            gate: SharedGate::new(outlet),
+            cursors: SharedCursors::default(),
+            mode: AtomicU8::new(Mode::Linked as u8),
+            buffer_max: options.buffer_max,
+            appended_cost: AtomicU64::new(0),
+            released_cost: AtomicU64::new(0),
+            ledger: Mutex::default(),
+            changed: Condvar::new(),
+            out: Mutex::default(),
+            writer: Condvar::new(),
+        });
+        let mut sender = Self {
+            shared: shared.clone(),
+            encoder: Encoder::new(),
+            open: vec![0; ENTRIES_HEAD],
+            open_first: LogIndex(0),
+            open_count: 0,
+            threads: Vec::new(),
+        };
+        let (reader, writer, watcher) = (shared.clone(), shared.clone(), shared);
+        sender
+            .threads
+            .push(spawn("log-acks", move || read_acks(&reader, incoming))?);
+        sender
+            .threads
+            .push(spawn("log-writer", move || write_rest(&writer))?);
+        sender
+            .threads
+            .push(spawn("log-watch", move || watch(&watcher))?);
+        Ok(sender)
+    }
+
+    /// What other threads may do with this sender.
+    #[must_use]
+    pub fn handle(&self) -> SenderHandle {
+        SenderHandle(self.shared.clone())
+    }
+
+    /// Where a recorder puts its outputs: into the gate.
+    #[must_use]
+    pub fn outlet(&self) -> GateOutlet {
+        GateOutlet(self.shared.clone())
+    }
+
+    /// Sends everything and waits until the backup has it. False if the link ended before that.
+    pub fn wait_acked(&mut self) -> bool {
+        self.send_open();
+        let shared = &self.shared;
+        let all = shared.cursors.appended();
+        shared.wait_while(|_| shared.mode() == Mode::Linked && shared.cursors.released() < all);
+        shared.cursors.released() >= all
+    }
+
+    /// Leaves in an orderly way: sends everything, waits until the backup has it and its outputs have
+    /// left, says `bye` and waits until the backup has closed. Nobody contends after that. False if the
+    /// link ended before that: what became of it `on_end` was told.
+    pub fn bye(&mut self, bye: Bye) -> bool {
+        if !self.wait_acked() {
+            return false;
+        }
+        let shared = &self.shared;
+        shared.link.leaving.store(true, SeqCst);
+        let sent = {
+            let mut out = shared.out();
+            let sent = out.queue.sent();
+            out.queue.push(bye.to_frame(), sent);
+            let mut sent = shared.pump(&mut out);
+            while sent.is_ok() && !out.queue.is_empty() && !shared.link.over() {
+                out = shared
+                    .writer
+                    .wait(out)
+                    .expect("no panic with the queue locked");
+            }
+            if let (Ok(()), Err(source)) = (&sent, shared.link.socket.shutdown(Shutdown::Write)) {
+                let what = "shut down";
+                sent = Err(LinkLost::Io { what, source });
+            }
+            sent
+        };
+        if let Err(lost) = sent {
+            shared.send_failed(lost);
+        }
+        shared.wait_while(|_| shared.mode() == Mode::Linked);
+        true
+    }
+
+    fn send_open(&mut self) {
+        if self.open_count == 0 {
+            return;
+        }
+        let next = self.shared.out().queue.buffer();
+        let mut frame = std::mem::replace(&mut self.open, next);
+        self.open.resize(ENTRIES_HEAD, 0);
+        let count = std::mem::take(&mut self.open_count);
+        Entries::write_head(&mut frame, self.open_first, count);
+        seal(FrameKind::Entries, &mut frame);
+        if self.shared.mode() == Mode::Linked {
+            let end = LogIndex(self.open_first.0 + u64::from(count));
+            self.shared.send(frame, end);
+        }
+    }
+
+    fn wait_for_room(&mut self) {
+        if !self.shared.is_full() {
+            return;
+        }
+        add(&self.shared.link.metrics.stalls, 1);
+        self.send_open();
+        let shared = &self.shared;
+        shared.wait_while(|_| shared.mode() == Mode::Linked && shared.is_full());
+    }
+
+    fn append_linked(&mut self, entry: &LogEntry) -> LogIndex {
+        let before = self.open.len();
+        self.encoder.encode(entry, &mut self.open);
+        let bytes = self.open.len() - before;
+        self.shared.appended_cost.fetch_add(bytes as u64, SeqCst);
+        self.shared.link.metrics.entry(entry.event.kind(), bytes);
+        let index = self.shared.cursors.append();
+        if self.open_count == 0 {
+            self.open_first = index;
+        }
+        self.open_count += 1;
+        index
+    }
+}
+
+impl LogSink for Sender {
+    /// Takes the next entry. Waits while the buffer is full, and from the end of the link until
+    /// [`SenderHandle::solo`] or [`SenderHandle::halt`] says what becomes of this replica.
+    fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError> {
+        if self.open.len() >= FRAME_TARGET || usize::from(self.open_count) == ENTRIES_MAX {
+            self.send_open();
+        }
+        self.wait_for_room();
+        if self.shared.mode() == Mode::Linked {
+            return Ok(self.append_linked(entry));
+        }
+        let shared = &self.shared;
+        shared.wait_while(|_| shared.mode() == Mode::Undecided);
+        match shared.mode() {
+            Mode::Solo => Ok(shared.cursors.append()),
+            _ => Err(LogError::Io {
+                what: "append to the logging channel".into(),
+                source: std::io::Error::other("this replica was halted"),
+            }),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        self.send_open();
+        Ok(())
+    }
+
+    fn is_followed(&self) -> bool {
+        self.shared.mode() != Mode::Solo
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.shared
+            .link
+            .abandon(|| self.shared.set_mode(Mode::Halted));
+        self.shared.gate.halt();
+        join(&mut self.threads);
+    }
+}
+
+/// Puts outputs into a sender's gate, and counts them against its buffer.
+pub struct GateOutlet(Arc<Shared>);
+
+impl Outlet for GateOutlet {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
+        if !output.is_gated() {
+            return self.0.gate.pass(index, output);
+        }
+        if self.0.mode() == Mode::Linked {
+            let cost = crate::suppressed::bytes_of(&output) as u64 + HELD_COST;
+            self.0.appended_cost.fetch_add(cost, SeqCst);
+        }
+        self.0.gate.hold(index, output)
+    }
+}
+
+/// What other threads may do with a sender.
+#[derive(Clone)]
+pub struct SenderHandle(Arc<Shared>);
+
+impl SenderHandle {
+    /// The flag was won: opens the gate and lets the vCPU run on without a log.
+    ///
+    /// # Errors
+    /// If a held output could not be delivered; nothing leaves any more then.
+    ///
+    /// # Panics
+    /// If the link has not ended: outputs would leave before their entries are acked.
+    pub fn solo(&self) -> Result<(), InputsError> {
+        assert!(
+            self.0.mode() != Mode::Linked,
+            "a primary with a backup cannot be solo"
+        );
+        self.0.gate.open()?;
+        self.0.set_mode(Mode::Solo);
+        Ok(())
+    }
+
+    /// Stops this replica for good: when this returns no output leaves any more, and appends fail.
+    /// Closes the link if it is still up.
+    pub fn halt(&self) {
+        self.0.gate.halt();
+        self.0.set_mode(Mode::Halted);
+        self.0.end(LinkEnd::Left);
+    }
+
+    /// The four cursors.
+    #[must_use]
+    pub fn cursors(&self) -> Cursors {
+        self.0.cursors.snapshot()
+    }
+
+    /// Execution lag, as far as known.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        self.0.lag()
+    }
+
+    /// How many outputs the gate holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.0.gate.held()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn metrics(&self) -> MetricsSnapshot {
+        self.0.link.metrics.snapshot()
+    }
+}

@@ -1,0 +1,366 @@
+//! What the threads of a [`super::Sender`] share, and what those behind the vCPU do.
+
+use super::Lag;
+use crate::clock::now_us;
+use crate::cursors::SharedCursors;
+use crate::error::{LinkEnd, LinkLost};
+use crate::framing::{Frame, FrameBuffer};
+use crate::gate::SharedGate;
+use crate::link::Link;
+use crate::messages::{Ack, Heartbeat};
+use crate::metrics::add;
+use crate::outgoing::Outgoing;
+use replay::LogIndex;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+/// Time between two samples for [`Lag::us`], and most samples kept.
+const SAMPLE_US: u64 = 1_000;
+const SAMPLES_MAX: usize = 4096;
+
+/// Who decides what an append does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Mode {
+    Linked,
+    Undecided,
+    Solo,
+    Halted,
+}
+
+/// A frame that is not acked.
+struct Unacked {
+    /// The entry after its last.
+    end: LogIndex,
+    /// Cost of all entries and outputs up to there.
+    cost: u64,
+    flushed_us: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    frames: VecDeque<Unacked>,
+    /// No ack may be over this.
+    framed: LogIndex,
+    last_ack: Ack,
+    samples: VecDeque<(LogIndex, u64)>,
+    last_sample_us: u64,
+    /// Threads that wait for `Shared::changed`.
+    waiting: u32,
+}
+
+#[derive(Default)]
+pub(super) struct Out {
+    pub(super) queue: Outgoing,
+    /// The writer thread is to send the rest.
+    blocked: bool,
+}
+
+/// Order of locks: `out` and `ledger` are never held together.
+pub(super) struct Shared {
+    pub(super) link: Link,
+    pub(super) gate: SharedGate,
+    pub(super) cursors: SharedCursors,
+    pub(super) mode: AtomicU8,
+    pub(super) buffer_max: u64,
+    /// Cost of everything appended, and of what was released of it.
+    pub(super) appended_cost: AtomicU64,
+    pub(super) released_cost: AtomicU64,
+    pub(super) ledger: Mutex<Ledger>,
+    /// With `ledger`: room was made, everything was acked, or the mode changed.
+    pub(super) changed: Condvar,
+    pub(super) out: Mutex<Out>,
+    /// With `out`: something for the writer, or nothing left.
+    pub(super) writer: Condvar,
+}
+
+impl Shared {
+    pub(super) fn mode(&self) -> Mode {
+        match self.mode.load(SeqCst) {
+            0 => Mode::Linked,
+            1 => Mode::Undecided,
+            2 => Mode::Solo,
+            _ => Mode::Halted,
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("no panic with the ledger locked")
+    }
+
+    pub(super) fn out(&self) -> MutexGuard<'_, Out> {
+        self.out.lock().expect("no panic with the queue locked")
+    }
+
+    /// Changes the mode unless halted, and wakes everyone.
+    pub(super) fn set_mode(&self, mode: Mode) {
+        let ledger = self.ledger();
+        if self.mode() != Mode::Halted {
+            self.mode.store(mode as u8, SeqCst);
+        }
+        self.changed.notify_all();
+        drop(ledger);
+        let mut out = self.out();
+        if mode != Mode::Linked {
+            out.queue.clear();
+        }
+        self.writer.notify_all();
+    }
+
+    pub(super) fn end(&self, end: LinkEnd) {
+        self.link.end(end, || {
+            let undecided = self.mode() == Mode::Linked;
+            self.set_mode(if undecided {
+                Mode::Undecided
+            } else {
+                self.mode()
+            });
+        });
+    }
+
+    fn lose(&self, lost: LinkLost) {
+        self.end(LinkEnd::Lost(lost));
+    }
+
+    pub(super) fn send_failed(&self, lost: LinkLost) {
+        if let Some(lost) = self.link.send_failed(lost) {
+            self.lose(lost);
+        }
+    }
+
+    /// Waits while `wait` says so.
+    pub(super) fn wait_while(&self, mut wait: impl FnMut(&Ledger) -> bool) {
+        let mut ledger = self.ledger();
+        while wait(&ledger) {
+            ledger.waiting += 1;
+            ledger = self
+                .changed
+                .wait(ledger)
+                .expect("no panic with the ledger locked");
+            ledger.waiting -= 1;
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        let unreleased = self.appended_cost.load(SeqCst) - self.released_cost.load(SeqCst);
+        unreleased >= self.buffer_max
+    }
+
+    /// Puts a sealed frame of entries below `end` on its way.
+    pub(super) fn send(&self, bytes: Vec<u8>, end: LogIndex) {
+        self.note_frame(end);
+        let sent = {
+            let mut out = self.out();
+            out.queue.push(bytes, end);
+            self.pump(&mut out)
+        };
+        if let Err(lost) = sent {
+            self.send_failed(lost);
+        }
+    }
+
+    /// Sends what the socket takes; the writer thread gets the rest.
+    pub(super) fn pump(&self, out: &mut Out) -> Result<(), LinkLost> {
+        if out.blocked {
+            return Ok(());
+        }
+        let emptied = out.queue.pump(&self.link);
+        self.cursors.advance_sent(out.queue.sent());
+        if !emptied? {
+            out.blocked = true;
+            self.writer.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Before the frame is sent: its ack may come at once.
+    fn note_frame(&self, end: LogIndex) {
+        let now = now_us();
+        let mut ledger = self.ledger();
+        ledger.framed = end;
+        ledger.frames.push_back(Unacked {
+            end,
+            cost: self.appended_cost.load(SeqCst),
+            flushed_us: now,
+        });
+        let due = now.saturating_sub(ledger.last_sample_us) >= SAMPLE_US;
+        if due && ledger.samples.len() < SAMPLES_MAX {
+            ledger.last_sample_us = now;
+            ledger.samples.push_back((end, now));
+        }
+    }
+
+    /// Takes an ack: cursors, gate, room; in this order. Returns the microseconds spent in the outlet.
+    fn acked(&self, ack: Ack, now: u64) -> Result<u64, LinkEnd> {
+        let cost = self.settle(ack, now)?;
+        self.cursors.advance_acked(ack.received);
+        let begun = now_us();
+        let emitted = self.gate.acked(ack.received);
+        let outlet_us = now_us() - begun;
+        emitted.map_err(|e| LinkEnd::OutletFailed(e.to_string()))?;
+        self.cursors.advance_released(ack.received);
+        if let Some(cost) = cost {
+            self.released_cost.store(cost, SeqCst);
+        }
+        if self.ledger().waiting > 0 {
+            self.changed.notify_all();
+        }
+        Ok(outlet_us)
+    }
+
+    /// Checks an ack and books it; returns the cost of everything acked, if that changed.
+    fn settle(&self, ack: Ack, now: u64) -> Result<Option<u64>, LinkLost> {
+        let mut ledger = self.ledger();
+        let check = |cursor, says, least, most| {
+            if least <= says && says <= most {
+                return Ok(());
+            }
+            Err(LinkLost::Cursor {
+                cursor,
+                says,
+                least,
+                most,
+            })
+        };
+        let last = ledger.last_ack;
+        check("received", ack.received, last.received, ledger.framed)?;
+        check("executed", ack.executed, last.executed, ack.received)?;
+        ledger.last_ack = ack;
+        let mut cost = None;
+        while ledger.frames.front().is_some_and(|f| f.end <= ack.received) {
+            let frame = ledger.frames.pop_front().expect("looked at");
+            cost = Some(frame.cost);
+            let latency = now.saturating_sub(frame.flushed_us);
+            self.link.metrics.latency(latency);
+        }
+        while ledger.samples.front().is_some_and(|s| s.0 <= ack.executed) {
+            ledger.samples.pop_front();
+        }
+        Ok(cost)
+    }
+
+    pub(super) fn lag(&self) -> Lag {
+        let now = now_us();
+        let ledger = self.ledger();
+        let oldest = ledger.samples.front().map_or(now, |sample| sample.1);
+        Lag {
+            entries: self.cursors.appended().0 - ledger.last_ack.executed.0,
+            us: now.saturating_sub(oldest),
+            executed_clock: ledger.last_ack.executed_clock,
+        }
+    }
+}
+
+/// Reads acks until the link is over.
+pub(super) fn read_acks(shared: &Shared, mut incoming: FrameBuffer) {
+    let suspect_us = u64::from(shared.link.settings.suspect_ms) * 1_000;
+    let mut read_us = now_us();
+    let end = loop {
+        shared.link.deaf.store(true, SeqCst);
+        let outlet_us = match take_acks(shared, &mut incoming, read_us) {
+            Ok(outlet_us) => outlet_us,
+            Err(end) => break end,
+        };
+        shared.link.deaf.store(false, SeqCst);
+        match shared.link.read(incoming.space()) {
+            Ok(count) => incoming.filled(count),
+            Err(lost) => break lost.into(),
+        }
+        let now = now_us();
+        let silence_us = now.saturating_sub(read_us + outlet_us);
+        if silence_us >= suspect_us {
+            // This side slept. The acks it finds now may be from before the backup went live, and
+            // what they would release may contradict what that backup has done since. (A pause within
+            // the outlet is not seen here; only fencing at the disk itself could rule that out.)
+            let silence_ms = silence_us / 1_000;
+            break LinkLost::Silence { silence_ms }.into();
+        }
+        read_us = now;
+        if shared.link.over() {
+            return;
+        }
+    };
+    shared.end(end);
+}
+
+/// Takes every whole frame; of several acks only the last counts. Returns the microseconds spent in
+/// the outlet.
+fn take_acks(shared: &Shared, incoming: &mut FrameBuffer, now: u64) -> Result<u64, LinkEnd> {
+    let mut ack = None;
+    let mut outlet_us = 0;
+    let end = loop {
+        match incoming.next() {
+            Ok(None) => break None,
+            Ok(Some(frame)) => {
+                add(&shared.link.metrics.frames_received, 1);
+                match frame {
+                    Frame::Ack(newer) => ack = Some(newer),
+                    Frame::Bye(bye) => break Some(LinkEnd::Bye(bye)),
+                    other => {
+                        let frame = other.kind().name();
+                        break Some(LinkLost::OutOfPlace { frame }.into());
+                    }
+                }
+            }
+            Err(error) => break Some(LinkLost::from(error).into()),
+        }
+    };
+    if let Some(ack) = ack.filter(|_| !shared.link.over()) {
+        outlet_us = shared.acked(ack, now)?;
+    }
+    end.map_or(Ok(outlet_us), Err)
+}
+
+/// Sends what did not fit into the socket.
+pub(super) fn write_rest(shared: &Shared) {
+    loop {
+        let mut out = shared.out();
+        while !out.blocked && !shared.link.over() {
+            out = shared
+                .writer
+                .wait(out)
+                .expect("no panic with the queue locked");
+        }
+        drop(out);
+        if shared.link.over() {
+            return;
+        }
+        shared.link.wait_writable();
+        let mut out = shared.out();
+        out.blocked = false;
+        let sent = shared.pump(&mut out);
+        let emptied = out.queue.is_empty();
+        drop(out);
+        if let Err(lost) = sent {
+            return shared.send_failed(lost);
+        }
+        if emptied {
+            shared.writer.notify_all();
+        }
+    }
+}
+
+/// Sends heartbeats, and ends the link when the backup is silent.
+pub(super) fn watch(shared: &Shared) {
+    let mut told = LogIndex(0);
+    let beat = |nothing_sent: bool| {
+        let released = shared.cursors.released();
+        if !nothing_sent && released == told {
+            return;
+        }
+        let mut out = shared.out();
+        if !out.queue.is_empty() {
+            return;
+        }
+        told = released;
+        let sent = out.queue.sent();
+        out.queue.push(Heartbeat { released }.to_frame(), sent);
+        let sent = shared.pump(&mut out);
+        drop(out);
+        if let Err(lost) = sent {
+            shared.send_failed(lost);
+        }
+    };
+    shared.link.watch(beat, |lost| shared.lose(lost));
+}

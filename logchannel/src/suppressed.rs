@@ -1,0 +1,162 @@
+//! Outputs the backup's guest made and nobody saw (invariant 4).
+//!
+//! ```text
+//!   replaying vCPU ──hold(index, output)──▶ [ 4 | 6 | 6r | 9 | 11 ] ──take_for_reemission()──▶ outlet
+//!        │                                    ▲                          (go-live)
+//!        └──completed(tag)── disk requests ───┤
+//!   primary's heartbeat ──released── others ──┘
+//! ```
+//!
+//! Frames, console bytes and power-off are kept until the primary's `released` cursor passes them. A
+//! disk request is kept until its completion was replayed: it may have left the primary and be lost
+//! with it, and only its completion proves that it was done. Reads are kept too, as their guest waits
+//! for the data.
+//!
+//! It is bounded with the log: the primary's buffer counts an output until it is released.
+
+use replay::{LogIndex, Output};
+use std::collections::VecDeque;
+
+/// Bytes an output carries.
+pub(crate) fn bytes_of(output: &Output) -> usize {
+    match output {
+        Output::Frame(bytes) | Output::Console(bytes) => bytes.len(),
+        Output::DiskWrite { data, .. } => data.len(),
+        Output::DiskRead { .. } | Output::DiskFlush { .. } | Output::PowerOff { .. } => 0,
+    }
+}
+
+/// Keeps suppressed outputs until the primary has surely delivered them.
+#[derive(Debug, Default)]
+pub struct Suppressed {
+    kept: VecDeque<(LogIndex, Output)>,
+    bytes: usize,
+}
+
+impl Suppressed {
+    /// Nothing suppressed yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keeps the output that entry `index` marks.
+    ///
+    /// # Panics
+    /// If `index` steps back.
+    pub fn hold(&mut self, index: LogIndex, output: Output) {
+        let last = self.kept.back().map(|(last, _)| *last);
+        assert!(
+            last <= Some(index),
+            "output of entry {index} after {last:?}"
+        );
+        self.bytes += bytes_of(&output);
+        self.kept.push_back((index, output));
+    }
+
+    /// All outputs below `released` have left the primary: forgets those, but disk requests.
+    pub fn released(&mut self, released: LogIndex) {
+        let old = self.kept.partition_point(|(index, _)| *index < released);
+        // Disk requests are few (one queue of them), all else before `old` goes.
+        let mut stay = Vec::new();
+        for (index, output) in self.kept.drain(..old) {
+            if output.disk_tag().is_some() {
+                stay.push((index, output));
+            } else {
+                self.bytes -= bytes_of(&output);
+            }
+        }
+        for kept in stay.into_iter().rev() {
+            self.kept.push_front(kept);
+        }
+    }
+
+    /// The completion of disk request `tag` was replayed: forgets the request.
+    pub fn completed(&mut self, tag: u32) {
+        let place = self
+            .kept
+            .iter()
+            .position(|(_, output)| output.disk_tag() == Some(tag));
+        if let Some((_, output)) = place.and_then(|place| self.kept.remove(place)) {
+            self.bytes -= bytes_of(&output);
+        }
+    }
+
+    /// Takes everything kept, in order, to be emitted by the replica that goes live.
+    pub fn take_for_reemission(&mut self) -> Vec<(LogIndex, Output)> {
+        self.bytes = 0;
+        std::mem::take(&mut self.kept).into()
+    }
+
+    /// How many outputs are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether none is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Bytes kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(byte: u8) -> Output {
+        Output::Frame(vec![byte; 10])
+    }
+
+    fn write(tag: u32) -> Output {
+        Output::DiskWrite {
+            tag,
+            offset: 0,
+            data: vec![0; 512],
+        }
+    }
+
+    fn indexes(suppressed: &mut Suppressed) -> Vec<u64> {
+        let kept = suppressed.take_for_reemission();
+        kept.into_iter().map(|(index, _)| index.0).collect()
+    }
+
+    #[test]
+    fn frames_are_kept_until_released_and_come_out_in_order() {
+        let mut suppressed = Suppressed::new();
+        for index in 0..5 {
+            suppressed.hold(LogIndex(index * 2), frame(1));
+        }
+        suppressed.released(LogIndex(4));
+        assert_eq!((suppressed.len(), suppressed.bytes()), (3, 30));
+        assert_eq!(indexes(&mut suppressed), [4, 6, 8]);
+        assert!(suppressed.is_empty());
+    }
+
+    #[test]
+    fn disk_requests_are_kept_until_their_completion_was_replayed() {
+        let mut suppressed = Suppressed::new();
+        suppressed.hold(LogIndex(0), write(7));
+        suppressed.hold(LogIndex(1), frame(1));
+        let read = Output::DiskRead {
+            tag: 8,
+            offset: 0,
+            len: 512,
+        };
+        suppressed.hold(LogIndex(2), read);
+        suppressed.hold(LogIndex(3), frame(2));
+        suppressed.hold(LogIndex(4), write(9));
+        suppressed.released(LogIndex(4));
+        suppressed.completed(8);
+        suppressed.completed(8);
+        assert_eq!(suppressed.bytes(), 1024);
+        assert_eq!(indexes(&mut suppressed), [0, 4]);
+    }
+}

@@ -1,0 +1,324 @@
+//! Links over real TCP that work: order, acks, outputs, backpressure, orderly ends, handshakes.
+
+mod common;
+
+use common::{LIMIT, PATIENT, backup, entry, hello, pair, primary, sockets, until, wire};
+use logchannel::framing::{FrameKind, frame};
+use logchannel::{
+    Bye, FrameError, HandshakeError, LinkEnd, Next, ReceiverOptions, SenderOptions, Settings,
+    answer, offer,
+};
+use replay::{Clock, Event, LogEntry, LogIndex, LogSink, Outlet, Output};
+use std::io::{Read, Write};
+
+fn frame_output(n: u64) -> Output {
+    Output::Frame(n.to_le_bytes().to_vec())
+}
+
+#[test]
+fn entries_arrive_in_order_and_outputs_leave_after_their_ack() {
+    const COUNT: u64 = 20_000;
+    let options = (SenderOptions::default(), ReceiverOptions::default());
+    let (mut primary, mut backup) = pair(PATIENT, options.0, options.1);
+    let watched = (primary.sender.handle(), backup.receiver.handle());
+    let replaying = std::thread::spawn(move || {
+        for n in 0..COUNT {
+            if n % 3 == 0 {
+                let peeked = backup.receiver.peek();
+                assert!(peeked.is_none_or(|(index, e)| index.0 == n && *e == entry(n)));
+            }
+            assert_eq!(
+                backup.receiver.next(true),
+                Next::Entry(LogIndex(n), entry(n))
+            );
+            backup
+                .receiver
+                .handle()
+                .executed(LogIndex(n + 1), Clock(n * 10));
+        }
+        backup
+    });
+    let mut outlet = primary.sender.outlet();
+    for n in 0..COUNT {
+        let index = primary.sender.append(&entry(n)).unwrap();
+        assert_eq!(index, LogIndex(n));
+        if n % 7 == 0 {
+            outlet.emit(index, frame_output(n)).unwrap();
+            primary.sender.flush().unwrap();
+        }
+        watched.0.cursors().verify();
+    }
+    for n in (0..COUNT).step_by(7) {
+        let emitted = primary.emitted.recv_timeout(LIMIT).unwrap();
+        assert_eq!(emitted, (LogIndex(n), frame_output(n)));
+        assert!(watched.1.received() > LogIndex(n), "invariant 1");
+    }
+    assert!(primary.sender.wait_acked());
+    let mut backup = replaying.join().unwrap();
+    assert_eq!(backup.receiver.next(false), Next::Nothing);
+    assert!(backup.receiver.peek().is_none());
+    until("the released cursor gets to the backup", || {
+        watched.1.released() == LogIndex(COUNT)
+    });
+    until("execution is known to the primary", || {
+        watched.0.lag().entries == 0
+    });
+    assert_eq!(watched.0.lag().executed_clock, Clock((COUNT - 1) * 10));
+    assert_eq!(watched.0.lag().us, 0);
+    let (sent, got) = (watched.0.metrics(), watched.1.metrics());
+    assert_eq!((sent.entries, got.entries), (COUNT, COUNT));
+    assert_eq!(sent.kinds, got.kinds);
+    assert!(primary.ended.try_recv().is_err() && backup.ended.try_recv().is_err());
+}
+
+#[test]
+fn without_a_flush_an_entry_stays_so_that_its_output_can_be_held() {
+    let (mut primary, _backup) = pair(
+        PATIENT,
+        SenderOptions::default(),
+        ReceiverOptions::default(),
+    );
+    let handle = primary.sender.handle();
+    primary.sender.append(&entry(0)).unwrap();
+    let frames = handle.metrics().frames_sent;
+    until("heartbeats pass", || {
+        handle.metrics().frames_sent > frames + 3
+    });
+    assert_eq!(handle.cursors().sent, LogIndex(0));
+    assert!(primary.sender.wait_acked());
+    assert_eq!(handle.cursors().released, LogIndex(1));
+}
+
+#[test]
+fn a_full_backup_holds_the_primary_back_and_nobody_is_suspected() {
+    const COUNT: u64 = 200_000;
+    let sending = SenderOptions {
+        buffer_max: 100_000,
+    };
+    let receiving = ReceiverOptions {
+        buffer_max: 100_000,
+        ..ReceiverOptions::default()
+    };
+    let settings = Settings {
+        heartbeat_ms: 5,
+        suspect_ms: 700,
+    };
+    let (mut primary, mut backup) = pair(settings, sending, receiving);
+    let (out, back) = (primary.sender.handle(), backup.receiver.handle());
+    let sending = std::thread::spawn(move || {
+        for n in 0..COUNT {
+            primary.sender.append(&entry(n)).unwrap();
+        }
+        assert!(primary.sender.wait_acked());
+        primary
+    });
+    until("both are full", || {
+        out.metrics().stalls > 0 && back.metrics().stalls > 0
+    });
+    // Over the time to suspicion, counted in acks that served as heartbeats.
+    let heard = out.metrics().frames_received;
+    until("time passes", || {
+        out.metrics().frames_received > heard + 200
+    });
+    assert!(!back.is_over() && backup.ended.try_recv().is_err());
+    assert!(
+        out.cursors().appended < LogIndex(COUNT / 2),
+        "{:?}",
+        out.cursors()
+    );
+    for n in 0..COUNT {
+        assert_eq!(
+            backup.receiver.next(true),
+            Next::Entry(LogIndex(n), entry(n))
+        );
+    }
+    let primary = sending.join().unwrap();
+    assert!(primary.ended.try_recv().is_err());
+}
+
+#[test]
+fn a_socket_without_room_is_left_to_the_writer() {
+    // The backup reads nothing for a while, the primary's buffer is large: flush must not wait.
+    let wire = wire(PATIENT);
+    let mut primary = primary(wire.primary, SenderOptions::default());
+    let handle = primary.sender.handle();
+    let mut sent = 0;
+    while handle.metrics().socket_full == 0 {
+        primary.sender.append(&entry(sent)).unwrap();
+        primary.sender.flush().unwrap();
+        sent += 1;
+    }
+    for n in sent..sent + 1000 {
+        primary.sender.append(&entry(n)).unwrap();
+        primary.sender.flush().unwrap();
+    }
+    assert!(handle.cursors().sent < handle.cursors().appended);
+    let mut backup = backup(wire.backup, ReceiverOptions::default());
+    for n in 0..sent + 1000 {
+        assert_eq!(
+            backup.receiver.next(true),
+            Next::Entry(LogIndex(n), entry(n))
+        );
+    }
+    assert!(primary.sender.wait_acked());
+}
+
+#[test]
+fn power_off_ends_both_and_is_no_failure() {
+    let (mut primary, mut backup) = pair(
+        PATIENT,
+        SenderOptions::default(),
+        ReceiverOptions::default(),
+    );
+    let end = LogEntry::at(&replay::Here::default(), Event::End { code: 3, digest: 9 });
+    let index = primary.sender.append(&end).unwrap();
+    let power_off = Output::PowerOff { code: 3 };
+    primary
+        .sender
+        .outlet()
+        .emit(index, power_off.clone())
+        .unwrap();
+    assert!(primary.sender.bye(Bye::PowerOff { code: 3 }));
+    assert_eq!(primary.emitted.try_recv().unwrap(), (index, power_off));
+    assert!(matches!(
+        primary.ended.recv_timeout(LIMIT),
+        Ok(LinkEnd::Left)
+    ));
+    let told = backup.ended.recv_timeout(LIMIT);
+    assert!(
+        matches!(told, Ok(LinkEnd::Bye(Bye::PowerOff { code: 3 }))),
+        "{told:?}"
+    );
+    assert_eq!(backup.receiver.next(true), Next::Entry(index, end));
+    assert_eq!(backup.receiver.next(true), Next::Stopped);
+}
+
+#[test]
+fn a_backup_may_leave() {
+    let (primary, backup) = pair(
+        PATIENT,
+        SenderOptions::default(),
+        ReceiverOptions::default(),
+    );
+    backup.receiver.handle().bye(Bye::Stop);
+    let told = primary.ended.recv_timeout(LIMIT);
+    assert!(matches!(told, Ok(LinkEnd::Bye(Bye::Stop))), "{told:?}");
+    assert!(matches!(
+        backup.ended.recv_timeout(LIMIT),
+        Ok(LinkEnd::Left)
+    ));
+}
+
+#[test]
+fn a_stopped_backup_lets_go_of_its_vcpu() {
+    let (_primary, mut backup) = pair(
+        PATIENT,
+        SenderOptions::default(),
+        ReceiverOptions::default(),
+    );
+    let handle = backup.receiver.handle();
+    let waiting = std::thread::spawn(move || backup.receiver.next(true));
+    handle.stop();
+    assert_eq!(waiting.join().unwrap(), Next::Stopped);
+}
+
+#[test]
+fn a_hello_tells_everything_and_a_refusal_says_why() {
+    let (near, far) = sockets();
+    let answering = std::thread::spawn(move || {
+        answer(far, LIMIT, |hello| Err(format!("no VM {} here", hello.vm)))
+    });
+    let refused = offer(near, &hello(PATIENT), LIMIT).unwrap_err();
+    assert_eq!(refused.to_string(), "the backup refused: no VM kv here");
+    let refused = answering.join().unwrap().unwrap_err();
+    assert!(matches!(refused, HandshakeError::Refused { reason } if reason == "no VM kv here"));
+
+    let (near, far) = sockets();
+    let offering = std::thread::spawn(move || offer(near, &hello(PATIENT), LIMIT).map(|_| ()));
+    let (_, got) = answer(far, LIMIT, |_| Ok(())).unwrap();
+    assert_eq!(got, hello(PATIENT));
+    offering.join().unwrap().unwrap();
+}
+
+#[test]
+fn two_versions_name_each_other() {
+    let greeting = |kind| {
+        frame(kind, |out| {
+            out.extend_from_slice(b"TANDEMLC\x02\x00something new")
+        })
+    };
+    let (mut near, far) = sockets();
+    near.write_all(&greeting(FrameKind::Hello)).unwrap();
+    let error = answer(far, LIMIT, |_| Ok(())).unwrap_err();
+    let text = "the peer speaks version 2 of the logging channel, this is version 1";
+    assert!(error.to_string().starts_with(text), "{error}");
+    let mut reply = Vec::new();
+    near.read_to_end(&mut reply).unwrap();
+    assert_eq!(
+        reply[8..18],
+        *b"TANDEMLC\x01\x00",
+        "the other side learns ours"
+    );
+
+    let (near, mut far) = sockets();
+    far.write_all(&greeting(FrameKind::HelloReply)).unwrap();
+    let error = offer(near, &hello(PATIENT), LIMIT).unwrap_err();
+    assert!(error.to_string().starts_with(text), "{error}");
+}
+
+#[test]
+fn strangers_are_told_apart() {
+    let attempt = |bytes: &[u8]| {
+        let (mut near, far) = sockets();
+        near.write_all(bytes).unwrap();
+        drop(near);
+        answer(far, LIMIT, |_| Ok(())).unwrap_err()
+    };
+    let stranger = frame(FrameKind::Hello, |out| {
+        out.extend_from_slice(b"hello there")
+    });
+    let error = attempt(&stranger);
+    assert!(
+        matches!(error, HandshakeError::Frame(FrameError::NotTandem)),
+        "{error}"
+    );
+    let error = attempt(b"GET / HTTP/1.1\r\n\r\n");
+    assert!(
+        matches!(error, HandshakeError::Frame(FrameError::UnknownKind { .. })),
+        "{error}"
+    );
+    let error = attempt(&common::ack_frame(0, 0));
+    assert!(
+        matches!(error, HandshakeError::OutOfPlace { frame: "ack" }),
+        "{error}"
+    );
+    let error = attempt(b"");
+    assert!(matches!(error, HandshakeError::Io { .. }), "{error}");
+
+    let (_near, far) = sockets();
+    let error = answer(far, std::time::Duration::from_millis(20), |_| Ok(())).unwrap_err();
+    let timed_out = matches!(&error, HandshakeError::Io { source, .. }
+        if source.kind() == std::io::ErrorKind::TimedOut);
+    assert!(timed_out, "{error}");
+}
+
+#[test]
+fn what_cannot_work_is_not_offered() {
+    let (near, _far) = sockets();
+    let mut large = hello(PATIENT);
+    large.config = vec![0; logchannel::messages::CONFIG_MAX + 1];
+    let error = offer(near, &large, LIMIT).unwrap_err();
+    assert!(
+        matches!(error, HandshakeError::TooLong { length: 65_537, .. }),
+        "{error}"
+    );
+    for (heartbeat_ms, suspect_ms) in [(0, 300), (200, 300), (20, 60_001)] {
+        let (near, _far) = sockets();
+        let settings = Settings {
+            heartbeat_ms,
+            suspect_ms,
+        };
+        let error = offer(near, &hello(settings), LIMIT).unwrap_err();
+        assert!(matches!(error, HandshakeError::Settings { .. }), "{error}");
+    }
+}

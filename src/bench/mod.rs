@@ -1,0 +1,343 @@
+//! `tandem bench`: what fault tolerance costs.
+//!
+//! ```text
+//!  measure, kv    each workload without FT, recording, under FT: interleaved rounds
+//!  demo::round    kills of a primary under load
+//!       │ logs (counters, recordings), memory
+//!       ▼
+//!  results ──▶ goals ──▶ words (table) │ JSON │ plots (SVG)
+//! ```
+
+mod goals;
+mod kv;
+mod logs;
+mod measure;
+mod memory;
+mod paper;
+mod plots;
+mod results;
+mod words;
+
+use crate::cli::{BenchArgs, DemoArgs};
+use crate::demo::cluster::{Cluster, choose_network};
+use crate::demo::round;
+use crate::doctor::host::HostFacts;
+use crate::failure::{During, Failure, Outcome};
+use crate::load::bench::Stats;
+use indicatif::{ProgressBar, ProgressStyle};
+use logs::{EntryBytes, LogCost};
+use measure::{Bench, GUEST_MIB, Memory, Mode, SelfEnding};
+use plots::Distributions;
+use results::{
+    Failover, Latency, PerMode, ReplicaMemory, Results, StallMs, TickLate, Workload, latency_us,
+    merged,
+};
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::Path;
+
+/// What can be measured.
+const WORKLOADS: [&str; 4] = ["counter", "kv", "disk", "failover"];
+/// Kills for each round asked for.
+const KILLS: u32 = 2;
+
+/// Measures, writes results and plots, and shows them.
+pub fn bench(args: &BenchArgs) -> Outcome {
+    let workloads = chosen(&args.workloads)?;
+    if args.rounds == 0 || args.seconds == 0 {
+        return Err(Failure::new("--rounds and --seconds take at least 1"));
+    }
+    // Before anything starts a thread: the namespace is the thread's that makes it.
+    let network = choose_network(&args.net)?;
+    let folder = &args.output;
+    std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
+    let cluster = Cluster::start(network, "file")?;
+    let mut session = Session {
+        bench: Bench {
+            cluster: &cluster,
+            seconds: args.seconds,
+        },
+        args,
+        progress: progress_bar(&workloads, args.rounds),
+        results: Results {
+            version: env!("CARGO_PKG_VERSION"),
+            host: HostFacts::gather(),
+            network: cluster.network_note().to_owned(),
+            rounds: args.rounds,
+            seconds: args.seconds,
+            workloads: Vec::new(),
+            latency: None,
+            failover: None,
+            memory: None,
+            tick_late: None,
+            entry_sizes: None,
+            goals: Vec::new(),
+        },
+        memory: Memory::default(),
+        entry_bytes: EntryBytes::default(),
+        distributions: None,
+    };
+    // What was measured before a failure is shown all the same.
+    let failed = workloads
+        .iter()
+        .try_for_each(|name| session.measure(name))
+        .err();
+    session.finish(folder)?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// The workloads asked for, in the order of [`WORKLOADS`]; all if none is named.
+fn chosen(names: &[String]) -> Outcome<Vec<&'static str>> {
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !WORKLOADS.contains(&name.as_str()))
+    {
+        return Err(Failure::new(format!(
+            "no workload '{unknown}': there are {}",
+            WORKLOADS.join(", ")
+        )));
+    }
+    let wanted = |name: &&str| names.is_empty() || names.iter().any(|n| n == name);
+    Ok(WORKLOADS.into_iter().filter(wanted).collect())
+}
+
+/// A bar on a terminal, and nothing on a pipe.
+fn progress_bar(workloads: &[&str], rounds: u32) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let steps =
+        |name: &&str| u64::from(rounds) * if *name == "failover" { KILLS.into() } else { 3 };
+    let bar = ProgressBar::new(workloads.iter().map(steps).sum());
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}, {eta} left: {msg}");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// A benchmark under way.
+struct Session<'a> {
+    bench: Bench<'a>,
+    args: &'a BenchArgs,
+    progress: ProgressBar,
+    results: Results,
+    memory: Memory,
+    entry_bytes: EntryBytes,
+    distributions: Option<Distributions>,
+}
+
+impl Session<'_> {
+    fn measure(&mut self, name: &str) -> Outcome {
+        match name {
+            "counter" => self.self_ending(SelfEnding::Counter, "iterations"),
+            "disk" => self.self_ending(SelfEnding::Disk, "bytes"),
+            "kv" => self.kv(),
+            _ => self.failover(),
+        }
+    }
+
+    /// Does `step` for each round and mode, in turn.
+    fn interleaved<T>(
+        &mut self,
+        what: &str,
+        mut step: impl FnMut(&Bench<'_>, Mode, u32) -> Outcome<T>,
+    ) -> Outcome<PerMode<Vec<T>>> {
+        let mut all = PerMode {
+            without_ft: Vec::new(),
+            recording: Vec::new(),
+            under_ft: Vec::new(),
+        };
+        for round in 0..self.args.rounds {
+            for mode in Mode::ALL {
+                self.progress.set_message(format!("{what} {}", mode.name()));
+                let result = step(&self.bench, mode, round)?;
+                match mode {
+                    Mode::Without => all.without_ft.push(result),
+                    Mode::Recording => all.recording.push(result),
+                    Mode::UnderFt => all.under_ft.push(result),
+                }
+                self.progress.inc(1);
+            }
+        }
+        Ok(all)
+    }
+
+    fn self_ending(&mut self, guest: SelfEnding, unit: &'static str) -> Outcome {
+        let runs = self.interleaved(guest.guest(), |bench, mode, round| {
+            bench.self_ending(guest, mode, round)
+        })?;
+        let mut log = LogCost::default();
+        let mut late = Vec::new();
+        for run in &runs.under_ft {
+            run.log.iter().for_each(|cost| log.add(cost));
+            late.extend(&run.tick_late_us);
+            self.memory = self.memory.max(run.memory.unwrap_or_default());
+        }
+        let recorded = runs
+            .recording
+            .iter()
+            .filter_map(|run| run.entry_bytes.as_ref());
+        recorded.for_each(|bytes| self.entry_bytes.add(bytes));
+        if guest == SelfEnding::Counter {
+            self.results.tick_late = TickLate::of(late);
+        }
+        let rates = runs.map(|runs| runs.iter().map(|run| run.rate).collect());
+        self.results
+            .workloads
+            .push(Workload::new(guest.guest(), unit, rates, &log, None));
+        Ok(())
+    }
+
+    fn kv(&mut self) -> Outcome {
+        let mut rate_per_s = None;
+        let runs = self.interleaved("kv", |bench, mode, round| {
+            bench.kv(mode, round, &mut rate_per_s)
+        })?;
+        for run in &runs.under_ft {
+            self.memory = self.memory.max(run.memory.unwrap_or_default());
+        }
+        let recorded = runs
+            .recording
+            .iter()
+            .filter_map(|run| run.entry_bytes.as_ref());
+        recorded.for_each(|bytes| self.entry_bytes.add(bytes));
+        for (n, connections) in kv::CONNECTIONS.into_iter().enumerate() {
+            let stats: PerMode<Vec<Stats>> =
+                runs.map(|runs| runs.iter().map(|run| run.peaks[n].stats.clone()).collect());
+            let mut log = LogCost::default();
+            runs.under_ft
+                .iter()
+                .filter_map(|run| run.peaks[n].log.as_ref())
+                .for_each(|c| log.add(c));
+            let rates = stats.map(|stats| stats.iter().map(Stats::ops_per_s).collect());
+            let plural = if connections == 1 { "" } else { "s" };
+            let name = format!("kv, {connections} connection{plural}");
+            let latency = stats.map(|stats| latency_us(stats));
+            self.results.workloads.push(Workload::new(
+                name,
+                "requests",
+                rates,
+                &log,
+                Some(latency),
+            ));
+        }
+        let paced = runs.map(|runs| runs.iter().filter_map(|run| run.paced.clone()).collect());
+        let (without, under): (Vec<Stats>, Vec<Stats>) = (paced.without_ft, paced.under_ft);
+        let rate = rate_per_s.unwrap_or(0);
+        self.results.latency = Some(Latency::new(rate, kv::CONNECTIONS[1], &without, &under));
+        self.distributions = Some(Distributions {
+            without_ft: merged(&without),
+            under_ft: merged(&under),
+        });
+        Ok(())
+    }
+
+    fn failover(&mut self) -> Outcome {
+        let kills = KILLS * self.args.rounds;
+        let seed = vmm::hostclock::wall_ns() % 1_000_000;
+        let demo = DemoArgs {
+            kills,
+            clients: 8,
+            net: self.args.net.clone(),
+            arbiter: "file".into(),
+            kill_backup: false,
+            seed: Some(seed),
+            keep: None,
+            json: self.args.json,
+        };
+        let mut rounds = Vec::new();
+        for number in 0..kills {
+            self.progress.set_message(format!("kill {}", number + 1));
+            let round = round::run(self.bench.cluster, &demo, number, seed + u64::from(number))
+                .during(format_args!("kill {} of {kills}", number + 1))?;
+            rounds.push(round);
+            self.progress.inc(1);
+        }
+        let mut stalls_us: Vec<u64> = rounds
+            .iter()
+            .flat_map(|round| round.stalls_us.iter().copied())
+            .collect();
+        let phases = ["link_end", "flag_won", "drained", "live"].map(|event| {
+            let name = if event == "link_end" {
+                "noticed"
+            } else {
+                event
+            };
+            (
+                name,
+                rounds
+                    .iter()
+                    .filter_map(|round| round.after_kill_us(event))
+                    .collect::<Vec<_>>(),
+            )
+        });
+        let first_reply = rounds.iter().map(|round| round.first_reply_us).collect();
+        let phases = phases.into_iter().chain([("first_reply", first_reply)]);
+        let median = |mut values: Vec<u64>| crate::load::histogram::quantile(&mut values, 500);
+        self.results.failover = Some(Failover {
+            kills,
+            connections_broken: rounds.iter().map(|round| round.broken).sum(),
+            lost_writes: rounds.iter().map(|round| round.verdict.lost_writes).sum(),
+            linearizable: rounds.iter().all(|round| round.verdict.linearizable()),
+            stall_ms: StallMs::of(&mut stalls_us),
+            phases_us: phases
+                .map(|(name, us)| (name, median(us)))
+                .collect::<BTreeMap<_, _>>(),
+            stalls_us,
+        });
+        Ok(())
+    }
+
+    /// Judges, writes and shows what was measured.
+    fn finish(mut self, folder: &Path) -> Outcome {
+        self.progress.finish_and_clear();
+        let results = &mut self.results;
+        if self.memory != Memory::default() {
+            results.memory = Some(ReplicaMemory {
+                guest_mib: GUEST_MIB,
+                over: self.memory,
+            });
+        }
+        if !self.entry_bytes.timer.is_empty() || !self.entry_bytes.frame_extra.is_empty() {
+            results.entry_sizes = Some(self.entry_bytes.into());
+        }
+        results.goals = goals::judge(results);
+        let json = serde_json::to_string(&results).during("report")?;
+        if self.args.json {
+            println!("{json}");
+        } else {
+            print!("{}", words::render(results));
+        }
+        let path = folder.join("results.json");
+        std::fs::write(&path, json + "\n")
+            .during(format_args!("cannot write {}", path.display()))?;
+        let plots = plots::write(folder, results, self.distributions.as_ref())?;
+        if !self.args.json {
+            println!(
+                "\n{} and {} plots are in {}",
+                "results.json",
+                plots.len(),
+                folder.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workloads_are_chosen_by_name() {
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert_eq!(chosen(&[]).unwrap(), WORKLOADS);
+        assert_eq!(
+            chosen(&names(&["disk", "counter"])).unwrap(),
+            ["counter", "disk"]
+        );
+        let failure = chosen(&names(&["kv", "netperf"])).unwrap_err().to_string();
+        assert!(
+            failure.contains("'netperf'") && failure.contains("failover"),
+            "{failure}"
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Results as SVG files.
+
+use super::paper;
+use super::results::Results;
+use crate::failure::{During, Outcome};
+use crate::load::histogram::Histogram;
+use crate::log::kind_name;
+use crate::report::plot::{
+    Bar, Line, Mark, PlotError, ft_ratio, latency_cdf, log_bandwidth, stall_cdf,
+};
+use replay::Kind;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Latencies at the same rate, all rounds together.
+#[derive(Clone, Debug, Default)]
+pub struct Distributions {
+    /// Without FT.
+    pub without_ft: Histogram,
+    /// Under FT.
+    pub under_ft: Histogram,
+}
+
+/// Writes the plots there are figures for into `folder`; where they are.
+pub fn write(
+    folder: &Path,
+    results: &Results,
+    latency: Option<&Distributions>,
+) -> Outcome<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    let mut save = |name: &str, svg: Result<String, PlotError>| -> Outcome {
+        let path = folder.join(name);
+        std::fs::write(&path, svg?).during(format_args!("cannot write {}", path.display()))?;
+        paths.push(path);
+        Ok(())
+    };
+    if !results.workloads.is_empty() {
+        let ours: Vec<(&str, f64)> = results
+            .workloads
+            .iter()
+            .map(|w| (w.name.as_str(), w.ft_ratio))
+            .collect();
+        save("ft-ratio.svg", ft_ratio(&ours, &paper::ratios()))?;
+        save("log-bandwidth.svg", bandwidth(results))?;
+    }
+    if let (Some(latency), Some(at)) = (latency, &results.latency) {
+        let lines = [
+            ("without FT", &latency.without_ft),
+            ("under FT", &latency.under_ft),
+        ]
+        .map(|(name, histogram)| Line {
+            name: name.into(),
+            points: histogram.cdf(),
+        });
+        let title = format!("Latency of kv at {} requests a second", at.rate_per_s);
+        save("latency.svg", latency_cdf(&title, &lines))?;
+    }
+    if let Some(failover) = &results.failover {
+        let stalls_ms: Vec<u64> = failover
+            .stalls_us
+            .iter()
+            .map(|us| us.div_ceil(1000))
+            .collect();
+        let goals = [("p50 goal", 150.0), ("p99 goal", 500.0)].map(|(name, at)| Mark {
+            name: name.into(),
+            at,
+        });
+        save("failover.svg", stall_cdf(&stalls_ms, &goals))?;
+    }
+    Ok(paths)
+}
+
+fn bandwidth(results: &Results) -> Result<String, PlotError> {
+    let kinds: BTreeSet<Kind> = results
+        .workloads
+        .iter()
+        .flat_map(|workload| workload.kinds.keys().copied())
+        .collect();
+    let mut names: Vec<String> = kinds.iter().map(|kind| kind_name(*kind)).collect();
+    names.push("framing".into());
+    let bars: Vec<Bar> = results
+        .workloads
+        .iter()
+        .map(|workload| {
+            let part = |(n, kind)| Some((n, workload.kinds.get(kind)?.mbit_s));
+            let mut parts: Vec<(usize, f64)> = kinds.iter().enumerate().filter_map(part).collect();
+            parts.push((kinds.len(), workload.framing_mbit_s));
+            Bar {
+                name: workload.name.clone(),
+                parts,
+            }
+        })
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    log_bandwidth(&names, &bars)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::example;
+    use super::*;
+
+    #[test]
+    fn every_plot_there_are_figures_for_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut some = Distributions::default();
+        some.without_ft.record(90_000);
+        some.under_ft.record(190_000);
+        let mut results = example();
+        let paths = write(folder.path(), &results, Some(&some)).unwrap();
+        assert_eq!(paths.len(), 4);
+        for path in &paths {
+            let svg = std::fs::read_to_string(path).unwrap();
+            assert!(svg.starts_with("<svg"), "{}", path.display());
+        }
+        let bandwidth = std::fs::read_to_string(folder.path().join("log-bandwidth.svg")).unwrap();
+        for word in ["timer", "frame", "framing", "kv, 50 connections"] {
+            assert!(bandwidth.contains(word), "{word}");
+        }
+        results.workloads.clear();
+        results.failover = None;
+        assert!(write(folder.path(), &results, None).unwrap().is_empty());
+        let nowhere = folder.path().join("missing");
+        assert!(write(&nowhere, &example(), None).is_err());
+    }
+}

@@ -1,0 +1,364 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use replay::ClockKind;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use vmm::cpu::CpuModel;
+
+/// A fault-tolerant virtual machine: a guest outlives its host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tandem",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one guest, without replication
+    Run(RunArgs),
+    /// Run one guest and record everything it could not have computed
+    Record(RecordArgs),
+    /// Re-execute a recording exactly, every entry and digest checked
+    Replay(ReplayArgs),
+    /// What is in a log, by kind of entry
+    Log(LogArgs),
+    /// Run a guest as primary, replicated to a backup that listens
+    Primary(PrimaryArgs),
+    /// Follow a primary, and go live when it dies
+    Backup(BackupArgs),
+    /// Serve test-and-set flags to replicas
+    Arbiter(ArbiterArgs),
+    /// Keep the views: who is primary and backup of each machine
+    Viewservice(ViewserviceArgs),
+    /// Ask a viewservice for machines and hosts
+    Status(StatusArgs),
+    /// Have a protected machine stopped, by its viewservice
+    Down(DownArgs),
+    /// On this machine alone: a pair, real clients, kill -9, and the verdict
+    Demo(DemoArgs),
+    /// Measure fault tolerance against none: speed, log bandwidth, latency
+    Bench(BenchArgs),
+    /// What this host can do, and why not
+    Doctor(DoctorArgs),
+}
+
+/// The machine.
+#[derive(Clone, Debug, Args)]
+pub struct MachineArgs {
+    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image
+    pub guest: String,
+    /// Guest memory in MiB
+    #[arg(long, default_value_t = 64, value_name = "MIB")]
+    pub memory: u32,
+    /// Arguments for the guest, as key=value; may be repeated
+    #[arg(long = "arg", value_name = "KEY=VALUE")]
+    pub args: Vec<String>,
+    /// CPU model: v1 or v2
+    #[arg(long, default_value_t = CpuModel::V1)]
+    pub cpu: CpuModel,
+    /// Instruction clock: blocks (built-in guests) or instructions (single-step, where KVM can)
+    #[arg(long, default_value = "blocks", value_parser = clock_kind)]
+    pub clock: ClockKind,
+    /// Hardware address of the guest's network device
+    #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
+    pub mac: Mac,
+    /// A raw disk image for the guest
+    #[arg(long, value_name = "FILE")]
+    pub disk: Option<PathBuf>,
+    /// Where the network device is plugged in: tap:NAME or switch:SOCKET
+    #[arg(long, value_name = "WHERE")]
+    pub net: Option<NetArg>,
+    /// Send what the guest prints nowhere
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// A hardware address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+/// Where a network device is plugged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetArg {
+    /// A TAP interface.
+    Tap(String),
+    /// The socket of a userspace switch.
+    Switch(PathBuf),
+}
+
+impl std::str::FromStr for NetArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("tap", name)) if !name.is_empty() => Ok(Self::Tap(name.to_owned())),
+            Some(("switch", path)) if !path.is_empty() => Ok(Self::Switch(path.into())),
+            _ => Err("it takes tap:NAME or switch:SOCKET".into()),
+        }
+    }
+}
+
+impl std::fmt::Display for NetArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tap(name) => write!(f, "tap:{name}"),
+            Self::Switch(path) => write!(f, "switch:{}", path.display()),
+        }
+    }
+}
+
+fn mac(text: &str) -> Result<Mac, String> {
+    let parts: Vec<u8> = text
+        .split(':')
+        .map(|part| u8::from_str_radix(part, 16).map_err(|e| format!("'{part}': {e}")))
+        .collect::<Result<_, _>>()?;
+    parts
+        .try_into()
+        .map(Mac)
+        .map_err(|_| "it takes six bytes, as 52:54:00:7a:4d:01".into())
+}
+
+fn clock_kind(text: &str) -> Result<ClockKind, String> {
+    match text {
+        "blocks" => Ok(ClockKind::Blocks),
+        "instructions" => Ok(ClockKind::Instructions),
+        _ => Err("there are 'blocks' and 'instructions'".into()),
+    }
+}
+
+/// `tandem run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The machine
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
+    #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
+    pub forward: Option<String>,
+}
+
+/// `tandem record`.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// How it runs
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The log file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Entries between two state digests; 0 for none
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub digest_every: u64,
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The log file
+    pub log: PathBuf,
+    /// Show what the guest prints
+    #[arg(long)]
+    pub console: bool,
+    /// The guest's image, if it is not where the recording found it
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<String>,
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem log`.
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// The log file
+    pub log: PathBuf,
+    /// Print every entry
+    #[arg(long)]
+    pub entries: bool,
+    /// One JSON object on stdout instead of words
+    #[arg(long, conflicts_with = "entries")]
+    pub json: bool,
+}
+
+/// What primary and backup have in common.
+#[derive(Clone, Debug, Args)]
+pub struct ReplicaArgs {
+    /// The machine's name, the same on both sides and with the arbiter
+    #[arg(long, default_value = "vm", value_name = "NAME")]
+    pub vm: String,
+    /// The arbiter: file:DIR on storage both share, or tcp:HOST:PORT
+    #[arg(long, value_name = "WHERE")]
+    pub arbiter: String,
+    /// A viewservice to report to
+    #[arg(long, value_name = "HOST:PORT")]
+    pub viewservice: Option<SocketAddr>,
+    /// This host's name in views
+    #[arg(long, default_value = "host", value_name = "NAME")]
+    pub name: String,
+    /// Bound of the log buffer in MiB
+    #[arg(long, default_value_t = 64, value_name = "MIB")]
+    pub log_buffer: u32,
+    /// Milliseconds of silence after which the other side is suspected
+    #[arg(long, default_value_t = 300, value_name = "MS")]
+    pub suspect_ms: u32,
+    /// Write events to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+}
+
+/// `tandem primary`.
+#[derive(Debug, Args)]
+pub struct PrimaryArgs {
+    /// The machine
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Where the backup listens
+    #[arg(long, value_name = "HOST:PORT")]
+    pub backup: SocketAddr,
+    /// The replica
+    #[command(flatten)]
+    pub replica: ReplicaArgs,
+    /// The backup's host, as the viewservice knows it (if not given, it chooses one)
+    #[arg(long, value_name = "NAME", requires = "viewservice")]
+    pub backup_name: Option<String>,
+    /// Kill this process (SIGKILL) as soon as the entry with this index was sent; for tests
+    #[arg(long, hide = true, value_name = "N")]
+    pub die_at: Option<u64>,
+}
+
+/// `tandem backup`.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to listen for the primary
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+    /// The replica
+    #[command(flatten)]
+    pub replica: ReplicaArgs,
+    /// Where the network device is plugged in when live: tap:NAME or switch:SOCKET
+    #[arg(long, value_name = "WHERE")]
+    pub net: Option<NetArg>,
+    /// The disk image, on storage shared with the primary
+    #[arg(long, value_name = "FILE")]
+    pub disk: Option<PathBuf>,
+    /// Guest images are looked for here if the primary's path is not there
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<String>,
+    /// Send what the guest prints nowhere
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// `tandem arbiter`.
+#[derive(Debug, Args)]
+pub struct ArbiterArgs {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+    /// The folder flags are kept in
+    #[arg(long, value_name = "DIR")]
+    pub store: PathBuf,
+}
+
+/// `tandem viewservice`.
+#[derive(Debug, Args)]
+pub struct ViewserviceArgs {
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
+    pub listen: SocketAddr,
+    /// The folder views are kept in
+    #[arg(long, value_name = "DIR")]
+    pub store: PathBuf,
+}
+
+/// `tandem status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The viewservice
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
+    pub viewservice: SocketAddr,
+    /// One JSON object on stdout instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// The machine's name
+    pub vm: String,
+    /// The viewservice
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
+    pub viewservice: SocketAddr,
+}
+
+/// `tandem demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Pairs to start and primaries to kill, one after the other
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub kills: u32,
+    /// Clients with one open connection each
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub clients: u32,
+    /// Network: auto, tap (private bridge) or switch (userspace)
+    #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
+    pub net: String,
+    /// Arbiter: file (shared directory) or server
+    #[arg(long, default_value = "file", value_parser = ["file", "server"])]
+    pub arbiter: String,
+    /// Kill the backup instead: the primary goes on alone
+    #[arg(long)]
+    pub kill_backup: bool,
+    /// Seed of the clients' and the kills' randomness
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Keep logs and histories in this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// Workloads: counter, kv, disk, failover; all if none is named
+    pub workloads: Vec<String>,
+    /// Rounds of each measurement, of which medians are quoted
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub rounds: u32,
+    /// Seconds of one measurement
+    #[arg(long, default_value_t = 3, value_name = "S")]
+    pub seconds: u32,
+    /// Folder for results.json and the plots
+    #[arg(short, long, default_value = "bench-results", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Network: auto, tap (private bridge) or switch (userspace)
+    #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
+    pub net: String,
+    /// One JSON object on stdout instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,126 @@
+//! `tandem arbiter`, `tandem viewservice`, `tandem status`.
+
+use crate::cli::{ArbiterArgs, DownArgs, StatusArgs, ViewserviceArgs};
+use crate::failure::{During, Outcome};
+use crate::report::table::{Align, Table};
+use std::net::SocketAddr;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs `serve` on a runtime of one thread, which is plenty for a few requests a second.
+fn on_runtime(serve: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .during("cannot start the server")?
+        .block_on(serve)
+}
+
+async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
+    let listener = TcpListener::bind(address).await.during(format_args!(
+        "cannot listen on {address} (is the port taken?)"
+    ))?;
+    let address = listener.local_addr().during("cannot listen")?;
+    println!("listening on {address}");
+    Ok(listener)
+}
+
+/// Ends when this process is asked to.
+fn asked_to_end() -> Outcome<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).during("cannot watch signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).during("cannot watch signals")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Serves flags.
+pub fn arbiter(args: &ArbiterArgs) -> Outcome {
+    let (store, recovery) = testandset::Store::open(&args.store)?;
+    if recovery.cut_bytes > 0 {
+        eprintln!(
+            "tandem: cut {} bytes of an unfinished record off the store",
+            recovery.cut_bytes
+        );
+    }
+    on_runtime(async {
+        let end = asked_to_end()?;
+        let listener = listen(args.listen).await?;
+        testandset::serve(listener, store, end).await;
+        Ok(())
+    })
+}
+
+/// Keeps views.
+pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
+    let (store, state) = viewservice::Store::open(&args.store)?;
+    on_runtime(async {
+        let end = asked_to_end()?;
+        let listener = listen(args.listen).await?;
+        viewservice::serve(
+            listener,
+            store,
+            state,
+            viewservice::Settings::default(),
+            end,
+        )
+        .await;
+        Ok(())
+    })
+}
+
+/// Asks for machines and hosts.
+pub fn status(args: &StatusArgs) -> Outcome {
+    let status = viewservice::Client::new(&args.viewservice.to_string())?.status()?;
+    if args.json {
+        println!("{}", serde_json::to_string(&status).during("report")?);
+        return Ok(());
+    }
+    let columns = [
+        ("vm", Align::Left),
+        ("role", Align::Left),
+        ("view", Align::Right),
+        ("primary", Align::Left),
+        ("backup", Align::Left),
+        ("lag ms", Align::Right),
+    ];
+    let mut table = Table::new(&columns);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for vm in &status.vms {
+        table.row([
+            vm.name.to_string(),
+            or_dash(vm.role.map(|role| role.to_string())),
+            vm.view.to_string(),
+            vm.primary.to_string(),
+            or_dash(vm.backup.as_ref().map(ToString::to_string)),
+            or_dash(vm.lag_ms.map(|lag| lag.to_string())),
+        ]);
+    }
+    print!("{table}");
+    println!();
+    let mut table = Table::new(&[
+        ("host", Align::Left),
+        ("address", Align::Left),
+        ("state", Align::Left),
+    ]);
+    for host in &status.hosts {
+        let state = serde_json::to_string(&host.state).during("report")?;
+        let state = state.trim_matches('"').to_owned();
+        table.row([
+            host.name.to_string(),
+            host.address.as_str().to_owned(),
+            state,
+        ]);
+    }
+    print!("{table}");
+    Ok(())
+}
+
+/// Has a protected machine stopped.
+pub fn down(args: &DownArgs) -> Outcome {
+    let client = viewservice::Client::new(&args.viewservice.to_string())?;
+    Ok(client.down(&viewservice::VmId::new(args.vm.as_str())?)?)
+}

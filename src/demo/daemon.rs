@@ -1,0 +1,264 @@
+//! Child processes that end with their parent, whatever becomes of it.
+
+use crate::failure::{During, Failure, Outcome};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The program children are made of, if not this one.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Makes children of `program`, for test programs that are not it themselves.
+pub fn use_program(program: impl Into<PathBuf>) {
+    PROGRAM.get_or_init(|| program.into());
+}
+
+fn program() -> Outcome<PathBuf> {
+    match PROGRAM.get() {
+        Some(path) => Ok(path.clone()),
+        None => std::env::current_exe().during("cannot find this program"),
+    }
+}
+
+/// Lines of a child's output kept.
+const LINES_MAX: usize = 10_000;
+
+#[derive(Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+/// What a child says, line by line.
+#[derive(Default)]
+struct Said {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+impl Said {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listen(self: &Arc<Self>, from: impl std::io::Read + Send + 'static) -> Outcome {
+        let said = self.clone();
+        let listen = move || {
+            for line in BufReader::new(from).lines() {
+                let Ok(line) = line else { break };
+                let mut lines = said.lock();
+                if lines.lines.len() < LINES_MAX {
+                    lines.lines.push(line);
+                }
+                said.changed.notify_all();
+            }
+            said.lock().ended = true;
+            said.changed.notify_all();
+        };
+        std::thread::Builder::new()
+            .name("listen".into())
+            .spawn(listen)
+            .during("cannot start a thread")?;
+        Ok(())
+    }
+}
+
+/// A child process of this program.
+pub struct Daemon {
+    name: String,
+    child: Child,
+    out: Arc<Said>,
+    errors: PathBuf,
+    status: Option<ExitStatus>,
+}
+
+impl Daemon {
+    /// Starts this very program with `args`; what it says on stderr goes to `errors`.
+    ///
+    /// The child is killed when the thread that calls this ends, so call it from one that stays.
+    pub fn start<I, S>(name: &str, args: I, errors: PathBuf) -> Outcome<Self>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let program = program()?;
+        let stderr = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&errors)
+            .during(format_args!("cannot write {}", errors.display()))?;
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        // SAFETY: between fork and exec only system calls are made: the child dies with its parent, and
+        // takes signals again that the parent blocks.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                let mut none: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut none);
+                libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+                Ok(())
+            });
+        }
+        let mut child = command
+            .spawn()
+            .during(format_args!("cannot start the {name}"))?;
+        let out = Arc::new(Said::default());
+        if let Some(stdout) = child.stdout.take() {
+            out.listen(stdout)?;
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            out,
+            errors,
+            status: None,
+        })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it has closed its stdout, as it does when it ends.
+    pub fn has_ended(&self) -> bool {
+        self.out.lock().ended
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line on its stdout that `wanted` says yes to.
+    pub fn wait_line(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Outcome<String> {
+        let deadline = Instant::now() + limit;
+        let mut lines = self.out.lock();
+        loop {
+            if let Some(line) = lines.lines.iter().find(|line| wanted(line)) {
+                return Ok(line.clone());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if lines.ended || left.is_zero() {
+                drop(lines);
+                let what = if left.is_zero() {
+                    "said nothing in time"
+                } else {
+                    "ended early"
+                };
+                return Err(Failure::new(format!(
+                    "the {} {what}{}",
+                    self.name,
+                    self.complaint()
+                )));
+            }
+            lines = self
+                .out
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// What it last said on stderr, to be put behind a failure.
+    pub fn complaint(&self) -> String {
+        let text = std::fs::read_to_string(&self.errors).unwrap_or_default();
+        match text.lines().last() {
+            Some(line) => format!(": {}", line.trim_start_matches("tandem: ")),
+            None => String::new(),
+        }
+    }
+
+    /// Kills it with SIGKILL, and waits until it is gone. The time just before the signal.
+    pub fn kill(&mut self) -> Instant {
+        let at = Instant::now();
+        // A child that has ended cannot be killed, which is what is wanted.
+        let _ = self.child.kill();
+        at
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn ask_to_end(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            // A child that has ended has no use for it.
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// What it has said on stdout so far.
+    pub fn said(&self) -> Vec<String> {
+        self.out.lock().lines.clone()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> Outcome<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        // stdout closes when the process ends: nothing else of it holds the other end.
+        let deadline = Instant::now() + limit;
+        let mut lines = self.out.lock();
+        while !lines.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::new(format!("the {} does not end{}", self.name, {
+                    drop(lines);
+                    self.complaint()
+                })));
+            }
+            lines = self
+                .out
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        drop(lines);
+        let status = self
+            .child
+            .wait()
+            .during(format_args!("cannot wait for the {}", self.name))?;
+        self.status = Some(status);
+        Ok(status)
+    }
+
+    /// Whether it was ended by SIGKILL.
+    pub fn was_killed(&self) -> bool {
+        self.status.and_then(|status| status.signal()) == Some(libc::SIGKILL)
+    }
+
+    /// Largest resident memory it has had, in KiB; none once it is gone.
+    pub fn peak_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

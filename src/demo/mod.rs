@@ -1,0 +1,226 @@
+//! `tandem demo`: a pair, real clients, kill -9, and the verdict.
+//!
+//! ```text
+//!  daemon   child processes that end with their parent
+//!  cluster  network, arbiter, viewservice, pairs: also what `tandem bench` measures on
+//!  round    one pair, its clients, one kill, and what the clients saw
+//! ```
+
+pub mod cluster;
+pub mod daemon;
+pub mod round;
+
+use crate::cli::DemoArgs;
+use crate::failure::{During, Failure, Outcome};
+use crate::load::histogram::quantile;
+use crate::load::rng::Rng;
+use cluster::{Cluster, choose_network};
+use round::Round;
+use serde::Serialize;
+use std::time::Instant;
+
+/// What a demo comes to.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    kills: u32,
+    killed: &'static str,
+    network: String,
+    arbiter: String,
+    seed: u64,
+    clients: u32,
+    operations: usize,
+    connections_broken: usize,
+    acked_writes: usize,
+    lost_writes: usize,
+    linearizable: bool,
+    stall_ms: Spread,
+    /// From the kill to its being noticed, to the flag being won, to the log being drained and the
+    /// guest live: medians, in microseconds.
+    phases_us: Phases,
+    /// Frames clients had sent that the dead primary had not logged, and that reached the guest all the
+    /// same.
+    rescued_frames: u64,
+    first_failover_s: f64,
+    seconds: f64,
+}
+
+/// Quantiles over all clients and kills, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Spread {
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Phases {
+    noticed: u64,
+    flag_won: u64,
+    drained: u64,
+    live: u64,
+    first_reply: u64,
+}
+
+/// Runs the demo.
+pub fn demo(args: &DemoArgs) -> Outcome {
+    let begun = Instant::now();
+    // Before anything starts a thread: the namespace is the thread's that makes it.
+    let network = choose_network(&args.net)?;
+    let cluster = Cluster::start(network, &args.arbiter)?;
+    let seed = args
+        .seed
+        .unwrap_or_else(|| vmm::hostclock::wall_ns() % 1_000_000);
+    let mut rng = Rng::new(seed, 0);
+    if !args.json {
+        println!("network   {}", cluster.network_note());
+        println!("arbiter   {}", cluster.arbiter());
+        println!("guest     kv, a key-value server that speaks Redis's protocol");
+        println!(
+            "clients   {}, one open TCP connection each; seed {seed}\n",
+            args.clients
+        );
+    }
+    let mut summary = Summary {
+        killed: if args.kill_backup {
+            "backup"
+        } else {
+            "primary"
+        },
+        network: cluster.network_note().to_owned(),
+        arbiter: cluster.arbiter().to_owned(),
+        seed,
+        clients: args.clients,
+        linearizable: true,
+        ..Summary::default()
+    };
+    let mut rounds = Vec::new();
+    let progress = progress_bar(args);
+    for number in 0..args.kills {
+        let round = round::run(&cluster, args, number, rng.next_u64()).during(format_args!(
+            "kill {} of {} (seed {seed})",
+            number + 1,
+            args.kills
+        ))?;
+        if number == 0 {
+            summary.first_failover_s = begun.elapsed().as_secs_f64();
+        }
+        if !args.json && (args.kills == 1 || !round.is_good()) {
+            println!("{}", round.timeline());
+        }
+        add(&mut summary, &round);
+        if let Some(bar) = &progress {
+            bar.inc(1);
+        }
+        rounds.push(round);
+    }
+    if let Some(bar) = progress {
+        bar.finish_and_clear();
+    }
+    summary.seconds = begun.elapsed().as_secs_f64();
+    spread(&mut summary, &rounds);
+    if args.json {
+        println!("{}", serde_json::to_string(&summary).during("report")?);
+    } else {
+        print_verdict(&summary);
+    }
+    let good = summary.connections_broken == 0 && summary.lost_writes == 0 && summary.linearizable;
+    if good {
+        return Ok(());
+    }
+    for round in &rounds {
+        if !round.is_good() {
+            eprintln!("{}", round.explain());
+        }
+    }
+    let again = format!("tandem demo --kills {} --seed {seed}", args.kills);
+    Err(Failure::new(format!(
+        "the clients noticed (to repeat: {again})"
+    )))
+}
+
+fn progress_bar(args: &DemoArgs) -> Option<indicatif::ProgressBar> {
+    use std::io::IsTerminal;
+    if args.kills < 2 || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = indicatif::ProgressBar::new(args.kills.into());
+    let style = indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len} kills, {eta} left");
+    Some(bar.with_style(style.ok()?))
+}
+
+fn add(summary: &mut Summary, round: &Round) {
+    summary.kills += 1;
+    summary.operations += round.verdict.ops;
+    summary.connections_broken += round.broken;
+    summary.acked_writes += round.verdict.acked_writes;
+    summary.lost_writes += round.verdict.lost_writes;
+    summary.linearizable &= round.verdict.linearizable();
+    summary.rescued_frames += round.rescued_frames;
+}
+
+fn spread(summary: &mut Summary, rounds: &[Round]) {
+    let mut stalls: Vec<u64> = rounds
+        .iter()
+        .flat_map(|r| r.stalls_us.iter().copied())
+        .collect();
+    let ms = |us: u64| us as f64 / 1000.0;
+    summary.stall_ms = Spread {
+        p50: ms(quantile(&mut stalls, 500)),
+        p99: ms(quantile(&mut stalls, 990)),
+        max: ms(quantile(&mut stalls, 1000)),
+    };
+    let median = |get: &dyn Fn(&Round) -> Option<u64>| {
+        let mut values: Vec<u64> = rounds.iter().filter_map(get).collect();
+        quantile(&mut values, 500)
+    };
+    summary.phases_us = Phases {
+        noticed: median(&|r| r.after_kill_us("link_end")),
+        flag_won: median(&|r| r.after_kill_us("flag_won")),
+        drained: median(&|r| r.after_kill_us("drained")),
+        live: median(&|r| r.after_kill_us("live")),
+        first_reply: median(&|r| Some(r.first_reply_us)),
+    };
+}
+
+fn print_verdict(s: &Summary) {
+    let yes = |good: bool| if good { "yes" } else { "NO" };
+    println!(
+        "kills                {} (the {}, SIGKILL, under load)",
+        s.kills, s.killed
+    );
+    println!("operations           {}", s.operations);
+    println!("connections broken   {}", s.connections_broken);
+    println!(
+        "acknowledged writes  {}, lost {}",
+        s.acked_writes, s.lost_writes
+    );
+    println!("linearizable         {}", yes(s.linearizable));
+    println!(
+        "client stall         p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+        s.stall_ms.p50, s.stall_ms.p99, s.stall_ms.max
+    );
+    let p = &s.phases_us;
+    let ms = |us: u64| us as f64 / 1000.0;
+    if s.killed == "primary" {
+        println!(
+            "after the kill       noticed {:.1} ms, flag won {:.1} ms, log drained {:.1} ms,",
+            ms(p.noticed),
+            ms(p.flag_won),
+            ms(p.drained)
+        );
+        println!(
+            "  (medians)          live {:.1} ms, first byte to a client {:.1} ms",
+            ms(p.live),
+            ms(p.first_reply)
+        );
+    }
+    let good = s.connections_broken == 0 && s.lost_writes == 0 && s.linearizable;
+    println!(
+        "\nverdict              {}",
+        if good {
+            "no client noticed more than a pause"
+        } else {
+            "FAILED"
+        }
+    );
+}

@@ -1,0 +1,47 @@
+//! Tandem, put together: the command line over machine, log, channel, arbiter and viewservice.
+//!
+//! ```text
+//!  cli ─▶ node (one machine, one replica) ─▶ vmm, replay, logchannel, testandset, viewservice
+//!     └─▶ demo, bench (many processes of this program) ─▶ load (clients, verdict), report
+//! ```
+//!
+//! It is a library so that the end-to-end tests can build their own installations from
+//! [`demo::cluster`]; the program is the only other user.
+
+pub mod bench;
+pub mod cli;
+pub mod daemons;
+pub mod demo;
+pub mod doctor;
+pub mod failure;
+pub mod images;
+pub mod load;
+pub mod log;
+pub mod node;
+pub mod report;
+pub mod signals;
+
+use cli::{Cli, Command};
+use failure::Outcome;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// The one line to print.
+pub fn run(cli: Cli) -> Outcome {
+    match cli.command {
+        Command::Run(args) => node::single::run(args),
+        Command::Record(args) => node::single::record(args),
+        Command::Replay(args) => node::single::replay(args),
+        Command::Log(args) => log::log(&args),
+        Command::Primary(args) => node::replica::primary(args),
+        Command::Backup(args) => node::replica::backup(args),
+        Command::Arbiter(args) => daemons::arbiter(&args),
+        Command::Viewservice(args) => daemons::viewservice(&args),
+        Command::Status(args) => daemons::status(&args),
+        Command::Down(args) => daemons::down(&args),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Bench(args) => bench::bench(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+    }
+}

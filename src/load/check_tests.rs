@@ -1,0 +1,452 @@
+//! The checker against hand-made histories, simulated ones, and a search by brute force.
+
+use proptest::prelude::*;
+
+use super::check::{CheckOptions, Verdict, check};
+use super::history::{Call, History, NEVER, Op, Outcome, Value};
+use super::rng::Rng;
+use super::simulate::{Key, simulate};
+
+const MS: u64 = 1_000_000;
+
+fn v(n: u32) -> Value {
+    Value::Token(0, n)
+}
+
+fn set(n: u32) -> Call {
+    Call::set(v(n))
+}
+
+fn saw(n: u32) -> Outcome {
+    Outcome::Value(v(n))
+}
+
+/// An operation on key 0 from `from` to `to`, in ms; each by a client of its own.
+fn op(from: u64, to: u64, call: Call, outcome: Outcome) -> Op {
+    let return_ns = if to == NEVER { NEVER } else { to * MS };
+    Op {
+        client: from as u16,
+        key: 0,
+        call,
+        outcome,
+        invoke_ns: from * MS,
+        return_ns,
+    }
+}
+
+fn judge(ops: Vec<Op>) -> Verdict {
+    let history = History {
+        keys: vec!["k".into()],
+        ops,
+        ..History::default()
+    };
+    check(
+        &history,
+        CheckOptions {
+            lease_slack_ms: 0,
+            ..CheckOptions::default()
+        },
+    )
+}
+
+#[track_caller]
+fn accept(ops: Vec<Op>) {
+    let verdict = judge(ops);
+    assert!(verdict.linearizable(), "{}", verdict.explain());
+    assert_eq!(verdict.lost_writes, 0);
+}
+
+/// The history is refused over the `stuck`-th operation, with so many writes lost.
+#[track_caller]
+fn refuse(ops: Vec<Op>, stuck: usize, lost: usize) {
+    let culprit = ops[stuck].clone();
+    let verdict = judge(ops);
+    assert_eq!(verdict.violations.len(), 1, "accepted");
+    let violation = &verdict.violations[0];
+    assert_eq!(violation.stuck, culprit, "{violation}");
+    assert!(violation.window.contains(&culprit));
+    assert_eq!(verdict.lost_writes, lost, "{violation}");
+}
+
+#[test]
+fn one_client_after_the_other() {
+    accept(vec![
+        op(0, 1, Call::Get, Outcome::Nil),
+        op(2, 3, set(1), Outcome::Ok),
+        op(4, 5, Call::Get, saw(1)),
+        op(6, 7, Call::Del, Outcome::Int(1)),
+        op(8, 9, Call::Del, Outcome::Int(0)),
+        op(10, 11, Call::Incr, Outcome::Int(1)),
+        op(12, 13, Call::Incr, Outcome::Int(2)),
+        op(14, 15, Call::Append(Value::Int(5)), Outcome::Int(2)),
+        op(16, 17, Call::Incr, Outcome::Int(26)),
+        op(18, 19, Call::lease(v(2), 1000), Outcome::Nil),
+    ]);
+}
+
+#[test]
+fn overlapping_operations_may_take_either_order() {
+    accept(vec![
+        op(0, 9, set(1), Outcome::Ok),
+        op(1, 8, set(2), Outcome::Ok),
+        op(2, 3, Call::Get, saw(2)),
+        op(4, 5, Call::Get, saw(1)),
+        op(10, 11, Call::Get, saw(1)),
+    ]);
+}
+
+#[test]
+fn a_value_seen_twice_with_another_between_is_refused() {
+    let ops = vec![
+        op(0, 9, set(1), Outcome::Ok),
+        op(1, 8, set(2), Outcome::Ok),
+        op(2, 3, Call::Get, saw(2)),
+        op(4, 5, Call::Get, saw(1)),
+        op(6, 7, Call::Get, saw(2)),
+    ];
+    refuse(ops, 4, 0);
+}
+
+#[test]
+fn a_stale_read_is_refused_and_no_loss() {
+    let ops = vec![
+        op(0, 1, set(1), Outcome::Ok),
+        op(2, 3, set(2), Outcome::Ok),
+        op(4, 5, Call::Get, saw(1)),
+        op(6, 7, Call::Get, saw(2)),
+    ];
+    refuse(ops, 2, 0);
+}
+
+#[test]
+fn a_lost_write_is_refused_and_counted() {
+    let ops = vec![
+        op(0, 1, set(1), Outcome::Ok),
+        op(2, 3, set(2), Outcome::Ok),
+        op(4, 5, set(3), Outcome::Ok),
+        op(6, 7, Call::Get, saw(1)),
+    ];
+    refuse(ops, 3, 2);
+    refuse(
+        vec![
+            op(0, 1, set(1), Outcome::Ok),
+            op(2, 3, Call::Get, Outcome::Nil),
+        ],
+        1,
+        1,
+    );
+    let undone = vec![
+        op(0, 1, set(1), Outcome::Ok),
+        op(2, 3, Call::Del, Outcome::Int(1)),
+        op(4, 5, Call::Get, saw(1)),
+    ];
+    refuse(undone, 2, 1);
+}
+
+#[test]
+fn a_value_nobody_wrote_is_refused() {
+    refuse(
+        vec![op(0, 1, set(1), Outcome::Ok), op(2, 3, Call::Get, saw(9))],
+        1,
+        0,
+    );
+}
+
+#[test]
+fn a_lock_granted_twice_is_refused() {
+    let ops = vec![
+        op(0, 1, Call::lease(v(1), 60_000), Outcome::Ok),
+        op(2, 3, Call::lease(v(2), 60_000), Outcome::Ok),
+        op(4, 5, Call::Get, saw(2)),
+    ];
+    refuse(ops, 1, 1);
+}
+
+#[test]
+fn a_lease_runs_out_when_its_time_has_come_and_not_before() {
+    let lease = || op(10, 12, Call::lease(v(1), 100), Outcome::Ok);
+    accept(vec![lease(), op(50, 110, Call::Get, Outcome::Nil)]);
+    accept(vec![
+        lease(),
+        op(50, 110, Call::lease(v(2), 100), Outcome::Ok),
+    ]);
+    accept(vec![lease(), op(500, 510, Call::Get, saw(1))]);
+    accept(vec![
+        lease(),
+        op(115, 116, Call::Get, saw(1)),
+        op(117, 118, Call::Get, Outcome::Nil),
+    ]);
+    refuse(vec![lease(), op(50, 109, Call::Get, Outcome::Nil)], 1, 1);
+    refuse(
+        vec![
+            lease(),
+            op(111, 112, Call::Get, Outcome::Nil),
+            op(113, 114, Call::Get, saw(1)),
+        ],
+        2,
+        0,
+    );
+    // A plain SET takes the lease away.
+    refuse(
+        vec![
+            lease(),
+            op(20, 21, set(2), Outcome::Ok),
+            op(500, 501, Call::Get, Outcome::Nil),
+        ],
+        2,
+        1,
+    );
+}
+
+#[test]
+fn an_operation_that_saw_the_lease_over_is_not_over_before_its_time() {
+    // Both reads return before the lease may run out; a later one does not help them.
+    let ops = vec![
+        op(0, 1, Call::lease(v(1), 100), Outcome::Ok),
+        op(50, 60, Call::Get, Outcome::Nil),
+        op(55, 150, Call::Get, Outcome::Nil),
+    ];
+    refuse(ops, 1, 1);
+}
+
+#[test]
+fn a_count_given_twice_or_left_out_is_refused() {
+    let count = |at, n| op(at, at + 1, Call::Incr, Outcome::Int(n));
+    refuse(vec![count(0, 1), count(2, 2), count(4, 2)], 2, 1);
+    refuse(vec![count(0, 1), count(2, 3)], 1, 0);
+    refuse(
+        vec![
+            count(0, 1),
+            count(2, 2),
+            count(4, 3),
+            op(6, 7, Call::Get, Outcome::Value(Value::Int(1))),
+        ],
+        3,
+        2,
+    );
+}
+
+#[test]
+fn a_call_without_reply_may_have_happened_or_not_but_not_come_and_go() {
+    let unanswered = || op(2, NEVER, set(2), Outcome::Unknown);
+    let first = || op(0, 1, set(1), Outcome::Ok);
+    accept(vec![first(), unanswered(), op(10, 11, Call::Get, saw(1))]);
+    accept(vec![first(), unanswered(), op(10, 11, Call::Get, saw(2))]);
+    accept(vec![
+        first(),
+        unanswered(),
+        op(10, 11, Call::Get, saw(1)),
+        op(900, 901, Call::Get, saw(2)),
+    ]);
+    let ops = vec![
+        first(),
+        unanswered(),
+        op(10, 11, Call::Get, saw(2)),
+        op(12, 13, Call::Get, saw(1)),
+    ];
+    refuse(ops, 3, 0);
+}
+
+#[test]
+fn a_refused_call_proves_nothing_and_a_reply_of_the_wrong_kind_never_fits() {
+    accept(vec![
+        op(0, 1, set(1), Outcome::Ok),
+        op(2, 3, Call::Incr, Outcome::Refused),
+    ]);
+    refuse(vec![op(0, 1, Call::Get, Outcome::Ok)], 0, 0);
+    refuse(vec![op(0, 1, Call::Del, Outcome::Int(7))], 0, 0);
+}
+
+#[test]
+fn an_appended_string_shows_lost_and_doubled_tails() {
+    let append = |at, n, len| op(at, at + 1, Call::Append(v(n)), Outcome::Int(len));
+    accept(vec![
+        append(0, 1, 4),
+        append(2, 2, 8),
+        op(
+            4,
+            5,
+            Call::Get,
+            Outcome::Value(Value::from_bytes(b"w0.1w0.2")),
+        ),
+    ]);
+    refuse(vec![append(0, 1, 4), append(2, 2, 12)], 1, 0);
+    let swapped = Outcome::Value(Value::from_bytes(b"w0.2w0.1"));
+    refuse(
+        vec![
+            append(0, 1, 4),
+            append(2, 2, 8),
+            op(4, 5, Call::Get, swapped),
+        ],
+        2,
+        0,
+    );
+}
+
+#[test]
+fn the_explanation_names_what_a_person_needs() {
+    let mut ops: Vec<Op> = (0..50)
+        .map(|n| op(n * 2, n * 2 + 1, set(n as u32), Outcome::Ok))
+        .collect();
+    ops.push(op(200, 201, Call::Get, saw(10)));
+    let verdict = judge(ops);
+    let violation = &verdict.violations[0];
+    assert_eq!(violation.possible, ["w0.49"]);
+    assert_eq!(violation.window.len(), 3, "{violation}");
+    let text = verdict.explain();
+    for part in [
+        "key k",
+        "SET w0.49 -> OK",
+        "SET w0.10 -> OK",
+        "> ",
+        "GET -> w0.10",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+}
+
+#[test]
+fn too_many_open_calls_give_no_verdict_rather_than_a_wrong_one() {
+    let mut ops: Vec<Op> = (0..200)
+        .map(|n| op(n, NEVER, set(n as u32), Outcome::Unknown))
+        .collect();
+    ops.push(op(300, 301, Call::Get, saw(1000)));
+    let verdict = judge(ops);
+    assert!(!verdict.linearizable());
+    assert_eq!(verdict.undecided, ["k"]);
+    assert!(verdict.violations.is_empty());
+}
+
+#[test]
+fn long_simulated_histories_are_accepted() {
+    for (seed, clients, keys, unknown) in [(1, 8, 64, 0), (2, 32, 16, 0), (3, 16, 64, 400)] {
+        let history = simulate(seed, clients, keys, 100_000, unknown);
+        let verdict = check(&history, CheckOptions::default());
+        assert!(verdict.linearizable(), "seed {seed}: {}", verdict.explain());
+        assert_eq!(verdict.ops, 100_000);
+        assert!(verdict.acked_writes > 30_000);
+    }
+}
+
+#[test]
+fn one_changed_reply_in_a_long_history_is_found() {
+    for (clients, keys) in [(8, 64), (24, 8)] {
+        change_and_find(simulate(7, clients, keys, 20_000, 0));
+    }
+}
+
+fn change_and_find(good: History) {
+    let mut rng = Rng::new(7, 7);
+    for _ in 0..10 {
+        let mut history = good.clone();
+        let reads = |op: &Op| matches!(op.outcome, Outcome::Value(Value::Token(..)));
+        let reads: Vec<usize> = (0..good.ops.len())
+            .filter(|&n| reads(&good.ops[n]))
+            .collect();
+        let n = reads[rng.below(reads.len() as u64) as usize];
+        history.ops[n].outcome = Outcome::Value(Value::Token(999, 1));
+        let verdict = check(&history, CheckOptions::default());
+        assert_eq!(verdict.violations.len(), 1);
+        assert_eq!(
+            verdict.violations[0].stuck,
+            history.ops[n],
+            "{}",
+            verdict.explain()
+        );
+    }
+}
+
+/// Whether any order explains `rest`: tries them all.
+fn brute(key: &Key, rest: &[Op]) -> bool {
+    let end = |op: &Op| if op.open_ended() { NEVER } else { op.return_ns };
+    let bound = rest.iter().map(end).min().unwrap_or(NEVER);
+    if bound == NEVER {
+        return true; // nothing left that must have happened
+    }
+    for (n, op) in rest
+        .iter()
+        .enumerate()
+        .filter(|(_, op)| op.invoke_ns <= bound)
+    {
+        let mut next = key.clone();
+        let outcome = next.apply(&op.call, op.invoke_ns);
+        if op.open_ended() || outcome == op.outcome {
+            let mut others = rest.to_vec();
+            others.remove(n);
+            if brute(&next, &others) {
+                return true;
+            }
+        }
+    }
+    key.expires_ns.is_some_and(|at| at <= bound) && brute(&Key::default(), rest)
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let call = prop_oneof![
+        3 => Just(Call::Get),
+        3 => (0u32..3).prop_map(set),
+        1 => Just(Call::Del),
+        2 => Just(Call::Incr),
+        1 => (0u32..2).prop_map(|n| Call::Append(v(n))),
+        2 => (0u32..3, 0u32..12).prop_map(|(n, ttl)| Call::lease(v(n), ttl)),
+        1 => (0u32..3, 1u32..12).prop_map(|(n, ttl_ms)| Call::Set { value: v(n), nx: false, ttl_ms }),
+    ];
+    (call, 0u64..16, 0u64..8, 0u32..4, 0u32..10).prop_map(|(call, from, len, n, kind)| {
+        let outcome = match (&call, kind) {
+            (_, 0) => Outcome::Unknown,
+            (Call::Get, 1..=5) => saw(n % 3),
+            (Call::Get, 6) => Outcome::Value(Value::Int(n.into())),
+            (Call::Get, _) => Outcome::Nil,
+            (Call::Set { nx: true, .. }, 1..=4) => Outcome::Nil,
+            (Call::Set { .. }, _) => Outcome::Ok,
+            (Call::Append(_), _) => Outcome::Int(4 + i64::from(kind % 2) * 4),
+            (_, 1) => Outcome::Refused,
+            (Call::Del, _) => Outcome::Int(i64::from(n % 2)),
+            _ => Outcome::Int(n.into()),
+        };
+        let to = if outcome == Outcome::Unknown {
+            NEVER
+        } else {
+            from + len
+        };
+        op(from, to, call, outcome)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_checker_agrees_with_brute_force(ops in prop::collection::vec(any_op(), 1..8)) {
+        let mut ops = ops;
+        ops.sort_by_key(|op| op.invoke_ns);
+        let expected = brute(&Key::default(), &ops);
+        prop_assert_eq!(judge(ops).linearizable(), expected);
+    }
+
+    #[test]
+    fn short_simulated_histories_are_accepted(seed: u64, clients in 1u16..12, unknown in 0u64..30) {
+        let history = simulate(seed, clients, 5, 150, unknown);
+        let verdict = check(&history, CheckOptions::default());
+        prop_assert!(verdict.linearizable(), "{}", verdict.explain());
+    }
+
+    #[test]
+    fn one_changed_outcome_gets_the_verdict_of_brute_force(seed: u64, at in 0usize..9, n in 0i64..3) {
+        // Changed outcomes of true histories come nearer to the border than random ones do.
+        let mut history = simulate(seed, 3, 5, 200, 0);
+        let key = history.ops[at].key;
+        history.ops.retain(|op| op.key == key);
+        history.ops.truncate(9);
+        let at = at % history.ops.len();
+        let op = &mut history.ops[at];
+        op.outcome = match &op.outcome {
+            Outcome::Ok => Outcome::Nil,
+            Outcome::Int(_) => Outcome::Int(n),
+            Outcome::Nil if op.call.writes() => Outcome::Ok,
+            _ => Outcome::Nil,
+        };
+        let options = CheckOptions { lease_slack_ms: 0, ..CheckOptions::default() };
+        prop_assert_eq!(check(&history, options).linearizable(), brute(&Key::default(), &history.ops));
+    }
+}

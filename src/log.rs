@@ -1,0 +1,158 @@
+//! `tandem log`: what is in a log.
+
+use crate::cli::LogArgs;
+use crate::failure::{During, Outcome};
+use crate::report::table::{Align, Table};
+use replay::codec::from_bytes;
+use replay::file::{LogReader, Tail};
+use replay::{ClockKind, Kind};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::Write;
+use vmm::machine::MachineConfig;
+
+/// Entries of one kind.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Share {
+    /// How many.
+    pub count: u64,
+    /// Their encoded bytes.
+    pub bytes: u64,
+    /// Their bandwidth over the whole log.
+    pub mbit_s: f64,
+}
+
+/// What a log holds.
+#[derive(Debug, Serialize)]
+struct Summary {
+    guest: String,
+    cpu_model: String,
+    clock_kind: ClockKind,
+    entries: u64,
+    clock: u64,
+    seconds: f64,
+    file_bytes: u64,
+    /// Whether the log ends with its `End` entry.
+    whole: bool,
+    tail: Option<Tail>,
+    kinds: BTreeMap<Kind, Share>,
+}
+
+/// Bandwidth of `bytes` in `us` microseconds.
+#[must_use]
+pub fn mbit_s(bytes: u64, us: u64) -> f64 {
+    if us == 0 {
+        0.0
+    } else {
+        bytes as f64 * 8.0 / us as f64
+    }
+}
+
+/// Says what is in a log.
+pub fn log(args: &LogArgs) -> Outcome {
+    let mut reader = LogReader::open(&args.log)?;
+    let config: MachineConfig = from_bytes(&reader.header().config).during(format_args!(
+        "{}: machine configuration",
+        args.log.display()
+    ))?;
+    let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
+    let (mut entries, mut clock) = (0, 0);
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    while let Some((entry, bytes)) = reader.read()? {
+        let share = kinds.entry(entry.event.kind()).or_default();
+        share.count += 1;
+        share.bytes += bytes as u64;
+        clock = entry.clock.0;
+        if args.entries {
+            let text = replay::replayer::describe(replay::LogIndex(entries), &entry);
+            if writeln!(out, "{text}").is_err() {
+                return Ok(()); // the reader of our output has seen enough
+            }
+        }
+        entries += 1;
+    }
+    drop(out);
+    for share in kinds.values_mut() {
+        share.mbit_s = mbit_s(share.bytes, reader.at_us());
+    }
+    let summary = Summary {
+        guest: config.guest,
+        cpu_model: reader.header().cpu_model.clone(),
+        clock_kind: reader.header().clock_kind,
+        entries,
+        clock,
+        seconds: reader.at_us() as f64 / 1e6,
+        file_bytes: reader.offset(),
+        whole: reader.ended(),
+        tail: reader.tail().cloned(),
+        kinds,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&summary).during("report")?);
+    } else if !args.entries {
+        print(&summary);
+    }
+    if let Some(tail) = &summary.tail {
+        eprintln!(
+            "tandem: {}: {} at byte {}: entries from {} on are lost",
+            args.log.display(),
+            tail.what,
+            tail.offset,
+            tail.entry
+        );
+    } else if !summary.whole {
+        eprintln!(
+            "tandem: {}: the recording was cut off: it has no end entry",
+            args.log.display()
+        );
+    }
+    Ok(())
+}
+
+fn print(summary: &Summary) {
+    println!(
+        "guest {} on CPU model {}, clock {} ({}), {:.2} s",
+        summary.guest, summary.cpu_model, summary.clock, summary.clock_kind, summary.seconds
+    );
+    let columns = [
+        ("kind", Align::Left),
+        ("entries", Align::Right),
+        ("bytes", Align::Right),
+        ("bytes/entry", Align::Right),
+        ("Mbit/s", Align::Right),
+    ];
+    let mut table = Table::new(&columns);
+    let (mut count, mut bytes, mut rate) = (0, 0, 0.0);
+    for (kind, share) in &summary.kinds {
+        count += share.count;
+        bytes += share.bytes;
+        rate += share.mbit_s;
+        table.row(row(
+            &kind_name(*kind),
+            share.count,
+            share.bytes,
+            share.mbit_s,
+        ));
+    }
+    table.row(row("all", count, bytes, rate));
+    print!("{table}");
+}
+
+fn row(name: &str, count: u64, bytes: u64, rate: f64) -> [String; 5] {
+    [
+        name.to_owned(),
+        count.to_string(),
+        bytes.to_string(),
+        format!("{:.1}", bytes as f64 / count.max(1) as f64),
+        format!("{rate:.3}"),
+    ]
+}
+
+/// A kind's name as in JSON.
+#[must_use]
+pub fn kind_name(kind: Kind) -> String {
+    serde_json::to_string(&kind)
+        .unwrap_or_default()
+        .trim_matches('"')
+        .to_owned()
+}

@@ -1,0 +1,168 @@
+//! What stands behind the devices of one machine, and where its outputs go.
+
+use crate::cli::{MachineArgs, NetArg};
+use crate::failure::{During, Outcome};
+use replay::{Arrival, InputsError, LogIndex, Outlet, Output};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use vmm::backends::console::Console;
+use vmm::backends::disk::DiskFile;
+use vmm::backends::shadow::Shadow;
+use vmm::backends::switch::SwitchPort;
+use vmm::backends::tap::Tap;
+use vmm::backends::{ArrivalSink, NetPort};
+use vmm::machine::live::Inbox;
+
+/// The backends of one machine.
+pub struct Outside {
+    net: Option<Box<dyn NetPort>>,
+    disk: Option<DiskFile>,
+    console: Option<Console>,
+}
+
+impl Outside {
+    /// Sends `output` where it belongs. Never waits for long.
+    pub fn emit(&self, output: Output) {
+        match output {
+            Output::Frame(frame) => {
+                if let Some(net) = &self.net {
+                    net.send(&frame);
+                }
+            }
+            Output::Console(bytes) => {
+                if let Some(console) = &self.console {
+                    console.write(&bytes);
+                }
+            }
+            Output::DiskRead { .. } | Output::DiskWrite { .. } | Output::DiskFlush { .. } => {
+                if let Some(disk) = &self.disk {
+                    disk.submit(output);
+                }
+            }
+            Output::PowerOff { .. } => {}
+        }
+    }
+
+    /// Tells the network where the guest is now.
+    pub fn announce(&self, mac: [u8; 6]) {
+        if let Some(net) = &self.net {
+            net.announce(mac);
+        }
+    }
+}
+
+/// Plugs a machine in; what arrives goes to `sink`.
+pub fn plug_in(
+    net: Option<&NetArg>,
+    disk: Option<&Path>,
+    quiet: bool,
+    mac: [u8; 6],
+    sink: &Arc<dyn ArrivalSink>,
+) -> Outcome<Arc<Outside>> {
+    let net: Option<Box<dyn NetPort>> = match net {
+        None => None,
+        Some(NetArg::Tap(name)) => Some(Box::new(Tap::open(name, mac, sink.clone())?)),
+        Some(NetArg::Switch(path)) => Some(Box::new(SwitchPort::connect(path, mac, sink.clone())?)),
+    };
+    let disk = disk
+        .map(|path| DiskFile::open(path, sink.clone()))
+        .transpose()?;
+    let console = (!quiet).then(Console::stdout);
+    Ok(Arc::new(Outside { net, disk, console }))
+}
+
+/// The backends a machine's arguments ask for.
+pub fn for_machine(args: &MachineArgs, sink: &Arc<dyn ArrivalSink>) -> Outcome<Arc<Outside>> {
+    plug_in(
+        args.net.as_ref(),
+        args.disk.as_deref(),
+        args.quiet,
+        args.mac.0,
+        sink,
+    )
+    .during("cannot plug the machine in")
+}
+
+/// Outputs that leave at once.
+pub struct Direct(pub Arc<Outside>);
+
+impl Outlet for Direct {
+    fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
+        self.0.emit(output);
+        Ok(())
+    }
+}
+
+/// Outputs nobody wants, but for the console's if a reader asked for it.
+pub struct Discard {
+    /// Where console bytes go.
+    pub console: Option<Console>,
+}
+
+impl Outlet for Discard {
+    fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
+        if let (Output::Console(bytes), Some(console)) = (output, &self.console) {
+            console.write(&bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Arrivals of a backup: frames are remembered, until it goes live and they reach the guest.
+pub struct BackupSink {
+    live: AtomicBool,
+    inbox: Arc<Inbox>,
+    shadow: Mutex<Shadow>,
+}
+
+impl BackupSink {
+    /// For a backup whose guest will take arrivals from `inbox` once live.
+    pub fn new(inbox: Arc<Inbox>) -> Arc<Self> {
+        Arc::new(Self {
+            live: AtomicBool::new(false),
+            inbox,
+            shadow: Mutex::default(),
+        })
+    }
+
+    fn shadow(&self) -> std::sync::MutexGuard<'_, Shadow> {
+        self.shadow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The primary's guest was given `frame`.
+    pub fn replayed(&self, frame: &[u8]) {
+        self.shadow().replayed(frame);
+    }
+
+    /// From now on what arrives reaches the guest, after the frames its primary did not log. Returns
+    /// how many those are.
+    pub fn go_live(&self) -> usize {
+        // Under the lock, so that no frame can overtake those remembered.
+        let mut shadow = self.shadow();
+        let frames = shadow.take();
+        let count = frames.len();
+        for frame in frames {
+            self.inbox.push(Arrival::Frame(frame));
+        }
+        self.live.store(true, Ordering::SeqCst);
+        count
+    }
+}
+
+impl ArrivalSink for BackupSink {
+    fn push(&self, arrival: Arrival) -> bool {
+        if self.live.load(Ordering::SeqCst) {
+            return self.inbox.push(arrival);
+        }
+        let mut shadow = self.shadow();
+        if self.live.load(Ordering::SeqCst) {
+            return self.inbox.push(arrival);
+        }
+        if let Arrival::Frame(frame) = arrival {
+            shadow.saw(frame);
+        }
+        true
+    }
+}

@@ -1,0 +1,350 @@
+//! `tandem backup`.
+
+use super::super::outside::{self, BackupSink, Outside};
+use super::super::setup;
+use super::control::{Control, Side};
+use super::events::Events;
+use super::inputs::{FailoverInputs, GoLive};
+use super::primary::incarnation;
+use super::report::{self, Reporter};
+use super::{Message, Offer, VcpuEvent, kvm_name};
+use crate::cli::BackupArgs;
+use crate::failure::{During, Failure, Outcome};
+use crate::signals;
+use logchannel::role::{Event, RoleMachine};
+use logchannel::{Bye, Connection, Hello, Receiver, ReceiverHandle, ReceiverOptions, answer};
+use replay::codec::from_bytes;
+use replay::{Arrival, InputsError, Output};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver as Inlet, Sender as Outlet, SyncSender, channel, sync_channel};
+use std::time::Duration;
+use testandset::VmId;
+use vmm::backends::ArrivalSink;
+use vmm::machine::live::Inbox;
+use vmm::machine::{Ended, MachineError};
+
+/// Longest time for a primary to greet, once connected, and for its machine to be made here.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+
+struct BackupSide {
+    receiver: ReceiverHandle,
+    inbox: Arc<Inbox>,
+    outside: Arc<Outside>,
+    mac: [u8; 6],
+    outputs: Vec<Output>,
+    reply: Option<SyncSender<bool>>,
+    live: bool,
+    ended: Option<Ended>,
+}
+
+impl Side for BackupSide {
+    fn open_gate(&mut self) -> Outcome {
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        self.receiver.finish();
+    }
+
+    fn announce(&mut self) {
+        self.outside.announce(self.mac);
+    }
+
+    fn reemit(&mut self) -> usize {
+        let outputs = std::mem::take(&mut self.outputs);
+        let count = outputs.len();
+        for output in outputs {
+            self.outside.emit(output);
+        }
+        count
+    }
+
+    fn go_live(&mut self) {
+        self.live = true;
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(true);
+        }
+    }
+
+    fn stop_guest(&mut self) {
+        self.inbox.push(Arrival::Stop);
+    }
+
+    fn halt(&mut self) {
+        self.reply = None;
+        self.receiver.stop();
+    }
+
+    fn leave(&mut self) {
+        if !self.live {
+            self.receiver.bye(Bye::Stop);
+        }
+        self.reply = None;
+    }
+
+    fn vcpu(&mut self, event: VcpuEvent, events: &mut Events) -> Option<Event> {
+        match event {
+            VcpuEvent::Drained { outputs, reply } => {
+                events.note(
+                    "drained",
+                    format_args!("{} outputs suppressed", outputs.len()),
+                );
+                self.outputs = outputs;
+                self.reply = Some(reply);
+                Some(Event::Drained)
+            }
+            VcpuEvent::Live { frames } => {
+                events.note(
+                    "live",
+                    format_args!("{frames} frames the primary had not logged"),
+                );
+                None
+            }
+            VcpuEvent::Ended { ended, outputs } => {
+                events.note("guest_ended", format_args!("status {}", ended.code));
+                self.ended = Some(ended);
+                self.outputs = outputs;
+                Some(Event::PowerOff)
+            }
+            VcpuEvent::Diverged(why) => {
+                events.note("diverged", &why);
+                eprintln!("tandem: {why}");
+                Some(Event::Diverged)
+            }
+            VcpuEvent::Failed(why) => {
+                events.note("failed", &why);
+                Some(Event::Failed { why })
+            }
+        }
+    }
+
+    fn exit_status(&self) -> Option<u32> {
+        self.ended.map(|ended| ended.code)
+    }
+
+    fn lag_ms(&self) -> u64 {
+        0
+    }
+}
+
+/// Follows a primary.
+pub fn backup(args: BackupArgs) -> Outcome {
+    let set = signals::block()?;
+    let vm = VmId::new(args.replica.vm.as_str())?;
+    let contender = incarnation(&args.replica, "backup")?;
+    let arbiter = testandset::parse(&args.replica.arbiter)?;
+    let mut events = Events::open("backup", args.replica.events.as_deref())?;
+    let listener = TcpListener::bind(args.listen).during(format_args!(
+        "cannot listen on {} (is another backup using the port?)",
+        args.listen
+    ))?;
+    let (to_control, messages) = channel();
+    let stop = to_control.clone();
+    signals::watch(set, move || {
+        // Nothing runs yet until a primary comes: there is nobody to tell.
+        if stop.send(Message::StopAsked).is_err() {
+            std::process::exit(1);
+        }
+    })?;
+    let address = listener.local_addr().during("cannot listen")?;
+    let identity = report::identity(&args.replica, &address.to_string())?;
+    if let Some(identity) = &identity {
+        identity.hello();
+    }
+    events.note("listening", address);
+    let inbox = Inbox::new();
+    let (connection, hello, started) =
+        accept(&args, &listener, &vm, &inbox, &to_control, &messages)?;
+    drop(listener);
+    let options = ReceiverOptions {
+        buffer_max: (args.replica.log_buffer as usize) << 20,
+        ..Default::default()
+    };
+    let link = to_control.clone();
+    let receiver = Receiver::start(connection, options, move |end| {
+        let _ = link.send(Message::Link(end));
+    })
+    .during("cannot start the logging channel")?;
+    events.note("backup", format_args!("{vm} of {}", hello.incarnation));
+    let side = BackupSide {
+        receiver: receiver.handle(),
+        inbox,
+        outside: started.outside,
+        mac: started.mac,
+        outputs: Vec::new(),
+        reply: None,
+        live: false,
+        ended: None,
+    };
+    let reporter = Reporter::start(identity, to_control.clone())?;
+    started
+        .give_receiver
+        .send(receiver)
+        .during("the vCPU thread failed")?;
+    let role = RoleMachine::backup(hello.view);
+    Control {
+        role,
+        side,
+        arbiter,
+        vm,
+        contender,
+        events,
+        reporter,
+        messages,
+    }
+    .run()
+}
+
+/// A machine that was booted as a primary asked, and waits for entries.
+struct Started {
+    outside: Arc<Outside>,
+    mac: [u8; 6],
+    give_receiver: SyncSender<Receiver>,
+}
+
+/// Waits for a primary this backup can follow. One that is refused does not end it.
+fn accept(
+    args: &BackupArgs,
+    listener: &TcpListener,
+    vm: &VmId,
+    inbox: &Arc<Inbox>,
+    control: &Outlet<Message>,
+    messages: &Inlet<Message>,
+) -> Outcome<(Connection, Hello, Started)> {
+    loop {
+        let socket = wait_for_connection(listener, messages)?;
+        let mut started = None;
+        let decide = |hello: &Hello| -> Result<(), String> {
+            let machine = start(args, vm, hello, inbox, control).map_err(|e| e.to_string())?;
+            started = Some(machine);
+            Ok(())
+        };
+        match (answer(socket, HANDSHAKE, decide), started) {
+            (Ok((connection, hello)), Some(started)) => return Ok((connection, hello, started)),
+            (Err(e), _) => {
+                eprintln!("tandem: a primary was turned away: {e}");
+            }
+            (Ok(_), None) => unreachable!("a welcome primary's machine was started"),
+        }
+    }
+}
+
+/// Waits for a connection or for being asked to stop.
+fn wait_for_connection(
+    listener: &TcpListener,
+    messages: &Inlet<Message>,
+) -> Outcome<std::net::TcpStream> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    use std::os::fd::AsFd;
+    loop {
+        if let Ok(Message::StopAsked) = messages.try_recv() {
+            return Err(Failure::new("stopped before a primary came"));
+        }
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, 100u16) {
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(listener.accept().during("cannot accept a primary")?.0),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Boots the machine `hello` describes, on a vCPU thread that then waits for the receiver.
+fn start(
+    args: &BackupArgs,
+    vm: &VmId,
+    hello: &Hello,
+    inbox: &Arc<Inbox>,
+    control: &Outlet<Message>,
+) -> Outcome<Started> {
+    if hello.vm != vm.to_string() {
+        return Err(Failure::new(format!(
+            "this is a backup for '{vm}', not for '{}'",
+            hello.vm
+        )));
+    }
+    let offer: Offer = from_bytes(&hello.config).during("the machine's configuration")?;
+    if offer.kvm != kvm_name() {
+        return Err(Failure::new(format!(
+            "this host's KVM is {}, the primary's {}: the same guest may differ on them",
+            kvm_name(),
+            offer.kvm
+        )));
+    }
+    let config = offer.config;
+    let sectors = args.disk.as_deref().map(setup::disk_sectors).transpose()?;
+    if config.disk_sectors != sectors {
+        return Err(Failure::new(format!(
+            "the primary's disk has {} sectors, this backup's {} (--disk must name the shared disk)",
+            config.disk_sectors.unwrap_or(0),
+            sectors.unwrap_or(0)
+        )));
+    }
+    let mac = config.mac;
+    let prepared = setup::prepare(setup::follow(config, args.image.as_deref())?)?;
+    let sink = BackupSink::new(inbox.clone());
+    let arrivals: Arc<dyn ArrivalSink> = sink.clone();
+    let outside = outside::plug_in(
+        args.net.as_ref(),
+        args.disk.as_deref(),
+        args.quiet,
+        mac,
+        &arrivals,
+    )?;
+    let (tell_state, first_state) = sync_channel(1);
+    let (give_receiver, take_receiver) = sync_channel::<Receiver>(1);
+    let pages = prepared.config().memory_bytes() / 4096;
+    let next = GoLive {
+        control: control.clone(),
+        inbox: inbox.clone(),
+        sink,
+        outside: outside.clone(),
+        pages,
+    };
+    let control = control.clone();
+    let vcpu = move || {
+        let (mut machine, state) = match prepared.boot() {
+            Ok(booted) => booted,
+            Err(e) => return drop(tell_state.send(Err(e.to_string()))),
+        };
+        let _ = tell_state.send(Ok(state));
+        // A primary that was turned away after all leaves no receiver.
+        let Ok(receiver) = take_receiver.recv() else {
+            return;
+        };
+        let mut inputs = FailoverInputs::new(receiver, next);
+        let event = match machine.run(&mut inputs) {
+            Ok(ended) => VcpuEvent::Ended {
+                ended,
+                outputs: inputs.take_suppressed(),
+            },
+            Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
+                VcpuEvent::Diverged(divergence.to_string())
+            }
+            Err(e) => VcpuEvent::Failed(e.to_string()),
+        };
+        let _ = control.send(Message::Vcpu(event));
+        // The receiver's threads go on acking until the process ends.
+        std::mem::forget(inputs);
+    };
+    std::thread::Builder::new()
+        .name("vcpu".into())
+        .spawn(vcpu)
+        .during("cannot start a thread")?;
+    let state = first_state
+        .recv()
+        .during("the vCPU thread failed")?
+        .map_err(Failure::new)?;
+    if state != hello.first_digest {
+        return Err(Failure::new(format!(
+            "the machine's first state has digest {state:016x} here and {:016x} at the primary",
+            hello.first_digest
+        )));
+    }
+    Ok(Started {
+        outside,
+        mac,
+        give_receiver,
+    })
+}

@@ -1,0 +1,207 @@
+//! The control thread of a replica: carries out what the role machine commands.
+
+use super::events::Events;
+use super::report::Reporter;
+use super::{Message, VcpuEvent};
+use crate::failure::{Failure, Outcome};
+use logchannel::LinkEnd;
+use logchannel::role::{Command, Event, RoleMachine, ViewNumber};
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use testandset::{Arbiter, Contender, Flag, Verdict, VmId};
+
+/// Time between two questions to an arbiter that is out of reach.
+const RETRY: Duration = Duration::from_millis(100);
+/// Time between two notes of a replica's counters.
+const METRICS: Duration = Duration::from_millis(250);
+
+/// What differs between the two sides.
+pub trait Side {
+    /// The gate opens: outputs leave at once from now on.
+    fn open_gate(&mut self) -> Outcome;
+    /// Every entry that came is to be executed.
+    fn drain(&mut self);
+    /// The network is told where the guest is now.
+    fn announce(&mut self);
+    /// What was suppressed leaves, in order. How many outputs that is.
+    fn reemit(&mut self) -> usize;
+    /// The vCPU goes on with live inputs.
+    fn go_live(&mut self);
+    /// The guest is asked to end, by the log.
+    fn stop_guest(&mut self);
+    /// Nothing leaves any more.
+    fn halt(&mut self);
+    /// This replica leaves in an orderly way.
+    fn leave(&mut self);
+    /// The vCPU thread says something that concerns this side; what that means for the role.
+    fn vcpu(&mut self, event: VcpuEvent, events: &mut Events) -> Option<Event>;
+    /// The guest's exit status, once it ended.
+    fn exit_status(&self) -> Option<u32>;
+    /// How far execution lags behind, in milliseconds.
+    fn lag_ms(&self) -> u64;
+    /// Its counters, if it keeps any, for the events file.
+    fn metrics(&self) -> Option<serde_json::Value> {
+        None
+    }
+}
+
+/// Runs one replica's role to its end.
+pub struct Control<S> {
+    pub role: RoleMachine,
+    pub side: S,
+    pub arbiter: Box<dyn Arbiter>,
+    pub vm: VmId,
+    pub contender: Contender,
+    pub events: Events,
+    pub reporter: Reporter,
+    pub messages: Receiver<Message>,
+}
+
+impl<S: Side> Control<S> {
+    /// Runs until the role is final.
+    pub fn run(mut self) -> Outcome {
+        let mut retry_at: Option<Instant> = None;
+        let mut todo: VecDeque<Event> = VecDeque::new();
+        let mut halted: Option<String> = None;
+        let mut metrics_at = Instant::now();
+        loop {
+            if self.events.are_kept() && metrics_at <= Instant::now() {
+                self.note_metrics();
+                metrics_at = Instant::now() + METRICS;
+            }
+            self.reporter
+                .tell(self.role.role(), self.role.view().0, self.side.lag_ms());
+            while let Some(event) = todo.pop_front() {
+                for command in self.role.handle(event) {
+                    if let Command::Halt { why } = &command {
+                        halted = Some(why.clone());
+                    }
+                    todo.extend(self.carry_out(command, &mut retry_at));
+                }
+            }
+            if self.role.is_final() {
+                break;
+            }
+            let timeout = match retry_at {
+                Some(at) => at.saturating_duration_since(Instant::now()),
+                None => self.reporter.interval(),
+            };
+            let timeout = if self.events.are_kept() {
+                timeout.min(metrics_at.saturating_duration_since(Instant::now()))
+            } else {
+                timeout
+            };
+            match self.messages.recv_timeout(timeout) {
+                Ok(message) => todo.extend(self.heard(message)),
+                Err(RecvTimeoutError::Timeout) => {
+                    if retry_at.is_some_and(|at| at <= Instant::now()) {
+                        retry_at = None;
+                        todo.push_back(Event::RetryTick);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    todo.push_back(Event::Failed {
+                        why: "its vCPU thread is gone".into(),
+                    });
+                }
+            }
+        }
+        self.note_metrics();
+        self.reporter.ended(self.side.exit_status().is_some());
+        match (halted, self.side.exit_status()) {
+            (Some(why), _) => Err(Failure::new(format!("this replica halted: {why}"))),
+            (None, Some(code)) if code != 0 => {
+                Err(Failure::new(format!("the guest ended with status {code}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn note_metrics(&mut self) {
+        if let Some(metrics) = self.side.metrics() {
+            self.events.note("metrics", metrics);
+        }
+    }
+
+    fn heard(&mut self, message: Message) -> Option<Event> {
+        match message {
+            Message::StopAsked => {
+                self.events.note("stop_asked", "");
+                Some(Event::StopAsked)
+            }
+            Message::Link(end) => {
+                self.events.note("link_end", &end);
+                match end {
+                    LinkEnd::Lost(_) => Some(Event::LinkLost),
+                    LinkEnd::Bye(_) => Some(Event::PeerBye),
+                    LinkEnd::Left => None,
+                    LinkEnd::OutletFailed(why) => Some(Event::Failed { why }),
+                }
+            }
+            Message::Vcpu(event) => self.side.vcpu(event, &mut self.events),
+        }
+    }
+
+    fn carry_out(&mut self, command: Command, retry_at: &mut Option<Instant>) -> Option<Event> {
+        match command {
+            Command::HoldOutputs => self.events.note("hold", "outputs wait for the flag"),
+            Command::TestAndSet { view } => return Some(self.test_and_set(view)),
+            Command::RetryLater => *retry_at = Some(Instant::now() + RETRY),
+            Command::Drain => self.side.drain(),
+            Command::Announce => {
+                self.side.announce();
+                self.events.note("announced", "");
+            }
+            Command::Reemit => {
+                let count = self.side.reemit();
+                self.events.note("reemitted", count);
+            }
+            Command::OpenGate => {
+                if let Err(e) = self.side.open_gate() {
+                    return Some(Event::Failed { why: e.to_string() });
+                }
+            }
+            Command::ReportView { view } => {
+                self.events.note("solo", format_args!("view {view}"));
+                self.reporter.report_solo(view.0);
+            }
+            Command::GoLive { .. } => self.side.go_live(),
+            Command::StopGuest => self.side.stop_guest(),
+            Command::Halt { why } => {
+                self.side.halt();
+                self.events.note("halted", why);
+            }
+            Command::End => {
+                self.side.leave();
+                self.events.note("ended", "");
+            }
+        }
+        None
+    }
+
+    fn test_and_set(&mut self, view: ViewNumber) -> Event {
+        let flag = Flag {
+            vm: self.vm.clone(),
+            view: testandset::ViewNumber(view.0),
+        };
+        match self.arbiter.test_and_set(&flag, &self.contender) {
+            Ok(Verdict::Won) => {
+                self.events.note("flag_won", format_args!("view {view}"));
+                Event::FlagWon
+            }
+            Ok(Verdict::Lost { holder }) => {
+                self.events
+                    .note("flag_lost", format_args!("view {view}, to {holder}"));
+                Event::FlagLost {
+                    holder: holder.to_string(),
+                }
+            }
+            Err(e) => {
+                self.events.note("arbiter_unreachable", &e);
+                tracing::warn!("the arbiter gave no answer, asking again: {e}");
+                Event::FlagUnreachable
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! One replica of a protected machine, as a process.
+//!
+//! ```text
+//!            control thread (this process's main)
+//!   link end ─▶ role machine ◀─ vCPU: drained, ended, failed
+//!   flag ─────▶     │
+//!                   ├─▶ arbiter, viewservice
+//!                   └─▶ gate, go-live, halt
+//! ```
+
+mod backup;
+mod control;
+mod events;
+mod inputs;
+mod primary;
+mod report;
+
+pub use backup::backup;
+pub use events::Line;
+pub use primary::primary;
+
+use replay::Output;
+use serde::{Deserialize, Serialize};
+use std::sync::mpsc::SyncSender;
+use vmm::kvm::KvmKind;
+use vmm::machine::{Ended, MachineConfig};
+
+/// What a primary tells its backup of the machine.
+#[derive(Serialize, Deserialize)]
+struct Offer {
+    config: MachineConfig,
+    /// The kind of KVM the primary runs on.
+    kvm: String,
+}
+
+impl Offer {
+    fn new(config: &MachineConfig) -> Self {
+        Self {
+            config: config.clone(),
+            kvm: kvm_name().to_owned(),
+        }
+    }
+}
+
+fn kvm_name() -> &'static str {
+    match KvmKind::of_this_host() {
+        KvmKind::Hardware => "hardware-virtualised",
+        KvmKind::Software => "software-virtualised",
+    }
+}
+
+/// What reaches the control thread.
+enum Message {
+    /// The link ended.
+    Link(logchannel::LinkEnd),
+    /// The vCPU thread has something to say.
+    Vcpu(VcpuEvent),
+    /// Somebody asks this process to end.
+    StopAsked,
+}
+
+/// What a vCPU thread says.
+enum VcpuEvent {
+    /// A backup executed every entry there is; it waits to be told to go live.
+    Drained {
+        /// What it suppressed and nobody may have seen.
+        outputs: Vec<Output>,
+        /// To be answered with whether to go live.
+        reply: SyncSender<bool>,
+    },
+    /// The guest takes live inputs from now on.
+    Live {
+        /// Frames that were seen but not logged by the dead primary.
+        frames: usize,
+    },
+    /// The machine ended.
+    Ended {
+        /// How.
+        ended: Ended,
+        /// What was suppressed and nobody may have seen.
+        outputs: Vec<Output>,
+    },
+    /// Replay differs from the recording.
+    Diverged(String),
+    /// The machine cannot go on.
+    Failed(String),
+}

@@ -1,0 +1,340 @@
+//! `tandem primary`.
+
+use super::super::{outside, setup};
+use super::control::{Control, Side};
+use super::events::Events;
+use super::report::{self, Reporter};
+use super::{Message, Offer, VcpuEvent};
+use crate::cli::{PrimaryArgs, ReplicaArgs};
+use crate::failure::{During, Failure, Outcome};
+use crate::signals;
+use logchannel::role::{Event, RoleMachine, ViewNumber};
+use logchannel::{Bye, GateOutlet, Hello, Sender, SenderHandle, SenderOptions, Settings, offer};
+use replay::recorder::{Recorder, StatePace};
+use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::mpsc::{self, channel, sync_channel};
+use std::time::Duration;
+use testandset::{Contender, VmId};
+use vmm::backends::ArrivalSink;
+use vmm::machine::live::{GuestTime, Inbox, Live};
+use vmm::machine::{Ended, MachineError};
+
+/// The first view of a pair, unless a viewservice names another.
+const FIRST_VIEW: ViewNumber = ViewNumber(1);
+/// Longest time for the backup to answer.
+const HANDSHAKE: Duration = Duration::from_secs(20);
+
+/// Sends released outputs to the backends, from whatever thread releases them.
+struct Released(Arc<outside::Outside>);
+
+impl Outlet for Released {
+    fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
+        self.0.emit(output);
+        Ok(())
+    }
+}
+
+/// Execution lag above which the primary is slowed, in microseconds. It is what a failover waits for
+/// before the guest is live again.
+const LAG_BOUND_US: u64 = 20_000;
+/// Longest pause per millisecond of guest run, in microseconds: at worst the guest has a fifth of its
+/// speed until the backup has caught up.
+const PAUSE_MAX_US: u64 = 4_000;
+
+/// How long to pause after a millisecond of guest run, at a lag of `lag_us`: nothing up to the bound,
+/// then more the larger the lag is, so that it settles where both run equally fast.
+fn pause_us(lag_us: u64) -> u64 {
+    (lag_us.saturating_sub(LAG_BOUND_US) / 16).min(PAUSE_MAX_US)
+}
+
+/// The logging channel, with a brake, and a way to die at a given entry.
+struct Channel {
+    sender: Sender,
+    handle: SenderHandle,
+    die_at: Option<u64>,
+}
+
+impl Channel {
+    /// Slows the vCPU while its backup lags behind (P15).
+    fn brake(&self) {
+        let pause = pause_us(self.handle.lag().us);
+        if pause > 0 {
+            // Sleeping reads no clock, and a kick cuts it short at worst.
+            std::thread::sleep(Duration::from_micros(pause));
+        }
+    }
+}
+
+impl LogSink for Channel {
+    fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError> {
+        let index = self.sender.append(entry)?;
+        if entry.stand.is_none() {
+            self.sender.flush()?;
+            self.brake();
+        }
+        if self.die_at == Some(index.0) {
+            self.sender.flush()?;
+            // SAFETY: ending this very process is what is asked for.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        Ok(index)
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        self.sender.flush()
+    }
+
+    fn is_followed(&self) -> bool {
+        self.sender.is_followed()
+    }
+}
+
+struct PrimarySide {
+    sender: SenderHandle,
+    inbox: Arc<Inbox>,
+    ended: Option<Ended>,
+}
+
+impl Side for PrimarySide {
+    fn open_gate(&mut self) -> Outcome {
+        Ok(self.sender.solo()?)
+    }
+
+    fn drain(&mut self) {}
+
+    fn announce(&mut self) {}
+
+    fn reemit(&mut self) -> usize {
+        0
+    }
+
+    fn go_live(&mut self) {}
+
+    fn stop_guest(&mut self) {
+        self.inbox.push(Arrival::Stop);
+    }
+
+    fn halt(&mut self) {
+        self.sender.halt();
+    }
+
+    fn leave(&mut self) {}
+
+    fn vcpu(&mut self, event: VcpuEvent, events: &mut Events) -> Option<Event> {
+        match event {
+            VcpuEvent::Ended { ended, .. } => {
+                events.note("guest_ended", format_args!("status {}", ended.code));
+                self.ended = Some(ended);
+                Some(Event::PowerOff)
+            }
+            VcpuEvent::Diverged(why) | VcpuEvent::Failed(why) => {
+                events.note("failed", &why);
+                Some(Event::Failed { why })
+            }
+            VcpuEvent::Drained { .. } | VcpuEvent::Live { .. } => None,
+        }
+    }
+
+    fn exit_status(&self) -> Option<u32> {
+        self.ended.map(|ended| ended.code)
+    }
+
+    fn lag_ms(&self) -> u64 {
+        self.sender.lag().us / 1000
+    }
+
+    fn metrics(&self) -> Option<serde_json::Value> {
+        Some(serde_json::json!({
+            "link": self.sender.metrics(),
+            "cursors": self.sender.cursors(),
+            "lag": self.sender.lag(),
+            "tick_late_us": self.inbox.lateness().snapshot(),
+        }))
+    }
+}
+
+/// Names this replica for the arbiter: no two incarnations share one.
+pub(super) fn incarnation(args: &ReplicaArgs, role: &str) -> Outcome<Contender> {
+    let name = format!(
+        "{}.{role}.{}.{}",
+        args.name,
+        std::process::id(),
+        vmm::hostclock::wall_ns()
+    );
+    Ok(Contender::new(name)?)
+}
+
+/// Runs a guest as primary.
+pub fn primary(args: PrimaryArgs) -> Outcome {
+    let set = signals::block()?;
+    let vm = VmId::new(args.replica.vm.as_str())?;
+    let contender = incarnation(&args.replica, "primary")?;
+    let arbiter = testandset::parse(&args.replica.arbiter)?;
+    let mut events = Events::open("primary", args.replica.events.as_deref())?;
+    let prepared = setup::prepare(setup::blueprint(&args.machine)?)?;
+    let config = prepared.config().clone();
+    let inbox = Inbox::new();
+    let sink: Arc<dyn ArrivalSink> = inbox.clone();
+    let outside = outside::for_machine(&args.machine, &sink)?;
+    let (to_control, messages) = channel();
+    let stop = to_control.clone();
+    signals::watch(set, move || {
+        let _ = stop.send(Message::StopAsked);
+    })?;
+
+    // The vCPU thread boots the machine, tells the digest of its first state, and waits for the link.
+    let (tell_state, first_state) = sync_channel(1);
+    let (give_sender, take_sender) = sync_channel::<(Channel, GateOutlet)>(1);
+    let (vcpu_inbox, vcpu_control) = (inbox.clone(), to_control.clone());
+    let vcpu = move || {
+        let result = prepared.boot().and_then(|(machine, state)| {
+            let _ = tell_state.send(Ok(state));
+            let Ok((channel, gate)) = take_sender.recv() else {
+                return Err(Failure::new("no link"));
+            };
+            run(machine, channel, gate, vcpu_inbox)
+        });
+        match result {
+            Ok(event) => drop(vcpu_control.send(Message::Vcpu(event))),
+            Err(e) => {
+                let _ = tell_state.try_send(Err(e.to_string()));
+                let _ = vcpu_control.send(Message::Vcpu(VcpuEvent::Failed(e.to_string())));
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("vcpu".into())
+        .spawn(vcpu)
+        .during("cannot start a thread")?;
+    let first_state = first_state
+        .recv()
+        .during("the vCPU thread failed")?
+        .map_err(Failure::new)?;
+
+    let identity = report::identity(&args.replica, &args.backup.to_string())?;
+    let view = match &identity {
+        Some(identity) => ViewNumber(identity.register(args.backup_name.as_deref())?),
+        None => FIRST_VIEW,
+    };
+    let hello = Hello {
+        vm: args.replica.vm.clone(),
+        incarnation: contender.to_string(),
+        view,
+        first_digest: first_state,
+        settings: settings(&args.replica),
+        config: replay::codec::to_bytes(&Offer::new(&config)),
+    };
+    let reporter = Reporter::start(identity, to_control.clone())?;
+    let sender = link(&args, &hello, &outside, to_control)?;
+    events.note(
+        "primary",
+        format_args!("{} with backup {}", vm, args.backup),
+    );
+    let side = PrimarySide {
+        sender: sender.handle(),
+        inbox,
+        ended: None,
+    };
+    let gate = sender.outlet();
+    let channel = Channel {
+        handle: sender.handle(),
+        sender,
+        die_at: args.die_at,
+    };
+    give_sender
+        .send((channel, gate))
+        .during("the vCPU thread failed")?;
+    let role = RoleMachine::primary(view);
+    Control {
+        role,
+        side,
+        arbiter,
+        vm,
+        contender,
+        events,
+        reporter,
+        messages,
+    }
+    .run()
+}
+
+/// Connects to the backup and agrees on the machine.
+fn link(
+    args: &PrimaryArgs,
+    hello: &Hello,
+    outside: &Arc<outside::Outside>,
+    control: mpsc::Sender<Message>,
+) -> Outcome<Sender> {
+    let socket =
+        TcpStream::connect_timeout(&args.backup, Duration::from_secs(5)).during(format_args!(
+            "cannot reach the backup at {} (is 'tandem backup' running?)",
+            args.backup
+        ))?;
+    let connection = offer(socket, hello, HANDSHAKE)?;
+    let options = SenderOptions {
+        buffer_max: u64::from(args.replica.log_buffer) << 20,
+    };
+    let on_end = move |end| {
+        let _ = control.send(Message::Link(end));
+    };
+    Sender::start(
+        connection,
+        Box::new(Released(outside.clone())),
+        options,
+        on_end,
+    )
+    .during("cannot start the logging channel")
+}
+
+fn settings(args: &ReplicaArgs) -> Settings {
+    Settings {
+        suspect_ms: args.suspect_ms,
+        ..Settings::default()
+    }
+}
+
+/// Runs the guest to its end, on the vCPU thread.
+fn run(
+    mut machine: vmm::machine::Machine<vmm::kvm::KvmEngine>,
+    channel: Channel,
+    gate: GateOutlet,
+    inbox: Arc<Inbox>,
+) -> Outcome<VcpuEvent> {
+    let live = Live::new(inbox, GuestTime::default(), true).during("no timer")?;
+    let pages = machine.config().memory_bytes() / 4096;
+    let mut recorder = Recorder::new(live, channel, gate, StatePace::default(), pages);
+    match machine.run(&mut recorder) {
+        Ok(ended) => {
+            let bye = if ended.stopped {
+                Bye::Stop
+            } else {
+                Bye::PowerOff { code: ended.code }
+            };
+            // If the link is lost meanwhile the control thread hears of that first, and contends.
+            recorder.log_mut().sender.bye(bye);
+            Ok(VcpuEvent::Ended {
+                ended,
+                outputs: Vec::new(),
+            })
+        }
+        Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
+            Ok(VcpuEvent::Diverged(divergence.to_string()))
+        }
+        Err(e) => Ok(VcpuEvent::Failed(e.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brake_grows_with_the_lag_and_has_an_end() {
+        assert_eq!(pause_us(0), 0);
+        assert_eq!(pause_us(LAG_BOUND_US), 0);
+        assert!((1..=5_000).map(|ms| pause_us(ms * 1000)).is_sorted());
+        assert_eq!(pause_us(u64::MAX), PAUSE_MAX_US);
+    }
+}

@@ -1,0 +1,110 @@
+//! From arguments, or a peer's word, to a machine that has not run yet.
+
+use crate::cli::MachineArgs;
+use crate::failure::{During, Failure, Outcome};
+use crate::images::{self, Image};
+use std::path::Path;
+use vm_memory::GuestMemoryMmap;
+use vmm::kvm::{Host, KvmEngine, Vm};
+use vmm::machine::{Machine, MachineConfig, boot};
+
+/// The guest's network address unless its arguments say otherwise.
+pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
+/// And its gateway: the host's side of the demo's bridge.
+pub const GATEWAY: &str = "10.77.0.1";
+
+/// A machine's configuration, with its image.
+pub struct Blueprint {
+    /// What replicas must agree on.
+    pub config: MachineConfig,
+    /// The guest.
+    pub image: Image,
+}
+
+/// What the command line asks for.
+pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
+    let image = images::load(&args.guest)?;
+    let disk_sectors = args.disk.as_deref().map(disk_sectors).transpose()?;
+    let mut words = Vec::new();
+    for (key, value) in [("ip", GUEST_ADDRESS), ("gw", GATEWAY)] {
+        if !args
+            .args
+            .iter()
+            .any(|arg| arg.split_once('=').is_some_and(|(k, _)| k == key))
+        {
+            words.push(format!("{key}={value}"));
+        }
+    }
+    words.extend(args.args.iter().cloned());
+    let config = MachineConfig {
+        guest: args.guest.clone(),
+        image_digest: image.digest,
+        memory_mib: args.memory,
+        cmdline: words.join(" "),
+        cpu: args.cpu,
+        clock_kind: args.clock,
+        mac: args.mac.0,
+        disk_sectors,
+    };
+    config.check()?;
+    Ok(Blueprint { config, image })
+}
+
+/// Size of a raw disk image.
+pub fn disk_sectors(path: &Path) -> Outcome<u64> {
+    let meta = std::fs::metadata(path).during(format_args!(
+        "cannot use {} as the guest's disk",
+        path.display()
+    ))?;
+    Ok(meta.len() / 512)
+}
+
+/// What a log or a peer asks for; `image` overrides where its guest is found.
+pub fn follow(config: MachineConfig, image: Option<&str>) -> Outcome<Blueprint> {
+    config.check()?;
+    let image = images::load(image.unwrap_or(&config.guest))?;
+    if image.digest != config.image_digest {
+        return Err(Failure::new(format!(
+            "guest '{}' here is not the one meant: its image has digest {:016x}, not {:016x} \
+             (another version of it? name the right one with --image)",
+            image.name, image.digest, config.image_digest
+        )));
+    }
+    Ok(Blueprint { config, image })
+}
+
+/// A blueprint with KVM and memory to run it; the vCPU is made by the thread that runs it.
+pub struct Prepared {
+    blueprint: Blueprint,
+    memory: GuestMemoryMmap,
+    vm: Vm,
+}
+
+/// Gets KVM and memory.
+pub fn prepare(blueprint: Blueprint) -> Outcome<Prepared> {
+    let host = Host::open()?;
+    let memory = boot::memory(&blueprint.config)?;
+    let vm = host.create_vm(memory.clone(), blueprint.config.cpu)?;
+    Ok(Prepared {
+        blueprint,
+        memory,
+        vm,
+    })
+}
+
+impl Prepared {
+    /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
+    pub fn boot(self) -> Outcome<(Machine<KvmEngine>, u64)> {
+        let mut engine = self.vm.create_engine()?;
+        let config = self.blueprint.config;
+        engine.set_clock_kind(config.clock_kind)?;
+        let mut machine = Machine::boot(engine, self.memory, config, &self.blueprint.image.bytes)?;
+        let first_state = machine.digest(None)?;
+        Ok((machine, first_state))
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &MachineConfig {
+        &self.blueprint.config
+    }
+}

@@ -1,0 +1,233 @@
+//! One machine alone: `tandem run`, `record`, `replay`.
+
+use super::outside::{self, Direct, Discard};
+use super::setup;
+use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
+use crate::failure::{During, Failure, Outcome};
+use crate::signals;
+use replay::codec::{from_bytes, to_bytes};
+use replay::divergence::Divergence;
+use replay::file::{LogHeader, LogReader, LogWriter};
+use replay::recorder::{Recorder, StatePace};
+use replay::replayer::Replayer;
+use replay::{Arrival, ClockKind, InputsError, LogSink, NoLog};
+use serde::Serialize;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Instant;
+use vmm::backends::ArrivalSink;
+use vmm::backends::console::Console;
+use vmm::backends::switch::{Forward, Switch};
+use vmm::machine::live::{GuestTime, Inbox, Live};
+use vmm::machine::{Ended, MachineConfig, MachineError};
+
+/// `tandem run`.
+pub fn run(args: RunArgs) -> Outcome {
+    let (ended, _) = live(
+        args,
+        "vcpu",
+        |_, _| Ok(NoLog::default()),
+        StatePace { every_entries: 0 },
+    )?;
+    report_end(&ended)
+}
+
+/// What `tandem record` and `tandem replay` say.
+#[derive(Serialize)]
+struct Report {
+    entries: u64,
+    clock: u64,
+    clock_kind: ClockKind,
+    divergence: Option<Divergence>,
+    /// What ended the run early, if something did.
+    error: Option<String>,
+    exit_status: Option<u32>,
+    digest: Option<String>,
+    seconds: f64,
+}
+
+/// `tandem record`.
+pub fn record(args: RecordArgs) -> Outcome {
+    let begun = Instant::now();
+    let clock_kind = args.run.machine.clock;
+    let path = args.output.clone();
+    let pace = StatePace {
+        every_entries: args.digest_every,
+    };
+    let make = move |config: &MachineConfig, first_state| {
+        let header = LogHeader {
+            cpu_model: config.cpu.name().to_owned(),
+            clock_kind,
+            config: to_bytes(config),
+            first_state,
+        };
+        Ok(LogWriter::create(&path, &header, || {
+            vmm::hostclock::monotonic_ns() / 1000
+        })?)
+    };
+    let (ended, entries) = live(args.run, "vcpu", make, pace)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    if args.json {
+        let report = Report {
+            entries,
+            clock: ended.clock.0,
+            clock_kind,
+            divergence: None,
+            error: None,
+            exit_status: Some(ended.code),
+            digest: Some(format!("{:016x}", ended.digest)),
+            seconds,
+        };
+        println!("{}", serde_json::to_string(&report).during("report")?);
+    } else {
+        eprintln!(
+            "recorded {entries} entries, clock {} ({clock_kind}), {seconds:.2} s: {}",
+            ended.clock,
+            args.output.display()
+        );
+    }
+    report_end(&ended)
+}
+
+fn report_end(ended: &Ended) -> Outcome {
+    if ended.code == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the guest ended with status {}",
+        ended.code
+    )))
+}
+
+/// Runs a machine with live inputs to its end; entries go to what `make_log` makes. Returns how it
+/// ended and how many entries there were.
+fn live<L: LogSink>(
+    args: RunArgs,
+    thread: &str,
+    make_log: impl FnOnce(&MachineConfig, u64) -> Outcome<L> + Send,
+    pace: StatePace,
+) -> Outcome<(Ended, u64)> {
+    let set = signals::block()?;
+    let mut machine_args = args.machine;
+    let blueprint = setup::blueprint(&machine_args)?;
+    let prepared = setup::prepare(blueprint)?;
+    let inbox = Inbox::new();
+    let _network = forward(args.forward.as_deref(), &mut machine_args)?;
+    let sink: Arc<dyn ArrivalSink> = inbox.clone();
+    let outside = outside::for_machine(&machine_args, &sink)?;
+    let stop = inbox.clone();
+    signals::watch(set, move || {
+        stop.push(Arrival::Stop);
+    })?;
+    let vcpu = move || -> Outcome<(Ended, u64)> {
+        let (mut machine, first_state) = prepared.boot()?;
+        let log = make_log(machine.config(), first_state)?;
+        let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
+        let pages = machine.config().memory_bytes() / 4096;
+        let mut recorder = Recorder::new(live, log, Direct(outside), pace, pages);
+        let ended = machine.run(&mut recorder)?;
+        Ok((ended, recorder.entries()))
+    };
+    on_vcpu_thread(thread, vcpu)
+}
+
+/// Runs `body` on a thread of its own, since a vCPU thread may not read the clock as others do.
+pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn_scoped(scope, body)
+            .during("cannot start a thread")?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Failure::new("the vCPU thread failed")))
+    })
+}
+
+/// A switch in this process with a port forward on it, if asked for.
+fn forward(
+    spec: Option<&str>,
+    args: &mut MachineArgs,
+) -> Outcome<Option<(Switch, Forward, tempfile::TempDir)>> {
+    let Some(spec) = spec else { return Ok(None) };
+    let number =
+        |text: &str| -> Outcome<u16> { text.parse().during(format_args!("--forward {spec}")) };
+    let (host, guest) = match spec.split_once(':') {
+        Some((host, guest)) => (number(host)?, number(guest)?),
+        None => (number(spec)?, number(spec)?),
+    };
+    let folder = tempfile::tempdir().during("cannot make a folder for the switch's socket")?;
+    let socket = folder.path().join("switch");
+    let switch = Switch::start(&socket)?;
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, host));
+    let to = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), guest);
+    let forward = Forward::start(&socket, listen, to)?;
+    args.net = Some(NetArg::Switch(socket));
+    Ok(Some((switch, forward, folder)))
+}
+
+/// `tandem replay`.
+pub fn replay(args: ReplayArgs) -> Outcome {
+    let begun = Instant::now();
+    let reader = LogReader::open(&args.log)?;
+    let header = reader.header().clone();
+    let config: MachineConfig = from_bytes(&header.config).during(format_args!(
+        "{}: machine configuration",
+        args.log.display()
+    ))?;
+    let clock_kind = config.clock_kind;
+    let blueprint = setup::follow(config, args.image.as_deref())
+        .during(format_args!("{} cannot be replayed", args.log.display()))?;
+    let prepared = setup::prepare(blueprint)?;
+    let console = args.console.then(Console::stdout);
+    let (result, entries, clock) = on_vcpu_thread("vcpu", move || {
+        let (mut machine, first_state) = prepared.boot()?;
+        if first_state != header.first_state {
+            return Err(Failure::new(format!(
+                "the first state here has digest {first_state:016x}, the log's {:016x}: \
+                 another version of this program, or another kind of KVM, recorded it",
+                header.first_state
+            )));
+        }
+        let mut replayer = Replayer::new(reader, Discard { console });
+        let result = machine.run(&mut replayer);
+        Ok((
+            result,
+            replayer.index().0,
+            vmm::engine::Engine::clock(machine.engine()),
+        ))
+    })?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let (divergence, error) = match &result {
+        Ok(_) => (None, None),
+        Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
+            (Some((**divergence).clone()), None)
+        }
+        Err(other) => (None, Some(other.to_string())),
+    };
+    let ended = result.as_ref().ok();
+    if args.json {
+        let report = Report {
+            entries,
+            clock: clock.0,
+            clock_kind,
+            divergence,
+            error,
+            exit_status: ended.map(|ended| ended.code),
+            digest: ended.map(|ended| format!("{:016x}", ended.digest)),
+            seconds,
+        };
+        println!("{}", serde_json::to_string(&report).during("report")?);
+    } else if ended.is_some() {
+        println!(
+            "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
+             every entry and digest as recorded"
+        );
+    }
+    result.map(|_| ()).map_err(|e| {
+        Failure::new(format!(
+            "{}: {e} ({entries} entries replayed)",
+            args.log.display()
+        ))
+    })
+}

@@ -1,0 +1,129 @@
+//! Why the arbiter gave no verdict.
+
+use nix::errno::Errno;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why the arbiter gave no verdict. Whatever the variant, the flag's state is *unknown* to the
+/// caller: never take an error for an unset flag.
+#[derive(Debug, thiserror::Error)]
+pub enum ArbiterError {
+    /// The address names no arbiter.
+    #[error("arbiter address {given:?}: {reason}")]
+    BadAddress {
+        /// What was given.
+        given: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The arbiter cannot be reached, or stopped answering half-way.
+    #[error(
+        "arbiter {arbiter} is out of reach: {reason}; bring it back, nobody goes live meanwhile"
+    )]
+    Unreachable {
+        /// Address or directory.
+        arbiter: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// The arbiter's disk is full, or a quota is.
+    #[error("cannot {operation} {}: the arbiter's disk is full; make room there", path.display())]
+    DiskFull {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// The arbiter's disk is mounted read-only.
+    #[error("cannot {operation} {}: the arbiter's disk is read-only; remount it writable", path.display())]
+    ReadOnly {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// This process may not use the arbiter's files.
+    #[error("cannot {operation} {}: no permission; let this user write there", path.display())]
+    Denied {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// A file of the arbiter's says nothing sensible, so it may have said anything.
+    #[error("{} is damaged: {reason}; restore it, or find out who is live before removing it", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another process serves this store.
+    #[error("{} is in use by another arbiter server; stop that one or choose another directory", path.display())]
+    InUse {
+        /// The store's directory.
+        path: PathBuf,
+    },
+    /// Another failure of the disk.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The server did not take the request.
+    #[error("arbiter {arbiter} refused: {reason}")]
+    Refused {
+        /// Its address.
+        arbiter: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The server could not make its answer durable.
+    #[error("arbiter {arbiter} cannot store flags: {reason}")]
+    StoreFailed {
+        /// Its address.
+        arbiter: String,
+        /// What it said.
+        reason: String,
+    },
+    /// What answers there is no arbiter, or one of another version.
+    #[error("what answers at {arbiter} is no arbiter of this version: {reason}; check the address")]
+    Protocol {
+        /// Its address.
+        arbiter: String,
+        /// What it sent.
+        reason: String,
+    },
+}
+
+impl ArbiterError {
+    /// Sorts a failed disk operation by what can be done about it.
+    pub(crate) fn disk(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC | Errno::EDQUOT) => Self::DiskFull { operation, path },
+            Some(Errno::EROFS) => Self::ReadOnly { operation, path },
+            Some(Errno::EACCES | Errno::EPERM) => Self::Denied { operation, path },
+            Some(
+                Errno::ESTALE
+                | Errno::ETIMEDOUT
+                | Errno::EHOSTDOWN
+                | Errno::EHOSTUNREACH
+                | Errno::ENOTCONN
+                | Errno::ENODEV,
+            ) => Self::Unreachable {
+                arbiter: path.display().to_string(),
+                reason: format!("cannot {operation} it: {source}"),
+            },
+            _ => Self::Io {
+                operation,
+                path,
+                source,
+            },
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The one form in which a set flag lies on a disk, in a flag file and in the server's store alike:
+//!
+//! ```text
+//!   1a2b3c4d {"vm":"web","view":3,"holder":"host-a.8812"}\n
+//!   └ CRC-32 of the JSON, 8 hex digits
+//! ```
+
+use crate::{Contender, Flag, ViewNumber, VmId};
+use serde::{Deserialize, Serialize};
+
+/// Longest line: two names of the greatest length, a number, and the JSON about them.
+pub(crate) const MAX_LINE: usize = 512;
+
+/// A set flag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    vm: VmId,
+    view: ViewNumber,
+    /// Whose it is.
+    pub(crate) holder: Contender,
+}
+
+impl Record {
+    pub(crate) fn new(flag: &Flag, holder: &Contender) -> Self {
+        Self {
+            vm: flag.vm.clone(),
+            view: flag.view,
+            holder: holder.clone(),
+        }
+    }
+
+    pub(crate) fn flag(&self) -> Flag {
+        Flag {
+            vm: self.vm.clone(),
+            view: self.view,
+        }
+    }
+
+    /// The line, with its newline.
+    pub(crate) fn to_line(&self) -> String {
+        let json = serde_json::to_string(self).expect("a struct of strings and a number is JSON");
+        let line = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        assert!(line.len() <= MAX_LINE, "names are bounded");
+        line
+    }
+
+    /// Reads a line without its newline.
+    pub(crate) fn from_line(line: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(line).map_err(|_| "it is not text".to_owned())?;
+        if text.is_empty() {
+            return Err("it is empty".into());
+        }
+        let (crc, json) = text
+            .split_once(' ')
+            .filter(|(crc, _)| crc.len() == 8)
+            .ok_or("it has no checksum")?;
+        let expected = u32::from_str_radix(crc, 16).map_err(|_| "it has no checksum")?;
+        let found = crc32fast::hash(json.as_bytes());
+        if expected != found {
+            return Err(format!("its checksum is {found:08x}, not {expected:08x}"));
+        }
+        serde_json::from_str(json).map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn record() -> Record {
+        let flag = Flag {
+            vm: VmId::new("x".repeat(VmId::MAX)).unwrap(),
+            view: ViewNumber(u64::MAX),
+        };
+        Record::new(&flag, &Contender::new("y".repeat(Contender::MAX)).unwrap())
+    }
+
+    #[test]
+    fn the_longest_record_fits_and_comes_back() {
+        let line = record().to_line();
+        let read = Record::from_line(line.trim_end().as_bytes()).unwrap();
+        assert_eq!(read, record());
+    }
+
+    #[test]
+    fn no_changed_byte_passes() {
+        let line = record().to_line();
+        for at in 0..line.len() - 1 {
+            let mut bytes = line.trim_end().as_bytes().to_vec();
+            bytes[at] ^= 1;
+            if let Ok(read) = Record::from_line(&bytes) {
+                // Only the case of a checksum's hex digit may change unseen.
+                assert_eq!(read, record(), "byte {at}");
+            }
+            assert!(Record::from_line(&line.as_bytes()[..at]).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+            let _ = Record::from_line(&bytes);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The server against peers that do not keep to the protocol, and the client against servers that
+//! do not.
+
+mod rigs;
+
+use proptest::prelude::*;
+use rigs::Running;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+use testandset::{
+    Arbiter, ArbiterError, Contender, Flag, ServerArbiter, Verdict, ViewNumber, VmId,
+};
+
+const HELLO: &str = "{\"protocol\":\"tandem-arbiter\",\"version\":1}\n";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+fn client(address: SocketAddr) -> ServerArbiter {
+    ServerArbiter::new(&address.to_string())
+        .unwrap()
+        .with_timeout(PATIENCE)
+}
+
+fn flag(view: u64) -> Flag {
+    Flag {
+        vm: VmId::new("web").unwrap(),
+        view: ViewNumber(view),
+    }
+}
+
+fn who(name: &str) -> Contender {
+    Contender::new(name).unwrap()
+}
+
+/// Sends `bytes`, closes that direction, and returns all the server says.
+fn say(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The server may have closed already.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    String::from_utf8(said).unwrap()
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_sets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), any_port());
+    let cases = [
+        (
+            String::from("GET / HTTP/1.1\r\n\r\n"),
+            "no tandem-arbiter greeting",
+        ),
+        (HELLO.replace(":1}", ":2}"), "version 2"),
+        (format!("{HELLO}nonsense\n"), "no such request"),
+        (
+            format!("{HELLO}{{\"op\":\"clear\",\"vm\":\"web\",\"view\":1}}\n"),
+            "no such request",
+        ),
+        (
+            format!(
+                "{HELLO}{{\"op\":\"test_and_set\",\"vm\":\"../x\",\"view\":1,\"who\":\"a\"}}\n"
+            ),
+            "no such request",
+        ),
+        (
+            format!(
+                "{HELLO}{{\"op\":\"test_and_set\",\"vm\":\"web\",\"view\":-1,\"who\":\"a\"}}\n"
+            ),
+            "no such request",
+        ),
+        (
+            format!("{HELLO}{}\n", "x".repeat(5000)),
+            "at most 4096 bytes",
+        ),
+        ("x".repeat(100_000), "at most 4096 bytes"),
+        (
+            format!("{HELLO}{}", "[".repeat(4000)) + "\n",
+            "no such request",
+        ),
+    ];
+    for (bytes, expected) in cases {
+        let said = say(server.address, bytes.as_bytes());
+        assert!(said.contains(expected), "to {bytes:.80}: {said}");
+    }
+    // A request cut off before its newline is none.
+    let cut = "{\"op\":\"test_and_set\",\"vm\":\"web\",\"view\":1,\"who\":\"a\"}";
+    assert_eq!(
+        say(server.address, format!("{HELLO}{cut}").as_bytes()),
+        HELLO
+    );
+    assert_eq!(client(server.address).holder(&flag(1)).unwrap(), None);
+}
+
+#[test]
+fn any_bytes_leave_the_server_serving() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), any_port());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(200));
+    let bytes = (
+        any::<bool>(),
+        proptest::collection::vec(any::<u8>(), 0..6000),
+    );
+    runner
+        .run(&bytes, |(greet, bytes)| {
+            let greeting = if greet { HELLO } else { "" };
+            say(server.address, &[greeting.as_bytes(), &bytes].concat());
+            Ok(())
+        })
+        .unwrap();
+    let arbiter = client(server.address);
+    assert_eq!(
+        arbiter.test_and_set(&flag(1), &who("a")).unwrap(),
+        Verdict::Won
+    );
+}
+
+#[test]
+fn peers_that_say_nothing_cannot_keep_others_out_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), any_port());
+    let silent: Vec<_> = (0..100)
+        .map(|_| TcpStream::connect(server.address).unwrap())
+        .collect();
+    client(server.address).check().unwrap();
+    drop(silent);
+}
+
+#[test]
+fn a_server_that_stops_answers_what_it_took_and_forgets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), any_port());
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.write_all(HELLO.as_bytes()).unwrap();
+    let mut replies = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    replies.read_line(&mut line).unwrap();
+    assert_eq!(line, HELLO);
+    client(server.address)
+        .test_and_set(&flag(1), &who("a"))
+        .unwrap();
+    // An idle connection does not hold the server up.
+    drop(server);
+    line.clear();
+    assert_eq!(replies.read_line(&mut line).unwrap(), 0, "{line}");
+    let server = Running::start(dir.path(), any_port());
+    assert_eq!(server.recovery.flags, 1);
+    let again = client(server.address);
+    assert_eq!(
+        again.test_and_set(&flag(1), &who("a")).unwrap(),
+        Verdict::Won
+    );
+}
+
+#[test]
+fn a_torn_record_is_cut_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), any_port());
+    client(server.address)
+        .test_and_set(&flag(1), &who("a"))
+        .unwrap();
+    drop(server);
+    let log = dir.path().join("flags.log");
+    let mut file = std::fs::File::options().append(true).open(log).unwrap();
+    let torn = b"1a2b3c4d {\"vm\":\"web\",\"vi";
+    file.write_all(torn).unwrap();
+    let server = Running::start(dir.path(), any_port());
+    assert_eq!(server.recovery.flags, 1);
+    assert_eq!(server.recovery.cut_bytes, torn.len());
+}
+
+/// What the client makes of a server that answers `reply` to anything.
+fn ask_a_server_that_says(reply: &'static [u8]) -> ArbiterError {
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        lines.next();
+        lines.next();
+        let _ = stream.write_all(reply);
+    });
+    let answer = client(address).test_and_set(&flag(1), &who("a"));
+    server.join().unwrap();
+    let error = answer.expect_err("a verdict out of nothing");
+    assert_eq!(error.to_string().lines().count(), 1, "{error}");
+    error
+}
+
+#[test]
+fn only_a_verdict_is_a_verdict() {
+    use ArbiterError::{Protocol, Refused, StoreFailed, Unreachable};
+    type Fits = fn(&ArbiterError) -> bool;
+    let cases: [(&[u8], Fits); 9] = [
+        (b"", |e| matches!(e, Unreachable { .. })),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", |e| matches!(e, Protocol { .. })),
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":2}\n{\"reply\":\"won\"}\n", |e| {
+            matches!(e, Protocol { .. })
+        }),
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n", |e| {
+            matches!(e, Unreachable { .. })
+        }),
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n{\"reply\":\"won\"}", |e| {
+            matches!(e, Unreachable { .. })
+        }),
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n{\"reply\":\"ready\"}\n", |e| {
+            matches!(e, Protocol { .. })
+        }),
+        (b"{\"reply\":\"refused\",\"reason\":\"no\"}\n", |e| matches!(e, Refused { .. })),
+        (
+            b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n{\"reply\":\"store_failed\",\"reason\":\"full\"}\n",
+            |e| matches!(e, StoreFailed { .. }),
+        ),
+        (&[b'x'; 20_000], |e| matches!(e, Unreachable { .. })),
+    ];
+    for (reply, fits) in cases {
+        let error = ask_a_server_that_says(reply);
+        assert!(
+            fits(&error),
+            "{:?}: {error}",
+            String::from_utf8_lossy(reply)
+        );
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_is_out_of_reach_in_time() {
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let arbiter = ServerArbiter::new(&address)
+        .unwrap()
+        .with_timeout(Duration::from_millis(50));
+    let error = arbiter.check().unwrap_err();
+    assert!(
+        error.to_string().contains("no answer within 50 ms"),
+        "{error}"
+    );
+}

@@ -1,0 +1,95 @@
+//! What the end-to-end tests share: a cluster of real processes, one at a time.
+
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tandem::demo::cluster::{Cluster, Pair, PairOptions, choose_network};
+use tandem::demo::daemon::use_program;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tandem");
+
+/// Longest time anything may take before a test gives up.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Holds the machine: two replicas and their clients are all that two cores can run at a time.
+pub fn machine() -> MutexGuard<'static, ()> {
+    use_program(PROGRAM);
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this host can run the test; says so if not.
+pub fn have_kvm(test: &str) -> bool {
+    match vmm::kvm::Host::open() {
+        Ok(_) => true,
+        Err(e) => {
+            eprintln!("SKIPPED {test}: {e}");
+            false
+        }
+    }
+}
+
+/// A cluster on the best network there is for this thread.
+pub fn cluster(arbiter: &str) -> Cluster {
+    let network = choose_network("auto").expect("a network");
+    Cluster::start(network, arbiter).expect("a cluster")
+}
+
+/// Starts a pair with the guest `words` on the network.
+pub fn pair(cluster: &Cluster, vm: &str, words: &[&str]) -> Pair {
+    let options = PairOptions {
+        network: true,
+        ..PairOptions::default()
+    };
+    cluster
+        .start_pair(vm, &os(words), &options)
+        .expect("a pair")
+}
+
+/// As arguments.
+pub fn os(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+/// Runs the program to its end.
+pub fn tandem(args: &[&str]) -> Output {
+    Command::new(PROGRAM)
+        .args(args)
+        .output()
+        .expect("the program runs")
+}
+
+/// Runs the program, which must succeed, and parses the JSON it prints.
+pub fn tandem_json(args: &[&str]) -> serde_json::Value {
+    let output = tandem(args);
+    assert!(
+        output.status.success(),
+        "tandem {args:?} failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("JSON on stdout")
+}
+
+/// The one line a failing command must print, with `words` in it; nothing else, no panic, exit code 1
+/// (or `code`).
+#[track_caller]
+pub fn assert_one_line(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "one line: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "'{word}' in: {stderr}");
+    }
+}
+
+/// A path as text.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are plain")
+}

@@ -1,0 +1,122 @@
+//! Failover with the primary killed at every log index of a short run (P9): whatever the backup has
+//! been sent when its primary dies, a client sees one machine.
+//!
+//! The primary kills itself with SIGKILL as soon as entry N is sent, for N from the first entry on until
+//! a run ends without reaching N. `TANDEM_EVERY=k` tries every k-th index only.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::{LIMIT, cluster, have_kvm, machine, os};
+use std::time::Duration;
+use tandem::demo::cluster::{Cluster, PairOptions};
+use tandem::load::resp::{Client, Reply};
+
+/// How many of the run's indexes to try: every one, unless told otherwise.
+fn step() -> usize {
+    std::env::var("TANDEM_EVERY")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1)
+}
+
+/// What one client does, and must see, over one connection, whoever answers.
+fn script(client: &mut Client) {
+    let mut ask = |words: &[&str]| -> Reply {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        client
+            .command(&words)
+            .unwrap_or_else(|e| panic!("{words:?}: {e}"))
+    };
+    let bulk = |text: &str| Reply::Bulk(Some(text.as_bytes().to_vec()));
+    let ok = || Reply::Simple("OK".into());
+    assert_eq!(ask(&["SET", "a", "1"]), ok());
+    assert_eq!(ask(&["INCR", "n"]), Reply::Int(1));
+    assert_eq!(ask(&["SET", "lock", "me", "NX", "PX", "60000"]), ok());
+    assert_eq!(ask(&["GET", "a"]), bulk("1"));
+    assert_eq!(ask(&["INCR", "n"]), Reply::Int(2));
+    assert_eq!(
+        ask(&["SET", "lock", "you", "NX", "PX", "60000"]),
+        Reply::Bulk(None)
+    );
+    assert_eq!(ask(&["APPEND", "a", "2"]), Reply::Int(2));
+    assert_eq!(ask(&["INCR", "n"]), Reply::Int(3));
+    assert_eq!(ask(&["GET", "a"]), bulk("12"));
+    assert_eq!(ask(&["GET", "n"]), bulk("3"));
+}
+
+/// One run whose primary dies at entry `at`; false if it got through without reaching it.
+fn run(cluster: &Cluster, at: usize) -> bool {
+    let options = PairOptions {
+        network: true,
+        primary: os(&["--die-at", &at.to_string()]),
+        ..PairOptions::default()
+    };
+    let mut pair = cluster
+        .start_pair(&format!("at-{at}"), &os(&["kv"]), &options)
+        .unwrap();
+    // The guest says so on either replica's console: its primary may be dead before it is ready.
+    let begun = std::time::Instant::now();
+    while ![&pair.primary, &pair.backup]
+        .iter()
+        .any(|d| d.said().iter().any(|l| l.contains("ready")))
+    {
+        assert!(
+            begun.elapsed() < LIMIT,
+            "entry {at}: never ready: {:?}",
+            pair.events()
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut client = Client::connect(cluster.server(), LIMIT, LIMIT).unwrap();
+    script(&mut client);
+    let died = pair.primary.has_ended();
+    let survivor = if died {
+        &mut pair.backup
+    } else {
+        &mut pair.primary
+    };
+    if died {
+        let events = pair.events();
+        assert!(
+            events.iter().any(|line| line.event == "live"),
+            "entry {at}: {events:?}"
+        );
+    }
+    let survivor_name = survivor.name().to_owned();
+    survivor_end(survivor, at, &survivor_name);
+    died
+}
+
+fn survivor_end(survivor: &mut tandem::demo::daemon::Daemon, at: usize, name: &str) {
+    survivor.ask_to_end();
+    let status = survivor.wait(LIMIT).unwrap();
+    assert!(
+        status.success(),
+        "entry {at}: {name}: {status}{}",
+        survivor.complaint()
+    );
+}
+
+#[test]
+fn p9_killed_at_every_log_index_nothing_is_lost() {
+    let _machine = machine();
+    if !have_kvm("failover at every index") {
+        return;
+    }
+    let cluster = cluster("file");
+    let mut tried = 0;
+    let mut at = 0;
+    // Beyond what the script needs entries come from the timer alone, for ever: stop at the first run
+    // that was over before it got there.
+    while run(&cluster, at) {
+        tried += 1;
+        at += step();
+        assert!(at < 5000, "the run never ends");
+    }
+    eprintln!("killed at {tried} indexes, up to {at}");
+    assert!(
+        tried > 20,
+        "only {tried} indexes: the run is too short to prove anything"
+    );
+}

@@ -1,0 +1,166 @@
+//! Every guest recorded and replayed, and what becomes of a log that was tampered with.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use common::{have_kvm, machine, tandem, tandem_json, text};
+use std::path::Path;
+
+/// Pairs of recording and replay a guest goes through here; `TANDEM_PAIRS` asks for more.
+fn pairs() -> u64 {
+    std::env::var("TANDEM_PAIRS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(8)
+}
+
+fn record(log: &Path, guest: &[&str]) -> serde_json::Value {
+    let mut args = vec![
+        "record",
+        "-o",
+        text(log),
+        "--json",
+        "--quiet",
+        "--digest-every",
+        "64",
+    ];
+    args.extend(guest);
+    tandem_json(&args)
+}
+
+fn replay(log: &Path) -> serde_json::Value {
+    tandem_json(&["replay", text(log), "--json"])
+}
+
+/// Records and replays `guest` with arguments that change from pair to pair.
+fn repeat(name: &str, guest: impl Fn(u64) -> Vec<String>) {
+    let _machine = machine();
+    if !have_kvm(name) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    for seed in 0..pairs() {
+        let words = guest(seed);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let recorded = record(&log, &words);
+        let replayed = replay(&log);
+        for key in ["entries", "clock", "clock_kind", "digest", "exit_status"] {
+            assert_eq!(
+                recorded[key], replayed[key],
+                "{key} of seed {seed}: {words:?}"
+            );
+        }
+        assert!(replayed["divergence"].is_null());
+        assert!(recorded["entries"].as_u64() > Some(2), "{recorded}");
+    }
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn p2_p3_counter_is_interrupted_at_the_same_instructions() {
+    repeat("counter", |seed| {
+        let hz = [100, 250, 1000, 2000][seed as usize % 4];
+        words(&[
+            "counter",
+            "--arg",
+            &format!("hz={hz}"),
+            "--arg",
+            &format!("ticks={}", hz / 5),
+        ])
+    });
+}
+
+#[test]
+fn p5_clock_is_told_the_same_times() {
+    repeat("clock", |seed| {
+        words(&["clock", "--arg", &format!("reads={}", 200 + seed * 37)])
+    });
+}
+
+#[test]
+fn p4_p17_disk_reads_never_race_with_the_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    std::fs::write(&image, vec![0x5a; 8 << 20]).unwrap();
+    repeat("disk", |seed| {
+        let rounds = format!("rounds={}", 20 + seed);
+        words(&["disk", "--disk", text(&image), "--arg", &rounds])
+    });
+}
+
+#[test]
+fn a_log_altered_at_any_place_is_refused_with_the_place_named() {
+    let _machine = machine();
+    if !have_kvm("altered logs") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, &["counter", "--arg", "ticks=20", "--arg", "hz=1000"]);
+    let whole = std::fs::read(&log).unwrap();
+    let other = folder.path().join("other");
+    let step = (whole.len() / 40).max(1);
+    for at in (0..whole.len()).step_by(step) {
+        let mut altered = whole.clone();
+        altered[at] ^= 0x20;
+        std::fs::write(&other, &altered).unwrap();
+        let output = tandem(&["replay", text(&other)]);
+        common::assert_one_line(&output, 1, &["other"]);
+        std::fs::write(&other, &whole[..at]).unwrap();
+        let output = tandem(&["replay", text(&other)]);
+        common::assert_one_line(&output, 1, &["other"]);
+    }
+}
+
+#[test]
+fn a_forged_entry_with_a_good_checksum_is_a_divergence_that_names_it() {
+    let _machine = machine();
+    if !have_kvm("forged logs") {
+        return;
+    }
+    use replay::file::{LogReader, LogWriter};
+    use replay::{Clock, LogSink};
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, &["counter", "--arg", "ticks=30", "--arg", "hz=1000"]);
+    let mut reader = LogReader::open(&log).unwrap();
+    let forged = folder.path().join("forged");
+    let mut writer = LogWriter::create(&forged, reader.header(), || 0).unwrap();
+    let mut index = 0;
+    while let Some((mut entry, _)) = reader.read().unwrap() {
+        if index == 10 {
+            entry.clock = Clock(entry.clock.0 + 1); // one block later
+        }
+        writer.append(&entry).unwrap();
+        index += 1;
+    }
+    drop(writer);
+    let output = tandem(&["replay", text(&forged), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["divergence"]["index"], 10, "{report}");
+    assert!(
+        report["divergence"]["context"]
+            .as_str()
+            .unwrap()
+            .contains("entry 9"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_log_of_another_guest_is_refused() {
+    let _machine = machine();
+    if !have_kvm("foreign logs") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, &["counter", "--arg", "ticks=5"]);
+    let output = tandem(&["replay", text(&log), "--image", "clock"]);
+    common::assert_one_line(&output, 1, &["not the one meant", "--image"]);
+}

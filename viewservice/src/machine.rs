@@ -1,0 +1,570 @@
+//! The view machine: events in, changes out; no socket, no clock, no file.
+//!
+//! ```text
+//!                 register              primary pings with it
+//!        nothing ──────────▶ named n ──────────────────────────▶ acked n ◀─────────┐
+//!                               │                                   │              │ primary pings
+//!                               │ a member went solo in n+1         │ likewise     │ with it
+//!                               ▼                                   ▼              │
+//!                            acked n+1, no backup ──a spare lives──▶ acked n+1, named n+2
+//! ```
+//!
+//! Rules it keeps:
+//! - Nothing is named after a view that its primary has not acknowledged.
+//! - The service names a view only to give a VM without a backup one. It never makes another host
+//!   primary: who goes live is the arbiter's to say, and its winner, a member of view n reporting
+//!   itself solo in n+1, is believed.
+//! - View numbers of a VM only grow, and none has two primaries (invariant 3), not even where a VM's
+//!   name is used again.
+//! - A host that lost a replica, or was not heard of since a restart, is no spare before it pings.
+//! - Time is counted in ticks, so a pause of the service's own kills no host. It moves only the
+//!   liveness of hosts; a host that is silent loses no view.
+
+use crate::state::{State, VmViews};
+use crate::status::{HostState, HostStatus, Status, VmStatus};
+use crate::{
+    Address, Assignment, Held, HostId, Orders, Ping, Register, Registered, Report, Role, View,
+    ViewNumber, VmId,
+};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Most VMs at once, and most replicas in one ping.
+pub(crate) const MAX_VMS: usize = 1024;
+
+/// Most hosts known at once.
+pub(crate) const MAX_HOSTS: usize = 256;
+
+/// How hosts are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How often hosts are to ping, in milliseconds.
+    pub ping_interval_ms: u64,
+    /// After how many missed pings a host is dead.
+    pub missed_pings: u64,
+}
+
+impl Default for Settings {
+    /// Twice a second; dead after two and a half seconds. No failover waits for it.
+    fn default() -> Self {
+        Self {
+            ping_interval_ms: 500,
+            missed_pings: 5,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A host pinged.
+    Ping(Ping),
+    /// A host reports.
+    Report(Report),
+    /// A new VM is asked for.
+    Register(Register),
+    /// A VM's end is asked for.
+    Down(VmId),
+    /// The time between two pings passed.
+    Tick,
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A host pinged that was not live.
+    HostUp(HostId),
+    /// A host is at a new address, or new altogether.
+    HostAt(HostId, Address),
+    /// A host lost a replica, and is to ping before it is given another.
+    HostSuspected(HostId),
+    /// A host missed too many pings.
+    HostDead(HostId),
+    /// A dead host that was in no view was forgotten to make room for another.
+    HostForgotten(HostId),
+    /// A view was named; its primary is to acknowledge it.
+    Named(VmId, View),
+    /// The primary acknowledged the view named.
+    Acked(VmId, ViewNumber),
+    /// The arbiter's winner runs the VM alone.
+    Solo(VmId, View),
+    /// The VM's end was asked for; its hosts are told.
+    Stopping(VmId),
+    /// The VM ended and is forgotten.
+    Removed(VmId),
+    /// A host claims to run a VM alone in a view that cannot be; the claim was ignored.
+    ClaimIgnored(HostId, Rejected),
+}
+
+impl Change {
+    /// Whether it must be durable before anyone is told.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        !matches!(
+            self,
+            Self::HostUp(_) | Self::HostSuspected(_) | Self::HostDead(_) | Self::ClaimIgnored(..)
+        )
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostUp(host) => write!(f, "host {host} is up"),
+            Self::HostAt(host, address) => write!(f, "host {host} is at {address}"),
+            Self::HostSuspected(host) => write!(f, "host {host} is suspected"),
+            Self::HostDead(host) => write!(f, "host {host} is dead"),
+            Self::HostForgotten(host) => write!(f, "host {host} is forgotten"),
+            Self::Named(vm, view) => write!(f, "{vm}: named {view}"),
+            Self::Acked(vm, number) => write!(f, "{vm}: view {number} acknowledged"),
+            Self::Solo(vm, view) => write!(f, "{vm}: went solo in {view}"),
+            Self::Stopping(vm) => write!(f, "{vm}: is to stop"),
+            Self::Removed(vm) => write!(f, "{vm}: removed"),
+            Self::ClaimIgnored(host, why) => write!(f, "claim of host {host} ignored: {why}"),
+        }
+    }
+}
+
+/// Why an event was not taken; it changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// No such VM.
+    #[error("there is no VM {0}")]
+    NoVm(VmId),
+    /// The VM is there already.
+    #[error("VM {0} is there already, {1}; take it down first, or choose another name")]
+    VmExists(VmId, View),
+    /// No room for another VM.
+    #[error("there are {MAX_VMS} VMs; take one down first")]
+    TooManyVms,
+    /// No room for another host.
+    #[error("there are {MAX_HOSTS} hosts, and no dead one without a VM to forget")]
+    TooManyHosts,
+    /// The host asked for does not ping.
+    #[error("host {0} is not live; start its daemon, or choose another host")]
+    HostNotLive(HostId),
+    /// No host pings.
+    #[error("no host is live; start a host's daemon")]
+    NoHost,
+    /// Primary and backup asked for are one host.
+    #[error("host {0} cannot be both primary and backup")]
+    OneHost(HostId),
+    /// The view told of does not follow from the ones known.
+    #[error("host {host} cannot be in view {view} of VM {vm}, which is in {known}")]
+    NotNext {
+        /// Who told.
+        host: HostId,
+        /// Of which VM.
+        vm: VmId,
+        /// Of which view.
+        view: ViewNumber,
+        /// The latest view known.
+        known: View,
+    },
+}
+
+/// What is known of a host's life, and what it last said it runs.
+#[derive(Clone, Debug)]
+struct Life {
+    state: HostState,
+    /// Ticks since it was heard of.
+    missed_pings: u64,
+    held: BTreeMap<VmId, Held>,
+}
+
+/// Hosts, VMs and their views. See the module's head for the rules.
+///
+/// The caller sends [`Event::Tick`] every [`Settings::ping_interval_ms`].
+#[derive(Clone, Debug)]
+pub struct Views {
+    settings: Settings,
+    state: State,
+    lives: BTreeMap<HostId, Life>,
+}
+
+impl Views {
+    /// Goes on from `state`. Every host known has the full time to be heard of.
+    #[must_use]
+    pub fn new(state: State, settings: Settings) -> Self {
+        let life = Life {
+            state: HostState::Unheard,
+            missed_pings: 0,
+            held: BTreeMap::new(),
+        };
+        let lives = state.hosts.keys().map(|host| (host.clone(), life.clone()));
+        Self {
+            settings,
+            lives: lives.collect(),
+            state,
+        }
+    }
+
+    /// What must be durable before the changes of [`Views::handle`] are told.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// How hosts are watched.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Takes an event; says what changed, in order.
+    ///
+    /// # Errors
+    /// [`Rejected`]: nothing changed.
+    pub fn handle(&mut self, event: &Event) -> Result<Vec<Change>, Rejected> {
+        let mut changes = Vec::new();
+        match event {
+            Event::Ping(ping) => self.ping(ping, &mut changes)?,
+            Event::Report(Report::Solo { host, vm, view }) => {
+                self.claim(host, vm, *view, Role::Solo, &mut changes)?;
+            }
+            Event::Report(Report::Ended { host, vm, view }) => {
+                self.ended(host, vm, *view, &mut changes)?;
+            }
+            Event::Register(wish) => self.register(wish, &mut changes)?,
+            Event::Down(vm) => self.down(vm, &mut changes)?,
+            Event::Tick => self.tick(&mut changes),
+        }
+        self.remove_stopped(&mut changes);
+        self.name_backups(&mut changes);
+        if changes.iter().any(Change::is_durable) {
+            assert_eq!(self.state.check(), Ok(()));
+        }
+        Ok(changes)
+    }
+
+    fn ping(&mut self, ping: &Ping, changes: &mut Vec<Change>) -> Result<(), Rejected> {
+        let host = &ping.host;
+        if self.state.hosts.get(host) != Some(&ping.address) {
+            if !self.state.hosts.contains_key(host) {
+                self.make_room(changes)?;
+            }
+            self.state.hosts.insert(host.clone(), ping.address.clone());
+            changes.push(Change::HostAt(host.clone(), ping.address.clone()));
+        }
+        let held = ping.held.iter().take(MAX_VMS);
+        let life = Life {
+            state: HostState::Live,
+            missed_pings: 0,
+            held: held.clone().map(|h| (h.vm.clone(), h.clone())).collect(),
+        };
+        let before = self.lives.insert(host.clone(), life);
+        if before.is_none_or(|life| life.state != HostState::Live) {
+            changes.push(Change::HostUp(host.clone()));
+        }
+        for held in held {
+            if let Err(why) = self.claim(host, &held.vm, held.view, held.role, changes) {
+                changes.push(Change::ClaimIgnored(host.clone(), why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a dead host without a VM if there are as many hosts as there may be.
+    fn make_room(&mut self, changes: &mut Vec<Change>) -> Result<(), Rejected> {
+        if self.state.hosts.len() < MAX_HOSTS {
+            return Ok(());
+        }
+        let idle = |host: &HostId| !self.state.vms.values().any(|vm| vm.has(host));
+        let (host, _) = self
+            .lives
+            .iter()
+            .find(|(host, life)| life.state == HostState::Dead && idle(host))
+            .ok_or(Rejected::TooManyHosts)?;
+        let host = host.clone();
+        self.lives.remove(&host);
+        self.state.hosts.remove(&host);
+        changes.push(Change::HostForgotten(host));
+        Ok(())
+    }
+
+    /// `host` says its replica of `vm` is in view `view`, as `role`.
+    fn claim(
+        &mut self,
+        host: &HostId,
+        vm: &VmId,
+        view: ViewNumber,
+        role: Role,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Rejected> {
+        let Some(views) = self.state.vms.get_mut(vm) else {
+            return Err(Rejected::NoVm(vm.clone()));
+        };
+        if role == Role::Backup {
+            return Ok(());
+        }
+        let is_named = |named: &View| named.number == view && named.primary == *host;
+        if views.named.as_ref().is_some_and(is_named) {
+            views.acked = views.named.take();
+            changes.push(Change::Acked(vm.clone(), view));
+            return Ok(());
+        }
+        if views.acked.as_ref().is_some_and(is_named) || role == Role::Primary {
+            return Ok(());
+        }
+        let follows = |from: &&View| from.number.next() == view && from.has(host);
+        let broken = views.views().find(follows).cloned();
+        let lost = broken.and_then(|broken| broken.other(host).cloned());
+        let Some(lost) = lost else {
+            return Err(Rejected::NotNext {
+                host: host.clone(),
+                vm: vm.clone(),
+                view,
+                known: views.latest().clone(),
+            });
+        };
+        // What is named comes after a view without backup, which nobody goes solo from.
+        assert!(view > views.latest().number);
+        let solo = View {
+            number: view,
+            primary: host.clone(),
+            backup: None,
+        };
+        views.acked = Some(solo.clone());
+        views.named = None;
+        changes.push(Change::Solo(vm.clone(), solo));
+        self.suspect(&lost, vm, changes);
+        Ok(())
+    }
+
+    /// The host `lost` lost its replica of `vm`: most likely it has died itself, before its silence
+    /// could show. It is no spare until it pings again.
+    fn suspect(&mut self, lost: &HostId, vm: &VmId, changes: &mut Vec<Change>) {
+        if let Some(life) = self.lives.get_mut(lost) {
+            life.held.remove(vm);
+            if life.state == HostState::Live {
+                life.state = HostState::Unheard;
+                changes.push(Change::HostSuspected(lost.clone()));
+            }
+        }
+    }
+
+    fn ended(
+        &mut self,
+        host: &HostId,
+        vm: &VmId,
+        view: ViewNumber,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Rejected> {
+        let Some(views) = self.state.vms.get(vm) else {
+            // Both replicas report it.
+            return Ok(());
+        };
+        if !views.views().any(|v| v.number == view && v.has(host)) {
+            self.claim(host, vm, view, Role::Solo, changes)?;
+        }
+        self.remove(vm, changes);
+        Ok(())
+    }
+
+    fn register(&mut self, wish: &Register, changes: &mut Vec<Change>) -> Result<(), Rejected> {
+        if let Some(views) = self.state.vms.get(&wish.vm) {
+            let view = views.current().clone();
+            return Err(Rejected::VmExists(wish.vm.clone(), view));
+        }
+        if self.state.vms.len() >= MAX_VMS {
+            return Err(Rejected::TooManyVms);
+        }
+        for host in wish.primary.iter().chain(&wish.backup) {
+            if !self.is_live(host) {
+                return Err(Rejected::HostNotLive(host.clone()));
+            }
+        }
+        if wish.primary.is_some() && wish.primary == wish.backup {
+            let host = wish.primary.iter().chain(&wish.backup).next();
+            return Err(Rejected::OneHost(host.expect("one is some").clone()));
+        }
+        let primary = match &wish.primary {
+            Some(host) => host.clone(),
+            None => self
+                .least_loaded(wish.backup.as_ref())
+                .ok_or(Rejected::NoHost)?,
+        };
+        let backup = match &wish.backup {
+            Some(host) => Some(host.clone()),
+            None => self.least_loaded(Some(&primary)),
+        };
+        let view = View {
+            number: self.state.floor.next(),
+            primary,
+            backup,
+        };
+        let views = VmViews {
+            named: Some(view.clone()),
+            ..VmViews::default()
+        };
+        self.state.vms.insert(wish.vm.clone(), views);
+        changes.push(Change::Named(wish.vm.clone(), view));
+        Ok(())
+    }
+
+    fn down(&mut self, vm: &VmId, changes: &mut Vec<Change>) -> Result<(), Rejected> {
+        let views = self.state.vms.get_mut(vm);
+        let views = views.ok_or_else(|| Rejected::NoVm(vm.clone()))?;
+        if !views.stopping {
+            views.stopping = true;
+            changes.push(Change::Stopping(vm.clone()));
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, changes: &mut Vec<Change>) {
+        for (host, life) in &mut self.lives {
+            life.missed_pings = life.missed_pings.saturating_add(1);
+            if life.state != HostState::Dead && life.missed_pings >= self.settings.missed_pings {
+                life.state = HostState::Dead;
+                life.held.clear();
+                changes.push(Change::HostDead(host.clone()));
+            }
+        }
+    }
+
+    /// Removes VMs that are to stop and have no host left that could say they did.
+    fn remove_stopped(&mut self, changes: &mut Vec<Change>) {
+        let dead = |host: &HostId| {
+            let life = self.lives.get(host);
+            life.is_none_or(|life| life.state == HostState::Dead)
+        };
+        let gone = |vm: &VmViews| vm.stopping && vm.hosts().into_iter().all(dead);
+        let vms = self.state.vms.iter().filter(|(_, views)| gone(views));
+        for vm in vms.map(|(vm, _)| vm.clone()).collect::<Vec<_>>() {
+            self.remove(&vm, changes);
+        }
+    }
+
+    fn remove(&mut self, vm: &VmId, changes: &mut Vec<Change>) {
+        if let Some(views) = self.state.vms.remove(vm) {
+            // The latest view's flag may have been won without our having heard: skip its view too.
+            let taken = views.latest().number.next();
+            self.state.floor = self.state.floor.max(taken);
+            changes.push(Change::Removed(vm.clone()));
+        }
+    }
+
+    /// Names the next view of every VM that has no backup and could have one.
+    fn name_backups(&mut self, changes: &mut Vec<Change>) {
+        let alone = |vm: &VmViews| {
+            let acked = vm.acked.as_ref().filter(|view| view.backup.is_none())?;
+            (vm.named.is_none() && !vm.stopping).then(|| acked.clone())
+        };
+        let all = self.state.vms.iter();
+        let alone: Vec<_> = all
+            .filter_map(|(vm, views)| Some((vm.clone(), alone(views)?)))
+            .collect();
+        for (vm, acked) in alone {
+            if !self.is_live(&acked.primary) {
+                continue;
+            }
+            let Some(spare) = self.least_loaded(Some(&acked.primary)) else {
+                continue;
+            };
+            let view = View {
+                number: acked.number.next(),
+                primary: acked.primary,
+                backup: Some(spare),
+            };
+            let views = self.state.vms.get_mut(&vm).expect("it was there");
+            views.named = Some(view.clone());
+            changes.push(Change::Named(vm, view));
+        }
+    }
+
+    fn is_live(&self, host: &HostId) -> bool {
+        let life = self.lives.get(host);
+        life.is_some_and(|life| life.state == HostState::Live)
+    }
+
+    /// The live host in the fewest VMs' views, the first by name among equals, and not `but`. A spare
+    /// is in none, so spares come first.
+    fn least_loaded(&self, but: Option<&HostId>) -> Option<HostId> {
+        let mut loads: BTreeMap<&HostId, usize> = BTreeMap::new();
+        for views in self.state.vms.values() {
+            for host in views.hosts() {
+                *loads.entry(host).or_default() += 1;
+            }
+        }
+        self.lives
+            .keys()
+            .filter(|host| self.is_live(host) && Some(*host) != but)
+            .min_by_key(|host| loads.get(host).copied().unwrap_or_default())
+            .cloned()
+    }
+
+    /// What `host` is to do.
+    #[must_use]
+    pub fn orders(&self, host: &HostId) -> Orders {
+        let assignment = |(vm, views): (&VmId, &VmViews)| {
+            let view = views.latest();
+            let role = view.role_of(host)?;
+            let peer = view.other(host);
+            Some(Assignment {
+                vm: vm.clone(),
+                acked: views.named.is_none(),
+                role,
+                peer: peer.and_then(|peer| self.state.hosts.get(peer).cloned()),
+                stop: views.stopping,
+                view: view.clone(),
+            })
+        };
+        Orders {
+            assignments: self.state.vms.iter().filter_map(assignment).collect(),
+            ping_interval_ms: self.settings.ping_interval_ms,
+        }
+    }
+
+    /// The latest view of `vm`, and where its hosts are.
+    #[must_use]
+    pub fn registered(&self, vm: &VmId) -> Option<Registered> {
+        let view = self.state.vms.get(vm)?.latest().clone();
+        let address = |host: &HostId| self.state.hosts.get(host).cloned();
+        Some(Registered {
+            primary_address: address(&view.primary)?,
+            backup_address: view.backup.as_ref().and_then(address),
+            view,
+        })
+    }
+
+    /// All VMs and hosts.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let vms = self.state.vms.iter().map(|(vm, views)| {
+            let view = views.current();
+            let held = |host: &HostId| self.lives.get(host).and_then(|life| life.held.get(vm));
+            let primary = held(&view.primary).filter(|held| held.view == view.number);
+            VmStatus {
+                name: vm.clone(),
+                role: primary.map(|held| held.role),
+                view: view.number,
+                primary: view.primary.clone(),
+                backup: view.backup.clone(),
+                lag_ms: primary.and_then(|held| held.lag_ms),
+                roles: self
+                    .lives
+                    .keys()
+                    .filter_map(|host| Some((host.clone(), held(host)?.role)))
+                    .collect(),
+                named: views.named.clone(),
+                stopping: views.stopping,
+            }
+        });
+        let hosts = self.state.hosts.iter().filter_map(|(host, address)| {
+            let life = self.lives.get(host)?;
+            Some(HostStatus {
+                name: host.clone(),
+                address: address.clone(),
+                state: life.state,
+                missed_pings: life.missed_pings,
+                spare: life.state == HostState::Live
+                    && !self.state.vms.values().any(|vm| vm.has(host)),
+            })
+        });
+        Status {
+            vms: vms.collect(),
+            hosts: hosts.collect(),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What hosts, CLI and service say to each other: one JSON object a line.
+//!
+//! ```text
+//!   client: {"protocol":"tandem-views","version":1}
+//!           {"op":"ping","host":"a","address":"10.0.0.1:7000","held":[{"vm":"web","view":1,"role":"primary","lag_ms":3}]}
+//!   server: {"protocol":"tandem-views","version":1}
+//!           {"reply":"orders","assignments":[...],"ping_interval_ms":500}
+//! ```
+//!
+//! The client need not wait for the server's first line. A server of another version answers the
+//! first line with a refusal and closes.
+
+use crate::{Address, HostId, Role, Status, View, ViewNumber, VmId};
+use serde::{Deserialize, Serialize};
+
+/// Longest request, newline included, in bytes: a ping that names [`crate::machine::MAX_VMS`] VMs fits.
+pub(crate) const MAX_REQUEST: usize = 256 << 10;
+
+/// Longest reply, newline included, in bytes: the status of as many VMs and hosts as there may be.
+pub(crate) const MAX_REPLY: usize = 2 << 20;
+
+const PROTOCOL: &str = "tandem-views";
+const VERSION: u32 = 1;
+
+/// The first line of either side.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    protocol: String,
+    version: u32,
+}
+
+impl Hello {
+    /// What this build says.
+    pub(crate) fn ours() -> Self {
+        Self {
+            protocol: PROTOCOL.into(),
+            version: VERSION,
+        }
+    }
+
+    /// Checks the other side's first line; the error is for a person.
+    pub(crate) fn check(line: &[u8]) -> Result<(), String> {
+        match serde_json::from_slice::<Self>(line) {
+            Ok(hello) if hello == Self::ours() => Ok(()),
+            Ok(hello) => Err(format!(
+                "it speaks {:.32} version {}, not {PROTOCOL} version {VERSION}",
+                hello.protocol, hello.version
+            )),
+            Err(_) => Err(format!("its first line is no {PROTOCOL} greeting")),
+        }
+    }
+}
+
+/// A replica as its host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The VM.
+    pub vm: VmId,
+    /// The view it is in. From the primary the service named, this acknowledges the view.
+    pub view: ViewNumber,
+    /// What it is.
+    pub role: Role,
+    /// How far the backup's execution is behind, in milliseconds; a primary knows.
+    #[serde(default)]
+    pub lag_ms: Option<u64>,
+}
+
+/// A host's sign of life, with all the replicas it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// The host.
+    pub host: HostId,
+    /// Where its daemon listens.
+    pub address: Address,
+    /// Its replicas.
+    pub held: Vec<Held>,
+}
+
+/// What a host is to be for one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The VM.
+    pub vm: VmId,
+    /// The latest view.
+    pub view: View,
+    /// Whether its primary has acknowledged that view.
+    pub acked: bool,
+    /// What the host is to be in it.
+    pub role: Role,
+    /// Where the other host of the view is.
+    pub peer: Option<Address>,
+    /// The VM is to be stopped.
+    pub stop: bool,
+}
+
+/// The answer to a [`Ping`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// One for each VM in whose latest view the host is.
+    pub assignments: Vec<Assignment>,
+    /// How often to ping, in milliseconds.
+    pub ping_interval_ms: u64,
+}
+
+/// Something a host tells at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Report {
+    /// The host's replica won the flag of the view before, and runs alone in `view`.
+    Solo {
+        /// The host.
+        host: HostId,
+        /// The VM.
+        vm: VmId,
+        /// The view it runs in now.
+        view: ViewNumber,
+    },
+    /// The VM ended in an orderly way: the guest's power-off, or the operator's.
+    Ended {
+        /// The host.
+        host: HostId,
+        /// The VM.
+        vm: VmId,
+        /// The view it ended in.
+        view: ViewNumber,
+    },
+}
+
+/// A wish for a new protected VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// Its name.
+    pub vm: VmId,
+    /// Its primary's host; `None`: the service chooses.
+    pub primary: Option<HostId>,
+    /// Its backup's host; `None`: the service chooses, if there is a second host.
+    pub backup: Option<HostId>,
+}
+
+/// The answer to a [`Register`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The VM's first view.
+    pub view: View,
+    /// Where its primary's host is.
+    pub primary_address: Address,
+    /// Where its backup's host is.
+    pub backup_address: Option<Address>,
+}
+
+/// What a client asks.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum Request {
+    Ping(Ping),
+    Report(Report),
+    Register(Register),
+    Down { vm: VmId },
+    Status,
+}
+
+/// What the server answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    Orders(Orders),
+    Done,
+    Registered(Registered),
+    Status(Status),
+    /// The request was not taken, and changed nothing.
+    Refused {
+        reason: String,
+    },
+    /// The answer could not be made durable; what became of the request is unknown.
+    Failed {
+        reason: String,
+    },
+}
+
+/// A message as a line.
+pub(crate) fn to_line<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut line = serde_json::to_vec(message).expect("messages are plain JSON");
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{MAX_HOSTS, MAX_VMS};
+    use crate::{Event, Settings, State, Views};
+
+    fn long(n: usize, max: usize) -> String {
+        format!("{n:05}{}", "x".repeat(max - 5))
+    }
+
+    fn host(n: usize) -> HostId {
+        HostId::new(long(n, HostId::MAX)).unwrap()
+    }
+
+    fn vm(n: usize) -> VmId {
+        VmId::new(long(n, VmId::MAX)).unwrap()
+    }
+
+    fn ping(n: usize, view: u64, role: Role) -> Ping {
+        let held = |n| Held {
+            vm: vm(n),
+            view: ViewNumber(view),
+            role,
+            lag_ms: Some(u64::MAX),
+        };
+        Ping {
+            host: host(n),
+            address: Address::new("y".repeat(Address::MAX)).unwrap(),
+            held: (0..MAX_VMS).map(held).collect(),
+        }
+    }
+
+    /// As many VMs and hosts as there may be, all names of the greatest length, every VM on hosts 0
+    /// and 1 with two views.
+    #[test]
+    fn the_largest_messages_fit_and_one_more_is_refused() {
+        let mut views = Views::new(State::default(), Settings::default());
+        let mut happen = |event| views.handle(&event).map(|_| ());
+        for n in [0, 1] {
+            happen(Event::Ping(ping(n, 1, Role::Backup))).unwrap();
+        }
+        let wish = |n| {
+            Event::Register(Register {
+                vm: vm(n),
+                primary: Some(host(0)),
+                backup: Some(host(1)),
+            })
+        };
+        (0..MAX_VMS).for_each(|n| happen(wish(n)).unwrap());
+        assert!(happen(wish(MAX_VMS)).is_err());
+        let solo = ping(0, 2, Role::Solo);
+        assert!(to_line(&Request::Ping(solo.clone())).len() <= MAX_REQUEST);
+        happen(Event::Ping(solo)).unwrap();
+        (1..MAX_HOSTS).for_each(|n| happen(Event::Ping(ping(n, 0, Role::Backup))).unwrap());
+        assert!(happen(Event::Ping(ping(MAX_HOSTS, 0, Role::Backup))).is_err());
+
+        let status = views.status();
+        assert_eq!((status.vms.len(), status.hosts.len()), (MAX_VMS, MAX_HOSTS));
+        assert!(status.vms.iter().all(|vm| vm.named.is_some()));
+        let orders = views.orders(&host(0));
+        assert_eq!(orders.assignments.len(), MAX_VMS);
+        assert!(to_line(&Reply::Orders(orders)).len() <= MAX_REPLY);
+        // Roles as every host of a VM's two views may have told them.
+        let mut status = status;
+        for vm in &mut status.vms {
+            vm.roles = (0..4).map(|n| (host(n), Role::Primary)).collect();
+        }
+        assert!(to_line(&Reply::Status(status)).len() <= MAX_REPLY);
+        assert!(to_line(views.state()).len() as u64 <= crate::store::MAX_FILE);
+    }
+}

@@ -1,0 +1,174 @@
+//! The service: the view machine behind TCP, on a durable state.
+
+use crate::lines::{self, Answer, Answerer, Limits};
+use crate::protocol::{self, Hello, MAX_REQUEST, Reply, Request};
+use crate::{Change, Event, Settings, State, Store, ViewError, Views};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinError;
+use tokio::time::MissedTickBehavior;
+
+/// Hosts and command lines ask and go.
+const LIMITS: Limits = Limits {
+    line: MAX_REQUEST,
+    connections: 128,
+    idle: Duration::from_secs(5),
+};
+
+/// Serves the views on `listener` until `shutdown` ends, inside a tokio runtime with time and I/O,
+/// going on from what [`Store::open`] gave.
+///
+/// Nobody is told of a change before it is durable. While it cannot be made durable, every request
+/// fails.
+pub async fn serve(
+    listener: TcpListener,
+    store: Store,
+    state: State,
+    settings: Settings,
+    shutdown: impl Future<Output = ()>,
+) {
+    let service = Arc::new(Service {
+        inner: Mutex::new(Inner {
+            views: Views::new(state, settings),
+            store,
+            unsaved: false,
+        }),
+    });
+    let answerer = Arc::clone(&service) as Arc<dyn Answerer>;
+    let ticks = async {
+        let interval = Duration::from_millis(settings.ping_interval_ms.max(1));
+        let mut interval = tokio::time::interval(interval);
+        // After a pause of this process, hosts get their time again.
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let service = Arc::clone(&service);
+            let tick = tokio::task::spawn_blocking(move || service.tick());
+            // A bug anywhere in the machine shows here at the latest, and ends the service.
+            match tick.await.map_err(JoinError::try_into_panic) {
+                Ok(()) => {}
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                Err(Err(_cancelled)) => return,
+            }
+        }
+    };
+    tokio::select! {
+        () = lines::serve(listener, LIMITS, answerer, shutdown) => {}
+        () = ticks => {}
+    }
+}
+
+struct Service {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    views: Views,
+    store: Store,
+    /// The views have changes that the disk may not have, and that nobody was told.
+    unsaved: bool,
+}
+
+impl Answerer for Service {
+    fn answer(&self, line: Option<&[u8]>, first: bool) -> Answer {
+        let refused = |reason: String| Answer::Last(protocol::to_line(&Reply::Refused { reason }));
+        let Some(line) = line else {
+            return refused(format!("a line is at most {MAX_REQUEST} bytes"));
+        };
+        if first {
+            return match Hello::check(line) {
+                Ok(()) => Answer::Reply(protocol::to_line(&Hello::ours())),
+                Err(reason) => refused(format!("cannot talk to this client: {reason}")),
+            };
+        }
+        match serde_json::from_slice(line) {
+            Ok(request) => Answer::Reply(protocol::to_line(&self.handle(request))),
+            Err(error) => refused(format!("no such request: {error}")),
+        }
+    }
+}
+
+impl Service {
+    /// The machine; one that a panic left half-changed is served no more.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no earlier request panicked")
+    }
+
+    fn tick(&self) {
+        let mut inner = self.lock();
+        if let Err(error) = inner.handle(&Event::Tick) {
+            tracing::error!(%error, "tick");
+        }
+    }
+
+    fn handle(&self, request: Request) -> Reply {
+        let mut inner = self.lock();
+        let outcome = match request {
+            Request::Ping(ping) => {
+                let host = ping.host.clone();
+                let handled = inner.handle(&Event::Ping(ping));
+                handled.map(|()| Reply::Orders(inner.views.orders(&host)))
+            }
+            Request::Report(report) => inner.handle(&Event::Report(report)).map(|()| Reply::Done),
+            Request::Register(wish) => {
+                let vm = wish.vm.clone();
+                let handled = inner.handle(&Event::Register(wish));
+                handled.map(|()| {
+                    let registered = inner.views.registered(&vm);
+                    Reply::Registered(registered.expect("it has just been registered"))
+                })
+            }
+            Request::Down { vm } => inner.handle(&Event::Down(vm)).map(|()| Reply::Done),
+            Request::Status => inner
+                .save()
+                .map(|()| Reply::Status(inner.views.status()))
+                .map_err(Failure::Unsaved),
+        };
+        outcome.unwrap_or_else(|failure| match failure {
+            Failure::Rejected(why) => Reply::Refused {
+                reason: why.to_string(),
+            },
+            Failure::Unsaved(error) => {
+                tracing::error!(%error, "not durable");
+                Reply::Failed {
+                    reason: error.to_string(),
+                }
+            }
+        })
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Rejected(#[from] crate::Rejected),
+    #[error(transparent)]
+    Unsaved(#[from] ViewError),
+}
+
+impl Inner {
+    /// Takes an event, and makes what changed durable.
+    fn handle(&mut self, event: &Event) -> Result<(), Failure> {
+        self.save()?;
+        let changes = self.views.handle(event)?;
+        for change in &changes {
+            match change {
+                Change::ClaimIgnored(..) => tracing::debug!("{change}"),
+                _ => tracing::info!("{change}"),
+            }
+        }
+        self.unsaved = changes.iter().any(Change::is_durable);
+        Ok(self.save()?)
+    }
+
+    fn save(&mut self) -> Result<(), ViewError> {
+        if self.unsaved {
+            self.store.save(self.views.state())?;
+            self.unsaved = false;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! What `tandem status` shows.
+
+use crate::{Address, HostId, Role, View, ViewNumber, VmId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// All VMs and hosts, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// VMs.
+    pub vms: Vec<VmStatus>,
+    /// Hosts.
+    pub hosts: Vec<HostStatus>,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Its name.
+    pub name: VmId,
+    /// What the primary's host last said its replica is in this view; `None` if it has not said, or
+    /// is not live.
+    pub role: Option<Role>,
+    /// The view it runs in: the last one acknowledged, else the first one named.
+    pub view: ViewNumber,
+    /// The primary's host.
+    pub primary: HostId,
+    /// The backup's host.
+    pub backup: Option<HostId>,
+    /// How far the backup's execution is behind, in milliseconds, as the primary last said.
+    pub lag_ms: Option<u64>,
+    /// What each live host last said its replica is.
+    pub roles: BTreeMap<HostId, Role>,
+    /// A view named that its primary has not acknowledged yet.
+    pub named: Option<View>,
+    /// The operator asked for its end.
+    pub stopping: bool,
+}
+
+/// What is known of a host's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostState {
+    /// It pings.
+    Live,
+    /// It missed too many pings.
+    Dead,
+    /// Not heard of since the service's restart, or since it lost a replica, but not yet for long.
+    Unheard,
+}
+
+/// One host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Its name.
+    pub name: HostId,
+    /// Where its daemon listens.
+    pub address: Address,
+    /// Whether it is alive.
+    pub state: HostState,
+    /// Pings it missed since it was heard of, or since the service started.
+    pub missed_pings: u64,
+    /// Alive, and in no VM's view.
+    pub spare: bool,
+}

@@ -1,0 +1,116 @@
+//! Frames that tell switches, and neighbours, where a hardware address is now.
+//!
+//! ```text
+//! 0       6       12     14                                        42        60
+//! │ ff.. │ guest │ type │ ARP body: 1, 0800, 6, 4, op, sha, spa,   │ padding │
+//! │      │       │      │ tha, tpa                                 │         │
+//! ```
+//!
+//! A reverse ARP request (RFC 903) needs no protocol address, so a hypervisor that knows none sends
+//! that; the paper's does so too. Where the address is known, an ARP announcement (RFC 5227, section
+//! 2.3) also refreshes the neighbours' tables.
+
+use super::Mac;
+use std::net::Ipv4Addr;
+
+/// Bytes of these frames: the shortest that Ethernet allows, without check sequence.
+pub const ANNOUNCEMENT_BYTES: usize = 60;
+
+const BROADCAST: Mac = [0xff; 6];
+/// EtherType of ARP, RFC 826.
+const TYPE_ARP: u16 = 0x0806;
+/// EtherType of reverse ARP, RFC 903.
+const TYPE_RARP: u16 = 0x8035;
+const OP_ARP_REQUEST: u16 = 1;
+const OP_RARP_REQUEST: u16 = 3;
+
+/// A reverse ARP request by `mac` for itself, as a broadcast.
+#[must_use]
+pub fn rarp(mac: Mac) -> [u8; ANNOUNCEMENT_BYTES] {
+    let none = Ipv4Addr::UNSPECIFIED;
+    build(TYPE_RARP, OP_RARP_REQUEST, mac, none, mac, none)
+}
+
+/// An ARP announcement: `ip` is at `mac`, as a broadcast.
+#[must_use]
+pub fn gratuitous_arp(mac: Mac, ip: Ipv4Addr) -> [u8; ANNOUNCEMENT_BYTES] {
+    build(TYPE_ARP, OP_ARP_REQUEST, mac, ip, [0; 6], ip)
+}
+
+/// All that should be sent when `mac` has moved: once at once; again, after a second or so, where
+/// the network may lose them.
+#[must_use]
+pub fn frames(mac: Mac, ip: Option<Ipv4Addr>) -> Vec<[u8; ANNOUNCEMENT_BYTES]> {
+    let mut frames = vec![rarp(mac)];
+    frames.extend(ip.map(|ip| gratuitous_arp(mac, ip)));
+    frames
+}
+
+fn build(
+    ether_type: u16,
+    operation: u16,
+    sender: Mac,
+    sender_ip: Ipv4Addr,
+    target: Mac,
+    target_ip: Ipv4Addr,
+) -> [u8; ANNOUNCEMENT_BYTES] {
+    let body = [
+        &BROADCAST[..],
+        &sender,
+        &ether_type.to_be_bytes(),
+        &[0, 1],                  // hardware: Ethernet
+        &0x0800u16.to_be_bytes(), // protocol: IPv4
+        &[6, 4],                  // lengths of their addresses
+        &operation.to_be_bytes(),
+        &sender,
+        &sender_ip.octets(),
+        &target,
+        &target_ip.octets(),
+    ]
+    .concat();
+    let mut frame = [0; ANNOUNCEMENT_BYTES];
+    frame[..body.len()].copy_from_slice(&body);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = [0x52, 0x54, 0, 0x7a, 0x4d, 1];
+
+    #[test]
+    fn rarp_bytes() {
+        let mut expected = vec![0xff; 6];
+        expected.extend(MAC);
+        expected.extend([0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+        expected.extend(MAC);
+        expected.extend([0; 4]);
+        expected.extend(MAC);
+        expected.extend([0; 4 + 18]);
+        assert_eq!(rarp(MAC)[..], expected);
+    }
+
+    #[test]
+    fn gratuitous_arp_bytes() {
+        let mut expected = vec![0xff; 6];
+        expected.extend(MAC);
+        expected.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        expected.extend(MAC);
+        expected.extend([10, 77, 0, 2]);
+        expected.extend([0; 6]);
+        expected.extend([10, 77, 0, 2]);
+        expected.extend([0; 18]);
+        assert_eq!(
+            gratuitous_arp(MAC, Ipv4Addr::new(10, 77, 0, 2))[..],
+            expected
+        );
+    }
+
+    #[test]
+    fn an_address_adds_the_arp_announcement() {
+        let ip = Ipv4Addr::new(10, 77, 0, 2);
+        assert_eq!(frames(MAC, None), [rarp(MAC)]);
+        assert_eq!(frames(MAC, Some(ip)), [rarp(MAC), gratuitous_arp(MAC, ip)]);
+    }
+}

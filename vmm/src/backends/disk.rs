@@ -1,0 +1,379 @@
+//! A raw file as the guest's disk.
+//!
+//! ```text
+//!  submit ─▶ queue of 64 ─▶ worker: pread, pwrite, fdatasync ─▶ sink: DiskDone
+//! ```
+//!
+//! What is read goes to a buffer of its own (the bounce buffer), never to guest memory.
+
+use super::ArrivalSink;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use replay::{Arrival, Output};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// Bytes of a sector, as in virtio-blk.
+pub const SECTOR_BYTES: u64 = 512;
+/// Requests waiting at most: what the device may have outstanding.
+pub const QUEUE_MAX: usize = 64;
+/// Bytes of one request at most. A longer one fails.
+pub const REQUEST_BYTES_MAX: u32 = 4 << 20;
+
+/// Why a file cannot be a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// No such file.
+    #[error("disk {}: no such file (make one: truncate -s 64M {})", .0.display(), .0.display())]
+    Missing(PathBuf),
+    /// No right to read and write it.
+    #[error("disk {}: no right to read and write it, or it is on a read-only file system", .0.display())]
+    ReadOnly(PathBuf),
+    /// A directory, socket, device or the like.
+    #[error("disk {}: it takes a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// Not a whole number of sectors, or none.
+    #[error("disk {}: its size of {bytes} bytes must be a multiple of 512, and not 0", .path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Another process has locked it.
+    #[error("disk {}: another machine writes to it", .0.display())]
+    Locked(PathBuf),
+    /// Something else.
+    #[error("disk {}: {operation}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A raw file as a disk. On drop, what was submitted is done first.
+#[derive(Debug)]
+pub struct DiskFile {
+    path: PathBuf,
+    file: Arc<File>,
+    sectors: u64,
+    requests: Option<SyncSender<Output>>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl DiskFile {
+    /// Opens the disk at `path`; requests that are done are pushed to `sink`. Nothing is locked: a backup
+    /// has the same file open, and submits nothing before it is live.
+    ///
+    /// # Errors
+    /// See [`DiskError`].
+    pub fn open(path: &Path, sink: Arc<dyn ArrivalSink>) -> Result<Self, DiskError> {
+        let at = || path.to_owned();
+        let failed = |operation| {
+            move |source| DiskError::Io {
+                path: path.to_owned(),
+                operation,
+                source,
+            }
+        };
+        // Without O_NONBLOCK, opening a FIFO would wait for its other end.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(|source| match source.raw_os_error() {
+                Some(libc::ENOENT) => DiskError::Missing(at()),
+                Some(libc::EACCES | libc::EPERM | libc::EROFS) => DiskError::ReadOnly(at()),
+                Some(libc::EISDIR | libc::ENXIO) => DiskError::NotAFile(at()),
+                _ => failed("open")(source),
+            })?;
+        let metadata = file.metadata().map_err(failed("stat"))?;
+        if !metadata.is_file() {
+            return Err(DiskError::NotAFile(at()));
+        }
+        let bytes = metadata.len();
+        if bytes == 0 || !bytes.is_multiple_of(SECTOR_BYTES) {
+            return Err(DiskError::Size { path: at(), bytes });
+        }
+        let file = Arc::new(file);
+        let (requests, queue) = sync_channel(QUEUE_MAX);
+        let disk = file.clone();
+        let worker = std::thread::Builder::new()
+            .name("disk".into())
+            .spawn(move || serve(&queue, &disk, bytes, &*sink))
+            .map_err(failed("cannot start a thread"))?;
+        Ok(Self {
+            path: at(),
+            file,
+            sectors: bytes / SECTOR_BYTES,
+            requests: Some(requests),
+            worker: Some(worker),
+        })
+    }
+
+    /// Size in sectors of 512 bytes.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// Makes sure that no other process has locked this disk, and locks it until drop (or the death of
+    /// the process). Advisory: who does not ask is not kept out.
+    ///
+    /// # Errors
+    /// [`DiskError::Locked`], or `Io` where the file system has no locks.
+    pub fn lock_exclusive(&self) -> Result<(), DiskError> {
+        let whole = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole)) {
+            Ok(_) => Ok(()),
+            Err(Errno::EAGAIN | Errno::EACCES) => Err(DiskError::Locked(self.path.clone())),
+            Err(error) => Err(DiskError::Io {
+                path: self.path.clone(),
+                operation: "F_OFD_SETLK",
+                source: error.into(),
+            }),
+        }
+    }
+
+    /// Takes a disk request; requests are executed in this order. Waits only while [`QUEUE_MAX`] others
+    /// are waiting, which the device does not allow.
+    ///
+    /// # Panics
+    /// If `output` is no disk request.
+    pub fn submit(&self, output: Output) {
+        assert!(output.disk_tag().is_some(), "not for a disk: {output:?}");
+        let requests = self.requests.as_ref().expect("taken at drop only");
+        requests.send(output).expect("the worker ends at drop only");
+    }
+}
+
+impl Drop for DiskFile {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(worker) = self.worker.take()
+            && worker.join().is_err()
+        {
+            tracing::error!(path = %self.path.display(), "the disk's thread panicked");
+        }
+    }
+}
+
+fn serve(queue: &Receiver<Output>, file: &File, bytes: u64, sink: &dyn ArrivalSink) {
+    while let Ok(output) = queue.recv() {
+        let (tag, result) = execute(file, bytes, output);
+        let (ok, data) = match result {
+            Ok(data) => (true, data),
+            Err(error) => {
+                tracing::warn!(tag, %error, "disk request failed");
+                (false, Vec::new())
+            }
+        };
+        if !sink.push(Arrival::DiskDone { tag, ok, data }) {
+            tracing::error!(tag, "a finished disk request was not taken");
+        }
+    }
+}
+
+/// Executes a request; its tag, and the bytes read if it was a read.
+fn execute(file: &File, bytes: u64, output: Output) -> (u32, io::Result<Vec<u8>>) {
+    match output {
+        Output::DiskRead { tag, offset, len } => {
+            let read = || {
+                check(bytes, offset, u64::from(len))?;
+                let mut data = vec![0; len as usize];
+                file.read_exact_at(&mut data, offset)?;
+                Ok(data)
+            };
+            (tag, read())
+        }
+        Output::DiskWrite { tag, offset, data } => {
+            let written = check(bytes, offset, data.len() as u64)
+                .and_then(|()| file.write_all_at(&data, offset));
+            (tag, written.map(|()| Vec::new()))
+        }
+        Output::DiskFlush { tag } => (tag, file.sync_data().map(|()| Vec::new())),
+        other => unreachable!("submit takes no {other:?}"),
+    }
+}
+
+fn check(bytes: u64, offset: u64, length: u64) -> io::Result<()> {
+    let end = offset.checked_add(length);
+    if end.is_none_or(|end| end > bytes) {
+        return Err(io::Error::other(format!(
+            "{length} bytes at {offset} are outside a disk of {bytes}"
+        )));
+    }
+    if length > u64::from(REQUEST_BYTES_MAX) {
+        return Err(io::Error::other(format!(
+            "{length} bytes are too many for one request"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::testing::{Heard, isolated, threads_and_fds};
+    use std::io::Write;
+
+    fn file(bytes: usize) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(&vec![0x11; bytes]).expect("room");
+        file
+    }
+
+    fn done(tag: u32, ok: bool, data: &[u8]) -> Arrival {
+        Arrival::DiskDone {
+            tag,
+            ok,
+            data: data.to_vec(),
+        }
+    }
+
+    #[test]
+    fn executes_in_order_and_drop_finishes() {
+        let file = file(4096);
+        let sink = Heard::new();
+        let disk = DiskFile::open(file.path(), sink.clone()).expect("a disk");
+        assert_eq!(disk.sectors(), 8);
+        let read = |tag| Output::DiskRead {
+            tag,
+            offset: 512,
+            len: 1024,
+        };
+        let mut expected = Vec::new();
+        for round in 0..100u8 {
+            let tag = u32::from(round) * 3;
+            let data = vec![round; 1024];
+            disk.submit(Output::DiskWrite {
+                tag,
+                offset: 512,
+                data: data.clone(),
+            });
+            disk.submit(read(tag + 1));
+            disk.submit(Output::DiskFlush { tag: tag + 2 });
+            expected.push(done(tag, true, &[]));
+            expected.push(done(tag + 1, true, &data));
+            expected.push(done(tag + 2, true, &[]));
+        }
+        drop(disk);
+        assert_eq!(sink.arrivals(), expected);
+        let content = std::fs::read(file.path()).expect("it is there");
+        assert_eq!(content[..512], [0x11; 512]);
+        assert_eq!(content[512..1536], [99; 1024]);
+        assert_eq!(content.len(), 4096);
+    }
+
+    #[test]
+    fn requests_out_of_bounds_fail_and_change_nothing() {
+        let file = file(1024);
+        let sink = Heard::new();
+        let disk = DiskFile::open(file.path(), sink.clone()).expect("a disk");
+        let read = |tag, offset, len| Output::DiskRead { tag, offset, len };
+        disk.submit(read(1, 512, 513));
+        disk.submit(read(2, u64::MAX, 512));
+        disk.submit(read(3, 0, u32::MAX));
+        disk.submit(Output::DiskWrite {
+            tag: 4,
+            offset: 1024,
+            data: vec![9; 512],
+        });
+        disk.submit(read(5, 1024, 0));
+        drop(disk);
+        let failed = (1..=4).map(|tag| done(tag, false, &[]));
+        let expected: Vec<_> = failed.chain([done(5, true, &[])]).collect();
+        assert_eq!(sink.arrivals(), expected);
+        let content = std::fs::read(file.path()).expect("it is there");
+        assert_eq!(content, [0x11; 1024]);
+    }
+
+    #[test]
+    fn a_file_that_shrank_fails_the_request() {
+        let file = file(4096);
+        let sink = Heard::new();
+        let disk = DiskFile::open(file.path(), sink.clone()).expect("a disk");
+        file.as_file().set_len(512).expect("shorter");
+        disk.submit(Output::DiskRead {
+            tag: 1,
+            offset: 2048,
+            len: 512,
+        });
+        assert_eq!(sink.wait_for_arrivals(1), [done(1, false, &[])]);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = |path: &Path| DiskFile::open(path, Heard::new()).expect_err("no disk");
+        assert!(matches!(
+            open(&folder.path().join("none")),
+            DiskError::Missing(_)
+        ));
+        assert!(matches!(open(folder.path()), DiskError::NotAFile(_)));
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        assert!(matches!(open(&fifo), DiskError::NotAFile(_)));
+        assert!(matches!(
+            open(file(0).path()),
+            DiskError::Size { bytes: 0, .. }
+        ));
+        let odd = open(file(513).path());
+        assert!(odd.to_string().contains("513 bytes must be a multiple"));
+    }
+
+    #[test]
+    fn a_file_that_may_only_be_read_is_refused() {
+        isolated(|| {
+            let file = file(512);
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+            std::fs::set_permissions(file.path(), mode).expect("it is ours");
+            if nix::unistd::geteuid().is_root() {
+                let nobody = nix::unistd::Uid::from_raw(65534);
+                nix::unistd::setresuid(nobody, nobody, nobody).expect("root may");
+            }
+            let refused = DiskFile::open(file.path(), Heard::new());
+            assert!(matches!(refused, Err(DiskError::ReadOnly(_))));
+        });
+    }
+
+    #[test]
+    fn the_lock_keeps_a_second_out_and_opening_needs_none() {
+        let file = file(512);
+        let open = || DiskFile::open(file.path(), Heard::new()).expect("a disk");
+        let (first, second) = (open(), open());
+        first.lock_exclusive().expect("free");
+        first.lock_exclusive().expect("ours already");
+        assert!(matches!(second.lock_exclusive(), Err(DiskError::Locked(_))));
+        drop(first);
+        second.lock_exclusive().expect("free again");
+    }
+
+    #[test]
+    fn leaves_no_thread_and_no_descriptor() {
+        isolated(|| {
+            let file = file(512);
+            let before = threads_and_fds();
+            let disk = DiskFile::open(file.path(), Heard::new()).expect("a disk");
+            assert_ne!(threads_and_fds(), before);
+            drop(disk);
+            assert_eq!(threads_and_fds(), before);
+        });
+    }
+}

@@ -1,0 +1,107 @@
+//! What stands behind the devices: the host's side of network, disk and console.
+//!
+//! ```text
+//!             NetPort::send               ┌── tap ───── kernel bridge (netns)
+//! machine ───────────────────────────────▶┤
+//!    ▲                                    └── switch ── other ports, forward (host TCP)
+//!    │        DiskFile::submit ──────────▶ disk ─────── raw file
+//!    │        Console::write ────────────▶ console ──── stdout
+//!    └─ ArrivalSink::push ◀────────────── threads of the backends
+//!            (of a backup: shadow)
+//! ```
+//!
+//! Outputs come in from any thread, the vCPU's included, so nothing on those paths reads a clock;
+//! arrivals are pushed from threads that belong to the backends and end with them.
+
+pub mod announce;
+pub mod console;
+pub mod disk;
+mod netlink;
+pub mod netns;
+pub mod shadow;
+pub mod switch;
+pub mod tap;
+#[cfg(test)]
+mod testing;
+mod worker;
+
+use replay::Arrival;
+
+/// Bytes of the shortest frame that has all its Ethernet header.
+pub const FRAME_BYTES_MIN: usize = 14;
+/// Bytes of the longest frame: an MTU of 1500, the Ethernet header, a VLAN tag.
+pub const FRAME_BYTES_MAX: usize = 1500 + 14 + 4;
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// Where backends put what arrives.
+///
+/// Called from threads of the backends; must not block for long.
+pub trait ArrivalSink: Send + Sync {
+    /// Takes `arrival`; `false` if there is no room, and a frame is then lost, as in a network card.
+    fn push(&self, arrival: Arrival) -> bool;
+}
+
+/// A way to the outside for frames.
+pub trait NetPort: Send + Sync {
+    /// Sends `frame` (without virtio header) now, or drops and counts it: never waits, reads no
+    /// clock. May be called from any thread.
+    fn send(&self, frame: &[u8]);
+
+    /// Frames dropped so far, in either direction: no room, too short or too long, no peer.
+    fn dropped(&self) -> u64;
+
+    /// Tells the network that `mac` is behind this port from now on (P13).
+    fn announce(&self, mac: Mac) {
+        for frame in announce::frames(mac, None) {
+            self.send(&frame);
+        }
+    }
+}
+
+/// Whether a station with the address `mac` takes `frame`: sent to it or to several, and not by
+/// itself (the other replica of a guest has the same address).
+#[must_use]
+pub(crate) fn is_for(frame: &[u8], mac: Mac) -> bool {
+    (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame.len())
+        && (frame[..6] == mac || frame[0] & 1 != 0)
+        && frame[6..12] != mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: Mac = [2, 0, 0, 0, 0, 1];
+    const OTHER: Mac = [2, 0, 0, 0, 0, 2];
+
+    fn frame(to: Mac, from: Mac, bytes: usize) -> Vec<u8> {
+        let mut frame = [to, from].concat();
+        frame.resize(bytes, 0);
+        frame
+    }
+
+    #[test]
+    fn takes_what_is_sent_to_it_or_to_all() {
+        assert!(is_for(&frame(ME, OTHER, 60), ME));
+        assert!(is_for(&frame([0xff; 6], OTHER, 60), ME));
+        assert!(is_for(&frame([1, 0, 0x5e, 0, 0, 1], OTHER, 60), ME));
+        assert!(!is_for(&frame(OTHER, ME, 60), ME));
+    }
+
+    #[test]
+    fn refuses_what_its_other_replica_sent() {
+        assert!(!is_for(&frame([0xff; 6], ME, 60), ME));
+        assert!(!is_for(&frame(ME, ME, 60), ME));
+    }
+
+    #[test]
+    fn refuses_frames_out_of_bounds() {
+        assert!(!is_for(&frame(ME, OTHER, 13), ME));
+        assert!(is_for(&frame(ME, OTHER, 14), ME));
+        assert!(is_for(&frame(ME, OTHER, FRAME_BYTES_MAX), ME));
+        assert!(!is_for(&frame(ME, OTHER, FRAME_BYTES_MAX + 1), ME));
+        assert!(!is_for(&[], ME));
+    }
+}

@@ -1,0 +1,80 @@
+//! A guest's way to a switch.
+
+use super::super::worker::{Next, Worker};
+use super::super::{ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, Mac, NetPort, is_for};
+use super::link::{Link, LinkError, LinkStop};
+use replay::Arrival;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A port of a [`super::Switch`], in this process or another.
+pub struct SwitchPort {
+    link: Arc<Link>,
+    dropped: Arc<AtomicU64>,
+    _rx: Worker,
+}
+
+impl SwitchPort {
+    /// Connects to the switch at `path`. Frames for `mac`, or for all, go to `sink`.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub fn connect(path: &Path, mac: Mac, sink: Arc<dyn ArrivalSink>) -> Result<Self, LinkError> {
+        let link = Arc::new(Link::connect(path, mac)?);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let (source, counter) = (link.clone(), dropped.clone());
+        let ready = move || receive(&source, mac, &*sink, &counter);
+        let rx = Worker::serve("switch-rx", Owned(link.clone()), ready).map_err(|source| {
+            LinkError::Io {
+                path: path.to_owned(),
+                operation: "cannot start a thread",
+                source,
+            }
+        })?;
+        Ok(Self {
+            link,
+            dropped,
+            _rx: rx,
+        })
+    }
+}
+
+impl NetPort for SwitchPort {
+    fn send(&self, frame: &[u8]) {
+        let fits = (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame.len());
+        if !fits || self.link.send(frame).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+struct Owned(Arc<Link>);
+
+impl std::os::fd::AsFd for Owned {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Takes all frames there are.
+fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Next {
+    loop {
+        match link.receive() {
+            Ok(frame) => {
+                if is_for(&frame, mac) && !sink.push(Arrival::Frame(frame)) {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Err(LinkStop::NotNow) => return Next::Wait,
+            Err(LinkStop::Closed) => {
+                tracing::warn!("the switch is gone: the guest has no network any more");
+                return Next::End;
+            }
+        }
+    }
+}

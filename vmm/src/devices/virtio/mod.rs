@@ -1,0 +1,58 @@
+//! Virtio devices behind virtio-mmio (virtio 1.2).
+//!
+//! ```text
+//!  mmio    the registers of one device (4.2.2), generic over
+//!   ├ net     network card (5.1)
+//!   └ block   disk (5.2)
+//!  ring    split virtqueues (2.7), whose content is the guest's and not trusted
+//! ```
+
+pub mod block;
+pub mod mmio;
+pub mod net;
+pub mod ring;
+
+use replay::Output;
+use ring::Ring;
+use vm_memory::GuestMemoryMmap;
+
+/// What one kind of device adds to the transport.
+pub trait VirtioDevice {
+    /// Device ID (virtio 1.2, section 5).
+    const ID: u32;
+    /// Number of queues.
+    const QUEUES: usize;
+    /// Most entries of each queue.
+    const QUEUE_SIZE: u16;
+    /// Name in a snapshot.
+    const KIND: &'static str;
+    /// What of the device is state.
+    type State: serde::Serialize + serde::de::DeserializeOwned + Clone + PartialEq + std::fmt::Debug;
+
+    /// Feature bits offered, beside `VIRTIO_F_VERSION_1`.
+    fn features(&self) -> u64;
+
+    /// The configuration space.
+    fn config(&self) -> Vec<u8>;
+
+    /// The driver made buffers available on queue `index`. Whether to raise the interrupt.
+    fn notify(
+        &mut self,
+        index: usize,
+        rings: &mut [Ring],
+        memory: &GuestMemoryMmap,
+        out: &mut Vec<Output>,
+    ) -> bool;
+
+    /// The driver reset the device.
+    fn reset(&mut self);
+
+    /// The state.
+    fn save(&self) -> Self::State;
+
+    /// Takes on `state`, which is not trusted; says what is wrong with it.
+    ///
+    /// # Errors
+    /// What no device can have.
+    fn restore(&mut self, state: Self::State) -> Result<(), &'static str>;
+}

@@ -1,0 +1,10 @@
+//! The KVM engine: the only place with KVM ioctls.
+
+mod convert;
+pub mod counter;
+pub mod kick;
+mod vcpu;
+mod vm;
+
+pub use vcpu::KvmEngine;
+pub use vm::{Host, KvmError, KvmKind, Vm};

@@ -1,0 +1,523 @@
+//! A vCPU on KVM, with an instruction clock.
+//!
+//! # The `Blocks` clock
+//!
+//! ```text
+//!  budget word:   n ──guest: sub 1 at each block──▶ 0 ──▶ store to the trap register ──▶ MMIO exit
+//!  clock       =  clock at entry + (budget at entry - budget now) + natural exits
+//! ```
+//!
+//! The word is set before each entry to the distance to the stop asked for. A kick may find the guest
+//! between the block that used the budget up and the trap's store: then the trap is due, the word stays
+//! zero and the vCPU goes on to it at once.
+//!
+//! # The `Instructions` clock
+//!
+//! Every instruction is a single step (KVM_GUESTDBG_SINGLESTEP) and counts one. Where KVM does not step
+//! in ring 3, no step is ever reported there: `tandem doctor` finds that out.
+
+use super::convert;
+use super::kick::Target;
+use super::vm::{KvmKind, Vm};
+use crate::cpu::SAVED_MSRS;
+use crate::engine::{Bus, Engine, EngineError, VmEntry, VmExit};
+use crate::state::CpuState;
+use kvm_bindings::{
+    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVMIO, Msrs, kvm_guest_debug, kvm_interrupt,
+    kvm_mp_state, kvm_msr_entry, kvm_run,
+};
+use kvm_ioctls::{SyncReg, VcpuFd};
+use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop, digest};
+use std::io;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+
+/// A budget that never runs out: 292 years of a block each nanosecond.
+const ENDLESS: u64 = 1 << 63;
+/// Flags that are not the guest's doing: trap (single-step) and resume (SDM volume 3, 2.3).
+const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
+
+/// A port or MMIO access the guest waits in.
+#[derive(Clone, Copy, Debug)]
+struct Access {
+    bus: Bus,
+    address: u64,
+    read: bool,
+    size: u8,
+    /// Elements of a string instruction still to go, this one included.
+    left: u32,
+    /// Where this element's bytes are in the `kvm_run` mapping.
+    offset: usize,
+}
+
+/// A vCPU on KVM. It belongs to the thread that made it.
+pub struct KvmEngine {
+    // Order matters: the kick target points into the vCPU's mapping and must go first.
+    target: Target,
+    _tsc: TscTrap,
+    fd: VcpuFd,
+    vm: Vm,
+    kind: ClockKind,
+    clock: u64,
+    /// What the budget word was set to at the last entry.
+    budget: u64,
+    trap_due: bool,
+    access: Option<Access>,
+    registers_fresh: bool,
+    /// The guest's interrupt flag is set and KVM can take an interrupt, as of the last exit.
+    interruptible: bool,
+    injected: bool,
+    halted: bool,
+}
+
+impl KvmEngine {
+    pub(super) fn new(vm: Vm, mut fd: VcpuFd) -> Self {
+        fd.set_sync_valid_reg(SyncReg::Register);
+        let run: *mut kvm_run = fd.get_kvm_run();
+        // SAFETY: the mapping lives as long as `fd`, which is dropped after the target; the engine is
+        // not `Send` (it holds a raw pointer), so both stay on this thread.
+        let target = unsafe { Target::new(run) };
+        let engine = Self {
+            target,
+            _tsc: TscTrap::set(),
+            fd,
+            vm,
+            kind: ClockKind::Blocks,
+            clock: 0,
+            budget: ENDLESS,
+            trap_due: false,
+            access: None,
+            registers_fresh: false,
+            interruptible: false,
+            injected: false,
+            halted: false,
+        };
+        engine.set_word(ENDLESS);
+        engine
+    }
+
+    /// Counts `kind` from now on.
+    ///
+    /// # Errors
+    /// If this engine has no such clock.
+    pub fn set_clock_kind(&mut self, kind: ClockKind) -> Result<(), EngineError> {
+        let control = match kind {
+            ClockKind::Blocks => 0,
+            ClockKind::Instructions => KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+            ClockKind::Branches => {
+                return Err(EngineError::Unsupported(
+                    "the clock 'branches' needs a performance counter, which is not supported yet"
+                        .into(),
+                ));
+            }
+        };
+        let debug = kvm_guest_debug {
+            control,
+            ..Default::default()
+        };
+        self.fd
+            .set_guest_debug(&debug)
+            .map_err(|e| ioctl("KVM_SET_GUEST_DEBUG", e))?;
+        self.kind = kind;
+        Ok(())
+    }
+
+    fn word(&self) -> u64 {
+        // SAFETY: the clock page outlives the engine; the guest, the only other writer, is stopped.
+        unsafe { self.vm.budget().read_volatile() }
+    }
+
+    fn set_word(&self, value: u64) {
+        // SAFETY: as in `word`.
+        unsafe { self.vm.budget().write_volatile(value) }
+    }
+
+    fn fault(&mut self, why: impl Into<String>) -> EngineError {
+        self.registers_fresh = false;
+        let (at, _) = self.point().unwrap_or_default();
+        EngineError::GuestFault {
+            at,
+            why: why.into(),
+        }
+    }
+
+    /// Brings the clock up to what the guest has counted.
+    fn count(&mut self) -> Result<(), EngineError> {
+        if self.kind != ClockKind::Blocks {
+            return Ok(());
+        }
+        let word = self.word();
+        let Some(used) = self.budget.checked_sub(word) else {
+            return Err(self.fault(format!("it altered its block budget ({word:#x})")));
+        };
+        self.clock += used;
+        self.budget = word;
+        self.trap_due = word == 0;
+        Ok(())
+    }
+
+    fn natural(&mut self, exit: VmExit) -> VmExit {
+        self.clock += 1;
+        exit
+    }
+
+    /// One KVM_RUN; true if it ended for a kick.
+    fn enter(&mut self) -> Result<bool, EngineError> {
+        self.registers_fresh = false;
+        self.injected = false;
+        let kicked = match self.fd.run() {
+            Ok(_) => false,
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
+                self.target.clear();
+                true
+            }
+            Err(e) => return Err(ioctl("KVM_RUN", e)),
+        };
+        self.registers_fresh = !kicked;
+        let run = self.fd.get_kvm_run();
+        self.interruptible = run.if_flag != 0 && run.ready_for_interrupt_injection != 0;
+        let kicked = kicked || run.exit_reason == KVM_EXIT_INTR;
+        self.count()?;
+        Ok(kicked)
+    }
+
+    /// The access KVM reports.
+    fn reported_access(&mut self) -> Access {
+        let run = self.fd.get_kvm_run();
+        if run.exit_reason == KVM_EXIT_IO {
+            // SAFETY: the exit reason says which member of the union is set.
+            let io = unsafe { run.__bindgen_anon_1.io };
+            return Access {
+                bus: Bus::Port,
+                address: u64::from(io.port),
+                read: u32::from(io.direction) == KVM_EXIT_IO_IN,
+                size: io.size,
+                left: io.count,
+                offset: io.data_offset as usize,
+            };
+        }
+        // SAFETY: the exit reason says which member of the union is set.
+        let mmio = unsafe { run.__bindgen_anon_1.mmio };
+        // SAFETY: only the field's address is taken.
+        let data = unsafe { &raw const run.__bindgen_anon_1.mmio.data };
+        Access {
+            bus: Bus::Mmio,
+            address: mmio.phys_addr,
+            read: mmio.is_write == 0,
+            size: u8::try_from(mmio.len).unwrap_or(0),
+            left: 1,
+            offset: data as usize - std::ptr::from_ref(run) as usize,
+        }
+    }
+
+    /// The bytes of the present element, which KVM and we share.
+    fn data(&mut self, access: &Access) -> &mut [u8] {
+        let run: *mut kvm_run = self.fd.get_kvm_run();
+        // SAFETY: KVM gives an offset inside its mapping, with room for `count` elements of `size` bytes;
+        // `offset` only moves on by `size` while elements are left.
+        unsafe {
+            std::slice::from_raw_parts_mut(run.cast::<u8>().add(access.offset), access.size.into())
+        }
+    }
+
+    /// Turns the present element into an exit.
+    fn access_exit(&mut self, access: Access) -> Result<VmExit, EngineError> {
+        let Access {
+            bus, address, size, ..
+        } = access;
+        if !matches!(size, 1 | 2 | 4 | 8) || access.left == 0 {
+            return Err(self.fault(format!("an access of {size} bytes at {address:#x}")));
+        }
+        self.access = Some(access);
+        let exit = if access.read {
+            VmExit::Read { bus, address, size }
+        } else {
+            let mut bytes = [0; 8];
+            bytes[..size.into()].copy_from_slice(self.data(&access));
+            VmExit::Write {
+                bus,
+                address,
+                size,
+                value: u64::from_le_bytes(bytes),
+            }
+        };
+        Ok(self.natural(exit))
+    }
+
+    /// Ends the access the guest waits in; more elements of a string instruction come as exits of their
+    /// own.
+    fn finish_access(&mut self, entry: VmEntry) -> Result<Option<VmExit>, EngineError> {
+        let Some(access) = self.access.take() else {
+            assert!(
+                entry == VmEntry::Resume,
+                "data for a read that did not happen"
+            );
+            return Ok(None);
+        };
+        match entry {
+            VmEntry::ReadData(value) if access.read => {
+                let bytes = value.to_le_bytes();
+                self.data(&access)
+                    .copy_from_slice(&bytes[..access.size.into()]);
+            }
+            VmEntry::Resume if !access.read => {}
+            _ => panic!("{entry:?} does not fit {access:?}"),
+        }
+        if access.left > 1 {
+            let offset = access.offset + usize::from(access.size);
+            return self
+                .access_exit(Access {
+                    left: access.left - 1,
+                    offset,
+                    ..access
+                })
+                .map(Some);
+        }
+        Ok(None)
+    }
+
+    /// Whether `access` is the store a block trap makes.
+    fn is_trap(&self, access: &Access) -> bool {
+        self.kind == ClockKind::Blocks
+            && !access.read
+            && access.bus == Bus::Mmio
+            && access.address == abi::CONTROL_PAGE + abi::control::TRAP
+    }
+
+    fn internal_error(&mut self) -> EngineError {
+        // SAFETY: the exit reason says which member of the union is set.
+        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
+        let bytes: Vec<u8> = internal
+            .data
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        let why = match internal.suberror {
+            1 => format!(
+                "KVM cannot emulate the instruction {:02x?}",
+                &bytes[16..32.min(bytes.len())]
+            ),
+            other => format!("KVM internal error, suberror {other}"),
+        };
+        self.fault(why)
+    }
+}
+
+impl Engine for KvmEngine {
+    fn clock_kind(&self) -> ClockKind {
+        self.kind
+    }
+
+    fn run(&mut self, entry: VmEntry, stop: Stop) -> Result<VmExit, EngineError> {
+        self.halted = false;
+        if let Some(exit) = self.finish_access(entry)? {
+            return Ok(exit);
+        }
+        let goal = match stop {
+            Stop::Never => None,
+            Stop::Soon => Some(self.clock + 1),
+            Stop::At(clock) => Some(clock.0),
+        };
+        assert!(
+            goal.is_none_or(|goal| goal > self.clock || self.trap_due),
+            "stop lies behind"
+        );
+        let mut kicked = false;
+        loop {
+            if self.kind == ClockKind::Blocks && !self.trap_due {
+                self.budget = goal.map_or(ENDLESS, |goal| goal - self.clock);
+                self.set_word(self.budget);
+            }
+            if self.enter()? {
+                kicked = true;
+                if self.trap_due {
+                    continue;
+                }
+                return Ok(VmExit::Kicked);
+            }
+            match self.fd.get_kvm_run().exit_reason {
+                KVM_EXIT_IO | KVM_EXIT_MMIO => {
+                    let access = self.reported_access();
+                    if !self.is_trap(&access) {
+                        return self.access_exit(access);
+                    }
+                    if !std::mem::take(&mut self.trap_due) {
+                        return Err(self.fault("it stored to the trap register within its budget"));
+                    }
+                }
+                KVM_EXIT_DEBUG if self.kind == ClockKind::Instructions => self.clock += 1,
+                KVM_EXIT_HLT => {
+                    self.halted = true;
+                    return Ok(self.natural(VmExit::Halt));
+                }
+                KVM_EXIT_IRQ_WINDOW_OPEN => continue,
+                KVM_EXIT_SHUTDOWN => return Err(self.fault("triple fault")),
+                KVM_EXIT_INTERNAL_ERROR => return Err(self.internal_error()),
+                KVM_EXIT_FAIL_ENTRY => {
+                    // SAFETY: the exit reason says which member of the union is set.
+                    let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
+                    let reason = fail.hardware_entry_failure_reason;
+                    return Err(self.fault(format!("the processor refuses entry ({reason:#x})")));
+                }
+                other => return Err(self.fault(format!("unexpected KVM exit {other}"))),
+            }
+            // A block trap or a step ended.
+            if goal == Some(self.clock) {
+                return Ok(VmExit::Stopped);
+            }
+            if kicked {
+                return Ok(VmExit::Kicked);
+            }
+        }
+    }
+
+    fn clock(&self) -> Clock {
+        Clock(self.clock)
+    }
+
+    fn point(&mut self) -> Result<(ExecPoint, RegisterDigest), EngineError> {
+        let regs = if self.registers_fresh {
+            self.fd.sync_regs().regs
+        } else {
+            self.fd.get_regs().map_err(|e| ioctl("KVM_GET_REGS", e))?
+        };
+        let point = ExecPoint {
+            clock: Clock(self.clock),
+            rip: regs.rip,
+            rcx: regs.rcx,
+        };
+        let flags = regs.rflags & !NOT_THE_GUESTS;
+        Ok((
+            point,
+            digest::registers(regs.rip, flags, &convert::general(&regs)),
+        ))
+    }
+
+    fn interruptible(&self) -> bool {
+        self.interruptible && !self.injected
+    }
+
+    fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
+        let interrupt = kvm_interrupt { irq: vector.into() };
+        // SAFETY: the ioctl reads the structure it is given.
+        let result = unsafe { ioctl_with_ref(&self.fd, KVM_INTERRUPT(), &interrupt) };
+        if result != 0 {
+            return Err(EngineError::Ioctl {
+                operation: format!("KVM_INTERRUPT {vector}"),
+                source: io::Error::last_os_error(),
+            });
+        }
+        self.injected = true;
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<CpuState, EngineError> {
+        let regs = self.fd.get_regs().map_err(|e| ioctl("KVM_GET_REGS", e))?;
+        let sregs = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
+        let fpu = self.fd.get_fpu().map_err(|e| ioctl("KVM_GET_FPU", e))?;
+        let mut state = CpuState {
+            clock: Clock(self.clock),
+            general: convert::general(&regs),
+            rip: regs.rip,
+            rflags: regs.rflags & !NOT_THE_GUESTS,
+            fpu: convert::take_fpu(&fpu),
+            halted: self.halted,
+            ..Default::default()
+        };
+        convert::take_sregs(&mut state, &sregs);
+        for index in SAVED_MSRS {
+            let entry = kvm_msr_entry {
+                index,
+                ..Default::default()
+            };
+            let mut msrs = Msrs::from_entries(&[entry]).expect("one entry fits");
+            // A kind of KVM without this register reports none read: the guest cannot have used it.
+            let got = self.fd.get_msrs(&mut msrs).unwrap_or(0);
+            let value = if got == 1 { msrs.as_slice()[0].data } else { 0 };
+            state.msrs.push((index, value));
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        let base = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
+        let sregs = convert::sregs(state, &base);
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(|e| ioctl("KVM_SET_SREGS", e))?;
+        self.fd
+            .set_regs(&convert::regs(state))
+            .map_err(|e| ioctl("KVM_SET_REGS", e))?;
+        self.fd
+            .set_fpu(&convert::fpu(&state.fpu))
+            .map_err(|e| ioctl("KVM_SET_FPU", e))?;
+        for &(index, data) in &state.msrs {
+            if !SAVED_MSRS.contains(&index) {
+                return Err(EngineError::Unsupported(format!(
+                    "MSR {index:#x} in a vCPU state"
+                )));
+            }
+            let entry = kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            };
+            let msrs = Msrs::from_entries(&[entry]).expect("one entry fits");
+            let set = self.fd.set_msrs(&msrs).unwrap_or(0);
+            if set != 1 && data != 0 {
+                return Err(EngineError::Unsupported(format!(
+                    "MSR {index:#x} on this host"
+                )));
+            }
+        }
+        // A halted vCPU is entered as a runnable one: the halt has exited, and an interrupt wakes it.
+        let _ = self.fd.set_mp_state(kvm_mp_state::default());
+        self.clock = state.clock.0;
+        self.budget = ENDLESS;
+        self.set_word(ENDLESS);
+        self.trap_due = false;
+        self.access = None;
+        self.halted = state.halted;
+        self.registers_fresh = false;
+        Ok(())
+    }
+}
+
+/// Makes `rdtsc` in ring 3 trap where only the thread's own flag does that (see `hostclock`).
+struct TscTrap {
+    set: bool,
+}
+
+impl TscTrap {
+    fn set() -> Self {
+        let set = KvmKind::of_this_host() == KvmKind::Software;
+        if set {
+            Self::prctl(libc::PR_TSC_SIGSEGV);
+        }
+        Self { set }
+    }
+
+    fn prctl(mode: libc::c_int) {
+        // SAFETY: PR_SET_TSC takes a plain number. It cannot fail on x86.
+        unsafe { libc::prctl(libc::PR_SET_TSC, mode) };
+    }
+}
+
+impl Drop for TscTrap {
+    fn drop(&mut self) {
+        if self.set {
+            Self::prctl(libc::PR_TSC_ENABLE);
+        }
+    }
+}
+
+fn ioctl(operation: &str, e: kvm_ioctls::Error) -> EngineError {
+    EngineError::Ioctl {
+        operation: operation.to_owned(),
+        source: io::Error::from_raw_os_error(e.errno()),
+    }
+}

@@ -1,0 +1,297 @@
+//! The board: chips on two buses, their interrupt lines, and what goes in and out of them.
+
+use super::config::MachineConfig;
+use crate::devices::DeviceError;
+use crate::devices::pic::Pic;
+use crate::devices::pit::Pit;
+use crate::devices::rtc::Rtc;
+use crate::devices::uart::Uart;
+use crate::devices::virtio::block::Block;
+use crate::devices::virtio::mmio::VirtioMmio;
+use crate::devices::virtio::net::Net;
+use crate::engine::Bus;
+use replay::{Arrival, InputsError, Output, Question, TimerSpec};
+use vm_memory::GuestMemoryMmap;
+
+/// Console bytes that leave as one output, unless a line ends or the guest halts before.
+const CONSOLE_CHUNK: usize = 256;
+
+/// What the board cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    /// Nobody is there.
+    #[error("the guest {verb} {size} bytes at {bus:?} {address:#x}, where there is no device")]
+    Nobody {
+        /// "reads" or "writes".
+        verb: &'static str,
+        /// Bytes.
+        size: u8,
+        /// Address space.
+        bus: Bus,
+        /// Address.
+        address: u64,
+    },
+    /// A chip refused.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// An answer could not be had.
+    #[error(transparent)]
+    Inputs(#[from] InputsError),
+}
+
+/// What a write led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrote {
+    /// Nothing special.
+    Done,
+    /// The guest switched itself off with this status.
+    PowerOff(u32),
+}
+
+/// The way chips ask questions.
+pub type Ask<'a> = dyn FnMut(Question) -> Result<u64, InputsError> + 'a;
+
+/// All chips of one machine.
+pub struct Board {
+    pub(super) pic: Pic,
+    pub(super) pit: Pit,
+    pub(super) rtc: Rtc,
+    pub(super) uart: Uart,
+    pub(super) net: VirtioMmio<Net>,
+    pub(super) block: Option<VirtioMmio<Block>>,
+    /// Bytes the guest sent to the console that have not left yet.
+    pub(super) console: Vec<u8>,
+    /// Console input the UART has no room for yet.
+    pub(super) typed: Vec<u8>,
+}
+
+impl Board {
+    /// The board of a machine that was just switched on.
+    #[must_use]
+    pub fn new(config: &MachineConfig) -> Self {
+        Self {
+            pic: Pic::new(),
+            pit: Pit::new(),
+            rtc: Rtc::new(),
+            uart: Uart::new(),
+            net: VirtioMmio::new(Net::new(config.mac)),
+            block: config
+                .disk_sectors
+                .map(|sectors| VirtioMmio::new(Block::new(sectors))),
+            console: Vec::new(),
+            typed: Vec::new(),
+        }
+    }
+
+    /// Whether the interrupt controller has an interrupt for the vCPU.
+    #[must_use]
+    pub fn interrupt_pending(&self) -> bool {
+        self.pic.pending()
+    }
+
+    /// The vector of that interrupt, which the vCPU takes now.
+    pub fn acknowledge(&mut self) -> u8 {
+        self.pic.acknowledge()
+    }
+
+    /// How the timer stands.
+    #[must_use]
+    pub fn timer(&self) -> TimerSpec {
+        self.pit.timer()
+    }
+
+    /// How many frames the network device can take.
+    #[must_use]
+    pub fn frames_room(&self, memory: &GuestMemoryMmap) -> u16 {
+        self.net.rx_room(memory)
+    }
+
+    /// Disk requests under way, as the outputs that made them, oldest first.
+    #[must_use]
+    pub fn outstanding_disk(&self) -> Vec<Output> {
+        self.block
+            .as_ref()
+            .map(|block| block.device().outstanding())
+            .unwrap_or_default()
+    }
+
+    /// Puts an arrival into its chip.
+    ///
+    /// # Errors
+    /// If there is no such device or request.
+    pub fn deliver(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        arrival: Arrival,
+    ) -> Result<(), BoardError> {
+        match arrival {
+            Arrival::Timer { .. } => self.pic.pulse(abi::TIMER_IRQ),
+            Arrival::Frame(frame) => {
+                if self.net.receive(memory, &frame) {
+                    self.pic.pulse(abi::NET_IRQ);
+                }
+            }
+            Arrival::DiskDone { tag, ok, data } => {
+                let block = self.block.as_mut().ok_or(DeviceError::UnknownTag(tag))?;
+                if block.complete(memory, tag, ok, &data)? {
+                    self.pic.pulse(abi::BLOCK_IRQ);
+                }
+            }
+            Arrival::Console(bytes) => {
+                self.typed.extend_from_slice(&bytes);
+                self.feed_uart();
+            }
+            Arrival::IrqWindow | Arrival::Stop => {}
+        }
+        Ok(())
+    }
+
+    fn feed_uart(&mut self) {
+        let count = self.uart.room().min(self.typed.len());
+        self.uart.receive(&self.typed[..count]);
+        self.typed.drain(..count);
+        if self.uart.take_interrupt() {
+            self.pic.pulse(abi::SERIAL_IRQ);
+        }
+    }
+
+    /// Lets out what the guest has sent to the console so far.
+    pub fn flush_console(&mut self, out: &mut Vec<Output>) {
+        if !self.console.is_empty() {
+            out.push(Output::Console(std::mem::take(&mut self.console)));
+        }
+    }
+
+    /// The guest reads.
+    ///
+    /// # Errors
+    /// If nobody is there, or the answer cannot be had.
+    pub fn read(
+        &mut self,
+        bus: Bus,
+        address: u64,
+        size: u8,
+        ask: &mut Ask<'_>,
+    ) -> Result<u64, BoardError> {
+        let nobody = BoardError::Nobody {
+            verb: "reads",
+            size,
+            bus,
+            address,
+        };
+        match bus {
+            Bus::Port if size == 1 => {
+                let port = u16::try_from(address).map_err(|_| nobody)?;
+                Ok(u64::from(self.read_port(port, ask)?.ok_or(
+                    BoardError::Nobody {
+                        verb: "reads",
+                        size,
+                        bus,
+                        address,
+                    },
+                )?))
+            }
+            Bus::Mmio => match address - address % abi::WINDOW {
+                abi::NET_PAGE => Ok(self.net.read(address % abi::WINDOW, size)),
+                abi::BLOCK_PAGE => match &mut self.block {
+                    Some(block) => Ok(block.read(address % abi::WINDOW, size)),
+                    // An empty virtio-mmio slot: a driver finds magic number 0 (virtio 1.2, 4.2.2.1).
+                    None => Ok(0),
+                },
+                abi::CONTROL_PAGE if address % abi::WINDOW == abi::control::TSC && size == 8 => {
+                    Ok(ask(Question::Tsc)?)
+                }
+                _ => Err(nobody),
+            },
+            Bus::Port => Err(nobody),
+        }
+    }
+
+    fn read_port(&mut self, port: u16, ask: &mut Ask<'_>) -> Result<Option<u8>, BoardError> {
+        Ok(Some(match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.read(port),
+            0x40..=0x43 | 0x61 => self
+                .pit
+                .read(port, &mut |channel| ask(Question::PitElapsed(channel)))?,
+            0x70 | 0x71 => self.rtc.read(port, &mut || ask(Question::WallClock))?,
+            0x3f8..=0x3ff => {
+                let value = self.uart.read((port - abi::SERIAL_PORT) as u8);
+                self.feed_uart();
+                value
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The guest writes. What leaves the machine goes to `out`.
+    ///
+    /// # Errors
+    /// If nobody is there.
+    pub fn write(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        bus: Bus,
+        address: u64,
+        size: u8,
+        value: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<Wrote, BoardError> {
+        let nobody = BoardError::Nobody {
+            verb: "writes",
+            size,
+            bus,
+            address,
+        };
+        let offset = address % abi::WINDOW;
+        match bus {
+            Bus::Port if size == 1 && self.write_port(address, (value & 0xff) as u8, out) => {}
+            Bus::Port => return Err(nobody),
+            Bus::Mmio => match address - offset {
+                abi::NET_PAGE => {
+                    if self.net.write(offset, size, value, memory, out) {
+                        self.pic.pulse(abi::NET_IRQ);
+                    }
+                }
+                abi::BLOCK_PAGE => {
+                    let Some(block) = &mut self.block else {
+                        return Err(nobody);
+                    };
+                    if block.write(offset, size, value, memory, out) {
+                        self.pic.pulse(abi::BLOCK_IRQ);
+                    }
+                }
+                abi::CONTROL_PAGE if offset == abi::control::POWER_OFF && size == 4 => {
+                    let code = (value & 0xffff_ffff) as u32;
+                    self.flush_console(out);
+                    out.push(Output::PowerOff { code });
+                    return Ok(Wrote::PowerOff(code));
+                }
+                _ => return Err(nobody),
+            },
+        }
+        Ok(Wrote::Done)
+    }
+
+    fn write_port(&mut self, address: u64, value: u8, out: &mut Vec<Output>) -> bool {
+        let Ok(port) = u16::try_from(address) else {
+            return false;
+        };
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.write(port, value),
+            0x40..=0x43 | 0x61 => self.pit.write(port, value),
+            0x70 | 0x71 => self.rtc.write(port, value),
+            0x3f8..=0x3ff => {
+                if let Some(byte) = self.uart.write((port - abi::SERIAL_PORT) as u8, value) {
+                    self.console.push(byte);
+                    if byte == b'\n' || self.console.len() >= CONSOLE_CHUNK {
+                        self.flush_console(out);
+                    }
+                }
+                self.feed_uart();
+            }
+            0x80 => {} // POST codes: writes are a customary delay
+            _ => return false,
+        }
+        true
+    }
+}

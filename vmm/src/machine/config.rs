@@ -1,0 +1,73 @@
+//! What two replicas must agree on before either runs.
+
+use crate::cpu::CpuModel;
+use replay::ClockKind;
+use serde::{Deserialize, Serialize};
+
+/// Least guest memory, in MiB.
+pub const MEMORY_MIB_MIN: u32 = 16;
+/// Most guest memory, in MiB: what lies below the device windows.
+pub const MEMORY_MIB_MAX: u32 = 3072;
+
+/// A machine's configuration: everything its first state depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineConfig {
+    /// The guest: the name of a built-in one, or a path.
+    pub guest: String,
+    /// Digest of its image (xxh3-64).
+    pub image_digest: u64,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// The guest's command line.
+    pub cmdline: String,
+    /// What CPUID says.
+    pub cpu: CpuModel,
+    /// What the clock counts.
+    pub clock_kind: ClockKind,
+    /// Address of the network device.
+    pub mac: [u8; 6],
+    /// Size of the disk in sectors of 512 bytes; no disk if absent.
+    pub disk_sectors: Option<u64>,
+}
+
+/// Why a configuration cannot be run.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Memory outside the bounds.
+    #[error("{0} MiB of guest memory: it takes {MEMORY_MIB_MIN} to {MEMORY_MIB_MAX}")]
+    Memory(u32),
+    /// The command line is too long, or has a NUL or line break in it.
+    #[error(
+        "the guest's command line must be under {} bytes, without NUL",
+        abi::CMDLINE_MAX
+    )]
+    Cmdline,
+    /// A multicast or zero hardware address.
+    #[error("{0:02x?} is no hardware address for one device")]
+    Mac([u8; 6]),
+}
+
+impl MachineConfig {
+    /// Checks the bounds. A configuration from a peer or a file is not to be used before.
+    ///
+    /// # Errors
+    /// What is out of bounds.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(MEMORY_MIB_MIN..=MEMORY_MIB_MAX).contains(&self.memory_mib) {
+            return Err(ConfigError::Memory(self.memory_mib));
+        }
+        if self.cmdline.len() >= abi::CMDLINE_MAX || self.cmdline.contains('\0') {
+            return Err(ConfigError::Cmdline);
+        }
+        if self.mac[0] & 1 != 0 || self.mac == [0; 6] {
+            return Err(ConfigError::Mac(self.mac));
+        }
+        Ok(())
+    }
+
+    /// Guest memory in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        u64::from(self.memory_mib) << 20
+    }
+}

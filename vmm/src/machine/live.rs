@@ -1,0 +1,361 @@
+//! The live world: what arrives, the timer, and the host's clocks.
+//!
+//! ```text
+//!  backends ──push──▶ Inbox ──poll──▶ vCPU thread
+//!                       │ in the guest: kick
+//!                       └ waiting: futex wake
+//! ```
+
+use super::lateness::Lateness;
+use crate::backends::ArrivalSink;
+use crate::hostclock;
+use crate::kvm::kick::{self, Kicker};
+use replay::{Arrival, InputsError, Question, Situation, Source, Stop, TimerSpec};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Frames waiting at most; more are dropped, as by a network card.
+const FRAMES_MAX: usize = 1024;
+/// Console bytes waiting at most.
+const CONSOLE_MAX: usize = 64 << 10;
+/// Longest run of the guest without telling a follower how far it got.
+const PROGRESS_NS: u64 = 1_000_000;
+
+/// Where the vCPU thread is.
+mod place {
+    pub const OUTSIDE: u32 = 0;
+    pub const GUEST: u32 = 1;
+    pub const WAITING: u32 = 2;
+}
+
+#[derive(Default)]
+struct Queues {
+    urgent: VecDeque<Arrival>,
+    frames: VecDeque<Vec<u8>>,
+    console_bytes: usize,
+}
+
+/// What has arrived and was not delivered yet.
+pub struct Inbox {
+    queues: Mutex<Queues>,
+    /// Counts pushes; the vCPU thread waits on it.
+    pushes: AtomicU32,
+    place: AtomicU32,
+    kicker: Mutex<Option<Kicker>>,
+    lateness: Lateness,
+}
+
+impl Inbox {
+    /// An empty inbox with no vCPU yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            queues: Mutex::default(),
+            pushes: AtomicU32::new(0),
+            place: AtomicU32::new(place::OUTSIDE),
+            kicker: Mutex::new(None),
+            lateness: Lateness::default(),
+        })
+    }
+
+    /// How late the timer ticks were that the vCPU got.
+    pub fn lateness(&self) -> &Lateness {
+        &self.lateness
+    }
+
+    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes pushes reach the calling thread.
+    pub fn bind_current_thread(&self) {
+        let mut kicker = self.kicker.lock().unwrap_or_else(PoisonError::into_inner);
+        *kicker = Some(Kicker::current_thread());
+    }
+
+    /// Tells the vCPU thread that something changed.
+    pub fn notify(&self) {
+        self.pushes.fetch_add(1, Ordering::SeqCst);
+        match self.place.load(Ordering::SeqCst) {
+            place::WAITING => futex_wake(&self.pushes),
+            place::GUEST => {
+                let kicker = *self.kicker.lock().unwrap_or_else(PoisonError::into_inner);
+                let first = self.place.compare_exchange(
+                    place::GUEST,
+                    place::OUTSIDE,
+                    Ordering::SeqCst,
+                    Ordering::SeqCst,
+                );
+                if let (Some(kicker), Ok(_)) = (kicker, first) {
+                    kicker.kick();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl ArrivalSink for Inbox {
+    fn push(&self, arrival: Arrival) -> bool {
+        {
+            let mut queues = self.queues();
+            match arrival {
+                Arrival::Frame(frame) => {
+                    if queues.frames.len() >= FRAMES_MAX {
+                        return false;
+                    }
+                    queues.frames.push_back(frame);
+                }
+                Arrival::Console(bytes) => {
+                    if queues.console_bytes + bytes.len() > CONSOLE_MAX {
+                        return false;
+                    }
+                    queues.console_bytes += bytes.len();
+                    queues.urgent.push_back(Arrival::Console(bytes));
+                }
+                other => queues.urgent.push_back(other),
+            }
+        }
+        self.notify();
+        true
+    }
+}
+
+/// Where guest time stands: what was answered last, so that a new primary goes on from there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuestTime {
+    /// Last time-stamp counter answered, and the host's monotonic time then.
+    pub tsc: (u64, u64),
+    /// Last wall clock answered.
+    pub wall_ns: u64,
+}
+
+/// The live world of one machine; belongs to its vCPU thread.
+pub struct Live {
+    inbox: Arc<Inbox>,
+    seen: u32,
+    time: GuestTime,
+    /// Guest time-stamp counter minus the host's monotonic nanoseconds, wrapping.
+    tsc_offset: u64,
+    spec: TimerSpec,
+    started_ns: u64,
+    due_ns: Option<u64>,
+    alarm: Alarm,
+    /// Whether a follower needs to know of progress.
+    followed: bool,
+}
+
+impl Live {
+    /// The live world from now on. `followed`: kick the vCPU out every millisecond, to tell of progress.
+    ///
+    /// # Errors
+    /// If the kernel has no timer for us.
+    pub fn new(inbox: Arc<Inbox>, time: GuestTime, followed: bool) -> std::io::Result<Self> {
+        inbox.bind_current_thread();
+        let now = hostclock::monotonic_ns();
+        // From zero, or on from the last answer plus what passed since.
+        let tsc_offset = match time.tsc {
+            (0, 0) => 0u64.wrapping_sub(now),
+            (answered, at) => answered.wrapping_sub(at),
+        };
+        Ok(Self {
+            inbox,
+            seen: 0,
+            time,
+            tsc_offset,
+            spec: TimerSpec::default(),
+            started_ns: now,
+            due_ns: None,
+            alarm: Alarm::new()?,
+            followed,
+        })
+    }
+
+    /// Whether a follower needs to know of progress, from now on.
+    pub fn set_followed(&mut self, followed: bool) {
+        self.followed = followed;
+    }
+
+    fn follow_timer(&mut self, spec: TimerSpec) {
+        if spec == self.spec {
+            return;
+        }
+        self.spec = spec;
+        self.started_ns = hostclock::monotonic_ns();
+        self.due_ns = (spec.period_ns != 0).then(|| self.started_ns + spec.period_ns);
+    }
+
+    fn timer(&mut self) -> Option<Arrival> {
+        let due = self.due_ns?;
+        let late = hostclock::monotonic_ns().checked_sub(due)?;
+        self.inbox.lateness.record(late);
+        if self.spec.one_shot {
+            self.due_ns = None;
+            return Some(Arrival::Timer { periods: 1 });
+        }
+        let periods = late / self.spec.period_ns + 1;
+        self.due_ns = Some(due + periods * self.spec.period_ns);
+        Some(Arrival::Timer {
+            periods: u32::try_from(periods).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+impl Source for Live {
+    fn answer(&mut self, question: Question) -> u64 {
+        match question {
+            Question::Tsc => {
+                const { assert!(abi::TSC_HZ == 1_000_000_000, "one tick is one nanosecond") };
+                let now = hostclock::monotonic_ns();
+                let tsc = now.wrapping_add(self.tsc_offset).max(self.time.tsc.0 + 1);
+                self.time.tsc = (tsc, now);
+                tsc
+            }
+            Question::WallClock => {
+                self.time.wall_ns = hostclock::wall_ns().max(self.time.wall_ns);
+                self.time.wall_ns
+            }
+            Question::PitElapsed(_) => hostclock::monotonic_ns() - self.started_ns,
+        }
+    }
+
+    fn poll(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
+        self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
+        self.follow_timer(now.timer);
+        if let Some(tick) = self.timer() {
+            return Ok(Some(tick));
+        }
+        self.seen = self.inbox.pushes.load(Ordering::SeqCst);
+        let mut queues = self.inbox.queues();
+        if let Some(arrival) = queues.urgent.pop_front() {
+            if let Arrival::Console(bytes) = &arrival {
+                queues.console_bytes -= bytes.len();
+            }
+            return Ok(Some(arrival));
+        }
+        if now.frames_room > 0 {
+            return Ok(queues.frames.pop_front().map(Arrival::Frame));
+        }
+        Ok(None)
+    }
+
+    fn wait(&mut self, _: &Situation) -> Result<(), InputsError> {
+        let timeout = self
+            .due_ns
+            .map(|due| due.saturating_sub(hostclock::monotonic_ns()));
+        self.inbox.place.store(place::WAITING, Ordering::SeqCst);
+        futex_wait(&self.inbox.pushes, self.seen, timeout);
+        self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn next_stop(&mut self, now: &Situation) -> Stop {
+        self.follow_timer(now.timer);
+        if self.followed || self.due_ns.is_some() {
+            let clock = hostclock::monotonic_ns();
+            if self.due_ns.is_some_and(|due| due <= clock) {
+                return Stop::Soon;
+            }
+            let progress = if self.followed {
+                clock + PROGRESS_NS
+            } else {
+                u64::MAX
+            };
+            self.alarm
+                .ring_at(self.due_ns.unwrap_or(u64::MAX).min(progress), clock);
+        }
+        self.inbox.place.store(place::GUEST, Ordering::SeqCst);
+        let queues = self.inbox.queues();
+        if !queues.urgent.is_empty() || (now.frames_room > 0 && !queues.frames.is_empty()) {
+            return Stop::Soon;
+        }
+        Stop::Never
+    }
+}
+
+/// A POSIX timer that kicks the thread that made it.
+struct Alarm {
+    timer: libc::timer_t,
+    rings_ns: u64,
+}
+
+impl Alarm {
+    fn new() -> std::io::Result<Self> {
+        // SAFETY: an all-zero sigevent is a valid one; the fields that count are set below.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = kick::signal();
+        event.sigev_notify_thread_id = Kicker::current_thread().thread();
+        let mut timer: libc::timer_t = std::ptr::null_mut();
+        // SAFETY: both pointers are valid for the call.
+        let result =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+        if result != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(Self { timer, rings_ns: 0 })
+    }
+
+    /// Rings at `at` (monotonic nanoseconds), unless it is set to ring earlier anyway.
+    fn ring_at(&mut self, at: u64, now: u64) {
+        let pending = self.rings_ns > now;
+        if pending && self.rings_ns <= at {
+            return;
+        }
+        self.rings_ns = at;
+        let time = libc::timespec {
+            tv_sec: i64::try_from(at / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(at % 1_000_000_000).expect("under a second"),
+        };
+        let zero = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let spec = libc::itimerspec {
+            it_interval: zero,
+            it_value: time,
+        };
+        // SAFETY: the timer is ours and the pointers are valid for the call.
+        let result = unsafe {
+            libc::timer_settime(
+                self.timer,
+                libc::TIMER_ABSTIME,
+                &raw const spec,
+                std::ptr::null_mut(),
+            )
+        };
+        assert!(result == 0, "a valid timer takes a valid time");
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: the timer is ours and not used again.
+        unsafe { libc::timer_delete(self.timer) };
+    }
+}
+
+fn futex_wake(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE only uses the address, which is valid.
+    unsafe {
+        let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+        libc::syscall(libc::SYS_futex, word.as_ptr(), op, 1);
+    }
+}
+
+/// Waits while `word` is `seen`, for `timeout_ns` at most. Comes back early for signals.
+fn futex_wait(word: &AtomicU32, seen: u32, timeout_ns: Option<u64>) {
+    let timeout = timeout_ns.map(|ns| libc::timespec {
+        tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(ns % 1_000_000_000).expect("under a second"),
+    });
+    let timeout = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the word and the timeout are valid for the call.
+    unsafe {
+        let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        libc::syscall(libc::SYS_futex, word.as_ptr(), op, seen, timeout);
+    }
+}

@@ -1,0 +1,20 @@
+//! The machine: a vCPU, its memory and its board, and the loop that runs them.
+//!
+//! ```text
+//!  boot   image, start info and first registers into an empty machine
+//!  board  ports and MMIO to chips; arrivals into chips; outputs out of them
+//!  run    the loop: exit ▶ board ▶ arrivals ▶ injection ▶ entry
+//!  live   the live world: inbox, timer, clocks (a `replay::Source`)
+//!  lateness  how late its timer ticks were
+//! ```
+
+pub mod board;
+pub mod boot;
+mod config;
+pub mod lateness;
+pub mod live;
+mod run;
+pub mod snapshot;
+
+pub use config::{ConfigError, MachineConfig};
+pub use run::{Ended, Machine, MachineError};

@@ -1,0 +1,327 @@
+//! The run loop: value in, value out.
+//!
+//! At every stop, in this order, on primary and backup alike:
+//!
+//! 1. the exit is handled (answers and outputs are entries, in the order the guest makes them);
+//! 2. arrivals are delivered, each an entry;
+//! 3. if the stop is natural or something was delivered at it, and the vCPU can take an interrupt, the
+//!    one the interrupt controller has is injected;
+//! 4. a state digest, if due, is taken;
+//! 5. the vCPU is entered, up to the next stop.
+
+use super::board::{Board, BoardError, Wrote};
+use super::config::MachineConfig;
+use super::{boot, snapshot};
+use crate::engine::{Engine, EngineError, VmEntry, VmExit};
+use replay::{
+    Arrival, Clock, ExecPoint, Here, Inputs, InputsError, Output, RegisterDigest, Situation,
+    StateWindow,
+};
+use vm_memory::GuestMemoryMmap;
+
+/// Why a machine stopped for good.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The vCPU cannot go on.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The guest touched something that is not there, or a device failed.
+    #[error("{error} ({at})")]
+    Board {
+        /// Where the guest was.
+        at: ExecPoint,
+        /// What happened.
+        error: BoardError,
+    },
+    /// Inputs or the log failed, or replay diverged.
+    #[error(transparent)]
+    Inputs(#[from] InputsError),
+    /// The guest could not be put into memory.
+    #[error(transparent)]
+    Boot(#[from] boot::BootError),
+    /// A snapshot cannot be taken or put back.
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::SnapshotError),
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The guest's exit status; 0 when stopped from outside.
+    pub code: u32,
+    /// Whether the operator asked for it.
+    pub stopped: bool,
+    /// The clock at the end.
+    pub clock: Clock,
+    /// Digest of memory and all state.
+    pub digest: u64,
+}
+
+/// A machine.
+pub struct Machine<E> {
+    pub(super) engine: E,
+    pub(super) board: Board,
+    pub(super) memory: GuestMemoryMmap,
+    pub(super) config: MachineConfig,
+    /// How the vCPU is to be entered next.
+    pub(super) entry: VmEntry,
+    /// Whether the guest stands in a halt.
+    pub(super) halted: bool,
+}
+
+/// What a stop leads to.
+enum Next {
+    Enter(Situation),
+    End {
+        here: Here,
+        code: u32,
+        stopped: bool,
+    },
+}
+
+impl<E: Engine> Machine<E> {
+    /// A machine with `image` loaded, about to run its first instruction.
+    ///
+    /// # Errors
+    /// If the image cannot be loaded or the vCPU not set up.
+    pub fn boot(
+        mut engine: E,
+        memory: GuestMemoryMmap,
+        config: MachineConfig,
+        image: &[u8],
+    ) -> Result<Self, MachineError> {
+        let state = boot::load(&config, image, &memory)?;
+        engine.restore(&state)?;
+        let board = Board::new(&config);
+        Ok(Self {
+            engine,
+            board,
+            memory,
+            config,
+            entry: VmEntry::Resume,
+            halted: false,
+        })
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &MachineConfig {
+        &self.config
+    }
+
+    /// Its vCPU.
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// Digest of the vCPU, every device, and the pages of `window` (all memory if `None`).
+    ///
+    /// # Errors
+    /// If the vCPU's state cannot be read.
+    pub fn digest(&mut self, window: Option<StateWindow>) -> Result<u64, MachineError> {
+        Ok(snapshot::digest(self, window)?)
+    }
+
+    /// Runs to the machine's end.
+    ///
+    /// # Errors
+    /// See [`MachineError`]. The machine is of no more use then.
+    pub fn run(&mut self, inputs: &mut dyn Inputs) -> Result<Ended, MachineError> {
+        let mut natural = true;
+        loop {
+            let now = match self.stopped(inputs, natural)? {
+                Next::Enter(now) => now,
+                Next::End {
+                    here,
+                    code,
+                    stopped,
+                } => return self.end(inputs, here, code, stopped),
+            };
+            let exit = self.enter(inputs, now)?;
+            natural = exit != VmExit::Stopped;
+            if let Some(code) = self.handle(inputs, exit)? {
+                let here = self.here()?;
+                return self.end(inputs, here, code, false);
+            }
+        }
+    }
+
+    fn here(&mut self) -> Result<Here, MachineError> {
+        let (point, registers) = self.engine.point()?;
+        Ok(Here { point, registers })
+    }
+
+    /// Steps 2 to 4.
+    fn stopped(&mut self, inputs: &mut dyn Inputs, natural: bool) -> Result<Next, MachineError> {
+        let here = self.here()?;
+        if self.halted && !self.engine.interruptible() {
+            let why = "it halted with interrupts disabled".to_owned();
+            return Err(EngineError::GuestFault {
+                at: here.point,
+                why,
+            }
+            .into());
+        }
+        let mut now = self.situation(here, natural);
+        let mut delivered = false;
+        while let Some(arrival) = inputs.arrival(&now)? {
+            if arrival == Arrival::Stop {
+                return Ok(Next::End {
+                    here,
+                    code: 0,
+                    stopped: true,
+                });
+            }
+            self.board
+                .deliver(&self.memory, arrival)
+                .map_err(|error| MachineError::Board {
+                    at: here.point,
+                    error,
+                })?;
+            delivered = true;
+            now = self.situation(here, natural);
+        }
+        if (natural || delivered) && now.interruptible && now.interrupt_pending {
+            self.engine.inject(self.board.acknowledge())?;
+            self.halted = false;
+        }
+        if let Some(window) = inputs.state_due(&here)? {
+            let digest = snapshot::digest(self, Some(window))?;
+            inputs.state(&here, window, digest)?;
+        }
+        Ok(Next::Enter(self.situation(here, natural)))
+    }
+
+    fn situation(&self, here: Here, natural: bool) -> Situation {
+        Situation {
+            here,
+            interruptible: self.engine.interruptible(),
+            interrupt_pending: self.board.interrupt_pending(),
+            natural,
+            halted: self.halted,
+            timer: self.board.timer(),
+            frames_room: self.board.frames_room(&self.memory),
+        }
+    }
+
+    /// Step 5: enters the vCPU until it exits for good, telling of progress when it is kicked.
+    fn enter(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        mut now: Situation,
+    ) -> Result<VmExit, MachineError> {
+        assert!(!self.halted, "a halted vCPU is not entered");
+        let mut entry = std::mem::replace(&mut self.entry, VmEntry::Resume);
+        loop {
+            let stop = inputs.next_stop(&now)?;
+            let exit = self.engine.run(entry, stop)?;
+            if exit != VmExit::Kicked {
+                return Ok(exit);
+            }
+            entry = VmEntry::Resume;
+            let clock = self.engine.clock();
+            inputs.kicked(clock)?;
+            let here = Here {
+                point: ExecPoint {
+                    clock,
+                    ..Default::default()
+                },
+                registers: RegisterDigest::default(),
+            };
+            now = Situation {
+                here,
+                natural: false,
+                interruptible: false,
+                ..now
+            };
+            now.frames_room = self.board.frames_room(&self.memory);
+        }
+    }
+
+    /// Step 1. The exit status, if the guest switched itself off.
+    fn handle(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        exit: VmExit,
+    ) -> Result<Option<u32>, MachineError> {
+        match exit {
+            VmExit::Stopped | VmExit::Kicked => Ok(None),
+            VmExit::Halt => {
+                self.halted = true;
+                self.emit(inputs, |board, out| board.flush_console(out))?;
+                Ok(None)
+            }
+            VmExit::Read { bus, address, size } => {
+                let here = self.here()?;
+                let mut ask = |question| inputs.answer(&here, question);
+                let value = self
+                    .board
+                    .read(bus, address, size, &mut ask)
+                    .map_err(|error| Self::board_error(here.point, error))?;
+                self.entry = VmEntry::ReadData(value);
+                Ok(None)
+            }
+            VmExit::Write {
+                bus,
+                address,
+                size,
+                value,
+            } => {
+                let here = self.here()?;
+                let mut out = Vec::new();
+                let wrote = self
+                    .board
+                    .write(&self.memory, bus, address, size, value, &mut out)
+                    .map_err(|error| Self::board_error(here.point, error))?;
+                for output in out {
+                    inputs.output(&here, output)?;
+                }
+                match wrote {
+                    Wrote::Done => Ok(None),
+                    Wrote::PowerOff(code) => Ok(Some(code)),
+                }
+            }
+        }
+    }
+
+    fn emit(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        collect: impl FnOnce(&mut Board, &mut Vec<Output>),
+    ) -> Result<(), MachineError> {
+        let mut out = Vec::new();
+        collect(&mut self.board, &mut out);
+        if out.is_empty() {
+            return Ok(());
+        }
+        let here = self.here()?;
+        for output in out {
+            inputs.output(&here, output)?;
+        }
+        Ok(())
+    }
+
+    /// Inputs errors that came through a device's question are the inputs' own.
+    fn board_error(at: ExecPoint, error: BoardError) -> MachineError {
+        match error {
+            BoardError::Inputs(inner) => MachineError::Inputs(inner),
+            error => MachineError::Board { at, error },
+        }
+    }
+
+    fn end(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        here: Here,
+        code: u32,
+        stopped: bool,
+    ) -> Result<Ended, MachineError> {
+        let digest = snapshot::digest(self, None)?;
+        inputs.end(&here, code, digest)?;
+        Ok(Ended {
+            code,
+            stopped,
+            clock: here.point.clock,
+            digest,
+        })
+    }
+}

@@ -1,0 +1,298 @@
+//! A machine's state as bytes, and digests of it.
+//!
+//! ```text
+//!   0  magic     8   "TANDEMSN"
+//!   8  version   u32 LE
+//!  12  sections  u32 LE
+//!      section:  kind length u8, kind, version u16 LE, payload length u32 LE, crc u32 LE, payload
+//!      memory:   length u64 LE, crc u32 LE, then the pages
+//! ```
+//!
+//! The first section is the machine's configuration; then the vCPU, each chip, and last the memory.
+//! Bytes left over are an error.
+
+use super::board::Board;
+use super::config::{ConfigError, MachineConfig};
+use super::run::{Machine, MachineError};
+use crate::devices::{Chip, DeviceError};
+use crate::engine::{Engine, EngineError, VmEntry};
+use crate::state::CpuState;
+use replay::StateWindow;
+use replay::codec::{from_bytes, to_bytes};
+use replay::digest::StateHasher;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+const MAGIC: [u8; 8] = *b"TANDEMSN";
+const VERSION: u32 = 1;
+const PAGE: u64 = 4096;
+/// Most bytes of one section that is not memory.
+const SECTION_MAX: usize = 16 << 20;
+
+/// What is wrong with a snapshot, or with taking one.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The vCPU cannot be read or written.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The vCPU waits for data, or the guest halts in the middle: not a place to take one.
+    #[error("a snapshot cannot be taken while the guest waits for a device's answer")]
+    Busy,
+    /// The bytes are no snapshot of ours.
+    #[error("snapshot: {0}")]
+    Malformed(String),
+    /// A chip refuses its section.
+    #[error("snapshot: {0}")]
+    Device(#[from] DeviceError),
+    /// The configuration in it is out of bounds.
+    #[error("snapshot: {0}")]
+    Config(#[from] ConfigError),
+}
+
+/// What the board keeps besides its chips.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Pending {
+    console: Vec<u8>,
+    typed: Vec<u8>,
+    halted: bool,
+}
+
+impl Board {
+    fn chips(&self) -> Vec<&dyn Chip> {
+        let mut chips: Vec<&dyn Chip> =
+            vec![&self.pic, &self.pit, &self.rtc, &self.uart, &self.net];
+        chips.extend(self.block.as_ref().map(|block| block as &dyn Chip));
+        chips
+    }
+
+    fn chips_mut(&mut self) -> Vec<&mut dyn Chip> {
+        let mut chips: Vec<&mut dyn Chip> = vec![
+            &mut self.pic,
+            &mut self.pit,
+            &mut self.rtc,
+            &mut self.uart,
+            &mut self.net,
+        ];
+        chips.extend(self.block.as_mut().map(|block| block as &mut dyn Chip));
+        chips
+    }
+}
+
+/// Digest of the vCPU, every chip, and the pages of `window` (all memory if `None`).
+pub(super) fn digest<E: Engine>(
+    machine: &mut Machine<E>,
+    window: Option<StateWindow>,
+) -> Result<u64, SnapshotError> {
+    let mut hash = StateHasher::default();
+    let cpu = machine.engine.save()?;
+    hash.update(&to_bytes(&cpu));
+    for chip in machine.board.chips() {
+        hash.update(&chip.save_bytes());
+    }
+    hash.update(&to_bytes(&pending(machine)));
+    let pages = machine.config.memory_bytes() / PAGE;
+    let window = window.unwrap_or(StateWindow {
+        first_page: 0,
+        pages: u32::try_from(pages).expect("at most 3 GiB"),
+    });
+    let first = window.first_page.min(pages);
+    let last = first.saturating_add(window.pages.into()).min(pages);
+    let mut page = [0u8; PAGE as usize];
+    for number in first..last {
+        machine
+            .memory
+            .read_slice(&mut page, GuestAddress(number * PAGE))
+            .expect("the window was clipped to memory");
+        hash.update(&page);
+    }
+    Ok(hash.finish())
+}
+
+fn pending<E>(machine: &Machine<E>) -> Pending {
+    Pending {
+        console: machine.board.console.clone(),
+        typed: machine.board.typed.clone(),
+        halted: machine.halted,
+    }
+}
+
+fn put(out: &mut Vec<u8>, kind: &str, version: u16, payload: &[u8]) {
+    out.push(u8::try_from(kind.len()).expect("kinds are short"));
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
+    out.extend_from_slice(
+        &u32::try_from(payload.len())
+            .expect("sections are small")
+            .to_le_bytes(),
+    );
+    out.extend_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    out.extend_from_slice(payload);
+}
+
+fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], SnapshotError> {
+    let (head, rest) = bytes
+        .split_at_checked(count)
+        .ok_or_else(|| SnapshotError::Malformed("it is cut short".into()))?;
+    *bytes = rest;
+    Ok(head)
+}
+
+fn take_u32(bytes: &mut &[u8]) -> Result<u32, SnapshotError> {
+    Ok(u32::from_le_bytes(
+        take(bytes, 4)?.try_into().expect("4 bytes"),
+    ))
+}
+
+/// The next section's payload, which must be of this kind; with its version.
+fn section<'a>(bytes: &mut &'a [u8], kind: &str) -> Result<(u16, &'a [u8]), SnapshotError> {
+    let length = usize::from(take(bytes, 1)?[0]);
+    let found = take(bytes, length)?;
+    if found != kind.as_bytes() {
+        let found = String::from_utf8_lossy(found).into_owned();
+        return Err(SnapshotError::Malformed(format!(
+            "'{found}' where '{kind}' should be"
+        )));
+    }
+    let version = u16::from_le_bytes(take(bytes, 2)?.try_into().expect("2 bytes"));
+    let length = take_u32(bytes)? as usize;
+    let crc = take_u32(bytes)?;
+    if length > SECTION_MAX {
+        return Err(SnapshotError::Malformed(format!("'{kind}' is too long")));
+    }
+    let payload = take(bytes, length)?;
+    if crc32fast::hash(payload) != crc {
+        return Err(SnapshotError::Malformed(format!(
+            "checksum of '{kind}' wrong"
+        )));
+    }
+    Ok((version, payload))
+}
+
+fn decode<T: serde::de::DeserializeOwned>(kind: &str, payload: &[u8]) -> Result<T, SnapshotError> {
+    from_bytes(payload).map_err(|e| SnapshotError::Malformed(format!("'{kind}': {e}")))
+}
+
+impl<E: Engine> Machine<E> {
+    /// The whole machine as bytes. Only between runs of the loop that ended at a write, a halt or a stop.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn save(&mut self) -> Result<Vec<u8>, SnapshotError> {
+        if self.entry != VmEntry::Resume {
+            return Err(SnapshotError::Busy);
+        }
+        let mut out = Vec::with_capacity(usize::try_from(self.config.memory_bytes()).unwrap_or(0));
+        let cpu = self.engine.save()?;
+        let chips = self.board.chips();
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&u32::try_from(chips.len() + 3).expect("few").to_le_bytes());
+        put(&mut out, "machine", 1, &to_bytes(&self.config));
+        put(&mut out, "cpu", 1, &to_bytes(&cpu));
+        put(&mut out, "pending", 1, &to_bytes(&pending(self)));
+        for chip in chips {
+            put(&mut out, chip.kind(), chip.version(), &chip.save_bytes());
+        }
+        let bytes = self.config.memory_bytes();
+        out.extend_from_slice(&bytes.to_le_bytes());
+        let mut memory = vec![0; usize::try_from(bytes).expect("at most 3 GiB")];
+        self.memory
+            .read_slice(&mut memory, GuestAddress(0))
+            .expect("all memory is there");
+        out.extend_from_slice(&crc32fast::hash(&memory).to_le_bytes());
+        out.extend_from_slice(&memory);
+        Ok(out)
+    }
+
+    /// The configuration a snapshot was taken of.
+    ///
+    /// # Errors
+    /// If it is no snapshot, or its configuration is out of bounds.
+    pub fn snapshot_config(mut bytes: &[u8]) -> Result<MachineConfig, SnapshotError> {
+        head(&mut bytes)?;
+        let (_, payload) = section(&mut bytes, "machine")?;
+        let config: MachineConfig = decode("machine", payload)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// A machine from a snapshot, on a fresh engine over `memory`, made for
+    /// [`Machine::snapshot_config`].
+    ///
+    /// # Errors
+    /// If the bytes are not a whole snapshot of a machine of this version.
+    pub fn restore(
+        mut engine: E,
+        memory: GuestMemoryMmap,
+        mut bytes: &[u8],
+    ) -> Result<Self, MachineError> {
+        let config = Self::snapshot_config(bytes)?;
+        let bytes = &mut bytes;
+        let sections = head(bytes)?;
+        section(bytes, "machine")?;
+        let (_, payload) = section(bytes, "cpu")?;
+        let cpu: CpuState = decode("cpu", payload)?;
+        let (_, payload) = section(bytes, "pending")?;
+        let pending: Pending = decode("pending", payload)?;
+        let mut board = Board::new(&config);
+        let chips = board.chips_mut();
+        if sections as usize != chips.len() + 3 {
+            return Err(SnapshotError::Malformed(format!("{sections} sections")).into());
+        }
+        for chip in chips {
+            let (version, payload) = section(bytes, chip.kind())?;
+            chip.restore_bytes(version, payload)
+                .map_err(SnapshotError::from)?;
+        }
+        board.console = pending.console;
+        board.typed = pending.typed;
+        restore_memory(bytes, &config, &memory)?;
+        engine.restore(&cpu)?;
+        let (entry, halted) = (VmEntry::Resume, pending.halted);
+        Ok(Self {
+            engine,
+            board,
+            memory,
+            config,
+            entry,
+            halted,
+        })
+    }
+}
+
+fn head(bytes: &mut &[u8]) -> Result<u32, SnapshotError> {
+    if take(bytes, 8)? != MAGIC {
+        return Err(SnapshotError::Malformed("wrong magic number".into()));
+    }
+    match take_u32(bytes)? {
+        VERSION => take_u32(bytes),
+        other => Err(SnapshotError::Malformed(format!(
+            "format {other}, but this program reads format {VERSION}"
+        ))),
+    }
+}
+
+fn restore_memory(
+    bytes: &mut &[u8],
+    config: &MachineConfig,
+    memory: &GuestMemoryMmap,
+) -> Result<(), SnapshotError> {
+    let malformed = |what: &str| SnapshotError::Malformed(what.into());
+    let length = u64::from_le_bytes(take(bytes, 8)?.try_into().expect("8 bytes"));
+    if length != config.memory_bytes() || memory.last_addr().0 + 1 != length {
+        return Err(malformed("memory of another size"));
+    }
+    let crc = take_u32(bytes)?;
+    let pages = take(
+        bytes,
+        usize::try_from(length).map_err(|_| malformed("too large"))?,
+    )?;
+    if !bytes.is_empty() {
+        return Err(malformed("bytes left over"));
+    }
+    if crc32fast::hash(pages) != crc {
+        return Err(malformed("checksum of memory wrong"));
+    }
+    memory
+        .write_slice(pages, GuestAddress(0))
+        .map_err(|e| malformed(&e.to_string()))
+}
