@@ -13,6 +13,7 @@ use crate::demo::daemon::Daemon;
 use crate::doctor::value_of;
 use crate::failure::{During, Failure, Outcome};
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -177,13 +178,19 @@ impl Bench<'_> {
         run.during(what())
     }
 
-    /// A disk with something on it.
+    /// A disk with something on it, all of it in the host's cache and on the host's disk.
     fn disk(&self) -> Outcome<PathBuf> {
         let path = self.cluster.folder().join("bench.disk");
-        let bytes: Vec<u8> = (0..DISK_BYTES)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
-            .collect();
-        std::fs::write(&path, bytes).during(format_args!("cannot write {}", path.display()))?;
+        if !path.exists() {
+            let byte = |n: usize| (n.wrapping_mul(2_654_435_761) >> 13) as u8;
+            let bytes: Vec<u8> = (0..DISK_BYTES).map(byte).collect();
+            let write = || {
+                let mut file = std::fs::File::create(&path)?;
+                file.write_all(&bytes)?;
+                file.sync_all()
+            };
+            write().during(format_args!("cannot write {}", path.display()))?;
+        }
         Ok(path)
     }
 

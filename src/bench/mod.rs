@@ -24,6 +24,7 @@ use crate::demo::round;
 use crate::doctor::host::HostFacts;
 use crate::failure::{During, Failure, Outcome};
 use crate::load::bench::Stats;
+use crate::report::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use logs::{EntryBytes, LogCost};
 use measure::{Bench, GUEST_MIB, Memory, Mode, SelfEnding};
@@ -300,14 +301,14 @@ impl Session<'_> {
             results.entry_sizes = Some(self.entry_bytes.into());
         }
         results.goals = goals::judge(results);
-        let json = serde_json::to_string(&results).during("report")?;
+        let json = serde_json::to_string(&results).during("report")? + "\n";
         if self.args.json {
-            println!("{json}");
+            say(&json);
         } else {
-            print!("{}", words::render(results));
+            say(&words::render(results));
         }
         let path = folder.join("results.json");
-        std::fs::write(&path, json + "\n")
+        std::fs::write(&path, json)
             .during(format_args!("cannot write {}", path.display()))?;
         let plots = plots::write(folder, results, self.distributions.as_ref())?;
         if !self.args.json {

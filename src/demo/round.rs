@@ -3,6 +3,7 @@
 use super::cluster::{Cluster, Pair, PairOptions};
 use crate::cli::DemoArgs;
 use crate::failure::{During, Failure, Outcome};
+use crate::load::history::{History, NEVER};
 use crate::load::rng::Rng;
 use crate::load::{CheckOptions, Load, LoadOptions, Pace, Verdict, check, read_all, stalls};
 use crate::node::replica::Line;
@@ -92,7 +93,7 @@ pub fn run(cluster: &Cluster, args: &DemoArgs, number: u32, seed: u64) -> Outcom
             .iter()
             .map(|stall| stall.longest_op_ns / 1000)
             .collect(),
-        first_reply_us: stalls.iter().map(|s| s.first_reply_ns).min().unwrap_or(0) / 1000,
+        first_reply_us: first_reply_us(&history, killed_at, noticed_ns(&events, killed_at_ns)),
         rescued_frames: rescued(&events),
         killed: if args.kill_backup {
             "backup"
@@ -120,18 +121,33 @@ pub fn run(cluster: &Cluster, args: &DemoArgs, number: u32, seed: u64) -> Outcom
     }
 }
 
+/// Nanoseconds from the kill until the survivor noticed.
+fn noticed_ns(events: &[Line], killed_at_ns: u64) -> u64 {
+    let noticed = events
+        .iter()
+        .find(|e| e.event == "link_end" && e.at_ns >= killed_at_ns);
+    noticed.map_or(0, |event| event.at_ns - killed_at_ns)
+}
+
+/// From the kill to the first reply that the survivor let out: replies that the dead primary had sent
+/// still come in before it notices.
+fn first_reply_us(history: &History, killed_at: u64, noticed_ns: u64) -> u64 {
+    let replies = history
+        .ops
+        .iter()
+        .map(|op| op.return_ns)
+        .filter(|at| *at != NEVER);
+    let first = replies.filter(|at| *at > killed_at + noticed_ns).min();
+    first.map_or(0, |at| (at - killed_at) / 1000)
+}
+
 fn rescued(events: &[Line]) -> u64 {
     let live = events.iter().find(|line| line.event == "live");
     live.and_then(|line| line.detail.split(' ').next()?.parse().ok())
         .unwrap_or(0)
 }
 
-fn keep(
-    folder: &std::path::Path,
-    number: u32,
-    history: &crate::load::History,
-    round: &Round,
-) -> Outcome {
+fn keep(folder: &std::path::Path, number: u32, history: &History, round: &Round) -> Outcome {
     std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
     history.dump(&folder.join(format!("history-{number}.json")))?;
     let path = folder.join(format!("timeline-{number}.txt"));

@@ -7,6 +7,7 @@ pub use clocks::value_of;
 
 use crate::cli::DoctorArgs;
 use crate::failure::{During, Failure, Outcome};
+use crate::report::say;
 use crate::report::table::WIDTH;
 use crate::report::timeline::wrap;
 use clocks::ClockCheck;
@@ -139,13 +140,14 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
     let words = !args.json;
     if words {
         for (n, line) in wrap(&host.describe(), WIDTH - SECTION).iter().enumerate() {
-            println!("{:SECTION$}{line}", if n == 0 { "host" } else { "" });
+            let section = if n == 0 { "host" } else { "" };
+            say(&format!("{section:SECTION$}{line}\n"));
         }
-        print!("{}", engine.check.lines("engine"));
+        say(&engine.check.lines("engine"));
     }
     let clocks = clocks(&engine.check, |clock| {
         if words {
-            print!("{}", clock.check.lines("clock"));
+            say(&clock.check.lines("clock"));
         }
     })?;
     let usable = |check: &Check| check.usable;
@@ -177,7 +179,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         return Err(Failure::new("no guest can be protected on this host"));
     }
     if words {
-        println!("\nA guest can be protected on this host: tandem demo shows it.");
+        say("\nA guest can be protected on this host: tandem demo shows it.\n");
     }
     Ok(())
 }

@@ -8,3 +8,10 @@ pub mod timeline;
 
 pub use table::{Align, Table};
 pub use timeline::{Colour, Source, Timeline};
+
+/// Writes `text` to standard output. If nobody reads it any more, as behind `head`, that is no failure.
+pub fn say(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

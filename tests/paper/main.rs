@@ -23,6 +23,14 @@ fn ask(client: &mut Client, words: &[&str]) -> Reply {
         .unwrap_or_else(|e| panic!("{words:?}: {e}"))
 }
 
+/// Sends a request without waiting for its reply.
+fn tell(client: &mut Client, words: &[&str]) {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let mut bytes = Vec::new();
+    tandem::load::resp::encode(&mut bytes, &words);
+    client.send(&bytes, 1).unwrap();
+}
+
 fn ok() -> Reply {
     Reply::Simple("OK".into())
 }
@@ -109,7 +117,7 @@ fn p7_no_output_leaves_before_its_entry_is_acked() {
     let mut client = connect(cluster.server());
     assert_eq!(ask(&mut client, &["SET", "a", "1"]), ok());
     pair.backup.signal(Signal::SIGSTOP);
-    client.send(&[b"SET", b"a", b"2"]).unwrap();
+    tell(&mut client, &["SET", "a", "2"]);
     let silent = Client::connect(cluster.server(), Duration::from_millis(700), LIMIT);
     assert!(
         silent.is_err(),
@@ -306,7 +314,7 @@ fn p12_while_the_arbiter_is_out_of_reach_nobody_goes_live() {
         .expect("a server")
         .signal(Signal::SIGSTOP);
     kill(&mut pair.primary);
-    client.send(&[b"INCR", b"n"]).unwrap();
+    tell(&mut client, &["INCR", "n"]);
     pair.wait_event("backup", "arbiter_unreachable").unwrap();
     assert!(
         pair.events().iter().all(|line| line.event != "live"),
@@ -359,7 +367,7 @@ fn p16_power_off_travels_in_the_log() {
     // By the guest ...
     let mut by_guest = ready(&cluster, "p16a", &[]);
     let mut client = connect(cluster.server());
-    client.send(&[b"SHUTDOWN"]).unwrap();
+    tell(&mut client, &["SHUTDOWN"]);
     assert!(by_guest.primary.wait(LIMIT).unwrap().success());
     assert!(by_guest.backup.wait(LIMIT).unwrap().success());
     // ... and by the operator.

@@ -133,7 +133,7 @@ fn a_forged_entry_with_a_good_checksum_is_a_divergence_that_names_it() {
     let mut index = 0;
     while let Some((mut entry, _)) = reader.read().unwrap() {
         if index == 10 {
-            entry.clock = Clock(entry.clock.0 + 1); // one block later
+            entry.clock = Clock(entry.clock.0 + 1001); // a microsecond or so later
         }
         writer.append(&entry).unwrap();
         index += 1;
