@@ -25,6 +25,9 @@ const TICK_HZ: u32 = 100;
 const DISK_BYTES: usize = 32 << 20;
 /// Longest time for a process to start, or to end once asked to.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Silence after which a replica suspects the other, in milliseconds. Longer than the default: speed is not
+/// to be measured of a pair that a busy host tore apart.
+const SUSPECT_MS: &str = "3000";
 /// Time between two looks at the memory of the replicas.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -324,6 +327,13 @@ impl Bench<'_> {
             result.entry_bytes = Some(take_recording(&self.recording())?);
         }
         Ok(result)
+    }
+}
+
+fn pair_options() -> PairOptions {
+    PairOptions {
+        primary: ["--suspect-ms", SUSPECT_MS].map(OsString::from).into(),
+        ..PairOptions::default()
     }
 }
 

@@ -308,8 +308,7 @@ impl Session<'_> {
             say(&words::render(results));
         }
         let path = folder.join("results.json");
-        std::fs::write(&path, json)
-            .during(format_args!("cannot write {}", path.display()))?;
+        std::fs::write(&path, json).during(format_args!("cannot write {}", path.display()))?;
         let plots = plots::write(folder, results, self.distributions.as_ref())?;
         if !self.args.json {
             println!(

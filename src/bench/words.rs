@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 pub fn render(results: &Results) -> String {
     let mut out = String::new();
     let facts = format!(
-        "{}. Network: {}. {} rounds of {} s each, interleaved; medians.",
+        "{}. Network: {}. Medians of {} interleaved rounds, {} s each.",
         results.host.describe(),
         results.network,
         results.rounds,

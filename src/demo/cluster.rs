@@ -69,6 +69,14 @@ pub fn choose_network(wanted: &str) -> Outcome<NetworkChoice> {
     }
 }
 
+/// The best network the calling thread can have, for itself and what it starts: for tests, which run on
+/// threads of their own.
+pub fn choose_thread_network() -> NetworkChoice {
+    NetworkChoice {
+        private: PrivateNetwork::enter_thread(&TAPS).map_err(|e| e.to_string()),
+    }
+}
+
 impl Cluster {
     /// Starts arbiter (`file` or `server`) and viewservice.
     pub fn start(choice: NetworkChoice, arbiter: &str) -> Outcome<Self> {

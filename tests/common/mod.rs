@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tandem::demo::cluster::{Cluster, Pair, PairOptions, choose_network};
+use tandem::demo::cluster::{Cluster, Pair, PairOptions, choose_thread_network};
 use tandem::demo::daemon::use_program;
 
 /// The program under test.
@@ -37,8 +37,9 @@ pub fn have_kvm(test: &str) -> bool {
 
 /// A cluster on the best network there is for this thread.
 pub fn cluster(arbiter: &str) -> Cluster {
-    let network = choose_network("auto").expect("a network");
-    Cluster::start(network, arbiter).expect("a cluster")
+    let cluster = Cluster::start(choose_thread_network(), arbiter).expect("a cluster");
+    eprintln!("network: {}", cluster.network_note());
+    cluster
 }
 
 /// Starts a pair with the guest `words` on the network.

@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use tandem::demo::cluster::{Cluster, Pair, PairOptions};
+use tandem::load::resp::{Client, Reply};
 
 fn have_redis_tools() -> bool {
     let there = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
@@ -100,8 +101,8 @@ fn redis_benchmark_runs_through_a_failover() {
         .spawn()
         .unwrap();
     // In the middle of it: once the guest has answered a good part of what is to come.
-    let mut probe = tandem::load::resp::Client::connect(cluster.server(), LIMIT, LIMIT).unwrap();
-    while probe.command(&[b"DBSIZE"]).unwrap() < tandem::load::resp::Reply::Int(500) {
+    let mut probe = Client::connect(cluster.server(), LIMIT, LIMIT).unwrap();
+    while !matches!(probe.command(&[b"DBSIZE"]).unwrap(), Reply::Int(500..)) {
         std::thread::yield_now();
     }
     pair.primary.kill();

@@ -89,6 +89,18 @@ impl PrivateNetwork {
         Self::enter_as(taps, false)
     }
 
+    /// As [`PrivateNetwork::enter`], for the calling thread alone, with the threads and children it will
+    /// have: the others stay where they are. It takes `CAP_SYS_ADMIN`: there is no user namespace for
+    /// one thread.
+    ///
+    /// # Errors
+    /// See [`PrivateNetworkError`].
+    pub fn enter_thread(taps: &[&str]) -> Result<Self, PrivateNetworkError> {
+        check_device()?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|e| PrivateNetworkError::Unshare(e.into()))?;
+        Self::make(taps)
+    }
+
     fn enter_as(taps: &[&str], as_user: bool) -> Result<Self, PrivateNetworkError> {
         check_device()?;
         let threads = std::fs::read_dir("/proc/self/task")
@@ -102,6 +114,10 @@ impl PrivateNetwork {
             Ok(()) | Err(Errno::EPERM) => new_user_namespace()?,
             Err(error) => return Err(PrivateNetworkError::Unshare(error.into())),
         }
+        Self::make(taps)
+    }
+
+    fn make(taps: &[&str]) -> Result<Self, PrivateNetworkError> {
         let mut network = Self { bridge: 0 };
         network.build()?;
         for tap in taps {
