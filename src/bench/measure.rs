@@ -247,7 +247,7 @@ impl Bench<'_> {
     ) -> Outcome<GuestRun> {
         let options = PairOptions {
             disk,
-            ..PairOptions::default()
+            ..pair_options()
         };
         let vm = self.vm(guest.guest(), round);
         let mut pair = self
@@ -304,7 +304,7 @@ impl Bench<'_> {
         if mode == Mode::UnderFt {
             let options = PairOptions {
                 network: true,
-                ..PairOptions::default()
+                ..pair_options()
             };
             let mut pair = self
                 .cluster

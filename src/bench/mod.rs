@@ -311,12 +311,10 @@ impl Session<'_> {
         std::fs::write(&path, json).during(format_args!("cannot write {}", path.display()))?;
         let plots = plots::write(folder, results, self.distributions.as_ref())?;
         if !self.args.json {
-            println!(
-                "\n{} and {} plots are in {}",
-                "results.json",
-                plots.len(),
-                folder.display()
-            );
+            let (count, folder) = (plots.len(), folder.display());
+            say(&format!(
+                "\nresults.json and {count} plots are in {folder}\n"
+            ));
         }
         Ok(())
     }

@@ -167,13 +167,13 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         report
             .networks
             .iter()
-            .for_each(|check| print!("{}", check.lines("network")));
+            .for_each(|check| say(&check.lines("network")));
         report
             .cpu_models
             .iter()
-            .for_each(|model| print!("{}", model.check.lines("CPU model")));
+            .for_each(|model| say(&model.check.lines("CPU model")));
     } else {
-        println!("{}", serde_json::to_string(&report).during("report")?);
+        say(&(serde_json::to_string(&report).during("report")? + "\n"));
     }
     if !can_protect {
         return Err(Failure::new("no guest can be protected on this host"));

@@ -79,8 +79,7 @@ fn run(cluster: &Cluster, at: usize) -> bool {
         let complaint = pair.primary.complaint();
         assert!(died || status.success(), "entry {at}: primary: {status}{complaint}");
     } else {
-        let events = pair.events();
-        assert!(events.iter().any(|line| line.event == "live"), "entry {at}: {events:?}");
+        pair.wait_event("backup", "live").unwrap();
     }
     pair.backup.ask_to_end();
     let status = pair.backup.wait(LIMIT).unwrap();

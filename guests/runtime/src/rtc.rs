@@ -59,10 +59,11 @@ impl DateTime {
     /// Seconds since 1970-01-01; earlier years count as 1970.
     #[must_use]
     pub fn unix_seconds(&self) -> u64 {
-        let (year, month) = (u64::from(self.year.max(1970)), u64::from(self.month));
+        // A month 0 counts as January, as a day 0 does as the first.
+        let (year, month) = (u64::from(self.year.max(1970)), u64::from(self.month.max(1)));
         // Years that begin in March, so that the leap day comes last.
         let (year, month) = match month {
-            0..=2 => (year - 1, month + 9),
+            1..=2 => (year - 1, month + 9),
             _ => (year, month - 3),
         };
         let leap_days = year / 4 - year / 100 + year / 400;
@@ -144,6 +145,7 @@ mod tests {
             .unix_seconds()
         };
         assert_eq!(at(1970, 1, 1, 0, 0, 0), 0);
+        assert_eq!(at(1970, 0, 0, 0, 0, 0), 0, "a clock never set");
         assert_eq!(at(2000, 2, 29, 12, 0, 0), 951_825_600);
         assert_eq!(at(2001, 9, 9, 1, 46, 40), 1_000_000_000);
         assert_eq!(at(2038, 1, 19, 3, 14, 7), 2_147_483_647);

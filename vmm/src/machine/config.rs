@@ -1,6 +1,7 @@
 //! What two replicas must agree on before either runs.
 
 use crate::cpu::CpuModel;
+use crate::devices::virtio::block::SECTORS_MAX;
 use replay::ClockKind;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +27,7 @@ pub struct MachineConfig {
     pub clock_kind: ClockKind,
     /// Address of the network device.
     pub mac: [u8; 6],
-    /// Size of the disk in sectors of 512 bytes; no disk if absent.
+    /// Size of the disk in sectors of 512 bytes, [`SECTORS_MAX`] at most; no disk if absent.
     pub disk_sectors: Option<u64>,
 }
 
@@ -45,6 +46,9 @@ pub enum ConfigError {
     /// A multicast or zero hardware address.
     #[error("{0:02x?} is no hardware address for one device")]
     Mac([u8; 6]),
+    /// The disk is too large.
+    #[error("a disk of {0} sectors: it takes at most {SECTORS_MAX}")]
+    Disk(u64),
 }
 
 impl MachineConfig {
@@ -62,7 +66,10 @@ impl MachineConfig {
         if self.mac[0] & 1 != 0 || self.mac == [0; 6] {
             return Err(ConfigError::Mac(self.mac));
         }
-        Ok(())
+        match self.disk_sectors {
+            Some(sectors) if sectors > SECTORS_MAX => Err(ConfigError::Disk(sectors)),
+            _ => Ok(()),
+        }
     }
 
     /// Guest memory in bytes.

@@ -3,7 +3,7 @@
 //! ```text
 //! receive queue (0)   256 buffers, always offered but for those being looked at
 //! transmit queue (1)  256 buffers, filled in place, notified once per batch
-//! buffer              12 bytes of header | frame, 1514 bytes at most
+//! buffer              12 bytes of header | frame, 1518 bytes at most
 //! ```
 
 use super::{Error, mmio::Registers, queue::Queue, queue::Segment, shared_memory};
@@ -12,6 +12,8 @@ use core::ptr::NonNull;
 
 /// Bytes of the largest frame, without checksum: 14 of header, 1500 of payload.
 pub const FRAME_MAX: usize = 1514;
+/// Bytes of the largest frame that can come: with a VLAN tag.
+const RECEIVED_MAX: usize = FRAME_MAX + 4;
 /// Frames each queue can hold.
 pub const QUEUE_SIZE: usize = 256;
 
@@ -22,7 +24,7 @@ const FEATURE_MAC: u64 = 1 << 5;
 /// `struct virtio_net_hdr`; all zero where nothing is offloaded.
 const HEADER: usize = 12;
 
-type Buffer = [u8; HEADER + FRAME_MAX];
+type Buffer = [u8; HEADER + RECEIVED_MAX];
 
 /// One direction: a queue, and for each of its descriptors a buffer. A buffer is the device's from
 /// the moment it is offered until the device has used it.
@@ -45,7 +47,7 @@ impl Lane {
     /// If there is no such buffer, or it is shorter.
     #[inline]
     fn frame(&mut self, index: u16, len: usize) -> &mut [u8] {
-        assert!(usize::from(index) < QUEUE_SIZE && len <= FRAME_MAX);
+        assert!(usize::from(index) < QUEUE_SIZE && len <= RECEIVED_MAX);
         let buffer = self.buffers.cast::<Buffer>();
         // SAFETY: within the buffers, which stay; only this lane refers to them, and its callers have
         // the buffer from the device.
@@ -146,22 +148,19 @@ impl Net {
 }
 
 impl Receiver {
-    /// The next frame the device has received, in the order they came.
-    ///
-    /// # Panics
-    /// If the device claims to have written less than a header or past the buffer's end.
+    /// The next frame the device has received, in the order they came. A buffer that cannot hold one,
+    /// going by the length the device says it wrote, is given back.
     #[inline]
     pub fn receive(&mut self) -> Option<Received> {
-        let (index, len) = self.lane.queue.take_used()?;
-        let len = len as usize;
-        assert!(
-            (HEADER..=size_of::<Buffer>()).contains(&len),
-            "the network device wrote {len} bytes"
-        );
-        Some(Received {
-            index,
-            len: len - HEADER,
-        })
+        loop {
+            let (index, len) = self.lane.queue.take_used()?;
+            let len = len as usize;
+            if (HEADER..=size_of::<Buffer>()).contains(&len) {
+                let len = len - HEADER;
+                return Some(Received { index, len });
+            }
+            self.release(Received { index, len: 0 });
+        }
     }
 
     /// The bytes of a frame, in the buffer it was received into.

@@ -92,7 +92,8 @@ impl Connection {
             socket.abort();
             return true;
         };
-        let reset = socket.state() == State::Closed && !self.guest_finished;
+        let closed = socket.state() == State::Closed && !socket.can_recv();
+        let reset = closed && !self.guest_finished;
         if reset {
             reset_client(client);
         } else if !(self.guest_ended && self.client_ended) {
@@ -288,19 +289,36 @@ mod tests {
 
     #[test]
     fn what_a_slow_client_has_not_taken_outlives_the_guests_connection() {
+        slow_client(true);
+    }
+
+    #[test]
+    fn so_it_does_if_the_guest_ends_first() {
+        slow_client(false);
+    }
+
+    fn slow_client(client_ends_first: bool) {
         let mut fixture = Fixture::new();
         let stuffed = fixture.stuff();
-        fixture.client.shutdown(Shutdown::Write).expect("its end");
-        fixture.run();
+        if client_ends_first {
+            fixture.client.shutdown(Shutdown::Write).expect("its end");
+            fixture.run();
+            assert!(!fixture.guest().may_recv(), "the end has come through");
+        }
         let guest = fixture.guest();
-        assert!(!guest.may_recv(), "the client's end has come through");
         assert_eq!(guest.send_slice(&[b'g'; 3000]), Ok(3000));
         guest.close();
+        fixture.run();
+        if !client_ends_first {
+            fixture.client.shutdown(Shutdown::Write).expect("its end");
+        }
         // Much longer than smoltcp remembers a connection.
         for _ in 0..150 {
             fixture.run();
         }
-        assert_eq!(fixture.guest().state(), State::Closed);
+        assert!(!fixture.guest().is_open());
+        let handle = fixture.connection.handle;
+        assert!(!fixture.sockets.get::<Socket>(handle).is_open());
         assert!(!fixture.is_over(), "the client has not got it yet");
         let mut reader = fixture.client.try_clone().expect("a second handle");
         let reading = std::thread::spawn(move || {

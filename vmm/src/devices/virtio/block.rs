@@ -13,7 +13,7 @@ use super::ring::{Chain, Piece, Ring, gather, length, scatter};
 use crate::devices::DeviceError;
 use replay::Output;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use vm_memory::GuestMemoryMmap;
 
 /// Feature bits (5.2.3): most bytes of a segment, most segments, flush.
@@ -36,8 +36,12 @@ const SECTOR: u64 = 512;
 const HEADER: usize = 16;
 /// Most bytes of one request's data; it bounds a log entry.
 pub const DATA_MAX: u32 = 256 << 10;
-/// Segments of one request's data at most.
-const SEG_MAX: u32 = 62;
+/// Most bytes of a segment, and most segments, of one request's data: a driver that keeps to both (Linux
+/// knows no other bound) keeps to [`DATA_MAX`].
+const SIZE_MAX: u32 = 16 << 10;
+const SEG_MAX: u32 = DATA_MAX / SIZE_MAX;
+/// Most sectors of a disk: 512 TiB. With it, no place on the disk overflows 64 bits.
+pub const SECTORS_MAX: u64 = 1 << 40;
 /// Requests under way at most; what is over it ends with an error.
 pub const OUTSTANDING_MAX: usize = 32;
 /// The answer to `T_GET_ID`, 20 bytes.
@@ -68,7 +72,7 @@ struct Request {
     /// Where read data goes.
     into: Vec<Piece>,
     status: Piece,
-    /// The driver reset the device meanwhile: nobody waits for it any more.
+    /// The driver stopped the queue meanwhile: nobody waits for it any more.
     abandoned: bool,
 }
 
@@ -109,11 +113,11 @@ struct Parsed {
 }
 
 impl Block {
-    /// A disk of this many sectors.
+    /// A disk of this many sectors, at most [`SECTORS_MAX`].
     #[must_use]
     pub fn new(sectors: u64) -> Self {
         Self {
-            sectors,
+            sectors: sectors.min(SECTORS_MAX),
             state: State::default(),
         }
     }
@@ -316,7 +320,7 @@ impl VirtioDevice for Block {
     fn config(&self) -> Vec<u8> {
         // virtio_blk_config: capacity, size_max, seg_max.
         let mut config = self.sectors.to_le_bytes().to_vec();
-        config.extend_from_slice(&DATA_MAX.to_le_bytes());
+        config.extend_from_slice(&SIZE_MAX.to_le_bytes());
         config.extend_from_slice(&SEG_MAX.to_le_bytes());
         config
     }
@@ -330,14 +334,14 @@ impl VirtioDevice for Block {
     ) -> bool {
         let ring = &mut rings[0];
         let mut wanted = false;
-        for _ in 0..ring.available(memory) {
+        for _ in 0..ring.available(memory).unwrap_or(0) {
             let Some(chain) = ring.pop(memory) else { break };
             wanted |= self.begin(ring, memory, &chain, out);
         }
         wanted
     }
 
-    fn reset(&mut self) {
+    fn stopped(&mut self, _: usize) {
         // Their ends still arrive: they are remembered until then, and touch nothing.
         self.state
             .under_way
@@ -368,6 +372,10 @@ impl VirtioDevice for Block {
         };
         if !state.under_way.iter().all(sound) {
             return Err("a disk request out of range");
+        }
+        let tags: BTreeSet<u32> = state.under_way.iter().map(|r| r.tag).collect();
+        if tags.len() != state.under_way.len() || tags.contains(&state.next_tag) {
+            return Err("two disk requests with one tag");
         }
         self.state = state;
         Ok(())

@@ -47,13 +47,19 @@ const MAGIC_VALUE: u32 = 0x7472_6976;
 /// Ours: "TNDM".
 const VENDOR: u32 = 0x4d44_4e54;
 /// Device status bits (section 2.1).
+const ACKNOWLEDGE: u32 = 1;
+const DRIVER: u32 = 2;
 const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
 const NEEDS_RESET: u32 = 64;
+const FAILED: u32 = 128;
+/// Those the driver sets.
+const DRIVERS: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 /// `VIRTIO_F_VERSION_1` (section 6).
 const VERSION_1: u64 = 1 << 32;
-/// InterruptStatus: a used buffer.
+/// InterruptStatus: a used buffer; a change of the configuration, or of the status by the device.
 const USED_BUFFER: u32 = 1;
+const CONFIG_CHANGE: u32 = 2;
 
 /// One device behind its registers.
 pub struct VirtioMmio<D> {
@@ -153,7 +159,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             reg::QUEUE_NOTIFY => return self.notify(value, memory, out),
             reg::INTERRUPT_ACK => self.registers.interrupt_status &= !value,
             reg::STATUS => self.set_status(value),
-            _ => self.set_up_queue(offset, value, memory),
+            _ => return self.set_up_queue(offset, value, memory),
         }
         false
     }
@@ -170,26 +176,34 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         }
     }
 
+    /// Bits can be set by the driver, but only a reset, which is a write of 0, clears them (2.1.1).
     fn set_status(&mut self, value: u32) {
         if value == 0 {
-            self.device.reset();
+            (0..D::QUEUES).for_each(|index| self.device.stopped(index));
             self.rings.iter_mut().for_each(Ring::reset);
             self.registers = Registers::default();
             return;
         }
         let accepted = self.registers.driver_features;
-        let mut status = value | self.registers.status & NEEDS_RESET;
-        // FEATURES_OK sticks only to a subset of what is offered, with VERSION_1 (2.2.2, 6.1).
+        let mut status = self.registers.status | value & DRIVERS;
+        // FEATURES_OK sticks only to a subset of what is offered, with VERSION_1 (2.2.2, 6.1), and
+        // DRIVER_OK only to FEATURES_OK (3.1.1).
         if accepted & !self.features() != 0 || accepted & VERSION_1 == 0 {
             status &= !FEATURES_OK;
+        }
+        if status & FEATURES_OK == 0 {
+            status &= !DRIVER_OK;
         }
         self.registers.status = status;
     }
 
-    fn set_up_queue(&mut self, offset: u64, value: u32, memory: &GuestMemoryMmap) {
-        let Some(ring) = self.selected() else { return };
+    /// Whether the interrupt line pulses.
+    fn set_up_queue(&mut self, offset: u64, value: u32, memory: &GuestMemoryMmap) -> bool {
+        let Some(ring) = self.selected() else {
+            return false;
+        };
         if ring.ready() && offset != reg::QUEUE_READY {
-            return; // 4.2.2.2: not while it is in use
+            return false; // 4.2.2.2: not while it is in use
         }
         let queue = ring.registers();
         match offset {
@@ -201,25 +215,44 @@ impl<D: VirtioDevice> VirtioMmio<D> {
             reg::QUEUE_DRIVER_HIGH => queue.set_avail_ring_address(None, Some(value)),
             reg::QUEUE_DEVICE_LOW => queue.set_used_ring_address(Some(value), None),
             reg::QUEUE_DEVICE_HIGH => queue.set_used_ring_address(None, Some(value)),
+            reg::QUEUE_READY if value & 1 == 0 => {
+                ring.stop();
+                self.device.stopped(self.registers.queue_sel as usize);
+            }
             reg::QUEUE_READY => {
-                queue.set_ready(value & 1 == 1);
-                if ring.ready() && !ring.is_valid(memory) {
-                    ring.registers().set_ready(false);
-                    self.registers.status |= NEEDS_RESET;
+                queue.set_ready(true);
+                if !ring.is_valid(memory) {
+                    ring.stop();
+                    return self.break_down();
                 }
             }
             _ => {}
         }
+        false
     }
 
     fn is_running(&self) -> bool {
         self.registers.status & (DRIVER_OK | NEEDS_RESET) == DRIVER_OK
     }
 
+    /// The driver did what no driver can: nothing goes on until it resets the device. Whether the
+    /// interrupt line pulses to say so (2.1.2).
+    fn break_down(&mut self) -> bool {
+        self.registers.status |= NEEDS_RESET;
+        let running = self.registers.status & DRIVER_OK != 0;
+        if running {
+            self.registers.interrupt_status |= CONFIG_CHANGE;
+        }
+        running
+    }
+
     fn notify(&mut self, index: u32, memory: &GuestMemoryMmap, out: &mut Vec<Output>) -> bool {
         let index = index as usize;
         if !self.is_running() || !self.rings.get(index).is_some_and(Ring::ready) {
             return false;
+        }
+        if self.rings[index].available(memory).is_none() {
+            return self.break_down();
         }
         let wanted = self.device.notify(index, &mut self.rings, memory, out);
         self.pulse(wanted)
@@ -247,7 +280,7 @@ impl VirtioMmio<Net> {
     #[must_use]
     pub fn rx_room(&self, memory: &GuestMemoryMmap) -> u16 {
         if self.is_running() {
-            self.rings[Net::RX].available(memory)
+            self.rings[Net::RX].available(memory).unwrap_or(0)
         } else {
             0
         }
@@ -255,7 +288,14 @@ impl VirtioMmio<Net> {
 
     /// Copies a received frame into guest memory; lost if there is no room. Whether the line pulses.
     pub fn receive(&mut self, memory: &GuestMemoryMmap, frame: &[u8]) -> bool {
-        let wanted = self.is_running() && Net::receive(&mut self.rings[Net::RX], memory, frame);
+        if !self.is_running() {
+            return false;
+        }
+        let ring = &mut self.rings[Net::RX];
+        if ring.available(memory).is_none() {
+            return self.break_down();
+        }
+        let wanted = Net::receive(ring, memory, frame);
         self.pulse(wanted)
     }
 }
@@ -307,6 +347,9 @@ impl<D: VirtioDevice> Stateful for VirtioMmio<D> {
         };
         if state.rings.len() != D::QUEUES {
             return Err(impossible("another number of queues"));
+        }
+        if state.registers.status & !(DRIVERS | NEEDS_RESET) != 0 {
+            return Err(impossible("a status bit there is not"));
         }
         let rings = state
             .rings

@@ -44,8 +44,8 @@ pub trait VirtioDevice {
         out: &mut Vec<Output>,
     ) -> bool;
 
-    /// The driver reset the device.
-    fn reset(&mut self);
+    /// The driver took queue `index` out of use, by itself or with the whole device.
+    fn stopped(&mut self, index: usize);
 
     /// The state.
     fn save(&self) -> Self::State;

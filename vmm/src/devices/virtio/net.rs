@@ -31,7 +31,7 @@ impl Net {
     }
 
     /// Copies `frame` into the next receive buffer; whether the driver wants an interrupt. Without a
-    /// buffer, or with one too small, the frame is lost, as on a wire.
+    /// buffer the frame is lost, as on a wire; so is one too long for the buffer, which stays available.
     pub(super) fn receive(ring: &mut Ring, memory: &GuestMemoryMmap, frame: &[u8]) -> bool {
         let Some(chain) = ring.pop(memory) else {
             return false;
@@ -40,17 +40,16 @@ impl Net {
         bytes.extend_from_slice(&[0; HEADER]);
         bytes[10] = 1; // num_buffers
         bytes.extend_from_slice(frame);
-        let fits = !chain.broken && length(&chain.writable) >= bytes.len() as u64;
-        let written = if fits {
-            scatter(memory, &chain.writable, &bytes)
+        let written = if chain.broken {
+            0 // the driver gets it back
+        } else if length(&chain.writable) < bytes.len() as u64 {
+            ring.put_back();
+            return false;
         } else {
-            0
+            scatter(memory, &chain.writable, &bytes)
         };
-        ring.push(
-            memory,
-            chain.head,
-            u32::try_from(written).expect("a frame is short"),
-        )
+        let written = u32::try_from(written).expect("a frame is short");
+        ring.push(memory, chain.head, written)
     }
 
     /// The frame in a transmit chain, if it is one.
@@ -92,7 +91,7 @@ impl VirtioDevice for Net {
         let ring = &mut rings[Self::TX];
         let mut wanted = false;
         // What is there now; a driver that adds more notifies again.
-        for _ in 0..ring.available(memory) {
+        for _ in 0..ring.available(memory).unwrap_or(0) {
             let Some(chain) = ring.pop(memory) else { break };
             if let Some(frame) = Self::frame(memory, &chain) {
                 out.push(Output::Frame(frame));
@@ -102,7 +101,7 @@ impl VirtioDevice for Net {
         wanted
     }
 
-    fn reset(&mut self) {}
+    fn stopped(&mut self, _: usize) {}
 
     fn save(&self) {}
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{Queue, QueueState, QueueT};
+use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// A virtqueue.
@@ -34,7 +34,7 @@ pub struct Chain {
     pub readable: Vec<Piece>,
     /// What the device writes.
     pub writable: Vec<Piece>,
-    /// A piece lies outside memory, or a readable one follows a writable one.
+    /// A piece lies outside memory, a readable one follows a writable one, or the chain has no end.
     pub broken: bool,
 }
 
@@ -129,17 +129,16 @@ impl Ring {
         self.queue.max_size()
     }
 
-    /// Chains available and not taken yet; at most the queue's size.
+    /// Chains available and not taken yet, at most the queue's size. `None`: the driver's index is one
+    /// no driver can have come to.
     #[must_use]
-    pub fn available(&self, memory: &GuestMemoryMmap) -> u16 {
+    pub fn available(&self, memory: &GuestMemoryMmap) -> Option<u16> {
         if !self.queue.ready() {
-            return 0;
+            return Some(0);
         }
-        let Ok(index) = self.queue.avail_idx(memory, Ordering::Acquire) else {
-            return 0;
-        };
+        let index = self.queue.avail_idx(memory, Ordering::Acquire).ok()?;
         let count = index.0.wrapping_sub(self.queue.next_avail());
-        if count <= self.queue.size() { count } else { 0 }
+        (count <= self.queue.size()).then_some(count)
     }
 
     /// Takes the next chain.
@@ -153,22 +152,38 @@ impl Ring {
             head: descriptors.head_index(),
             ..Chain::default()
         };
+        let mut goes_on = false;
         for descriptor in descriptors.take(bound) {
             chain.add(memory, &descriptor);
+            goes_on = descriptor.has_next();
         }
+        // A loop, or a next descriptor that is not in the table.
+        chain.broken |= goes_on;
         Some(chain)
+    }
+
+    /// Makes the chain taken last available again.
+    pub fn put_back(&mut self) {
+        self.queue.go_to_previous_position();
     }
 
     /// Gives a chain back, `written` bytes of it having been written; whether the driver wants an
     /// interrupt for it.
     pub fn push(&mut self, memory: &GuestMemoryMmap, head: u16, written: u32) -> bool {
-        if self.queue.add_used(memory, head, written).is_err() {
+        if !self.queue.ready() || self.queue.add_used(memory, head, written).is_err() {
             return false;
         }
         let flags: u16 = memory
             .read_obj(GuestAddress(self.queue.avail_ring()))
             .unwrap_or(0);
         u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
+    }
+
+    /// The driver took the queue out of use: it begins anew if it is ever used again.
+    pub fn stop(&mut self) {
+        self.queue.set_ready(false);
+        self.queue.set_next_avail(0);
+        self.queue.set_next_used(0);
     }
 
     /// The driver reset the device.
