@@ -144,6 +144,9 @@ pub struct RunArgs {
     /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
     #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
     pub forward: Option<String>,
+    /// Type to the guest's console (on a terminal each key goes to it; Ctrl-A x ends the machine)
+    #[arg(long)]
+    pub input: bool,
 }
 
 /// `tandem record`.

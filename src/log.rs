@@ -1,7 +1,7 @@
 //! `tandem log`: what is in a log.
 
 use crate::cli::LogArgs;
-use crate::failure::{During, Outcome};
+use crate::failure::{During, Failure, Outcome};
 use crate::report::table::{Align, Table};
 use replay::codec::from_bytes;
 use replay::file::{LogReader, Tail};
@@ -93,14 +93,15 @@ pub fn log(args: &LogArgs) -> Outcome {
         print(&summary);
     }
     if let Some(tail) = &summary.tail {
-        eprintln!(
-            "tandem: {}: {} at byte {}: entries from {} on are lost",
+        return Err(Failure::new(format!(
+            "{}: {} at byte {}: entries from {} on are lost",
             args.log.display(),
             tail.what,
             tail.offset,
             tail.entry
-        );
-    } else if !summary.whole {
+        )));
+    }
+    if !summary.whole {
         eprintln!(
             "tandem: {}: the recording was cut off: it has no end entry",
             args.log.display()

@@ -33,7 +33,8 @@ pub enum Question {
     Tsc,
     /// Wall-clock time for the RTC, in nanoseconds since 1970-01-01 UTC.
     WallClock,
-    /// Nanoseconds since the PIT channel `0` to `2` was last programmed.
+    /// Nanoseconds since the machine began, by which PIT channel `0` to `2` counts: asked when it begins
+    /// to run, and when its count is read.
     PitElapsed(u8),
 }
 

@@ -29,8 +29,8 @@ enum Network {
     Switch {
         socket: PathBuf,
         address: SocketAddr,
-        _switch: Switch,
         _forward: Forward,
+        _switch: Switch,
     },
 }
 

@@ -53,8 +53,18 @@ impl Outside {
     }
 }
 
+/// Whether a machine's disk is its own, or shared with another replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// Its own: locked against other machines.
+    Own,
+    /// Shared: every write is durable before the guest hears of it.
+    Shared,
+}
+
 /// Plugs a machine in; what arrives goes to `sink`.
 pub fn plug_in(
+    sharing: Disk,
     net: Option<&NetArg>,
     disk: Option<&Path>,
     quiet: bool,
@@ -67,15 +77,29 @@ pub fn plug_in(
         Some(NetArg::Switch(path)) => Some(Box::new(SwitchPort::connect(path, mac, sink.clone())?)),
     };
     let disk = disk
-        .map(|path| DiskFile::open(path, sink.clone()))
+        .map(|path| open_disk(sharing, path, sink))
         .transpose()?;
     let console = (!quiet).then(Console::stdout);
     Ok(Arc::new(Outside { net, disk, console }))
 }
 
+fn open_disk(sharing: Disk, path: &Path, sink: &Arc<dyn ArrivalSink>) -> Outcome<DiskFile> {
+    if sharing == Disk::Shared {
+        return Ok(DiskFile::open_durable(path, sink.clone())?);
+    }
+    let disk = DiskFile::open(path, sink.clone())?;
+    disk.lock_exclusive()?;
+    Ok(disk)
+}
+
 /// The backends a machine's arguments ask for.
-pub fn for_machine(args: &MachineArgs, sink: &Arc<dyn ArrivalSink>) -> Outcome<Arc<Outside>> {
+pub fn for_machine(
+    args: &MachineArgs,
+    sharing: Disk,
+    sink: &Arc<dyn ArrivalSink>,
+) -> Outcome<Arc<Outside>> {
     plug_in(
+        sharing,
         args.net.as_ref(),
         args.disk.as_deref(),
         args.quiet,

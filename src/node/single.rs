@@ -16,7 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
 use vmm::backends::ArrivalSink;
-use vmm::backends::console::Console;
+use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
 use vmm::machine::live::{GuestTime, Inbox, Live};
 use vmm::machine::{Ended, MachineConfig, MachineError};
@@ -114,7 +114,12 @@ fn live<L: LogSink>(
     let inbox = Inbox::new();
     let _network = forward(args.forward.as_deref(), &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&machine_args, &sink)?;
+    let outside = outside::for_machine(&machine_args, outside::Disk::Own, &sink)?;
+    let _typing = args
+        .input
+        .then(|| ConsoleInput::stdin(sink.clone()))
+        .transpose()
+        .during("stdin")?;
     let stop = inbox.clone();
     signals::watch(set, move || {
         stop.push(Arrival::Stop);
@@ -148,7 +153,7 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
 fn forward(
     spec: Option<&str>,
     args: &mut MachineArgs,
-) -> Outcome<Option<(Switch, Forward, tempfile::TempDir)>> {
+) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
     let Some(spec) = spec else { return Ok(None) };
     let number =
         |text: &str| -> Outcome<u16> { text.parse().during(format_args!("--forward {spec}")) };
@@ -163,7 +168,7 @@ fn forward(
     let to = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), guest);
     let forward = Forward::start(&socket, listen, to)?;
     args.net = Some(NetArg::Switch(socket));
-    Ok(Some((switch, forward, folder)))
+    Ok(Some((forward, switch, folder)))
 }
 
 /// `tandem replay`.

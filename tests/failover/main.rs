@@ -77,14 +77,20 @@ fn run(cluster: &Cluster, at: usize) -> bool {
         let status = pair.primary.wait(LIMIT).unwrap();
         died = pair.primary.was_killed();
         let complaint = pair.primary.complaint();
-        assert!(died || status.success(), "entry {at}: primary: {status}{complaint}");
+        assert!(
+            died || status.success(),
+            "entry {at}: primary: {status}{complaint}"
+        );
     } else {
         pair.wait_event("backup", "live").unwrap();
     }
     pair.backup.ask_to_end();
     let status = pair.backup.wait(LIMIT).unwrap();
     let (events, complaint) = (pair.events(), pair.backup.complaint());
-    assert!(status.success(), "entry {at}: backup: {status}{complaint} {events:?}");
+    assert!(
+        status.success(),
+        "entry {at}: backup: {status}{complaint} {events:?}"
+    );
     died
 }
 

@@ -134,6 +134,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
     let vm = VmId::new(args.replica.vm.as_str())?;
     let contender = incarnation(&args.replica, "backup")?;
     let arbiter = testandset::parse(&args.replica.arbiter)?;
+    arbiter.check()?;
     let mut events = Events::open("backup", args.replica.events.as_deref())?;
     let listener = TcpListener::bind(args.listen).during(format_args!(
         "cannot listen on {} (is another backup using the port?)",
@@ -149,9 +150,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
     })?;
     let address = listener.local_addr().during("cannot listen")?;
     let identity = report::identity(&args.replica, &address.to_string())?;
-    if let Some(identity) = &identity {
-        identity.hello();
-    }
+    let reporter = Reporter::start(identity, to_control.clone())?;
     events.note("listening", address);
     let inbox = Inbox::new();
     let (connection, hello, started) =
@@ -177,7 +176,6 @@ pub fn backup(args: BackupArgs) -> Outcome {
         live: false,
         ended: None,
     };
-    let reporter = Reporter::start(identity, to_control.clone())?;
     started
         .give_receiver
         .send(receiver)
@@ -286,6 +284,7 @@ fn start(
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(
+        outside::Disk::Shared,
         args.net.as_ref(),
         args.disk.as_deref(),
         args.quiet,

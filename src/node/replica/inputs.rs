@@ -136,9 +136,10 @@ impl Inputs for FailoverInputs {
         let value = self.ask(|inputs| inputs.answer(here, question))?;
         if self.is_replaying() {
             match question {
-                Question::Tsc => self.time.tsc = (value, hostclock::monotonic_ns()),
+                Question::Tsc | Question::PitElapsed(_) => {
+                    self.time.tsc = (value, hostclock::monotonic_ns());
+                }
                 Question::WallClock => self.time.wall_ns = value,
-                Question::PitElapsed(_) => {}
             }
         }
         Ok(value)

@@ -16,13 +16,15 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc::{self, channel, sync_channel};
 use std::time::Duration;
-use testandset::{Contender, VmId};
+use testandset::{Arbiter, Contender, Flag, VmId};
 use vmm::backends::ArrivalSink;
 use vmm::machine::live::{GuestTime, Inbox, Live};
 use vmm::machine::{Ended, MachineError};
 
 /// The first view of a pair, unless a viewservice names another.
 const FIRST_VIEW: ViewNumber = ViewNumber(1);
+/// Views of one name looked at to find one whose flag is free.
+const VIEWS_MAX: u64 = 1000;
 /// Longest time for the backup to answer.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
@@ -172,12 +174,13 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let vm = VmId::new(args.replica.vm.as_str())?;
     let contender = incarnation(&args.replica, "primary")?;
     let arbiter = testandset::parse(&args.replica.arbiter)?;
+    arbiter.check()?;
     let mut events = Events::open("primary", args.replica.events.as_deref())?;
     let prepared = setup::prepare(setup::blueprint(&args.machine)?)?;
     let config = prepared.config().clone();
     let inbox = Inbox::new();
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&args.machine, &sink)?;
+    let outside = outside::for_machine(&args.machine, outside::Disk::Shared, &sink)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
     signals::watch(set, move || {
@@ -216,7 +219,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let identity = report::identity(&args.replica, &args.backup.to_string())?;
     let view = match &identity {
         Some(identity) => ViewNumber(identity.register(args.backup_name.as_deref())?),
-        None => FIRST_VIEW,
+        None => first_free_view(&*arbiter, &vm)?,
     };
     let hello = Hello {
         vm: args.replica.vm.clone(),
@@ -258,6 +261,23 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         messages,
     }
     .run()
+}
+
+/// The first view whose flag nobody has: flags are for ever, and an earlier pair of the same name may
+/// have left some.
+fn first_free_view(arbiter: &dyn Arbiter, vm: &VmId) -> Outcome<ViewNumber> {
+    for number in FIRST_VIEW.0..FIRST_VIEW.0 + VIEWS_MAX {
+        let flag = Flag {
+            vm: vm.clone(),
+            view: testandset::ViewNumber(number),
+        };
+        if arbiter.holder(&flag)?.is_none() {
+            return Ok(ViewNumber(number));
+        }
+    }
+    Err(Failure::new(format!(
+        "'{vm}' has used up {VIEWS_MAX} views here: choose another --vm"
+    )))
 }
 
 /// Connects to the backup and agrees on the machine.

@@ -6,7 +6,7 @@ use crate::cli::ReplicaArgs;
 use crate::failure::{During, Outcome};
 use logchannel::role::Role;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use viewservice::{
     Address, Client, Held, HostId, Ping, Register, Report, Role as ViewRole, ViewNumber, VmId,
 };
@@ -140,8 +140,15 @@ impl Reporter {
 fn talk(identity: &Identity, told: &Receiver<Tell>, control: &Sender<Message>) {
     let mut held: Vec<Held> = Vec::new();
     let (host, vm) = (&identity.host, &identity.vm);
+    let mut next_ping = Instant::now();
     loop {
-        match told.recv_timeout(INTERVAL) {
+        let until_ping = next_ping.saturating_duration_since(Instant::now());
+        if until_ping.is_zero() {
+            next_ping = Instant::now() + INTERVAL;
+            ping(identity, &held, control);
+            continue;
+        }
+        match told.recv_timeout(until_ping) {
             Ok(Tell::Now { role, view, lag_ms }) => held = hold(identity, role, view, lag_ms),
             Ok(Tell::Solo(view)) => {
                 let view = ViewNumber(view);
@@ -168,20 +175,24 @@ fn talk(identity: &Identity, told: &Receiver<Tell>, control: &Sender<Message>) {
                 let _ = done.send(());
                 return;
             }
-            Err(RecvTimeoutError::Timeout) => match identity.ping(held.clone()) {
-                Ok(orders) => {
-                    if orders
-                        .assignments
-                        .iter()
-                        .any(|order| order.vm == *vm && order.stop)
-                    {
-                        let _ = control.send(Message::StopAsked);
-                    }
-                }
-                Err(e) => tracing::info!("the viewservice does not answer: {e}"),
-            },
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+fn ping(identity: &Identity, held: &[Held], control: &Sender<Message>) {
+    match identity.ping(held.to_vec()) {
+        Ok(orders) => {
+            if orders
+                .assignments
+                .iter()
+                .any(|order| order.vm == identity.vm && order.stop)
+            {
+                let _ = control.send(Message::StopAsked);
+            }
+        }
+        Err(e) => tracing::info!("the viewservice does not answer: {e}"),
     }
 }
 

@@ -77,6 +77,19 @@ impl DiskFile {
     /// # Errors
     /// See [`DiskError`].
     pub fn open(path: &Path, sink: Arc<dyn ArrivalSink>) -> Result<Self, DiskError> {
+        Self::open_as(path, sink, false)
+    }
+
+    /// As [`DiskFile::open`], with every write durable before its end is told: a guest that lives on
+    /// after its host died must not miss a write it saw done.
+    ///
+    /// # Errors
+    /// See [`DiskError`].
+    pub fn open_durable(path: &Path, sink: Arc<dyn ArrivalSink>) -> Result<Self, DiskError> {
+        Self::open_as(path, sink, true)
+    }
+
+    fn open_as(path: &Path, sink: Arc<dyn ArrivalSink>, durable: bool) -> Result<Self, DiskError> {
         let at = || path.to_owned();
         let failed = |operation| {
             move |source| DiskError::Io {
@@ -89,7 +102,7 @@ impl DiskFile {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_NONBLOCK)
+            .custom_flags(libc::O_NONBLOCK | if durable { libc::O_DSYNC } else { 0 })
             .open(path)
             .map_err(|source| match source.raw_os_error() {
                 Some(libc::ENOENT) => DiskError::Missing(at()),

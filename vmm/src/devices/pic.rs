@@ -84,6 +84,7 @@ impl Half {
         let wanted = self.irr(cascade) & !self.imr;
         let mut blocking = self.isr;
         if self.special_mask {
+            // A level in service that is masked lets all others through ("Special mask mode").
             blocking &= !self.imr;
         }
         if self.fully_nested {
@@ -92,12 +93,6 @@ impl Half {
         self.by_priority()
             .take_while(|irq| blocking & 1 << irq == 0)
             .find(|irq| wanted & 1 << irq != 0)
-            // In special mask mode other levels, higher and lower, go on ("Special mask mode").
-            .or_else(|| {
-                let mut all = self.by_priority();
-                let free = |irq: &u8| wanted & !self.isr & 1 << irq != 0;
-                all.find(|irq| self.special_mask && free(irq))
-            })
     }
 
     /// INTA: `irq` is in service from now on.
@@ -340,3 +335,7 @@ impl Stateful for Pic {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "pic_tests.rs"]
+mod tests;

@@ -7,10 +7,10 @@
 //!  0x43 control word
 //! ```
 //!
-//! After Intel's 8254 datasheet (order number 231164-005). The chip has no time of its own: who reads
-//! a count, or the output that depends on it, hands in a way to ask how many nanoseconds have passed
-//! since the channel was programmed, that is since its count was written or its gate opened,
-//! whichever came last. Where that differs from the datasheet:
+//! After Intel's 8254 datasheet (order number 231164-005). The chip has no time of its own: who
+//! programs a channel, or reads a count or the output that depends on it, hands in a way to ask for the
+//! guest's time. A channel counts from when it was programmed, that is from when its count was written
+//! or its gate opened, whichever came last. Where that differs from the datasheet:
 //!
 //! - A latch or read-back command takes the count and the output when the first latched byte is read,
 //!   not when the command is written. They stay latched from then on.
@@ -24,8 +24,13 @@ use abi::PIT_HZ;
 use replay::{InputsError, TimerSpec};
 use serde::{Deserialize, Serialize};
 
-/// Asks for the nanoseconds since a channel was programmed ([`replay::Question::PitElapsed`]).
+/// Asks, for a channel, for the nanoseconds since the machine began
+/// ([`replay::Question::PitElapsed`]).
 pub type Elapsed<'a> = dyn FnMut(u8) -> Result<u64, InputsError> + 'a;
+
+/// Shortest period of [`Pit::timer`]. Each tick is a log entry: without a bound, a guest could ask for
+/// more than half a million a second, and drown the log and its own vCPU.
+pub const PERIOD_MIN_NS: u64 = 100_000;
 
 const NS_PER_S: u64 = 1_000_000_000;
 
@@ -62,6 +67,8 @@ struct Channel {
     gate: bool,
     /// In modes 1 and 5: the gate has risen since the count was written.
     triggered: bool,
+    /// Since when it runs, if it does.
+    programmed_ns: u64,
     /// The low byte written, while the high one is to come.
     write_low: Option<u8>,
     /// The high byte is read next.
@@ -88,6 +95,7 @@ impl Channel {
             loaded: false,
             gate,
             triggered: false,
+            programmed_ns: 0,
             write_low: None,
             read_high: false,
             count_latch: Latched::No,
@@ -168,15 +176,16 @@ impl Channel {
         u64::from(self.initial) * NS_PER_S / PIT_HZ
     }
 
-    /// Count and output `elapsed_ns` after it was programmed; `None`: it does not run.
-    fn moment(&self, elapsed_ns: Option<u64>) -> Moment {
-        let Some(elapsed_ns) = elapsed_ns else {
+    /// Count and output at `now_ns`; `None`: it does not run.
+    fn moment(&self, now_ns: Option<u64>) -> Moment {
+        let Some(now_ns) = now_ns else {
             // "Mode definitions": OUT is low in mode 0 before the count ends, else high.
             return Moment {
                 count: self.initial,
                 out: self.mode != 0,
             };
         };
+        let elapsed_ns = now_ns.saturating_sub(self.programmed_ns);
         let clocks = u128::from(elapsed_ns) * u128::from(PIT_HZ) / u128::from(NS_PER_S);
         let initial = u128::from(self.initial);
         let modulus: u128 = if self.bcd { 10_000 } else { 0x1_0000 };
@@ -310,13 +319,14 @@ impl Pit {
         Self { state }
     }
 
-    /// What channel 0 does: modes 2 and 3 tick for ever, modes 0 and 4 once.
+    /// What channel 0 does: modes 2 and 3 tick for ever, modes 0 and 4 once. Periods under
+    /// [`PERIOD_MIN_NS`] are lengthened to it.
     #[must_use]
     pub fn timer(&self) -> TimerSpec {
         let channel = &self.state.channels[0];
         TimerSpec {
             period_ns: if channel.runs() {
-                channel.period_ns()
+                channel.period_ns().max(PERIOD_MIN_NS)
             } else {
                 0
             },
@@ -335,16 +345,16 @@ impl Pit {
             0x40..=0x42 => {
                 let number = (port & 3) as u8;
                 let channel = &mut self.state.channels[usize::from(number)];
-                let elapsed = channel
+                let now = channel
                     .read_needs_time()
                     .then(|| elapsed_ns(number))
                     .transpose()?;
-                Ok(channel.read(channel.moment(elapsed)))
+                Ok(channel.read(channel.moment(now)))
             }
             0x61 => {
                 let channel = &self.state.channels[2];
-                let elapsed = channel.runs().then(|| elapsed_ns(2)).transpose()?;
-                let (gate, out) = (channel.gate, channel.moment(elapsed).out);
+                let now = channel.runs().then(|| elapsed_ns(2)).transpose()?;
+                let (gate, out) = (channel.gate, channel.moment(now).out);
                 // Memory refresh, seen as a bit that is never twice the same.
                 self.state.refresh = !self.state.refresh;
                 Ok(u8::from(gate)
@@ -357,17 +367,30 @@ impl Pit {
         }
     }
 
-    /// Writes one of the ports 0x40 to 0x43 and 0x61; any other is left alone.
-    pub fn write(&mut self, port: u16, value: u8) {
+    /// Writes one of the ports 0x40 to 0x43 and 0x61; any other is left alone. Asks for time only if a
+    /// channel begins to run.
+    ///
+    /// # Errors
+    /// If the time cannot be had; the chip is as it was then.
+    pub fn write(
+        &mut self,
+        port: u16,
+        value: u8,
+        elapsed_ns: &mut Elapsed<'_>,
+    ) -> Result<(), InputsError> {
         match port {
             0x40..=0x42 => {
-                let channel = usize::from(port & 3);
-                let was_loaded = self.state.channels[channel].loaded;
-                let complete = self.state.channels[channel].write(value);
-                let changed = complete || was_loaded != self.state.channels[channel].loaded;
-                if channel == 0 && changed {
+                let number = (port & 3) as u8;
+                let old = &self.state.channels[usize::from(number)];
+                let mut channel = old.clone();
+                let complete = channel.write(value);
+                if complete && channel.runs() {
+                    channel.programmed_ns = elapsed_ns(number)?;
+                }
+                if number == 0 && (complete || channel.loaded != old.loaded) {
                     self.state.generation += 1;
                 }
+                self.state.channels[usize::from(number)] = channel;
             }
             0x43 if value >> 6 == 3 => self.read_back(value),
             0x43 => {
@@ -378,11 +401,18 @@ impl Pit {
                 }
             }
             0x61 => {
-                self.state.channels[2].set_gate(value & 1 != 0);
+                let mut channel = self.state.channels[2].clone();
+                let closed = !channel.gate;
+                channel.set_gate(value & 1 != 0);
+                if closed && channel.gate && channel.runs() {
+                    channel.programmed_ns = elapsed_ns(2)?;
+                }
+                self.state.channels[2] = channel;
                 self.state.speaker = value & 2 != 0;
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// Bits 5 and 4 clear: latch count, status; bits 3 to 1: of channels 2 to 0.
@@ -421,3 +451,7 @@ impl Stateful for Pit {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "pit_tests.rs"]
+mod tests;

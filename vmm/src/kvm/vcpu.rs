@@ -13,8 +13,9 @@
 //!
 //! # The `Instructions` clock
 //!
-//! Every instruction is a single step (KVM_GUESTDBG_SINGLESTEP) and counts one. Where KVM does not step
-//! in ring 3, no step is ever reported there: `tandem doctor` finds that out.
+//! Every instruction is a single step (KVM_GUESTDBG_SINGLESTEP) and counts one; those of an interrupt
+//! handler up to its return do not, since taking an interrupt switches stepping off. Where KVM does not
+//! step in ring 3, no step is ever reported there: `tandem doctor` finds that out.
 
 use super::convert;
 use super::kick::Target;
@@ -66,6 +67,8 @@ pub struct KvmEngine {
     /// What the budget word was set to at the last entry.
     budget: u64,
     trap_due: bool,
+    /// Whether the last entry ended with a kick.
+    was_kicked: bool,
     access: Option<Access>,
     registers_fresh: bool,
     /// The guest's interrupt flag is set and KVM can take an interrupt, as of the last exit.
@@ -90,6 +93,7 @@ impl KvmEngine {
             clock: 0,
             budget: ENDLESS,
             trap_due: false,
+            was_kicked: false,
             access: None,
             registers_fresh: false,
             interruptible: false,
@@ -105,25 +109,30 @@ impl KvmEngine {
     /// # Errors
     /// If this engine has no such clock.
     pub fn set_clock_kind(&mut self, kind: ClockKind) -> Result<(), EngineError> {
-        let control = match kind {
-            ClockKind::Blocks => 0,
-            ClockKind::Instructions => KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
-            ClockKind::Branches => {
-                return Err(EngineError::Unsupported(
-                    "the clock 'branches' needs a performance counter, which is not supported yet"
-                        .into(),
-                ));
-            }
-        };
+        if kind == ClockKind::Branches {
+            let why =
+                "the clock 'branches' needs a performance counter, which is not supported yet";
+            return Err(EngineError::Unsupported(why.into()));
+        }
+        if kind == ClockKind::Instructions && KvmKind::of_this_host() == KvmKind::Software {
+            let why =
+                "software-virtualised KVM does not single-step ring 3: use the clock 'blocks'";
+            return Err(EngineError::Unsupported(why.into()));
+        }
+        self.kind = kind;
+        Ok(())
+    }
+
+    /// Makes the next instruction a step. Asked for again after each exit of the guest's own: an `iretq`
+    /// loads flags that know nothing of it.
+    fn arm_step(&mut self) -> Result<(), EngineError> {
         let debug = kvm_guest_debug {
-            control,
+            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
             ..Default::default()
         };
         self.fd
             .set_guest_debug(&debug)
-            .map_err(|e| ioctl("KVM_SET_GUEST_DEBUG", e))?;
-        self.kind = kind;
-        Ok(())
+            .map_err(|e| ioctl("KVM_SET_GUEST_DEBUG", e))
     }
 
     fn word(&self) -> u64 {
@@ -181,6 +190,7 @@ impl KvmEngine {
         let run = self.fd.get_kvm_run();
         self.interruptible = run.if_flag != 0 && run.ready_for_interrupt_injection != 0;
         let kicked = kicked || run.exit_reason == KVM_EXIT_INTR;
+        self.was_kicked = kicked;
         self.count()?;
         Ok(kicked)
     }
@@ -331,6 +341,11 @@ impl Engine for KvmEngine {
             if self.kind == ClockKind::Blocks && !self.trap_due {
                 self.budget = goal.map_or(ENDLESS, |goal| goal - self.clock);
                 self.set_word(self.budget);
+            }
+            // Not after a kick: where that finds the guest in a handler, and so not stepping, differs
+            // from run to run.
+            if self.kind == ClockKind::Instructions && !self.was_kicked {
+                self.arm_step()?;
             }
             if self.enter()? {
                 kicked = true;

@@ -48,6 +48,19 @@ pub enum Wrote {
     PowerOff(u32),
 }
 
+/// A write by the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Address space.
+    pub bus: Bus,
+    /// Address.
+    pub address: u64,
+    /// Bytes: 1, 2, 4 or 8.
+    pub size: u8,
+    /// The value, zero-extended.
+    pub value: u64,
+}
+
 /// The way chips ask questions.
 pub type Ask<'a> = dyn FnMut(Question) -> Result<u64, InputsError> + 'a;
 
@@ -226,14 +239,17 @@ impl Board {
     /// The guest writes. What leaves the machine goes to `out`.
     ///
     /// # Errors
-    /// If nobody is there.
+    /// If nobody is there, or an answer the chip needs cannot be had.
     pub fn write(
         &mut self,
         memory: &GuestMemoryMmap,
-        bus: Bus,
-        address: u64,
-        size: u8,
-        value: u64,
+        Write {
+            bus,
+            address,
+            size,
+            value,
+        }: Write,
+        ask: &mut Ask<'_>,
         out: &mut Vec<Output>,
     ) -> Result<Wrote, BoardError> {
         let nobody = BoardError::Nobody {
@@ -244,7 +260,8 @@ impl Board {
         };
         let offset = address % abi::WINDOW;
         match bus {
-            Bus::Port if size == 1 && self.write_port(address, (value & 0xff) as u8, out) => {}
+            Bus::Port
+                if size == 1 && self.write_port(address, (value & 0xff) as u8, ask, out)? => {}
             Bus::Port => return Err(nobody),
             Bus::Mmio => match address - offset {
                 abi::NET_PAGE => {
@@ -272,13 +289,22 @@ impl Board {
         Ok(Wrote::Done)
     }
 
-    fn write_port(&mut self, address: u64, value: u8, out: &mut Vec<Output>) -> bool {
+    /// Whether there is such a port.
+    fn write_port(
+        &mut self,
+        address: u64,
+        value: u8,
+        ask: &mut Ask<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<bool, InputsError> {
         let Ok(port) = u16::try_from(address) else {
-            return false;
+            return Ok(false);
         };
         match port {
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.write(port, value),
-            0x40..=0x43 | 0x61 => self.pit.write(port, value),
+            0x40..=0x43 | 0x61 => self.pit.write(port, value, &mut |channel| {
+                ask(Question::PitElapsed(channel))
+            })?,
             0x70 | 0x71 => self.rtc.write(port, value),
             0x3f8..=0x3ff => {
                 if let Some(byte) = self.uart.write((port - abi::SERIAL_PORT) as u8, value) {
@@ -290,8 +316,8 @@ impl Board {
                 self.feed_uart();
             }
             0x80 => {} // POST codes: writes are a customary delay
-            _ => return false,
+            _ => return Ok(false),
         }
-        true
+        Ok(true)
     }
 }

@@ -78,3 +78,53 @@ impl MachineConfig {
         u64::from(self.memory_mib) << 20
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> MachineConfig {
+        MachineConfig {
+            guest: "test".into(),
+            image_digest: 0,
+            memory_mib: MEMORY_MIB_MIN,
+            cmdline: String::new(),
+            cpu: CpuModel::V1,
+            clock_kind: ClockKind::Blocks,
+            mac: [2, 0, 0, 0, 0, 1],
+            disk_sectors: None,
+        }
+    }
+
+    #[test]
+    fn bounds_are_checked() {
+        assert_eq!(config().check(), Ok(()));
+        let with = |change: fn(&mut MachineConfig)| {
+            let mut config = config();
+            change(&mut config);
+            config.check()
+        };
+        assert_eq!(with(|c| c.memory_mib = 15), Err(ConfigError::Memory(15)));
+        assert_eq!(
+            with(|c| c.memory_mib = 3073),
+            Err(ConfigError::Memory(3073))
+        );
+        assert_eq!(
+            with(|c| c.cmdline = "a\0".into()),
+            Err(ConfigError::Cmdline)
+        );
+        assert_eq!(
+            with(|c| c.cmdline = "a".repeat(abi::CMDLINE_MAX)),
+            Err(ConfigError::Cmdline)
+        );
+        assert_eq!(with(|c| c.mac = [0; 6]), Err(ConfigError::Mac([0; 6])));
+        assert_eq!(with(|c| c.mac = [1; 6]), Err(ConfigError::Mac([1; 6])));
+        assert_eq!(with(|c| c.disk_sectors = Some(SECTORS_MAX)), Ok(()));
+        let more = SECTORS_MAX + 1;
+        assert_eq!(
+            with(|c| c.disk_sectors = Some(SECTORS_MAX + 1)),
+            Err(ConfigError::Disk(more))
+        );
+        assert!(with(|c| c.disk_sectors = Some(u64::MAX)).is_err());
+    }
+}

@@ -125,7 +125,7 @@ impl ArrivalSink for Inbox {
 /// Where guest time stands: what was answered last, so that a new primary goes on from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestTime {
-    /// Last time-stamp counter answered, and the host's monotonic time then.
+    /// Last time-stamp counter or PIT time answered, and the host's monotonic time then.
     pub tsc: (u64, u64),
     /// Last wall clock answered.
     pub wall_ns: u64,
@@ -139,7 +139,6 @@ pub struct Live {
     /// Guest time-stamp counter minus the host's monotonic nanoseconds, wrapping.
     tsc_offset: u64,
     spec: TimerSpec,
-    started_ns: u64,
     due_ns: Option<u64>,
     alarm: Alarm,
     /// Whether a follower needs to know of progress.
@@ -165,7 +164,6 @@ impl Live {
             time,
             tsc_offset,
             spec: TimerSpec::default(),
-            started_ns: now,
             due_ns: None,
             alarm: Alarm::new()?,
             followed,
@@ -182,8 +180,7 @@ impl Live {
             return;
         }
         self.spec = spec;
-        self.started_ns = hostclock::monotonic_ns();
-        self.due_ns = (spec.period_ns != 0).then(|| self.started_ns + spec.period_ns);
+        self.due_ns = (spec.period_ns != 0).then(|| hostclock::monotonic_ns() + spec.period_ns);
     }
 
     fn timer(&mut self) -> Option<Arrival> {
@@ -205,7 +202,8 @@ impl Live {
 impl Source for Live {
     fn answer(&mut self, question: Question) -> u64 {
         match question {
-            Question::Tsc => {
+            // Both are nanoseconds of the one guest clock that never steps back.
+            Question::Tsc | Question::PitElapsed(_) => {
                 const { assert!(abi::TSC_HZ == 1_000_000_000, "one tick is one nanosecond") };
                 let now = hostclock::monotonic_ns();
                 let tsc = now.wrapping_add(self.tsc_offset).max(self.time.tsc.0 + 1);
@@ -216,7 +214,6 @@ impl Source for Live {
                 self.time.wall_ns = hostclock::wall_ns().max(self.time.wall_ns);
                 self.time.wall_ns
             }
-            Question::PitElapsed(_) => hostclock::monotonic_ns() - self.started_ns,
         }
     }
 

@@ -9,7 +9,7 @@
 //! 4. a state digest, if due, is taken;
 //! 5. the vCPU is entered, up to the next stop.
 
-use super::board::{Board, BoardError, Wrote};
+use super::board::{Board, BoardError, Write, Wrote};
 use super::config::MachineConfig;
 use super::{boot, snapshot};
 use crate::engine::{Engine, EngineError, VmEntry, VmExit};
@@ -268,9 +268,16 @@ impl<E: Engine> Machine<E> {
             } => {
                 let here = self.here()?;
                 let mut out = Vec::new();
+                let mut ask = |question| inputs.answer(&here, question);
+                let write = Write {
+                    bus,
+                    address,
+                    size,
+                    value,
+                };
                 let wrote = self
                     .board
-                    .write(&self.memory, bus, address, size, value, &mut out)
+                    .write(&self.memory, write, &mut ask, &mut out)
                     .map_err(|error| Self::board_error(here.point, error))?;
                 for output in out {
                     inputs.output(&here, output)?;

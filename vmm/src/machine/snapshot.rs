@@ -167,7 +167,20 @@ fn section<'a>(bytes: &mut &'a [u8], kind: &str) -> Result<(u16, &'a [u8]), Snap
     Ok((version, payload))
 }
 
-fn decode<T: serde::de::DeserializeOwned>(kind: &str, payload: &[u8]) -> Result<T, SnapshotError> {
+/// Version of the sections that are no chip's.
+const SECTION_VERSION: u16 = 1;
+
+/// What the next section, which is no chip's, says.
+fn decode<T: serde::de::DeserializeOwned>(
+    bytes: &mut &[u8],
+    kind: &str,
+) -> Result<T, SnapshotError> {
+    let (version, payload) = section(bytes, kind)?;
+    if version != SECTION_VERSION {
+        return Err(SnapshotError::Malformed(format!(
+            "'{kind}' has version {version}, this program reads version {SECTION_VERSION}"
+        )));
+    }
     from_bytes(payload).map_err(|e| SnapshotError::Malformed(format!("'{kind}': {e}")))
 }
 
@@ -186,9 +199,15 @@ impl<E: Engine> Machine<E> {
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&u32::try_from(chips.len() + 3).expect("few").to_le_bytes());
-        put(&mut out, "machine", 1, &to_bytes(&self.config));
-        put(&mut out, "cpu", 1, &to_bytes(&cpu));
-        put(&mut out, "pending", 1, &to_bytes(&pending(self)));
+        put(
+            &mut out,
+            "machine",
+            SECTION_VERSION,
+            &to_bytes(&self.config),
+        );
+        put(&mut out, "cpu", SECTION_VERSION, &to_bytes(&cpu));
+        let pending = to_bytes(&pending(self));
+        put(&mut out, "pending", SECTION_VERSION, &pending);
         for chip in chips {
             put(&mut out, chip.kind(), chip.version(), &chip.save_bytes());
         }
@@ -209,8 +228,7 @@ impl<E: Engine> Machine<E> {
     /// If it is no snapshot, or its configuration is out of bounds.
     pub fn snapshot_config(mut bytes: &[u8]) -> Result<MachineConfig, SnapshotError> {
         head(&mut bytes)?;
-        let (_, payload) = section(&mut bytes, "machine")?;
-        let config: MachineConfig = decode("machine", payload)?;
+        let config: MachineConfig = decode(&mut bytes, "machine")?;
         config.check()?;
         Ok(config)
     }
@@ -229,10 +247,8 @@ impl<E: Engine> Machine<E> {
         let bytes = &mut bytes;
         let sections = head(bytes)?;
         section(bytes, "machine")?;
-        let (_, payload) = section(bytes, "cpu")?;
-        let cpu: CpuState = decode("cpu", payload)?;
-        let (_, payload) = section(bytes, "pending")?;
-        let pending: Pending = decode("pending", payload)?;
+        let cpu: CpuState = decode(bytes, "cpu")?;
+        let pending: Pending = decode(bytes, "pending")?;
         let mut board = Board::new(&config);
         let chips = board.chips_mut();
         if sections as usize != chips.len() + 3 {
@@ -296,3 +312,7 @@ fn restore_memory(
         .write_slice(pages, GuestAddress(0))
         .map_err(|e| malformed(&e.to_string()))
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -9,8 +9,8 @@
 //! status is never acknowledged (the machine's lines are edges: one per used buffer while
 //! interrupts are on, acknowledged or not).
 //!
-//! The device is the machine itself, which the guest cannot but trust; what it says of lengths and
-//! heads is asserted all the same.
+//! The device is the machine itself, which the guest cannot but trust; what it says of heads
+//! is asserted all the same.
 
 pub mod block;
 mod mmio;

@@ -198,6 +198,7 @@ impl Sender {
     /// If there is no room, or `len` is more than [`FRAME_MAX`].
     #[inline]
     pub fn send<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        assert!(len <= FRAME_MAX, "a frame of {len} bytes");
         let index = self.free.pop().expect("no room to send: see `can_send`");
         let result = fill(self.lane.frame(index, len));
         self.lane.offer(index, HEADER + len, false);

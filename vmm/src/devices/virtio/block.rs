@@ -381,3 +381,7 @@ impl VirtioDevice for Block {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "block_tests.rs"]
+mod tests;

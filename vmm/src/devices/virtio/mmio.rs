@@ -363,3 +363,7 @@ impl<D: VirtioDevice> Stateful for VirtioMmio<D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "mmio_tests.rs"]
+mod tests;

@@ -11,6 +11,8 @@ pub mod block;
 pub mod mmio;
 pub mod net;
 pub mod ring;
+#[cfg(test)]
+mod testing;
 
 use replay::Output;
 use ring::Ring;

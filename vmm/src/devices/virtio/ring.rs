@@ -245,3 +245,7 @@ impl Chain {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;
