@@ -4,7 +4,10 @@
 mod common;
 
 use common::{have_kvm, machine, tandem, tandem_json, text};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use tandem::load::{Load, LoadOptions};
 
 /// Pairs of recording and replay a guest goes through here; `TANDEM_PAIRS` asks for more.
 fn pairs() -> u64 {
@@ -89,6 +92,81 @@ fn p4_p17_disk_reads_never_race_with_the_guest() {
     repeat("disk", |seed| {
         let rounds = format!("rounds={}", 20 + seed);
         words(&["disk", "--disk", text(&image), "--arg", &rounds])
+    });
+}
+
+/// Records a server on the network while `drive` talks to it, stops it, and replays.
+fn repeat_server(name: &str, guest: &str, port: u16, mut drive: impl FnMut(SocketAddr, u64)) {
+    let _machine = machine();
+    if !have_kvm(name) {
+        return;
+    }
+    let cluster = common::cluster("file");
+    let mut server = cluster.server();
+    if server.ip().is_loopback() && port != 6379 {
+        eprintln!(
+            "SKIPPED {name}: the port forward of the userspace switch goes to kv's port only"
+        );
+        return;
+    }
+    if !server.ip().is_loopback() {
+        server.set_port(port);
+    }
+    let log = cluster.folder().join("log");
+    for seed in 0..pairs() {
+        let args = ["-o", text(&log), "--json", "--digest-every", "64"];
+        let mut machine = cluster
+            .start_single("record", &common::os(&[guest]), &common::os(&args), true)
+            .unwrap();
+        machine
+            .wait_line(common::LIMIT, |line| line.contains("ready"))
+            .unwrap();
+        drive(server, seed);
+        machine.ask_to_end();
+        assert!(
+            machine.wait(common::LIMIT).unwrap().success(),
+            "{}",
+            machine.complaint()
+        );
+        let said = machine.said();
+        let recorded: serde_json::Value = serde_json::from_str(said.last().unwrap()).unwrap();
+        let replayed = replay(&log);
+        for key in ["entries", "clock", "digest"] {
+            assert_eq!(recorded[key], replayed[key], "{key} of seed {seed}");
+        }
+        assert!(recorded["entries"].as_u64() > Some(50), "{recorded}");
+    }
+}
+
+#[test]
+fn p2_kv_is_replayed_with_its_clients_requests() {
+    repeat_server("kv", "kv", 6379, |server, seed| {
+        let options = LoadOptions {
+            clients: 6,
+            seed,
+            ..LoadOptions::default()
+        };
+        let load = Load::start(server, options).unwrap();
+        assert!(load.wait_replies(400 + 100 * seed % 1000, common::LIMIT));
+        let history = load.stop();
+        assert!(history.breaks.is_empty(), "{:?}", history.breaks);
+    });
+}
+
+#[test]
+fn p2_echo_is_replayed_with_its_clients_bytes() {
+    repeat_server("echo", "echo", 7, |server, seed| {
+        let mut stream = TcpStream::connect(server).unwrap();
+        let bytes: Vec<u8> = (0..40_000u64)
+            .map(|n| (n * (seed + 3) >> 2) as u8)
+            .collect();
+        let mut back = vec![0; bytes.len()];
+        let mut reader = stream.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| reader.read_exact(&mut back).unwrap());
+            stream.write_all(&bytes).unwrap();
+        });
+        assert_eq!(back, bytes);
     });
 }
 
