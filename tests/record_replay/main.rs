@@ -158,7 +158,7 @@ fn p2_echo_is_replayed_with_its_clients_bytes() {
     repeat_server("echo", "echo", 7, |server, seed| {
         let mut stream = TcpStream::connect(server).unwrap();
         let bytes: Vec<u8> = (0..40_000u64)
-            .map(|n| (n * (seed + 3) >> 2) as u8)
+            .map(|n| ((n * (seed + 3)) >> 2) as u8)
             .collect();
         let mut back = vec![0; bytes.len()];
         let mut reader = stream.try_clone().unwrap();

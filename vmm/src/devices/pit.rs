@@ -281,7 +281,7 @@ fn from_bcd(bcd: u16) -> u32 {
 }
 
 fn to_bcd(value: u32) -> u32 {
-    let digit = |place: u32| value / 10u32.pow(place) % 10 << (4 * place);
+    let digit = |place: u32| (value / 10u32.pow(place) % 10) << (4 * place);
     (0..4).map(digit).sum()
 }
 

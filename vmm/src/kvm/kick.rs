@@ -91,9 +91,8 @@ impl Kicker {
     #[must_use]
     pub fn current_thread() -> Self {
         // SAFETY: gettid has no preconditions.
-        Self {
-            thread: unsafe { libc::gettid() },
-        }
+        let thread = unsafe { libc::gettid() };
+        Self { thread }
     }
 
     /// The thread's id.

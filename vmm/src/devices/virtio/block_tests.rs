@@ -421,7 +421,7 @@ fn table() -> impl Strategy<Value = Vec<Wild>> {
     let data =
         data.prop_map(|(at, n, writes)| (at, n * 512, NEXT | if writes { WRITE } else { 0 }));
     let status = at().prop_map(|address| (address, 1, WRITE));
-    let request = (header, data, status).prop_map(|parts| <[_; 3]>::from(parts));
+    let request = (header, data, status).prop_map(<[_; 3]>::from);
     let requests = proptest::collection::vec(request, 5);
     (requests, wild::table(), 0usize..16).prop_map(|(requests, mut table, wild)| {
         let parts = requests.into_iter().flatten().enumerate();
