@@ -69,7 +69,6 @@ fn p1_redis_cli_keeps_its_connection_through_a_failover() {
     assert_eq!(ask("GET greeting"), "hello");
     assert_eq!(ask("INCR n"), "2");
     assert_eq!(ask("CLIENT ID"), before, "it is still the same connection");
-    drop(ask);
     drop(to);
     assert!(cli.wait().unwrap().success());
     pair.backup.ask_to_end();

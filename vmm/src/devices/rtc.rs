@@ -140,7 +140,11 @@ impl Rtc {
             return self.shown(hour);
         }
         // 12-hour mode: 12, 1, ... 11, with bit 7 for the afternoon.
-        let twelve = if hour.is_multiple_of(12) { 12 } else { hour % 12 };
+        let twelve = if hour.is_multiple_of(12) {
+            12
+        } else {
+            hour % 12
+        };
         self.shown(twelve) | if hour >= 12 { 0x80 } else { 0 }
     }
 
