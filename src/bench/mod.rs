@@ -13,6 +13,7 @@ mod kv;
 mod logs;
 mod measure;
 mod memory;
+mod others;
 mod paper;
 mod plots;
 mod results;
@@ -28,6 +29,7 @@ use crate::report::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use logs::{EntryBytes, LogCost};
 use measure::{Bench, GUEST_MIB, Memory, Mode, SelfEnding};
+use others::Others;
 use plots::Distributions;
 use results::{
     Failover, Latency, PerMode, ReplicaMemory, Results, StallMs, TickLate, Workload, latency_us,
@@ -66,6 +68,7 @@ pub fn bench(args: &BenchArgs) -> Outcome {
             network: cluster.network_note().to_owned(),
             rounds: args.rounds,
             seconds: args.seconds,
+            others_percent: None,
             workloads: Vec::new(),
             latency: None,
             failover: None,
@@ -78,11 +81,13 @@ pub fn bench(args: &BenchArgs) -> Outcome {
         entry_bytes: EntryBytes::default(),
         distributions: None,
     };
+    let others = Others::watch();
     // What was measured before a failure is shown all the same.
     let failed = workloads
         .iter()
         .try_for_each(|name| session.measure(name))
         .err();
+    session.results.others_percent = others.percent();
     session.finish(folder)?;
     failed.map_or(Ok(()), Err)
 }

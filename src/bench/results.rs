@@ -222,6 +222,8 @@ pub struct Results {
     pub rounds: u32,
     /// Seconds of each.
     pub seconds: u32,
+    /// Percent of the host's processor time that others took meanwhile.
+    pub others_percent: Option<u64>,
     /// By name.
     pub workloads: Vec<Workload>,
     /// If `kv` was measured.
@@ -424,6 +426,7 @@ pub(super) mod tests {
             network: "userspace switch".into(),
             rounds: 3,
             seconds: 2,
+            others_percent: Some(3),
             workloads: vec![
                 workload("counter", "iterations", None),
                 workload("kv, 1 connection", "requests", Some(latencies.clone())),
@@ -442,7 +445,13 @@ pub(super) mod tests {
                 lost_writes: 0,
                 linearizable: true,
                 stall_ms: StallMs::of(&mut stalls_us),
-                phases_us: BTreeMap::from([("noticed", 300), ("live", 900)]),
+                phases_us: BTreeMap::from([
+                    ("noticed", 250_300),
+                    ("flag_won", 250_700),
+                    ("drained", 250_800),
+                    ("live", 250_900),
+                    ("first_reply", 251_000),
+                ]),
                 stalls_us,
             }),
             memory: Some(ReplicaMemory {

@@ -15,11 +15,12 @@ use std::fmt::Write as _;
 pub fn render(results: &Results) -> String {
     let mut out = String::new();
     let facts = format!(
-        "{}. Network: {}. Medians of {} interleaved rounds, {} s each.",
+        "{}. Network: {}. Medians of {} interleaved rounds, {} s each.{}",
         results.host.describe(),
         results.network,
         results.rounds,
-        results.seconds
+        results.seconds,
+        others(results.others_percent)
     );
     wrap(&facts, WIDTH)
         .iter()
@@ -79,6 +80,21 @@ pub fn render(results: &Results) -> String {
         let _ = write!(out, "\n{}", goals(results));
     }
     out
+}
+
+/// Most percent of the processors that others may take before figures mean little.
+const OTHERS_MAX: u64 = 10;
+
+fn others(percent: Option<u64>) -> String {
+    match percent {
+        None => String::new(),
+        Some(percent) if percent <= OTHERS_MAX => {
+            format!(" Other programs took {percent} % of the processors.")
+        }
+        Some(percent) => format!(
+            " NOTE: other programs took {percent} % of the processors meanwhile, so these figures say little."
+        ),
+    }
 }
 
 /// A rate, in a unit that leaves few digits, and that unit's name.
@@ -247,8 +263,11 @@ fn failover_words(failover: &Failover) -> String {
         Some(format!("{words} {:.1}", *us as f64 / 1000.0))
     })
     .collect();
-    if !phases.is_empty() {
-        let _ = writeln!(out, "  ms after it     {}", phases.join(", "));
+    const INDENT: &str = "                 ";
+    let lines = wrap(&phases.join(", "), WIDTH - INDENT.len());
+    for (n, line) in lines.iter().filter(|line| !line.is_empty()).enumerate() {
+        let start = if n == 0 { "  ms after it    " } else { INDENT };
+        let _ = writeln!(out, "{start}{line}");
     }
     out
 }
@@ -291,7 +310,9 @@ mod tests {
             "heartbeats",
             "a third of that, 40/s",
             "tick lateness    p50 40 us, p99 900 us",
-            "noticed 0.3, live 0.9",
+            "noticed 250.3, flag won 250.7",
+            "first byte 251.0",
+            "took 3 %",
             "missed",
         ] {
             assert!(text.contains(words), "{words} is missing in\n{text}");
@@ -309,6 +330,13 @@ mod tests {
             (scaled(0), scaled(1), scaled(3)),
             ("M it/s", "op/s", "MiB/s")
         );
+    }
+
+    #[test]
+    fn a_busy_host_is_named() {
+        assert!(others(Some(OTHERS_MAX + 1)).contains("NOTE"));
+        assert!(!others(Some(OTHERS_MAX)).contains("NOTE"));
+        assert!(others(None).is_empty());
     }
 
     #[test]

@@ -86,6 +86,7 @@ impl Tap {
     /// See [`TapError`].
     pub fn open(name: &str, mac: Mac, sink: Arc<dyn ArrivalSink>) -> Result<Self, TapError> {
         let fd = Arc::new(attach(name)?);
+        hear_only(&fd, mac);
         switch_on(name)?;
         let dropped = Arc::new(AtomicU64::new(0));
         let (source, counter) = (fd.clone(), dropped.clone());
@@ -190,6 +191,35 @@ fn attach(name: &str) -> Result<OwnedFd, TapError> {
         Err(Errno::EBUSY) => Err(TapError::Busy(name.to_owned())),
         Err(Errno::EINVAL) => Err(TapError::NotTap(name.to_owned())),
         Err(error) => Err(failed(name, "TUNSETIFF", error)),
+    }
+}
+
+/// `struct tun_filter` of linux/if_tun.h, with one address.
+#[repr(C)]
+struct TunFilter {
+    flags: u16,
+    count: u16,
+    address: Mac,
+}
+
+/// `TUN_FLT_ALLMULTI`: multicast and broadcast pass as well.
+const TUN_FLT_ALLMULTI: u16 = 1;
+/// `TUNSETTXFILTER`: `_IOW('T', 209, unsigned int)`.
+const TUNSETTXFILTER: libc::c_ulong = 0x4004_54d1;
+
+/// Has the kernel keep frames for others away: on a hub half of all frames are the guest's own answers,
+/// and each would wake the receiving thread. Only for speed: what comes through is looked at anyway, so
+/// a kernel that refuses changes nothing.
+fn hear_only(fd: &OwnedFd, mac: Mac) {
+    let filter = TunFilter {
+        flags: TUN_FLT_ALLMULTI,
+        count: 1,
+        address: mac,
+    };
+    // SAFETY: the kernel reads a tun_filter with `count` addresses behind it, which is what this is.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETTXFILTER, &raw const filter) };
+    if let Err(error) = Errno::result(result) {
+        tracing::debug!(%error, "TAP: no filter");
     }
 }
 
