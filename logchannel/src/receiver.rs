@@ -208,19 +208,19 @@ fn bytes_of(entry: &LogEntry) -> usize {
     size_of::<LogEntry>() + data
 }
 
-/// Reads with nothing but progress in them that share one ack: with progress each millisecond, the
-/// primary knows the execution lag to four.
-const PROGRESS_PER_ACK: u32 = 4;
+/// Reads without an output in them that share one ack. Nobody waits for it, and each takes the primary's
+/// vCPU off its core for a moment where both share a host.
+const READS_PER_ACK: u32 = 4;
 
 /// What the reader thread knows of the stream.
 struct Reader<'a> {
     shared: &'a Shared,
     decoder: Decoder,
     next: LogIndex,
-    /// Whether something came since the last ack that an output may wait for.
-    substance: bool,
+    /// Whether something came since the last ack that an output waits for.
+    urgent: bool,
     /// Reads since the last ack.
-    unacked_reads: u32,
+    reads: u32,
 }
 
 impl Reader<'_> {
@@ -258,14 +258,12 @@ impl Reader<'_> {
                 Err(error) => break Err(LinkLost::from(error).into()),
             }
         };
-        // No output waits for the ack of mere progress: a few of those share one.
-        self.unacked_reads += 1;
-        if self.substance || self.unacked_reads >= PROGRESS_PER_ACK || taken.is_err() {
-            (self.substance, self.unacked_reads) = (false, 0);
-            self.shared.publish();
-        } else {
-            self.shared.wake();
+        self.reads += 1;
+        if self.urgent || self.reads >= READS_PER_ACK || taken.is_err() {
+            (self.urgent, self.reads) = (false, 0);
+            self.shared.tell(false);
         }
+        self.shared.wake();
         taken
     }
 
@@ -318,7 +316,7 @@ impl Reader<'_> {
             let metrics = &self.shared.link.metrics;
             metrics.entry(entry.event.kind(), before - rest.len());
             bytes += bytes_of(&entry);
-            self.substance |= !matches!(entry.event, Event::Progress);
+            self.urgent |= matches!(entry.event, Event::Output { .. } | Event::End { .. });
             entries.push(entry);
         }
         if !rest.is_empty() {
@@ -402,8 +400,8 @@ impl Receiver {
                 shared,
                 decoder,
                 next,
-                substance: false,
-                unacked_reads: 0,
+                urgent: false,
+                reads: 0,
             }
             .run(incoming);
         })?);

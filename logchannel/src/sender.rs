@@ -58,7 +58,8 @@ impl Default for SenderOptions {
 pub struct Lag {
     /// Entries appended and not executed.
     pub entries: u64,
-    /// Age of the oldest of them, in microseconds; counted in steps of a millisecond.
+    /// Age of the oldest of them when the last ack came, in microseconds; counted in steps of a
+    /// millisecond. Not its age now: while a slowed primary says nothing, there is nothing to ack.
     pub us: u64,
     /// Where the backup's guest was last known to stand.
     pub executed_clock: Clock,

@@ -46,6 +46,8 @@ pub(super) struct Ledger {
     last_ack: Ack,
     samples: VecDeque<(LogIndex, u64)>,
     last_sample_us: u64,
+    /// Age of the oldest sample not executed, when the last ack came.
+    lag_us: u64,
     /// Threads that wait for `Shared::changed`.
     waiting: u32,
 }
@@ -237,16 +239,16 @@ impl Shared {
         while ledger.samples.front().is_some_and(|s| s.0 <= ack.executed) {
             ledger.samples.pop_front();
         }
+        let oldest = ledger.samples.front().map_or(now, |sample| sample.1);
+        ledger.lag_us = now.saturating_sub(oldest);
         Ok(cost)
     }
 
     pub(super) fn lag(&self) -> Lag {
-        let now = now_us();
         let ledger = self.ledger();
-        let oldest = ledger.samples.front().map_or(now, |sample| sample.1);
         Lag {
             entries: self.cursors.appended().0 - ledger.last_ack.executed.0,
-            us: now.saturating_sub(oldest),
+            us: ledger.lag_us,
             executed_clock: ledger.last_ack.executed_clock,
         }
     }

@@ -40,10 +40,10 @@ impl Outlet for Released {
 
 /// Execution lag above which the primary is slowed, in microseconds. It is what a failover waits for
 /// before the guest is live again.
-const LAG_BOUND_US: u64 = 20_000;
+const LAG_BOUND_US: u64 = 40_000;
 /// Longest pause per millisecond of guest run, in microseconds: at worst the guest has a fifth of its
 /// speed until the backup has caught up.
-const PAUSE_MAX_US: u64 = 0;
+const PAUSE_MAX_US: u64 = 4_000;
 
 /// How long to pause after a millisecond of guest run, at a lag of `lag_us`: nothing up to the bound,
 /// then more the larger the lag is, so that it settles where both run equally fast.
