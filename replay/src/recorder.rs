@@ -155,7 +155,7 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
     }
 
     fn kicked(&mut self, clock: Clock) -> Result<(), InputsError> {
-        if self.log.is_followed() {
+        if self.log.is_followed() && self.source.is_progress_due() {
             if clock > self.last_clock {
                 self.append(&LogEntry::progress(clock))?;
             }

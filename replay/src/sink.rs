@@ -81,6 +81,9 @@ pub trait Source {
     /// If a backend failed.
     fn wait(&mut self, now: &Situation) -> Result<(), InputsError>;
 
+    /// Whether it is time to tell a follower how far the guest got.
+    fn is_progress_due(&mut self) -> bool;
+
     /// Where the vCPU has to stop: [`Stop::Soon`] if something waits for delivery.
     fn next_stop(&mut self, now: &Situation) -> Stop;
 }

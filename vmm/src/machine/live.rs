@@ -25,11 +25,19 @@ const CONSOLE_MAX: usize = 64 << 10;
 /// a host: every millisecond of it cost a spinning guest 8 % of its speed there, every fourth 2 %.
 const PROGRESS_NS: u64 = 4_000_000;
 
+/// How long after a frame the guest counts as busy, and how long a frame may wait for it then. A guest
+/// under load leaves by itself every few dozen microseconds, to send; stopping it for each frame would
+/// cost more than that.
+const BUSY_NS: u64 = 500_000;
+const FRAME_WAIT_NS: u64 = 60_000;
+
 /// Where the vCPU thread is.
 mod place {
     pub const OUTSIDE: u32 = 0;
     pub const GUEST: u32 = 1;
     pub const WAITING: u32 = 2;
+    /// In the guest, which is taking frames and will be out soon: no kick for one more.
+    pub const GUEST_BUSY: u32 = 3;
 }
 
 #[derive(Default)]
@@ -79,13 +87,19 @@ impl Inbox {
 
     /// Tells the vCPU thread that something changed.
     pub fn notify(&self) {
+        self.tell(true);
+    }
+
+    /// [`Inbox::notify`]; `urgent`: even if the guest is busy with what came before.
+    fn tell(&self, urgent: bool) {
         self.pushes.fetch_add(1, Ordering::SeqCst);
         match self.place.load(Ordering::SeqCst) {
             place::WAITING => futex_wake(&self.pushes),
-            place::GUEST => {
+            place::GUEST_BUSY if !urgent => {}
+            guest @ (place::GUEST | place::GUEST_BUSY) => {
                 let kicker = *self.kicker.lock().unwrap_or_else(PoisonError::into_inner);
                 let first = self.place.compare_exchange(
-                    place::GUEST,
+                    guest,
                     place::OUTSIDE,
                     Ordering::SeqCst,
                     Ordering::SeqCst,
@@ -101,6 +115,7 @@ impl Inbox {
 
 impl ArrivalSink for Inbox {
     fn push(&self, arrival: Arrival) -> bool {
+        let urgent = !matches!(arrival, Arrival::Frame(_));
         {
             let mut queues = self.queues();
             match arrival {
@@ -120,7 +135,7 @@ impl ArrivalSink for Inbox {
                 other => queues.urgent.push_back(other),
             }
         }
-        self.notify();
+        self.tell(urgent);
         true
     }
 }
@@ -146,6 +161,9 @@ pub struct Live {
     alarm: Alarm,
     /// Whether a follower needs to know of progress.
     followed: bool,
+    told_ns: u64,
+    /// Until when the guest counts as busy with frames.
+    busy_until_ns: u64,
 }
 
 impl Live {
@@ -170,6 +188,8 @@ impl Live {
             due_ns: None,
             alarm: Alarm::new()?,
             followed,
+            told_ns: now,
+            busy_until_ns: 0,
         })
     }
 
@@ -234,10 +254,15 @@ impl Source for Live {
             }
             return Ok(Some(arrival));
         }
-        if now.frames_room > 0 {
-            return Ok(queues.frames.pop_front().map(Arrival::Frame));
+        let frame = if now.frames_room > 0 {
+            queues.frames.pop_front()
+        } else {
+            None
+        };
+        if frame.is_some() && self.busy_until_ns == 0 {
+            self.busy_until_ns = hostclock::monotonic_ns() + BUSY_NS;
         }
-        Ok(None)
+        Ok(frame.map(Arrival::Frame))
     }
 
     fn wait(&mut self, _: &Situation) -> Result<(), InputsError> {
@@ -250,22 +275,38 @@ impl Source for Live {
         Ok(())
     }
 
+    fn is_progress_due(&mut self) -> bool {
+        let now = hostclock::monotonic_ns();
+        let due = now >= self.told_ns + PROGRESS_NS;
+        if due {
+            self.told_ns = now;
+        }
+        due
+    }
+
     fn next_stop(&mut self, now: &Situation) -> Stop {
         self.follow_timer(now.timer);
-        if self.followed || self.due_ns.is_some() {
+        let mut place = place::GUEST;
+        if self.followed || self.due_ns.is_some() || self.busy_until_ns != 0 {
             let clock = hostclock::monotonic_ns();
             if self.due_ns.is_some_and(|due| due <= clock) {
                 return Stop::Soon;
             }
-            let progress = if self.followed {
-                clock + PROGRESS_NS
+            let mut ring = self.due_ns.unwrap_or(u64::MAX);
+            if self.followed {
+                ring = ring.min((self.told_ns + PROGRESS_NS).max(clock + FRAME_WAIT_NS));
+            }
+            if clock < self.busy_until_ns {
+                place = place::GUEST_BUSY;
+                ring = ring.min(clock + FRAME_WAIT_NS);
             } else {
-                u64::MAX
-            };
-            self.alarm
-                .ring_at(self.due_ns.unwrap_or(u64::MAX).min(progress), clock);
+                self.busy_until_ns = 0;
+            }
+            if ring != u64::MAX {
+                self.alarm.ring_at(ring, clock);
+            }
         }
-        self.inbox.place.store(place::GUEST, Ordering::SeqCst);
+        self.inbox.place.store(place, Ordering::SeqCst);
         let queues = self.inbox.queues();
         if !queues.urgent.is_empty() || (now.frames_room > 0 && !queues.frames.is_empty()) {
             return Stop::Soon;
