@@ -6,6 +6,13 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // A bug ends the process, which is the failure the other replica is there to survive; a process
+    // without its vCPU thread would only look alive.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     let cli = tandem::cli::Cli::parse();
     // No times in traces: they may be written on a vCPU thread, which cannot read the clock that way.
     tracing_subscriber::fmt()

@@ -151,6 +151,9 @@ enum Phase {
     Ending,
     /// The log is executed to its end; waits for the primary's goodbye, so that it still gets acks.
     Finished,
+    /// The log is executed to its end, but the primary is gone: what it may not have let out waits for
+    /// the flag.
+    FinishedContending,
     Halted,
     Ended,
 }
@@ -174,6 +177,7 @@ impl std::fmt::Display for RoleMachine {
             Phase::Draining => "backup draining",
             Phase::Ending => "backup ending",
             Phase::Finished => "backup finished",
+            Phase::FinishedContending => "backup finished contending",
             Phase::Halted => "halted",
             Phase::Ended => "ended",
         };
@@ -205,7 +209,8 @@ impl RoleMachine {
             | Phase::BackupContending
             | Phase::Draining
             | Phase::Ending
-            | Phase::Finished => Role::Backup,
+            | Phase::Finished
+            | Phase::FinishedContending => Role::Backup,
             Phase::Solo => Role::Solo,
             Phase::Halted | Phase::Ended => Role::Halted,
         }
@@ -249,7 +254,7 @@ impl RoleMachine {
     fn contends(&self) -> bool {
         matches!(
             self.phase,
-            Phase::PrimaryContending { .. } | Phase::BackupContending
+            Phase::PrimaryContending { .. } | Phase::BackupContending | Phase::FinishedContending
         )
     }
 
@@ -274,7 +279,10 @@ impl RoleMachine {
                 self.phase = Phase::BackupContending;
                 self.ask()
             }
-            Phase::Finished => self.end(),
+            Phase::Finished => {
+                self.phase = Phase::FinishedContending;
+                self.ask()
+            }
             _ => Vec::new(),
         }
     }
@@ -315,6 +323,7 @@ impl RoleMachine {
                 self.phase = Phase::Draining;
                 vec![Command::Drain]
             }
+            Phase::FinishedContending => self.end_for_primary(),
             _ => Vec::new(),
         }
     }
@@ -354,12 +363,10 @@ impl RoleMachine {
                 self.phase = Phase::PrimaryContending { done: true };
                 Vec::new()
             }
-            Phase::Draining => {
-                // The flag is ours: what nobody saw leaves, and there is nothing to go live with.
-                self.view = self.view.next();
-                let mut commands = vec![Command::Reemit];
-                commands.extend(self.end());
-                commands
+            Phase::Draining => self.end_for_primary(),
+            Phase::BackupContending => {
+                self.phase = Phase::FinishedContending;
+                Vec::new()
             }
             Phase::Backup => {
                 self.phase = Phase::Finished;
@@ -367,6 +374,14 @@ impl RoleMachine {
             }
             _ => self.end(),
         }
+    }
+
+    /// The flag is ours: what nobody saw leaves, and there is nothing to go live with.
+    fn end_for_primary(&mut self) -> Vec<Command> {
+        self.view = self.view.next();
+        let mut commands = vec![Command::Reemit];
+        commands.extend(self.end());
+        commands
     }
 
     fn stop_asked(&mut self) -> Vec<Command> {

@@ -525,7 +525,7 @@ mod tests {
             .map(|n| LogEntry {
                 clock: Clock(n * 100_000_000),
                 stand: Some(Stand {
-                    rip: 0x10_0000 + (n % 2) * 0xffff,
+                    rip: 0x10_00e9 + (n % 2) * 0xae0,
                     registers: RegisterDigest(n as u32),
                 }),
                 event: Event::Arrival(Arrival::Timer { periods: 1 }),

@@ -18,7 +18,7 @@ use vmm::machine::live::Inbox;
 /// The backends of one machine.
 pub struct Outside {
     net: Option<Box<dyn NetPort>>,
-    disk: Option<DiskFile>,
+    disk: Mutex<Option<DiskFile>>,
     console: Option<Console>,
 }
 
@@ -37,12 +37,23 @@ impl Outside {
                 }
             }
             Output::DiskRead { .. } | Output::DiskWrite { .. } | Output::DiskFlush { .. } => {
-                if let Some(disk) = &self.disk {
+                let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(disk) = &*disk {
                     disk.submit(output);
                 }
             }
             Output::PowerOff { .. } => {}
         }
+    }
+
+    /// Waits until every disk request that was let out is done. To be called before the process ends.
+    pub fn finish(&self) {
+        drop(
+            self.disk
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 
     /// Tells the network where the guest is now.
@@ -80,6 +91,7 @@ pub fn plug_in(
         .map(|path| open_disk(sharing, path, sink))
         .transpose()?;
     let console = (!quiet).then(Console::stdout);
+    let disk = Mutex::new(disk);
     Ok(Arc::new(Outside { net, disk, console }))
 }
 
@@ -177,16 +189,19 @@ impl BackupSink {
 
 impl ArrivalSink for BackupSink {
     fn push(&self, arrival: Arrival) -> bool {
-        if self.live.load(Ordering::SeqCst) {
+        // Frames alone are remembered. The end of a re-issued disk request may come before the guest is
+        // live, and waits for it in the inbox.
+        let Arrival::Frame(frame) = arrival else {
             return self.inbox.push(arrival);
+        };
+        if self.live.load(Ordering::SeqCst) {
+            return self.inbox.push(Arrival::Frame(frame));
         }
         let mut shadow = self.shadow();
         if self.live.load(Ordering::SeqCst) {
-            return self.inbox.push(arrival);
+            return self.inbox.push(Arrival::Frame(frame));
         }
-        if let Arrival::Frame(frame) = arrival {
-            shadow.saw(frame);
-        }
+        shadow.saw(frame);
         true
     }
 }

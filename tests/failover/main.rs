@@ -116,3 +116,42 @@ fn p9_killed_at_every_log_index_nothing_is_lost() {
         "only {tried} indexes: the run is too short to prove anything"
     );
 }
+
+#[test]
+fn p17_disk_requests_under_way_are_issued_again() {
+    let _machine = machine();
+    if !have_kvm("disk failover") {
+        return;
+    }
+    let cluster = cluster("file");
+    let disk = cluster.folder().join("disk.img");
+    let mut killed = 0;
+    for at in (3..300).step_by(17) {
+        std::fs::write(&disk, vec![0x5a; 4 << 20]).unwrap();
+        let options = PairOptions {
+            disk: Some(disk.clone()),
+            primary: os(&["--die-at", &at.to_string()]),
+            ..PairOptions::default()
+        };
+        let guest = os(&["disk", "--arg", "rounds=10"]);
+        let mut pair = cluster
+            .start_pair(&format!("disk-{at}"), &guest, &options)
+            .unwrap();
+        let status = pair.backup.wait(LIMIT).unwrap();
+        let complaint = pair.backup.complaint();
+        // The guest reads back what it wrote and ends with 1 if anything is amiss.
+        assert!(
+            status.success(),
+            "entry {at}: {status}{complaint} {:?}",
+            pair.events()
+        );
+        pair.primary.wait(LIMIT).unwrap();
+        if pair.primary.was_killed() {
+            killed += 1;
+            let said = [pair.primary.said(), pair.backup.said()].concat();
+            let told = said.iter().any(|line| line.contains("checksum"));
+            assert!(told, "entry {at}: the guest's last line is lost: {said:?}");
+        }
+    }
+    assert!(killed >= 10, "the primary died only {killed} times");
+}

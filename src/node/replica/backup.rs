@@ -81,6 +81,7 @@ impl Side for BackupSide {
             self.receiver.bye(Bye::Stop);
         }
         self.reply = None;
+        self.outside.finish();
     }
 
     fn vcpu(&mut self, event: VcpuEvent, events: &mut Events) -> Option<Event> {

@@ -95,6 +95,7 @@ impl LogSink for Channel {
 
 struct PrimarySide {
     sender: SenderHandle,
+    outside: Arc<outside::Outside>,
     inbox: Arc<Inbox>,
     ended: Option<Ended>,
 }
@@ -122,7 +123,9 @@ impl Side for PrimarySide {
         self.sender.halt();
     }
 
-    fn leave(&mut self) {}
+    fn leave(&mut self) {
+        self.outside.finish();
+    }
 
     fn vcpu(&mut self, event: VcpuEvent, events: &mut Events) -> Option<Event> {
         match event {
@@ -237,6 +240,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     );
     let side = PrimarySide {
         sender: sender.handle(),
+        outside: outside.clone(),
         inbox,
         ended: None,
     };
