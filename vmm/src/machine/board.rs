@@ -16,6 +16,9 @@ use vm_memory::GuestMemoryMmap;
 /// Console bytes that leave as one output, unless a line ends or the guest halts before.
 const CONSOLE_CHUNK: usize = 256;
 
+/// Console input that waits for the UART at most, in bytes.
+const TYPED_MAX: usize = 64 << 10;
+
 /// What the board cannot do.
 #[derive(Debug, thiserror::Error)]
 pub enum BoardError {
@@ -151,7 +154,10 @@ impl Board {
                 }
             }
             Arrival::Console(bytes) => {
-                self.typed.extend_from_slice(&bytes);
+                // Beyond the bound input is lost, as on a line nobody reads; on both replicas alike.
+                let room = TYPED_MAX.saturating_sub(self.typed.len());
+                self.typed
+                    .extend_from_slice(&bytes[..bytes.len().min(room)]);
                 self.feed_uart();
             }
             Arrival::IrqWindow | Arrival::Stop => {}

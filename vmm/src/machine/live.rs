@@ -22,7 +22,7 @@ const CONSOLE_MAX: usize = 64 << 10;
 /// Longest run of the guest without telling a follower how far it got, unless an entry says so anyway.
 ///
 /// Each telling wakes the backup's receiving thread, mostly on the primary's own core where both share
-/// a host: every millisecond of it cost a spinning guest 8 % of its speed there, every fourth 2 %.
+/// a host: told every millisecond, a spinning guest had 0.90 of its speed there, 0.92 to 0.97 as it is.
 const PROGRESS_NS: u64 = 4_000_000;
 
 /// How long after a frame the guest counts as busy, and how long a frame may wait for it then. A guest
@@ -167,7 +167,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// The live world from now on. `followed`: kick the vCPU out every millisecond, to tell of progress.
+    /// The live world from now on. `followed`: kick the vCPU out now and then, to tell of progress.
     ///
     /// # Errors
     /// If the kernel has no timer for us.
