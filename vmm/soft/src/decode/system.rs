@@ -1,0 +1,9 @@
+//! System instructions: modes, segments, tables, interrupts, ports.
+
+use super::Lowered;
+use super::form::Form;
+
+/// The op for such an instruction; `None` if it is none.
+pub(super) fn lower(_: &mut Form) -> Option<Lowered> {
+    None
+}

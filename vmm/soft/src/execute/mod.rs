@@ -1,0 +1,14 @@
+//! What instructions do: handlers, one file per family.
+//!
+//! Rules every handler keeps:
+//!
+//! - It changes registers, flags and memory only once nothing can fail any more; memory writes come last,
+//!   and of several the ones that can fail are checked first ([`crate::Cpu::check_writable`]).
+//! - Undefined flags and results have one value, the same on every host, given where the handler is.
+//! - Time costs nothing: a handler may not ask the host for anything but arithmetic.
+
+pub(crate) mod alu;
+pub(crate) mod branch;
+mod exceptions;
+pub(crate) mod operand;
+pub(crate) mod transfer;
