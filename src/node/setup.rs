@@ -6,7 +6,7 @@ use crate::images::{self, Image};
 use std::path::Path;
 use vm_memory::GuestMemoryMmap;
 use vmm::kvm::{Host, KvmEngine, Vm};
-use vmm::machine::{Machine, MachineConfig, boot};
+use vmm::machine::{Machine, MachineConfig, TscMode, boot};
 
 /// The guest's network address unless its arguments say otherwise.
 pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
@@ -43,6 +43,8 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         cmdline: words.join(" "),
         cpu: args.cpu,
         clock_kind: args.clock,
+        // KVM counts no RDTSC: it leaves the guest.
+        tsc: args.tsc.unwrap_or(TscMode::usual(false)),
         mac: args.mac.0,
         disk_sectors,
     };
