@@ -6,6 +6,7 @@ use replay::ClockKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
+use vmm::machine::TscMode;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
 #[derive(Debug, Parser)]
@@ -72,6 +73,10 @@ pub struct MachineArgs {
     /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
     #[arg(long, default_value = "auto", value_name = "ENGINE")]
     pub engine: EngineArg,
+    /// Guest time: logged (each value read is in the log) or derived (from the instruction clock, with
+    /// anchors on arrivals) [default: derived where the software engine counts instructions]
+    #[arg(long, value_name = "MODE")]
+    pub tsc: Option<TscMode>,
     /// Hardware address of the guest's network device
     #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
     pub mac: Mac,

@@ -4,8 +4,9 @@ use super::engine::{AnyMachine, Chosen, EngineArg};
 use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::images::{self, Image};
+use replay::ClockKind;
 use std::path::Path;
-use vmm::machine::{Machine, MachineConfig, boot};
+use vmm::machine::{Machine, MachineConfig, TscMode, boot};
 use vmm::memory::GuestMemory;
 
 /// The guest's network address unless its arguments say otherwise.
@@ -43,6 +44,10 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         cmdline: words.join(" "),
         cpu: args.cpu,
         clock_kind: args.clock,
+        // KVM counts no RDTSC: it leaves the guest.
+        tsc: args.tsc.unwrap_or(TscMode::usual(
+            args.clock == ClockKind::Instructions && args.engine != EngineArg::Kvm,
+        )),
         mac: args.mac.0,
         disk_sectors,
     };

@@ -218,7 +218,8 @@ impl Board {
                 }
                 _ => Err(nobody),
             },
-            Bus::Port => Err(nobody),
+            Bus::Tsc if address == 0 && size == 8 => Ok(ask(Question::Tsc)?),
+            Bus::Port | Bus::Tsc => Err(nobody),
         }
     }
 
@@ -264,7 +265,7 @@ impl Board {
         match bus {
             Bus::Port
                 if size == 1 && self.write_port(address, (value & 0xff) as u8, ask, out)? => {}
-            Bus::Port => return Err(nobody),
+            Bus::Port | Bus::Tsc => return Err(nobody),
             Bus::Mmio => match address - offset {
                 abi::NET_PAGE => {
                     if self.net.write(offset, size, value, memory, out) {

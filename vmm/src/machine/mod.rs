@@ -6,6 +6,7 @@
 //!  run    the loop: exit ▶ board ▶ arrivals ▶ injection ▶ entry
 //!  live   the live world: inbox, timer, clocks (a `replay::Source`)
 //!  lateness  how late its timer ticks were
+//!  time   guest time: logged, or derived from the clock
 //! ```
 
 pub mod board;
@@ -15,6 +16,8 @@ pub mod lateness;
 pub mod live;
 mod run;
 pub mod snapshot;
+pub mod time;
 
 pub use config::{ConfigError, MachineConfig};
 pub use run::{Ended, Machine, MachineError};
+pub use time::TscMode;

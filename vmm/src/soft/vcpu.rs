@@ -5,7 +5,7 @@
 
 use super::convert;
 use crate::cpu::CpuModel;
-use crate::engine::{Bus, Engine, EngineError, VmEntry, VmExit};
+use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
 use crate::kick::{self, Target};
 use crate::memory::GuestMemory;
 use crate::state::CpuState;
@@ -178,7 +178,7 @@ fn bus(space: Space) -> Bus {
     match space {
         Space::Port => Bus::Port,
         Space::Memory => Bus::Mmio,
-        Space::Tsc => unreachable!("the time-stamp counter is not asked outside"),
+        Space::Tsc => Bus::Tsc,
     }
 }
 
@@ -273,6 +273,20 @@ impl Engine for SoftEngine {
     fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
         self.soft.interrupt(vector);
         self.injected = true;
+        Ok(())
+    }
+
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        self.soft.cpu.time = match time {
+            TimeBase::Exit => soft::cpu::TimeBase::Outside,
+            TimeBase::Derived { ns_at_zero } if self.kind == ClockKind::Instructions => {
+                soft::cpu::TimeBase::Clock(ns_at_zero)
+            }
+            TimeBase::Derived { .. } => {
+                let why = "guest time is derived from the clock 'instructions' only";
+                return Err(EngineError::Unsupported(why.into()));
+            }
+        };
         Ok(())
     }
 
