@@ -15,6 +15,7 @@ use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, channel, sync_channel};
 use std::time::Duration;
 use testandset::{Contender, VmId};
@@ -48,10 +49,28 @@ fn pause_us(lag_us: u64) -> u64 {
     (lag_us.saturating_sub(LAG_BOUND_US) / 16).min(PAUSE_MAX_US)
 }
 
+/// The way into the gate, on the vCPU thread: notes when the guest has printed.
+struct IntoGate {
+    gate: GateOutlet,
+    printed: Arc<AtomicBool>,
+}
+
+impl Outlet for IntoGate {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
+        if matches!(output, Output::Console(_)) {
+            self.printed.store(true, Ordering::Relaxed);
+        }
+        self.gate.emit(index, output)
+    }
+}
+
 /// The logging channel, with a brake, and a way to die at a given entry.
 struct Channel {
     sender: Sender,
     handle: SenderHandle,
+    outside: Arc<outside::Outside>,
+    /// The guest has printed since the last flush.
+    printed: Arc<AtomicBool>,
     die_at: Option<u64>,
 }
 
@@ -82,7 +101,12 @@ impl LogSink for Channel {
     }
 
     fn flush(&mut self) -> Result<(), LogError> {
-        self.sender.flush()
+        self.sender.flush()?;
+        // With everything on its way, the vCPU may wait for a reader; the threads of the link do not.
+        if self.printed.swap(false, Ordering::Relaxed) {
+            self.outside.wait_for_console();
+        }
+        Ok(())
     }
 
     fn is_followed(&self) -> bool {
@@ -113,11 +137,13 @@ impl Side for PrimarySide {
     fn go_live(&mut self) {}
 
     fn stop_guest(&mut self) {
+        self.outside.hurry();
         self.inbox.push(Arrival::Stop);
     }
 
     fn halt(&mut self) {
         self.sender.halt();
+        self.outside.halt();
     }
 
     fn leave(&mut self) {
@@ -152,6 +178,7 @@ impl Side for PrimarySide {
             "link": self.sender.metrics(),
             "cursors": self.sender.cursors(),
             "lag": self.sender.lag(),
+            "console_held": self.outside.console_held(),
             "tick_late_us": self.inbox.lateness().snapshot(),
         }))
     }
@@ -183,7 +210,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let config = prepared.config().clone();
     let inbox = Inbox::new();
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&args.machine, outside::Disk::Shared, &sink)?;
+    let outside = outside::for_machine(&args.machine, outside::Use::Replica, &sink)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
     signals::watch(set, move || {
@@ -192,7 +219,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
 
     // The vCPU thread boots the machine, tells the digest of its first state, and waits for the link.
     let (tell_state, first_state) = sync_channel(1);
-    let (give_sender, take_sender) = sync_channel::<(Channel, GateOutlet)>(1);
+    let (give_sender, take_sender) = sync_channel::<(Channel, IntoGate)>(1);
     let (vcpu_inbox, vcpu_control) = (inbox.clone(), to_control.clone());
     let vcpu = move || {
         let result = prepared.boot().and_then(|(machine, state)| {
@@ -258,9 +285,15 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         inbox,
         ended: None,
     };
-    let gate = sender.outlet();
+    let printed = Arc::new(AtomicBool::new(false));
+    let gate = IntoGate {
+        gate: sender.outlet(),
+        printed: printed.clone(),
+    };
     let channel = Channel {
         handle: sender.handle(),
+        outside,
+        printed,
         sender,
         die_at: args.die_at,
     };
@@ -322,7 +355,7 @@ fn settings(args: &ReplicaArgs) -> Settings {
 fn run(
     mut machine: vmm::machine::Machine<vmm::kvm::KvmEngine>,
     channel: Channel,
-    gate: GateOutlet,
+    gate: IntoGate,
     inbox: Arc<Inbox>,
 ) -> Outcome<VcpuEvent> {
     let live = Live::new(inbox, GuestTime::default(), true).during("no timer")?;
