@@ -248,6 +248,10 @@ pub struct PrimaryArgs {
     /// The backup's host, as the viewservice knows it (if not given, it chooses one)
     #[arg(long, value_name = "NAME", requires = "viewservice")]
     pub backup_name: Option<String>,
+    /// Begin in this view, the next by the machine's flags: says that no replica of it runs any more,
+    /// though none marked its end
+    #[arg(long, value_name = "N", conflicts_with = "viewservice")]
+    pub view: Option<u64>,
     /// Kill this process (SIGKILL) as soon as the entry with this index was sent; for tests
     #[arg(long, hide = true, value_name = "N")]
     pub die_at: Option<u64>,

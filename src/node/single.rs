@@ -114,7 +114,7 @@ fn live<L: LogSink>(
     let inbox = Inbox::new();
     let _network = forward(args.forward.as_deref(), &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&machine_args, outside::Disk::Own, &sink)?;
+    let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
     let _typing = args
         .input
         .then(|| ConsoleInput::stdin(sink.clone()))

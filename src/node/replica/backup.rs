@@ -68,10 +68,12 @@ impl Side for BackupSide {
     }
 
     fn stop_guest(&mut self) {
+        self.outside.hurry();
         self.inbox.push(Arrival::Stop);
     }
 
     fn halt(&mut self) {
+        self.outside.halt();
         self.reply = None;
         self.receiver.stop();
     }
@@ -285,7 +287,7 @@ fn start(
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(
-        outside::Disk::Shared,
+        outside::Use::Replica,
         args.net.as_ref(),
         args.disk.as_deref(),
         args.quiet,
