@@ -9,6 +9,8 @@
 
 pub(crate) mod alu;
 pub(crate) mod branch;
-mod exceptions;
+pub(crate) mod exceptions;
 pub(crate) mod operand;
+pub(crate) mod segments;
+pub(crate) mod system;
 pub(crate) mod transfer;
