@@ -11,4 +11,6 @@ pub(crate) mod alu;
 pub(crate) mod branch;
 mod exceptions;
 pub(crate) mod operand;
+pub(crate) mod simd;
 pub(crate) mod transfer;
+pub(crate) mod x87;
