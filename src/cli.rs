@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::node::engine::EngineArg;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
 use std::net::SocketAddr;
@@ -68,6 +69,9 @@ pub struct MachineArgs {
     /// Instruction clock: blocks (built-in guests) or instructions (single-step, where KVM can)
     #[arg(long, default_value = "blocks", value_parser = clock_kind)]
     pub clock: ClockKind,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
     /// Hardware address of the guest's network device
     #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
     pub mac: Mac,
@@ -174,6 +178,9 @@ pub struct ReplayArgs {
     /// Show what the guest prints
     #[arg(long)]
     pub console: bool,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
     /// The guest's image, if it is not where the recording found it
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
@@ -256,6 +263,9 @@ pub struct BackupArgs {
     /// The disk image, on storage shared with the primary
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
     /// Guest images are looked for here if the primary's path is not there
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,

@@ -1,12 +1,12 @@
 //! From arguments, or a peer's word, to a machine that has not run yet.
 
+use super::engine::{AnyMachine, Chosen, EngineArg};
 use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::images::{self, Image};
 use std::path::Path;
-use vm_memory::GuestMemoryMmap;
-use vmm::kvm::{Host, KvmEngine, Vm};
 use vmm::machine::{Machine, MachineConfig, boot};
+use vmm::memory::GuestMemory;
 
 /// The guest's network address unless its arguments say otherwise.
 pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
@@ -73,31 +73,29 @@ pub fn follow(config: MachineConfig, image: Option<&str>) -> Outcome<Blueprint> 
     Ok(Blueprint { config, image })
 }
 
-/// A blueprint with KVM and memory to run it; the vCPU is made by the thread that runs it.
+/// A blueprint with an engine and memory to run it; the vCPU is made by the thread that runs it.
 pub struct Prepared {
     blueprint: Blueprint,
-    memory: GuestMemoryMmap,
-    vm: Vm,
+    memory: GuestMemory,
+    engine: Chosen,
 }
 
-/// Gets KVM and memory.
-pub fn prepare(blueprint: Blueprint) -> Outcome<Prepared> {
-    let host = Host::open()?;
+/// Gets engine and memory.
+pub fn prepare(blueprint: Blueprint, engine: EngineArg) -> Outcome<Prepared> {
     let memory = boot::memory(&blueprint.config)?;
-    let vm = host.create_vm(memory.clone(), blueprint.config.cpu)?;
+    let engine = Chosen::choose(engine, &blueprint.config, &memory)?;
     Ok(Prepared {
         blueprint,
         memory,
-        vm,
+        engine,
     })
 }
 
 impl Prepared {
     /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
-    pub fn boot(self) -> Outcome<(Machine<KvmEngine>, u64)> {
-        let mut engine = self.vm.create_engine()?;
+    pub fn boot(self) -> Outcome<(AnyMachine, u64)> {
         let config = self.blueprint.config;
-        engine.set_clock_kind(config.clock_kind)?;
+        let engine = self.engine.create(&config, &self.memory)?;
         let mut machine = Machine::boot(engine, self.memory, config, &self.blueprint.image.bytes)?;
         let first_state = machine.digest(None)?;
         Ok((machine, first_state))

@@ -110,7 +110,7 @@ fn live<L: LogSink>(
     let set = signals::block()?;
     let mut machine_args = args.machine;
     let blueprint = setup::blueprint(&machine_args)?;
-    let prepared = setup::prepare(blueprint)?;
+    let prepared = setup::prepare(blueprint, machine_args.engine)?;
     let inbox = Inbox::new();
     let _network = forward(args.forward.as_deref(), &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
@@ -183,7 +183,7 @@ pub fn replay(args: ReplayArgs) -> Outcome {
     let clock_kind = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
-    let prepared = setup::prepare(blueprint)?;
+    let prepared = setup::prepare(blueprint, args.engine)?;
     let console = args.console.then(Console::stdout);
     let (result, entries, clock) = on_vcpu_thread("vcpu", move || {
         let (mut machine, first_state) = prepared.boot()?;

@@ -179,7 +179,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
     let mut events = Events::open("primary", args.replica.events.as_deref())?;
-    let prepared = setup::prepare(setup::blueprint(&args.machine)?)?;
+    let prepared = setup::prepare(setup::blueprint(&args.machine)?, args.machine.engine)?;
     let config = prepared.config().clone();
     let inbox = Inbox::new();
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
@@ -321,7 +321,7 @@ fn settings(args: &ReplicaArgs) -> Settings {
 
 /// Runs the guest to its end, on the vCPU thread.
 fn run(
-    mut machine: vmm::machine::Machine<vmm::kvm::KvmEngine>,
+    mut machine: crate::node::engine::AnyMachine,
     channel: Channel,
     gate: GateOutlet,
     inbox: Arc<Inbox>,

@@ -17,6 +17,7 @@
 mod block;
 pub mod cpu;
 mod decode;
+mod describe;
 mod execute;
 pub mod flags;
 pub mod fpu;

@@ -49,6 +49,12 @@ impl Soft {
         }
     }
 
+    /// The instruction at RIP, for a message: its bytes and what they mean.
+    #[must_use]
+    pub fn describe(&mut self) -> String {
+        crate::describe::instruction(&mut self.cpu)
+    }
+
     /// Answers the read the last run ended with.
     pub fn answer(&mut self, value: u64) {
         self.cpu.outside.answer(value);

@@ -18,10 +18,10 @@
 //! step in ring 3, no step is ever reported there: `tandem doctor` finds that out.
 
 use super::convert;
-use super::kick::Target;
 use super::vm::{KvmKind, Vm};
 use crate::cpu::SAVED_MSRS;
 use crate::engine::{Bus, Engine, EngineError, VmEntry, VmExit};
+use crate::kick::Target;
 use crate::state::CpuState;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
@@ -83,7 +83,7 @@ impl KvmEngine {
         let run: *mut kvm_run = fd.get_kvm_run();
         // SAFETY: the mapping lives as long as `fd`, which is dropped after the target; the engine is
         // not `Send` (it holds a raw pointer), so both stay on this thread.
-        let target = unsafe { Target::new(run) };
+        let target = unsafe { Target::new(&raw mut (*run).immediate_exit) };
         let engine = Self {
             target,
             _tsc: TscTrap::set(),

@@ -3,11 +3,12 @@
 use super::vcpu::KvmEngine;
 use crate::cpu::CpuModel;
 use crate::engine::EngineError;
+use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Why KVM cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +87,7 @@ impl Host {
     /// # Errors
     /// See [`KvmError`].
     pub fn open() -> Result<Self, KvmError> {
-        super::kick::install().map_err(|source| KvmError::Ioctl {
+        crate::kick::install().map_err(|source| KvmError::Ioctl {
             operation: "cannot install the kick signal's handler".into(),
             source,
         })?;
@@ -128,7 +129,7 @@ impl Host {
     ///
     /// # Errors
     /// See [`KvmError`].
-    pub fn create_vm(&self, memory: GuestMemoryMmap, model: CpuModel) -> Result<Vm, KvmError> {
+    pub fn create_vm(&self, memory: GuestMemory, model: CpuModel) -> Result<Vm, KvmError> {
         let missing = self.missing_features(model)?;
         if !missing.is_empty() {
             return Err(KvmError::Lacking(format!(
@@ -188,7 +189,7 @@ pub struct Vm {
 
 struct VmInner {
     fd: VmFd,
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     clock_page: MmapRegion,
     model: CpuModel,
 }
@@ -196,7 +197,7 @@ struct VmInner {
 impl Vm {
     /// Guest memory.
     #[must_use]
-    pub fn memory(&self) -> &GuestMemoryMmap {
+    pub fn memory(&self) -> &GuestMemory {
         &self.inner.memory
     }
 

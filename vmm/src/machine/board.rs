@@ -10,8 +10,8 @@ use crate::devices::virtio::block::Block;
 use crate::devices::virtio::mmio::VirtioMmio;
 use crate::devices::virtio::net::Net;
 use crate::engine::Bus;
+use crate::memory::GuestMemory;
 use replay::{Arrival, InputsError, Output, Question, TimerSpec};
-use vm_memory::GuestMemoryMmap;
 
 /// Console bytes that leave as one output, unless a line ends or the guest halts before.
 const CONSOLE_CHUNK: usize = 256;
@@ -118,7 +118,7 @@ impl Board {
 
     /// How many frames the network device can take.
     #[must_use]
-    pub fn frames_room(&self, memory: &GuestMemoryMmap) -> u16 {
+    pub fn frames_room(&self, memory: &GuestMemory) -> u16 {
         self.net.rx_room(memory)
     }
 
@@ -135,11 +135,7 @@ impl Board {
     ///
     /// # Errors
     /// If there is no such device or request.
-    pub fn deliver(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        arrival: Arrival,
-    ) -> Result<(), BoardError> {
+    pub fn deliver(&mut self, memory: &GuestMemory, arrival: Arrival) -> Result<(), BoardError> {
         match arrival {
             Arrival::Timer { .. } => self.pic.pulse(abi::TIMER_IRQ),
             Arrival::Frame(frame) => {
@@ -248,7 +244,7 @@ impl Board {
     /// If nobody is there, or an answer the chip needs cannot be had.
     pub fn write(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         Write {
             bus,
             address,

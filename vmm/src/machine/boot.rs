@@ -4,13 +4,14 @@
 //! `hvm_start_info` (the PVH boot protocol) promises its memory map and command line, in RBX and RSI.
 
 use super::config::{ConfigError, MachineConfig};
+use crate::memory::GuestMemory;
 use crate::state::{CpuState, Fpu, Segment, Table};
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_start_info};
 use linux_loader::loader::{Elf, KernelLoader};
 use std::io::Cursor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
@@ -56,10 +57,10 @@ pub enum BootError {
 ///
 /// # Errors
 /// If the configuration is out of bounds or the host has no memory.
-pub fn memory(config: &MachineConfig) -> Result<GuestMemoryMmap, BootError> {
+pub fn memory(config: &MachineConfig) -> Result<GuestMemory, BootError> {
     config.check()?;
     let bytes = usize::try_from(config.memory_bytes()).expect("at most 3 GiB");
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes)]).map_err(|e| BootError::Memory {
+    GuestMemory::from_ranges(&[(GuestAddress(0), bytes)]).map_err(|e| BootError::Memory {
         mib: config.memory_mib,
         why: e.to_string(),
     })
@@ -72,7 +73,7 @@ pub fn memory(config: &MachineConfig) -> Result<GuestMemoryMmap, BootError> {
 pub fn load(
     config: &MachineConfig,
     image: &[u8],
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
 ) -> Result<CpuState, BootError> {
     let end = image_end(image)?;
     if end > config.memory_bytes() {
@@ -128,7 +129,7 @@ fn image_end(image: &[u8]) -> Result<u64, BootError> {
     Ok(end)
 }
 
-fn write_start_info(config: &MachineConfig, memory: &GuestMemoryMmap) -> Result<(), BootError> {
+fn write_start_info(config: &MachineConfig, memory: &GuestMemory) -> Result<(), BootError> {
     let wrong = |e: &dyn std::fmt::Display| BootError::Image(e.to_string());
     let mut cmdline = config.cmdline.clone().into_bytes();
     cmdline.push(0);
@@ -159,7 +160,7 @@ fn write_start_info(config: &MachineConfig, memory: &GuestMemoryMmap) -> Result<
 }
 
 /// One-to-one over the low 4 GiB, and a GDT for the selectors the guest starts with.
-fn write_tables(memory: &GuestMemoryMmap) {
+fn write_tables(memory: &GuestMemory) {
     let put = |at: u64, value: u64| {
         memory
             .write_obj(value, GuestAddress(at))

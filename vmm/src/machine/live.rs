@@ -9,7 +9,7 @@
 use super::lateness::Lateness;
 use crate::backends::ArrivalSink;
 use crate::hostclock;
-use crate::kvm::kick::{self, Kicker};
+use crate::kick::{self, Kicker};
 use replay::{Arrival, InputsError, Question, Situation, Source, Stop, TimerSpec};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -13,11 +13,11 @@ use super::board::{Board, BoardError, Write, Wrote};
 use super::config::MachineConfig;
 use super::{boot, snapshot};
 use crate::engine::{Engine, EngineError, VmEntry, VmExit};
+use crate::memory::GuestMemory;
 use replay::{
     Arrival, Clock, ExecPoint, Here, Inputs, InputsError, Output, RegisterDigest, Situation,
     StateWindow,
 };
-use vm_memory::GuestMemoryMmap;
 
 /// Why a machine stopped for good.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub struct Ended {
 pub struct Machine<E> {
     pub(super) engine: E,
     pub(super) board: Board,
-    pub(super) memory: GuestMemoryMmap,
+    pub(super) memory: GuestMemory,
     pub(super) config: MachineConfig,
     /// How the vCPU is to be entered next.
     pub(super) entry: VmEntry,
@@ -86,7 +86,7 @@ impl<E: Engine> Machine<E> {
     /// If the image cannot be loaded or the vCPU not set up.
     pub fn boot(
         mut engine: E,
-        memory: GuestMemoryMmap,
+        memory: GuestMemory,
         config: MachineConfig,
         image: &[u8],
     ) -> Result<Self, MachineError> {

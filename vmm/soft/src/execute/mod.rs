@@ -9,8 +9,10 @@
 
 pub(crate) mod alu;
 pub(crate) mod branch;
-mod exceptions;
+pub(crate) mod exceptions;
 pub(crate) mod operand;
+pub(crate) mod segments;
 pub(crate) mod simd;
+pub(crate) mod system;
 pub(crate) mod transfer;
 pub(crate) mod x87;

@@ -14,10 +14,8 @@ pub(crate) mod moves;
 pub(crate) mod ssse3;
 pub(crate) mod state;
 
-use crate::cpu::bits;
-use crate::fpu::{ES, Fpu};
+use crate::fpu::Fpu;
 use crate::op::{Address, Full, Narrow, Op};
-use crate::trap::{Exception, vector};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 use std::marker::PhantomData;
@@ -40,43 +38,11 @@ impl Address for Any {
 }
 
 impl Cpu {
-    /// What an SSE instruction checks first (SDM volume 3, 2.5, CR0.EM and CR0.TS; CR4.OSFXSR).
+    /// What an MMX instruction checks first: that it is allowed, and that no x87 error is pending.
     #[inline(always)]
-    pub(crate) fn check_sse(&mut self) -> Result<(), Trap> {
-        let off = self.control.cr0 & (bits::CR0_EM | bits::CR0_TS);
-        if off == 0 && self.control.cr4 & bits::CR4_OSFXSR != 0 {
-            return Ok(());
-        }
-        Err(self.refuse_sse())
-    }
-
-    #[cold]
-    fn refuse_sse(&mut self) -> Trap {
-        if self.control.cr0 & bits::CR0_EM != 0 || self.control.cr4 & bits::CR4_OSFXSR == 0 {
-            return self.undefined();
-        }
-        self.raise(Exception::plain(vector::NM))
-    }
-
-    /// What an MMX instruction checks first: the same without OSFXSR, and no x87 error may be pending.
-    #[inline(always)]
-    pub(crate) fn check_mmx(&mut self) -> Result<(), Trap> {
-        let off = self.control.cr0 & (bits::CR0_EM | bits::CR0_TS);
-        if off == 0 && self.fpu.fsw & ES == 0 {
-            return Ok(());
-        }
-        Err(self.refuse_mmx())
-    }
-
-    #[cold]
-    fn refuse_mmx(&mut self) -> Trap {
-        if self.control.cr0 & bits::CR0_EM != 0 {
-            return self.undefined();
-        }
-        if self.control.cr0 & bits::CR0_TS != 0 {
-            return self.raise(Exception::plain(vector::NM));
-        }
-        self.raise(Exception::plain(vector::MF))
+    pub(crate) fn check_mmx_waiting(&mut self) -> Result<(), Trap> {
+        self.check_mmx()?;
+        self.check_no_error()
     }
 
     /// #GP unless `address` is a multiple of 16.
@@ -217,7 +183,7 @@ pub(crate) fn packed<O: Packed, I: Input>(cpu: &mut Cpu, op: &Op) -> Result<(), 
 
 /// `O mm, input(, imm)`.
 pub(crate) fn packed_mm<O: Packed, I: Input>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     let b = I::read(cpu, op)? as u64;
     cpu.fpu.enter_mmx();
     let result = O::mm(cpu.fpu.mm(op.dst), b, op.imm as u8);

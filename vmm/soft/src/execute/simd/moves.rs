@@ -17,7 +17,7 @@ pub(crate) fn load<I: Input>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// `mm = input`.
 pub(crate) fn load_mm<I: Input>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     let value = I::read(cpu, op)?;
     cpu.fpu.enter_mmx();
     cpu.fpu.set_mm(op.dst, value as u64);
@@ -54,7 +54,7 @@ pub(crate) fn store_high(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// The low word of an MMX register to memory.
 pub(crate) fn store_mm<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     let value = W::cut(cpu.fpu.mm(op.src));
     cpu.store(Any::linear(cpu, op), value)?;
     cpu.fpu.enter_mmx();
@@ -70,7 +70,7 @@ pub(crate) fn to_general<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// The low word of an MMX register to a general register.
 pub(crate) fn mm_to_general<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     cpu.fpu.enter_mmx();
     W::cut(cpu.fpu.mm(op.src)).set(cpu, op.dst);
     Ok(())
@@ -79,7 +79,7 @@ pub(crate) fn mm_to_general<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap>
 /// `movdq2q mm, xmm`.
 pub(crate) fn movdq2q(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_sse()?;
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     cpu.fpu.enter_mmx();
     let value = cpu.fpu.xmm(op.src) as u64;
     cpu.fpu.set_mm(op.dst, value);
@@ -89,7 +89,7 @@ pub(crate) fn movdq2q(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 /// `movq2dq xmm, mm`.
 pub(crate) fn movq2dq(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_sse()?;
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     cpu.fpu.enter_mmx();
     let value = cpu.fpu.mm(op.src).into();
     cpu.fpu.set_xmm(op.dst, value);
@@ -112,7 +112,7 @@ pub(crate) fn maskmov(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// `maskmovq`.
 pub(crate) fn maskmov_mm(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     let signs = byte_signs(cpu.fpu.mm(op.src).into());
     store_masked(cpu, op, cpu.fpu.mm(op.dst).into(), signs, 8)?;
     cpu.fpu.enter_mmx();
@@ -179,7 +179,7 @@ pub(crate) fn mask<S: Signs>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// `pmovmskb r, mm`.
 pub(crate) fn mask_mm(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     cpu.fpu.enter_mmx();
     let signs = byte_signs(cpu.fpu.mm(op.src).into());
     cpu.set_slot(op.dst, signs.into());
@@ -196,7 +196,7 @@ pub(crate) fn pextrw(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 
 /// `pextrw r, mm, imm`.
 pub(crate) fn pextrw_mm(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     cpu.fpu.enter_mmx();
     let word = u16s(cpu.fpu.mm(op.src).into())[op.imm as usize % 4];
     cpu.set_slot(op.dst, word.into());

@@ -13,7 +13,6 @@ use super::Any;
 use crate::cpu::bits;
 use crate::fpu::MXCSR_MASK;
 use crate::op::{Address, Op};
-use crate::trap::{Exception, vector};
 use crate::{Cpu, Trap};
 
 /// Bytes FXSAVE writes at most.
@@ -21,9 +20,7 @@ const SIZE: usize = 416;
 
 /// Checks both do first: #NM, then alignment (SDM volume 2A, FXSAVE).
 fn area(cpu: &mut Cpu, op: &Op) -> Result<u64, Trap> {
-    if cpu.control.cr0 & (bits::CR0_EM | bits::CR0_TS) != 0 {
-        return Err(cpu.raise(Exception::plain(vector::NM)));
-    }
+    cpu.check_x87()?;
     let address = Any::linear(cpu, op);
     cpu.check_aligned16(address)?;
     Ok(address)

@@ -1,10 +1,8 @@
 //! FNINIT, FLDCW, FNSTCW, FNSTSW, FNCLEX, FWAIT, FNOP, EMMS.
 
-use crate::cpu::bits;
 use crate::execute::simd::Any;
 use crate::fpu::{BUSY, ES, EXCEPTIONS};
 use crate::op::{Address, Op, slot};
-use crate::trap::{Exception, vector};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 
@@ -56,14 +54,8 @@ pub(crate) fn fnstsw_ax(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
 
 /// `fwait`: heeds CR0.TS only with CR0.MP, and not CR0.EM.
 pub(crate) fn fwait(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
-    let both = bits::CR0_MP | bits::CR0_TS;
-    if cpu.control.cr0 & both == both {
-        return Err(cpu.raise(Exception::plain(vector::NM)));
-    }
-    if cpu.fpu.fsw & ES != 0 {
-        return Err(cpu.raise(Exception::plain(vector::MF)));
-    }
-    Ok(())
+    cpu.check_wait()?;
+    cpu.check_no_error()
 }
 
 /// `fnop`.
@@ -78,7 +70,7 @@ pub(crate) fn ignored(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
 
 /// `emms`: every register is empty; TOP is 0, as after every MMX instruction.
 pub(crate) fn emms(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
-    cpu.check_mmx()?;
+    cpu.check_mmx_waiting()?;
     cpu.fpu.enter_mmx();
     cpu.fpu.tags = 0;
     Ok(())

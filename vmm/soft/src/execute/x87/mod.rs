@@ -2,29 +2,25 @@
 
 pub(crate) mod control;
 
-use crate::cpu::bits;
 use crate::fpu::ES;
 use crate::trap::{Exception, vector};
 use crate::{Cpu, Trap};
 
 impl Cpu {
-    /// What an x87 instruction that does not wait checks first (SDM volume 3, 2.5, CR0.EM and CR0.TS).
+    /// #MF if an x87 error is pending. Without CR0.NE it would be an interrupt by way of the board
+    /// (IRQ 13), which no system in long mode asks for: #MF all the same.
     #[inline(always)]
-    pub(crate) fn check_x87(&mut self) -> Result<(), Trap> {
-        if self.control.cr0 & (bits::CR0_EM | bits::CR0_TS) == 0 {
-            return Ok(());
-        }
-        Err(self.raise(Exception::plain(vector::NM)))
-    }
-
-    /// What every other one checks: no error may be pending, either. Without CR0.NE it would be an
-    /// interrupt by way of the board (IRQ 13), which no system in long mode asks for: #MF all the same.
-    #[inline(always)]
-    pub(crate) fn check_x87_waiting(&mut self) -> Result<(), Trap> {
-        self.check_x87()?;
+    pub(crate) fn check_no_error(&mut self) -> Result<(), Trap> {
         if self.fpu.fsw & ES == 0 {
             return Ok(());
         }
         Err(self.raise(Exception::plain(vector::MF)))
+    }
+
+    /// What an x87 instruction that waits checks first.
+    #[inline(always)]
+    pub(crate) fn check_x87_waiting(&mut self) -> Result<(), Trap> {
+        self.check_x87()?;
+        self.check_no_error()
     }
 }
