@@ -12,5 +12,7 @@ pub(crate) mod branch;
 pub(crate) mod exceptions;
 pub(crate) mod operand;
 pub(crate) mod segments;
+pub(crate) mod simd;
 pub(crate) mod system;
 pub(crate) mod transfer;
+pub(crate) mod x87;
