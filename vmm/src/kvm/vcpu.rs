@@ -335,7 +335,7 @@ impl Engine for KvmEngine {
         }
         let goal = match stop {
             Stop::Never => None,
-            Stop::Soon => Some(self.clock + 1),
+            Stop::Soon | Stop::Window => Some(self.clock + 1),
             Stop::At(clock) => Some(clock.0),
         };
         assert!(

@@ -203,6 +203,9 @@ impl Engine for SoftEngine {
         let goal = match stop {
             Stop::Never => None,
             Stop::Soon => Some(self.clock().0 + 1),
+            // Blocks stop at the guest's traps only.
+            Stop::Window if self.kind == ClockKind::Blocks => Some(self.blocks + 1),
+            Stop::Window => None,
             Stop::At(clock) => Some(clock.0),
         };
         let mut kicked = false;
@@ -215,7 +218,12 @@ impl Engine for SoftEngine {
             } else {
                 until = goal.unwrap_or(u64::MAX);
             }
-            let exit = self.soft.run(until, &self.kicked);
+            let window = until == u64::MAX && stop == Stop::Window;
+            let exit = self.soft.run(
+                until,
+                window && self.kind == ClockKind::Instructions,
+                &self.kicked,
+            );
             self.count()?;
             match exit {
                 Exit::Stopped => return Ok(VmExit::Stopped),
