@@ -56,8 +56,14 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image
+    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image or Linux kernel
     pub guest: String,
+    /// A Linux kernel's initial file system
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
+    /// A Linux kernel's command line [default: console=ttyS0]
+    #[arg(long, value_name = "TEXT")]
+    pub append: Option<String>,
     /// Guest memory in MiB
     #[arg(long, default_value_t = 64, value_name = "MIB")]
     pub memory: u32,
@@ -67,9 +73,10 @@ pub struct MachineArgs {
     /// CPU model: v1 or v2
     #[arg(long, default_value_t = CpuModel::V1)]
     pub cpu: CpuModel,
-    /// Instruction clock: blocks (built-in guests) or instructions (single-step, where KVM can)
-    #[arg(long, default_value = "blocks", value_parser = clock_kind)]
-    pub clock: ClockKind,
+    /// Instruction clock: blocks (guests that count for themselves) or instructions (software engine, or
+    /// single-step where KVM can) [default: blocks for the built-in guests, instructions for Linux]
+    #[arg(long, value_parser = clock_kind)]
+    pub clock: Option<ClockKind>,
     /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
     #[arg(long, default_value = "auto", value_name = "ENGINE")]
     pub engine: EngineArg,
@@ -189,6 +196,9 @@ pub struct ReplayArgs {
     /// The guest's image, if it is not where the recording found it
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// Its initrd, likewise
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
@@ -278,6 +288,9 @@ pub struct BackupArgs {
     /// Guest images are looked for here if the primary's path is not there
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// And their initrds here
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// Send what the guest prints nowhere
     #[arg(long)]
     pub quiet: bool,

@@ -283,7 +283,8 @@ fn start(
         )));
     }
     let mac = config.mac;
-    let prepared = setup::prepare(setup::follow(config, args.image.as_deref())?, args.engine)?;
+    let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())?;
+    let prepared = setup::prepare(blueprint, args.engine)?;
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(

@@ -111,7 +111,7 @@ impl<E: Engine> Machine<E> {
         mut engine: E,
         memory: GuestMemory,
         config: MachineConfig,
-        image: &[u8],
+        image: &boot::GuestImage<'_>,
     ) -> Result<Self, MachineError> {
         let state = boot::load(&config, image, &memory)?;
         let time = GuestClock::new(config.tsc);

@@ -5,8 +5,8 @@ use super::*;
 use crate::cpu::CpuModel;
 use crate::engine::{Bus, TimeBase, VmExit};
 use crate::machine::board::Write;
-use crate::machine::boot;
 use crate::machine::time::TscMode;
+use crate::machine::{BoardKind, boot};
 use replay::{Anchor, Arrival, Clock, ClockKind, ExecPoint, Output, RegisterDigest, Stop};
 
 /// A vCPU that has a state and never runs.
@@ -65,6 +65,8 @@ fn config() -> MachineConfig {
         tsc: TscMode::Derived,
         mac: [2, 0, 0, 0, 0, 1],
         disk_sectors: Some(64),
+        initrd: None,
+        board: BoardKind::Bare,
     }
 }
 

@@ -120,8 +120,8 @@ impl GuestClock {
     pub fn answer(&self, question: Question, clock: Clock) -> Option<u64> {
         const { assert!(abi::TSC_HZ == 1_000_000_000, "one tick is one nanosecond") };
         match question {
-            Question::Tsc | Question::PitElapsed(_) => self.now_ns(clock),
-            Question::WallClock => None,
+            Question::Tsc | Question::PitElapsed(_) | Question::PmElapsed => self.now_ns(clock),
+            Question::WallClock | Question::Entropy => None,
         }
     }
 
