@@ -8,7 +8,15 @@
 //! - Time costs nothing: a handler may not ask the host for anything but arithmetic.
 
 pub(crate) mod alu;
+pub(crate) mod bit;
 pub(crate) mod branch;
+pub(crate) mod condition;
 mod exceptions;
+pub(crate) mod exchange;
+pub(crate) mod legacy;
+pub(crate) mod multiply;
 pub(crate) mod operand;
+pub(crate) mod shift;
+pub(crate) mod stack;
 pub(crate) mod transfer;
+pub(crate) mod unary;
