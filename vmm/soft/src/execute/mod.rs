@@ -18,5 +18,6 @@ pub(crate) mod multiply;
 pub(crate) mod operand;
 pub(crate) mod shift;
 pub(crate) mod stack;
+pub(crate) mod string;
 pub(crate) mod transfer;
 pub(crate) mod unary;
