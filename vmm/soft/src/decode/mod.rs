@@ -10,6 +10,7 @@ mod general;
 mod integer;
 mod select;
 mod simd;
+mod string;
 mod system;
 mod x87;
 
@@ -70,6 +71,7 @@ pub(crate) fn decode(
         return Ok(form.ending(unimplemented));
     }
     let lowered = integer::lower(&mut form)
+        .or_else(|| string::lower(&mut form))
         .or_else(|| system::lower(&mut form))
         .or_else(|| simd::lower(&mut form))
         .or_else(|| x87::lower(&mut form));
