@@ -9,8 +9,14 @@
 
 pub(crate) mod alu;
 pub(crate) mod branch;
+pub(crate) mod debug;
 pub(crate) mod exceptions;
+pub(crate) mod far;
+pub(crate) mod loose;
+pub(crate) mod msr;
 pub(crate) mod operand;
+pub(crate) mod ports;
 pub(crate) mod segments;
 pub(crate) mod system;
+pub(crate) mod tables;
 pub(crate) mod transfer;
