@@ -165,7 +165,11 @@ impl Blocks {
         physical: u64,
         keep: bool,
     ) -> Result<Place, Trap> {
+        let guarded = cpu.physical.has_code(physical);
         let keep = keep && cpu.physical.set_code(physical / PAGE, true);
+        if keep && !guarded {
+            cpu.tlb.guard(physical & !OFFSET);
+        }
         let length = if keep { LENGTH_MAX } else { 1 };
         let mut bytes = [0; PAGE as usize];
         let on_page = (PAGE - (physical & OFFSET)) as usize;
@@ -207,7 +211,6 @@ impl Blocks {
             self.alone = block;
             return Ok(Place::Alone);
         }
-        cpu.tlb.guard(physical & !OFFSET);
         Ok(Place::Kept(self.keep(cpu, physical, block)))
     }
 
