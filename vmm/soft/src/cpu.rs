@@ -159,6 +159,8 @@ pub struct Cpu {
     pub cpl: u8,
     /// No interrupt before the next instruction (`sti`, `mov ss`).
     pub shadow: bool,
+    /// The instruction just retired has no single-step trap (it loaded SS, or entered a handler).
+    pub(crate) untraced: bool,
     /// It stands in a halt.
     pub halted: bool,
     /// An external interrupt to take before anything else.
@@ -208,6 +210,7 @@ impl Cpu {
             long_code: false,
             cpl: 0,
             shadow: false,
+            untraced: false,
             halted: false,
             pending_interrupt: None,
             cause: Cause::Halt,
