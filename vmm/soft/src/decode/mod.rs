@@ -8,6 +8,7 @@ mod form;
 mod integer;
 mod select;
 mod simd;
+mod simd_float;
 mod system;
 mod x87;
 
@@ -67,6 +68,7 @@ pub(crate) fn decode(
     let lowered = integer::lower(&mut form)
         .or_else(|| system::lower(&mut form))
         .or_else(|| simd::lower(&mut form))
+        .or_else(|| simd_float::lower(&mut form))
         .or_else(|| x87::lower(&mut form));
     Ok(lowered.unwrap_or_else(|| form.ending(unimplemented)))
 }

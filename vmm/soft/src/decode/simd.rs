@@ -47,7 +47,7 @@ impl Form<'_> {
     }
 
     /// Sets `imm` if the last operand is one.
-    fn last_immediate(&mut self) {
+    pub fn last_immediate(&mut self) {
         let last = self.instruction.op_count() - 1;
         if self.is_immediate(last) {
             self.imm(last);

@@ -145,8 +145,7 @@ impl Cpu {
             (self.gdt.base, u64::from(self.gdt.limit))
         } else {
             let ldt = &self.segments[segment::LDTR];
-            if ldt.attributes & attribute::UNUSABLE != 0
-                || ldt.attributes & attribute::PRESENT == 0
+            if ldt.attributes & attribute::UNUSABLE != 0 || ldt.attributes & attribute::PRESENT == 0
             {
                 return None;
             }

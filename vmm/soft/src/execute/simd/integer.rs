@@ -91,8 +91,6 @@ macro_rules! own {
     )*};
 }
 
-pub(super) use own;
-
 /// Two MMX operands side by side, the way operations on pairs of lanes want them.
 #[inline(always)]
 pub(super) fn beside(a: u64, b: u64) -> u128 {
