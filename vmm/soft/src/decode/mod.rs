@@ -9,6 +9,7 @@ mod integer;
 mod select;
 mod simd;
 mod simd_float;
+mod simd_later;
 mod system;
 mod x87;
 
@@ -69,6 +70,7 @@ pub(crate) fn decode(
         .or_else(|| system::lower(&mut form))
         .or_else(|| simd::lower(&mut form))
         .or_else(|| simd_float::lower(&mut form))
+        .or_else(|| simd_later::lower(&mut form))
         .or_else(|| x87::lower(&mut form));
     Ok(lowered.unwrap_or_else(|| form.ending(unimplemented)))
 }

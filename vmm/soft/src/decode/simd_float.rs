@@ -28,15 +28,15 @@ fn with_memory<O: Float, M: Input>(form: &mut Form) -> Handler {
     float::<O, Xmm>
 }
 
-fn full<O: Float>(form: &mut Form) -> Handler {
+pub(super) fn full<O: Float>(form: &mut Form) -> Handler {
     with_memory::<O, Aligned<Any>>(form)
 }
 
-fn single<O: Float>(form: &mut Form) -> Handler {
+pub(super) fn single<O: Float>(form: &mut Form) -> Handler {
     with_memory::<O, Scalar<Any, u32>>(form)
 }
 
-fn double<O: Float>(form: &mut Form) -> Handler {
+pub(super) fn double<O: Float>(form: &mut Form) -> Handler {
     with_memory::<O, Scalar<Any, u64>>(form)
 }
 

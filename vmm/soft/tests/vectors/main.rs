@@ -6,12 +6,14 @@
 mod native;
 mod random;
 
-use iced_x86::{Code, CpuidFeature, Encoder, Instruction, MemoryOperand, OpCodeOperandKind, Register};
+use iced_x86::{
+    Code, CpuidFeature, Encoder, Instruction, MemoryOperand, OpCodeOperandKind, Register,
+};
 use native::{Native, State};
 use random::Random;
+use soft::Exit;
 use soft::op::slot;
 use soft::testing::{CODE, DATA, Machine};
-use soft::Exit;
 
 /// What is compared, and how well.
 struct Case {
@@ -37,7 +39,9 @@ fn host_has(code: Code) -> bool {
 /// The forms whose CPUID features are all in `features`, in every form of operands.
 fn forms(features: &[CpuidFeature], wanted: impl Fn(Code) -> bool) -> Vec<Case> {
     let mut cases = Vec::new();
-    let only = std::env::var("VECTOR_ONLY").unwrap_or_default().to_lowercase();
+    let only = std::env::var("VECTOR_ONLY")
+        .unwrap_or_default()
+        .to_lowercase();
     for code in Code::values() {
         let in_set = code.cpuid_features().iter().all(|f| features.contains(f));
         let name = format!("{code:?}").to_lowercase();
@@ -46,7 +50,11 @@ fn forms(features: &[CpuidFeature], wanted: impl Fn(Code) -> bool) -> Vec<Case> 
             continue;
         }
         for memory in [false, true] {
-            cases.extend(assemble(code, memory).into_iter().map(|bytes| Case { code, bytes }));
+            cases.extend(
+                assemble(code, memory)
+                    .into_iter()
+                    .map(|bytes| Case { code, bytes }),
+            );
         }
     }
     cases
@@ -65,8 +73,16 @@ fn assemble(code: Code, memory: bool) -> Vec<Vec<u8>> {
         let mut register = |r: Register| instruction.set_op_register(n, r);
         match kind {
             K::mem | K::mem_offs => has_memory = true,
-            K::xmm_or_mem | K::mm_or_mem | K::r32_or_mem | K::r64_or_mem | K::r16_or_mem
-            | K::r8_or_mem if memory => has_memory = true,
+            K::xmm_or_mem
+            | K::mm_or_mem
+            | K::r32_or_mem
+            | K::r64_or_mem
+            | K::r16_or_mem
+            | K::r8_or_mem
+                if memory =>
+            {
+                has_memory = true
+            }
             K::xmm_or_mem | K::xmm_rm => register(Register::XMM2),
             K::xmm_reg => register(Register::XMM1),
             K::mm_or_mem | K::mm_rm => register(Register::MM2),
@@ -91,13 +107,19 @@ fn assemble(code: Code, memory: bool) -> Vec<Vec<u8>> {
             instruction.set_op_kind(n, iced_x86::OpKind::Immediate8);
         }
     }
-    if memory && !has_memory || !memory && has_memory && kinds.iter().any(|k| kind_is_memory(*k, false)) {
+    if memory && !has_memory
+        || !memory && has_memory && kinds.iter().any(|k| kind_is_memory(*k, false))
+    {
         // The same as the other, or only there.
         if !(memory && has_memory) {
             return Vec::new();
         }
     }
-    let immediates: Vec<u8> = if has_immediate { (0..=255).collect() } else { vec![0] };
+    let immediates: Vec<u8> = if has_immediate {
+        (0..=255).collect()
+    } else {
+        vec![0]
+    };
     let mut all = Vec::new();
     for immediate in immediates {
         if has_immediate {
@@ -115,7 +137,11 @@ fn kind_is_memory(kind: OpCodeOperandKind, memory: bool) -> bool {
     use OpCodeOperandKind as K;
     match kind {
         K::mem | K::mem_offs => true,
-        K::xmm_or_mem | K::mm_or_mem | K::r32_or_mem | K::r64_or_mem | K::r16_or_mem
+        K::xmm_or_mem
+        | K::mm_or_mem
+        | K::r32_or_mem
+        | K::r64_or_mem
+        | K::r16_or_mem
         | K::r8_or_mem => memory,
         _ => false,
     }
@@ -127,7 +153,11 @@ fn random_state(random: &mut Random, x87: bool) -> State {
     for xmm in &mut state.fx.xmm {
         *xmm = random.vector();
     }
-    state.fx.xmm[2] = if random.below(8) == 0 { state.fx.xmm[1] } else { state.fx.xmm[2] };
+    state.fx.xmm[2] = if random.below(8) == 0 {
+        state.fx.xmm[1]
+    } else {
+        state.fx.xmm[2]
+    };
     for st in &mut state.fx.st {
         *st = if x87 {
             random.extended()
@@ -136,7 +166,8 @@ fn random_state(random: &mut Random, x87: bool) -> State {
         };
     }
     // All masked; rounding, DAZ and FTZ at random, old flags at random.
-    state.fx.mxcsr = 0x1f80 | random.next() as u32 & 0xe07f & if random.below(2) == 0 { 0 } else { !0 };
+    state.fx.mxcsr =
+        0x1f80 | random.next() as u32 & 0xe07f & if random.below(2) == 0 { 0 } else { !0 };
     state.fx.tags = random.next() as u8 | random.next() as u8;
     state.fx.fsw = random.next() as u16 & 0x7f7f;
     state.fx.fcw = 0x7f | random.next() as u16 & 0xc00;
@@ -153,7 +184,11 @@ fn random_state(random: &mut Random, x87: bool) -> State {
         *reg = random.double();
     }
     state.flags = 0x202 | random.next() & 0x8d5;
-    let first = if x87 { random.extended() } else { random.vector() };
+    let first = if x87 {
+        random.extended()
+    } else {
+        random.vector()
+    };
     state.memory[..16].copy_from_slice(&first.to_le_bytes());
     let second = random.vector();
     state.memory[16..32].copy_from_slice(&second.to_le_bytes());
@@ -213,12 +248,18 @@ fn emulate(machine: &mut Machine, state: &mut State) -> Exit {
 fn difference(ours: &State, theirs: &State) -> Option<String> {
     for n in 0..16 {
         if ours.fx.xmm[n] != theirs.fx.xmm[n] {
-            return Some(format!("xmm{n}: {:#034x}, host {:#034x}", ours.fx.xmm[n], theirs.fx.xmm[n]));
+            return Some(format!(
+                "xmm{n}: {:#034x}, host {:#034x}",
+                ours.fx.xmm[n], theirs.fx.xmm[n]
+            ));
         }
     }
     for n in 0..8 {
         if ours.fx.st[n] != theirs.fx.st[n] {
-            return Some(format!("st{n}: {:#022x}, host {:#022x}", ours.fx.st[n], theirs.fx.st[n]));
+            return Some(format!(
+                "st{n}: {:#022x}, host {:#022x}",
+                ours.fx.st[n], theirs.fx.st[n]
+            ));
         }
     }
     let words = [
@@ -241,7 +282,8 @@ fn difference(ours: &State, theirs: &State) -> Option<String> {
         if ours.memory[n] != theirs.memory[n] {
             return Some(format!(
                 "memory: {:02x?}, host {:02x?}, from byte {n}",
-                &ours.memory[..32], &theirs.memory[..32]
+                &ours.memory[..32],
+                &theirs.memory[..32]
             ));
         }
     }
@@ -258,14 +300,26 @@ fn compare(cases: Vec<Case>, x87: bool, allowed: impl Fn(Code, &mut State, &mut 
     for (number, case) in cases.into_iter().enumerate() {
         native.set(&case.bytes);
         for (n, byte) in case.bytes.iter().enumerate() {
-            machine.soft.cpu.physical.write(CODE + n as u64, u64::from(*byte), 1);
+            machine
+                .soft
+                .cpu
+                .physical
+                .write(CODE + n as u64, u64::from(*byte), 1);
         }
         machine.soft.page_written(CODE / 4096);
         let seed = number as u64 * 0x1234_5678_9abc;
         let mut random = Random(seed);
         // A form with an immediate comes 256 times.
-        let immediate = case.code.op_code().op_kinds().contains(&OpCodeOperandKind::imm8);
-        let count = if immediate { cases_each() / 50 } else { cases_each() };
+        let immediate = case
+            .code
+            .op_code()
+            .op_kinds()
+            .contains(&OpCodeOperandKind::imm8);
+        let count = if immediate {
+            cases_each() / 50
+        } else {
+            cases_each()
+        };
         for _ in 0..count {
             let before = random_state(&mut random, x87);
             let (mut ours, mut theirs) = (before, before);
@@ -286,7 +340,12 @@ fn compare(cases: Vec<Case>, x87: bool, allowed: impl Fn(Code, &mut State, &mut 
         }
     }
     println!("{total} forms");
-    assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} differ:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 fn describe(case: &Case, before: &State, wrong: &str) -> String {
@@ -321,8 +380,16 @@ fn is_vector(code: Code) -> bool {
 #[test]
 fn mmx_and_sse_as_the_host_has_them() {
     use CpuidFeature as F;
-    let features =
-        [F::MMX, F::SSE, F::SSE2, F::SSE3, F::SSSE3, F::SSE4_1, F::SSE4_2, F::FPU];
+    let features = [
+        F::MMX,
+        F::SSE,
+        F::SSE2,
+        F::SSE3,
+        F::SSSE3,
+        F::SSE4_1,
+        F::SSE4_2,
+        F::FPU,
+    ];
     let wanted = |code: Code| is_vector(code) && !code.cpuid_features().contains(&F::FPU);
     compare(forms(&features, wanted), false, |code, ours, theirs| {
         let name = format!("{:?}", code.mnemonic());

@@ -150,8 +150,14 @@ impl Random {
             0 | 1 => self.of(&SPECIAL),
             2 => (0x3fff, self.next() | 1 << 63),
             3 => (0x3fe0 + self.below(0x60) as u16, self.next() | 1 << 63),
-            4 => (0x3ffc + self.below(6) as u16, (self.next() & 0xff) << 56 | 1 << 63),
-            5 => (0x3fff - 0x3ff + self.below(0x7fe) as u16, self.next() >> 11 << 11 | 1 << 63),
+            4 => (
+                0x3ffc + self.below(6) as u16,
+                (self.next() & 0xff) << 56 | 1 << 63,
+            ),
+            5 => (
+                0x3fff - 0x3ff + self.below(0x7fe) as u16,
+                self.next() >> 11 << 11 | 1 << 63,
+            ),
             6 => (self.below(3) as u16 * 0x3fff, self.next() | 1 << 63),
             _ => (self.next() as u16 & 0x7fff, self.next() | 1 << 63),
         };

@@ -91,6 +91,8 @@ macro_rules! own {
     )*};
 }
 
+pub(super) use own;
+
 /// Two MMX operands side by side, the way operations on pairs of lanes want them.
 #[inline(always)]
 pub(super) fn beside(a: u64, b: u64) -> u128 {

@@ -12,8 +12,10 @@ pub(crate) mod float;
 pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod moves;
+pub(crate) mod rounding;
 pub(crate) mod ssse3;
 pub(crate) mod state;
+pub(crate) mod strings;
 
 use crate::fpu::Fpu;
 use crate::op::{Address, Full, Narrow, Op};
