@@ -10,6 +10,8 @@ mod general;
 mod integer;
 mod select;
 mod simd;
+mod simd_float;
+mod simd_later;
 mod string;
 mod system;
 mod x87;
@@ -79,6 +81,8 @@ pub(crate) fn decode(
         .or_else(|| string::lower(&mut form))
         .or_else(|| system::lower(&mut form))
         .or_else(|| simd::lower(&mut form))
+        .or_else(|| simd_float::lower(&mut form))
+        .or_else(|| simd_later::lower(&mut form))
         .or_else(|| x87::lower(&mut form));
     Ok(lowered.unwrap_or_else(|| form.ending(unimplemented)))
 }
