@@ -136,9 +136,7 @@ impl Host {
                 missing.join(", ")
             )));
         }
-        let fd = self
-            .kvm
-            .create_vm()
+        let fd = uninterrupted(|| self.kvm.create_vm())
             .map_err(|e| KvmError::ioctl("KVM_CREATE_VM", e))?;
         // Intel processors without unrestricted guest need two places for KVM's own use; harmless
         // elsewhere, and refused by kinds of KVM that have no such need.
@@ -180,6 +178,19 @@ impl Host {
     }
 }
 
+/// Does what a signal may cut short (a process stopped and let go on while KVM waits for the kernel, say)
+/// until it is not. For steps that have changed nothing when they end so.
+fn uninterrupted<T>(
+    mut step: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match step() {
+            Err(e) if e.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
 /// One virtual machine.
 #[derive(Clone)]
 pub struct Vm {
@@ -210,10 +221,7 @@ impl Vm {
     /// # Errors
     /// See [`KvmError`].
     pub fn create_engine(&self) -> Result<KvmEngine, KvmError> {
-        let fd = self
-            .inner
-            .fd
-            .create_vcpu(0)
+        let fd = uninterrupted(|| self.inner.fd.create_vcpu(0))
             .map_err(|e| KvmError::ioctl("KVM_CREATE_VCPU", e))?;
         let leaves: Vec<kvm_cpuid_entry2> = self
             .inner
