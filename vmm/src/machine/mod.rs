@@ -23,3 +23,6 @@ pub mod time;
 pub use config::{ConfigError, MachineConfig};
 pub use run::{Ended, Machine, MachineError};
 pub use time::TscMode;
+
+#[cfg(test)]
+mod derived_tests;
