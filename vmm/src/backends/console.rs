@@ -36,7 +36,7 @@ enum Target {
 }
 
 /// Bytes a queued console holds before a vCPU that prints has to wait.
-const QUEUE_BYTES_MAX: usize = 64 << 10;
+const QUEUE_BYTES_MAX: usize = 16 << 10;
 
 impl Console {
     /// A console on stdout.
