@@ -54,8 +54,14 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image
+    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image or Linux kernel
     pub guest: String,
+    /// A Linux kernel's initial file system
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
+    /// A Linux kernel's command line [default: console=ttyS0]
+    #[arg(long, value_name = "TEXT")]
+    pub append: Option<String>,
     /// Guest memory in MiB
     #[arg(long, default_value_t = 64, value_name = "MIB")]
     pub memory: u32,
@@ -177,6 +183,9 @@ pub struct ReplayArgs {
     /// The guest's image, if it is not where the recording found it
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// Its initrd, likewise
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
@@ -259,6 +268,9 @@ pub struct BackupArgs {
     /// Guest images are looked for here if the primary's path is not there
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// And their initrds here
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// Send what the guest prints nowhere
     #[arg(long)]
     pub quiet: bool,

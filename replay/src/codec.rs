@@ -8,7 +8,7 @@
 //!  rip      varint   zigzag delta to the last entry of the same kind,  ┐ absent in
 //!                    in the beginning to 1 MiB                         │ Progress
 //!  check    u32 LE   register digest                                   ┘
-//!  payload           bincode, by kind; clock answers as zigzag deltas
+//!  payload           bincode, by kind; clock answers as zigzag deltas, random bytes as they are
 //! ```
 //!
 //! A timer interrupt in a running guest is 12 bytes or fewer, a frame its own length and at most 16.
@@ -42,7 +42,10 @@ mod wire {
     pub const OUTPUT: u8 = 11;
     pub const STATE: u8 = 12;
     pub const END: u8 = 13;
-    pub const KINDS: usize = 14;
+    // 14 to 23 are not used.
+    pub const PM_TIMER: u8 = 24;
+    pub const ENTROPY: u8 = 25;
+    pub const KINDS: usize = 26;
     /// RIP is that of the last entry of the same kind: the block trap, mostly.
     pub const SAME_RIP: u8 = 0x80;
     /// RIP is that of the entry of the same kind before: a guest alternates between trap and halt.
@@ -172,6 +175,10 @@ impl Encoder {
                 body.push(u8::from(*ok));
                 body.extend_from_slice(data);
             }
+            Event::Answer {
+                question: Question::Entropy,
+                value,
+            } => body.extend_from_slice(&value.to_le_bytes()),
             Event::Answer { question, value } => {
                 if let Question::PitElapsed(channel) = question {
                     body.push(*channel);
@@ -308,10 +315,16 @@ impl Decoder {
             }
             wire::IRQ_WINDOW => Event::Arrival(Arrival::IrqWindow),
             wire::STOP => Event::Arrival(Arrival::Stop),
-            wire::TSC | wire::WALL_CLOCK | wire::PIT => {
+            wire::ENTROPY => {
+                let value = u64::from_le_bytes(take(body, 8)?.try_into().expect("8 bytes"));
+                let question = Question::Entropy;
+                Event::Answer { question, value }
+            }
+            wire::TSC | wire::WALL_CLOCK | wire::PIT | wire::PM_TIMER => {
                 let question = match kind {
                     wire::TSC => Question::Tsc,
                     wire::WALL_CLOCK => Question::WallClock,
+                    wire::PM_TIMER => Question::PmElapsed,
                     _ => match take(body, 1)?[0] {
                         channel @ 0..=2 => Question::PitElapsed(channel),
                         _ => return Err("PIT channel out of range"),
@@ -352,6 +365,8 @@ fn kind_of(event: &Event) -> u8 {
             Question::Tsc => wire::TSC,
             Question::WallClock => wire::WALL_CLOCK,
             Question::PitElapsed(_) => wire::PIT,
+            Question::PmElapsed => wire::PM_TIMER,
+            Question::Entropy => wire::ENTROPY,
         },
         Event::Arrival(arrival) => match arrival {
             Arrival::Timer { periods: 1 } => wire::TIMER,
@@ -436,6 +451,14 @@ mod tests {
             }),
             (0..3u8, any::<u64>()).prop_map(|(c, value)| Event::Answer {
                 question: Question::PitElapsed(c),
+                value
+            }),
+            (any::<bool>(), any::<u64>()).prop_map(|(entropy, value)| Event::Answer {
+                question: if entropy {
+                    Question::Entropy
+                } else {
+                    Question::PmElapsed
+                },
                 value
             }),
             any::<u32>().prop_map(|digest| Event::Output { digest }),

@@ -36,6 +36,10 @@ pub enum Question {
     /// Nanoseconds since the machine began, by which PIT channel `0` to `2` counts: asked when it begins
     /// to run, and when its count is read.
     PitElapsed(u8),
+    /// Nanoseconds since the machine began, by which the ACPI timer counts.
+    PmElapsed,
+    /// Eight random bytes for the entropy device.
+    Entropy,
 }
 
 /// Input nobody asked for, delivered at an [`ExecPoint`] the primary chose.
@@ -173,6 +177,8 @@ pub enum Kind {
     Timer,
     /// Received frames.
     Frame,
+    /// Random bytes.
+    Entropy,
     /// Finished disk requests.
     Disk,
     /// Console input.
@@ -198,6 +204,10 @@ impl Event {
                 question: Question::Tsc,
                 ..
             } => Kind::Tsc,
+            Self::Answer {
+                question: Question::Entropy,
+                ..
+            } => Kind::Entropy,
             Self::Answer { .. } => Kind::ClockRead,
             Self::Arrival(arrival) => match arrival {
                 Arrival::Timer { .. } => Kind::Timer,

@@ -19,7 +19,7 @@ use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineConfig, MachineError};
+use vmm::machine::{Ended, MachineConfig, MachineError, RESET_STATUS};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
@@ -92,6 +92,11 @@ pub fn record(args: RecordArgs) -> Outcome {
 fn report_end(ended: &Ended) -> Outcome {
     if ended.code == 0 {
         return Ok(());
+    }
+    if ended.code == RESET_STATUS {
+        return Err(Failure::new(format!(
+            "the guest asked for a reset (status {RESET_STATUS}); it is not started again"
+        )));
     }
     Err(Failure::new(format!(
         "the guest ended with status {}",
@@ -181,7 +186,7 @@ pub fn replay(args: ReplayArgs) -> Outcome {
         args.log.display()
     ))?;
     let clock_kind = config.clock_kind;
-    let blueprint = setup::follow(config, args.image.as_deref())
+    let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
     let prepared = setup::prepare(blueprint)?;
     let console = args.console.then(Console::stdout);

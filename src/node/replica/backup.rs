@@ -281,7 +281,11 @@ fn start(
         )));
     }
     let mac = config.mac;
-    let prepared = setup::prepare(setup::follow(config, args.image.as_deref())?)?;
+    let prepared = setup::prepare(setup::follow(
+        config,
+        args.image.as_deref(),
+        args.initrd.as_deref(),
+    )?)?;
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(

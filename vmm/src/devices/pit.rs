@@ -319,6 +319,17 @@ impl Pit {
         Self { state }
     }
 
+    /// The timer as a PC's firmware leaves it: channel 0 ticks at the slowest rate, 18.2 Hz. A kernel
+    /// that latches its count waits until there is one (NULL COUNT).
+    #[must_use]
+    pub fn started() -> Self {
+        let mut pit = Self::new();
+        let channel = &mut pit.state.channels[0];
+        channel.mode = 3;
+        channel.loaded = true;
+        pit
+    }
+
     /// What channel 0 does: modes 2 and 3 tick for ever, modes 0 and 4 once. Periods under
     /// [`PERIOD_MIN_NS`] are lengthened to it.
     #[must_use]

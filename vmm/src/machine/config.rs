@@ -10,12 +10,32 @@ pub const MEMORY_MIB_MIN: u32 = 16;
 /// Most guest memory, in MiB: what lies below the device windows.
 pub const MEMORY_MIB_MAX: u32 = 3072;
 
+/// What surrounds the vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoardKind {
+    /// What bare-metal guests need, and nothing an access to would be a mistake.
+    #[default]
+    Bare,
+    /// What an unmodified Linux kernel needs besides: ACPI, an entropy source, and the ports it tries out.
+    Pc,
+}
+
+impl std::fmt::Display for BoardKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bare => "bare",
+            Self::Pc => "pc",
+        })
+    }
+}
+
 /// A machine's configuration: everything its first state depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineConfig {
     /// The guest: the name of a built-in one, or a path.
     pub guest: String,
-    /// Digest of its image (xxh3-64).
+    /// Digest of its image ([`super::boot::GuestImage::digest`]).
     pub image_digest: u64,
     /// Guest memory in MiB.
     pub memory_mib: u32,
@@ -29,6 +49,10 @@ pub struct MachineConfig {
     pub mac: [u8; 6],
     /// Size of the disk in sectors of 512 bytes, [`SECTORS_MAX`] at most; no disk if absent.
     pub disk_sectors: Option<u64>,
+    /// The path of a Linux kernel's initrd, if it has one.
+    pub initrd: Option<String>,
+    /// What surrounds the vCPU, as the image needs it ([`super::boot::GuestImage::board`]).
+    pub board: BoardKind,
 }
 
 /// Why a configuration cannot be run.
@@ -93,6 +117,8 @@ mod tests {
             clock_kind: ClockKind::Blocks,
             mac: [2, 0, 0, 0, 0, 1],
             disk_sectors: None,
+            initrd: None,
+            board: BoardKind::Bare,
         }
     }
 

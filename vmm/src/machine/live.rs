@@ -226,7 +226,7 @@ impl Source for Live {
     fn answer(&mut self, question: Question) -> u64 {
         match question {
             // Both are nanoseconds of the one guest clock that never steps back.
-            Question::Tsc | Question::PitElapsed(_) => {
+            Question::Tsc | Question::PitElapsed(_) | Question::PmElapsed => {
                 const { assert!(abi::TSC_HZ == 1_000_000_000, "one tick is one nanosecond") };
                 let now = hostclock::monotonic_ns();
                 let tsc = now.wrapping_add(self.tsc_offset).max(self.time.tsc.0 + 1);
@@ -237,6 +237,7 @@ impl Source for Live {
                 self.time.wall_ns = hostclock::wall_ns().max(self.time.wall_ns);
                 self.time.wall_ns
             }
+            Question::Entropy => entropy(),
         }
     }
 
@@ -312,6 +313,22 @@ impl Source for Live {
             return Stop::Soon;
         }
         Stop::Never
+    }
+}
+
+/// Eight bytes of the host's random number generator.
+fn entropy() -> u64 {
+    let mut bytes = [0u8; 8];
+    loop {
+        // SAFETY: the pointer and length are those of `bytes`.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        // Up to 256 bytes come whole, unless a signal comes before the generator is seeded (getrandom(2)).
+        if got == bytes.len() as isize {
+            return u64::from_ne_bytes(bytes);
+        }
+        let error = std::io::Error::last_os_error();
+        let again = error.kind() == std::io::ErrorKind::Interrupted;
+        assert!(again, "getrandom: {error}");
     }
 }
 

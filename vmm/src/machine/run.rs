@@ -88,7 +88,7 @@ impl<E: Engine> Machine<E> {
         mut engine: E,
         memory: GuestMemoryMmap,
         config: MachineConfig,
-        image: &[u8],
+        image: &boot::GuestImage<'_>,
     ) -> Result<Self, MachineError> {
         let state = boot::load(&config, image, &memory)?;
         engine.restore(&state)?;

@@ -61,6 +61,9 @@ impl Board {
         let mut chips: Vec<&dyn Chip> =
             vec![&self.pic, &self.pit, &self.rtc, &self.uart, &self.net];
         chips.extend(self.block.as_ref().map(|block| block as &dyn Chip));
+        if let Some(pc) = &self.pc {
+            chips.extend([&pc.pm as &dyn Chip, &pc.rng]);
+        }
         chips
     }
 
@@ -73,6 +76,9 @@ impl Board {
             &mut self.net,
         ];
         chips.extend(self.block.as_mut().map(|block| block as &mut dyn Chip));
+        if let Some(pc) = &mut self.pc {
+            chips.extend([&mut pc.pm as &mut dyn Chip, &mut pc.rng]);
+        }
         chips
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 use crate::cpu::CpuModel;
 use crate::engine::{Bus, VmExit};
 use crate::machine::board::Write;
-use crate::machine::boot;
+use crate::machine::{BoardKind, boot};
 use replay::{Arrival, Clock, ClockKind, ExecPoint, Output, RegisterDigest, Stop};
 
 /// A vCPU that has a state and never runs.
@@ -58,6 +58,8 @@ fn config() -> MachineConfig {
         clock_kind: ClockKind::Blocks,
         mac: [2, 0, 0, 0, 0, 1],
         disk_sectors: Some(64),
+        initrd: None,
+        board: BoardKind::Bare,
     }
 }
 

@@ -1,0 +1,2 @@
+//! ACPI tables.
+use super::*;

@@ -1,0 +1,2 @@
+//! Linux kernels.
+use super::*;
