@@ -136,10 +136,11 @@ impl Inputs for FailoverInputs {
         let value = self.ask(|inputs| inputs.answer(here, question))?;
         if self.is_replaying() {
             match question {
-                Question::Tsc | Question::PitElapsed(_) => {
+                Question::Tsc | Question::PitElapsed(_) | Question::PmElapsed => {
                     self.time.tsc = (value, hostclock::monotonic_ns());
                 }
                 Question::WallClock => self.time.wall_ns = value,
+                Question::Entropy => {}
             }
         }
         Ok(value)

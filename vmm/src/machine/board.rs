@@ -15,7 +15,7 @@ use crate::devices::uart::Uart;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::mmio::VirtioMmio;
 use crate::devices::virtio::net::Net;
-use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::rng::Entropy;
 use crate::engine::Bus;
 use replay::{Arrival, InputsError, Output, Question, TimerSpec};
 use vm_memory::GuestMemoryMmap;
@@ -77,14 +77,14 @@ pub type Ask<'a> = dyn FnMut(Question) -> Result<u64, InputsError> + 'a;
 /// What only the board for Linux has.
 pub(super) struct Pc {
     pub(super) pm: AcpiPm,
-    pub(super) rng: VirtioMmio<Rng>,
+    pub(super) rng: VirtioMmio<Entropy>,
 }
 
 impl Pc {
     fn new() -> Self {
         Self {
             pm: AcpiPm::new(),
-            rng: VirtioMmio::new(Rng),
+            rng: VirtioMmio::new(Entropy),
         }
     }
 }

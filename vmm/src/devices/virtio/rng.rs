@@ -15,9 +15,9 @@ pub const FILL_MAX: usize = 64;
 
 /// The source.
 #[derive(Debug, Default)]
-pub struct Rng;
+pub struct Entropy;
 
-impl VirtioDevice for Rng {
+impl VirtioDevice for Entropy {
     const ID: u32 = 4;
     const QUEUES: usize = 1;
     const QUEUE_SIZE: u16 = 16;
@@ -32,7 +32,7 @@ impl VirtioDevice for Rng {
         Vec::new()
     }
 
-    /// Nothing yet: [`VirtioMmio::<Rng>::serve`] follows each write.
+    /// Nothing yet: [`VirtioMmio::<Entropy>::serve`] follows each write.
     fn notify(
         &mut self,
         _: usize,
@@ -52,7 +52,7 @@ impl VirtioDevice for Rng {
     }
 }
 
-impl VirtioMmio<Rng> {
+impl VirtioMmio<Entropy> {
     /// Fills the buffers the driver has made available; `word` asks for eight random bytes. Whether the
     /// line pulses.
     ///
@@ -97,7 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Serves with words 1, 2, ...; how many were asked for, and whether the line pulsed.
-    fn serve(rng: &mut Rig<Rng>) -> (u64, bool) {
+    fn serve(rng: &mut Rig<Entropy>) -> (u64, bool) {
         let mut asked = 0;
         let pulse = rng.device.serve(&rng.memory, &mut || {
             asked += 1;
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn buffers_are_filled_with_what_is_answered() {
-        let mut rng = Rig::new(Rng);
+        let mut rng = Rig::new(Entropy);
         rng.chain(0, 0, &[(BUFFERS, 10, true), (BUFFERS + 0x100, 7, true)]);
         rng.offer(0, 0);
         rng.notify(0);
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_long_buffer_is_filled_in_part() {
-        let mut rng = Rig::new(Rng);
+        let mut rng = Rig::new(Entropy);
         rng.chain(0, 0, &[(BUFFERS, 4096, true)]);
         rng.offer(0, 0);
         assert_eq!(serve(&mut rng), (8, true));
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_broken_chain_comes_back_empty() {
-        let mut rng = Rig::new(Rng);
+        let mut rng = Rig::new(Entropy);
         rng.chain(0, 0, &[(HOLE - 4, 8, true)]);
         rng.offer(0, 0);
         assert_eq!(serve(&mut rng).0, 0);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn nothing_is_asked_before_the_driver_is_ready() {
-        let mut rng = Rig::fresh(Rng);
+        let mut rng = Rig::fresh(Entropy);
         rng.chain(0, 0, &[(BUFFERS, 8, true)]);
         rng.offer(0, 0);
         assert_eq!(serve(&mut rng), (0, false));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_error_of_the_answers_is_passed_on() {
-        let mut rng = Rig::new(Rng);
+        let mut rng = Rig::new(Entropy);
         rng.chain(0, 0, &[(BUFFERS, 8, true)]);
         rng.offer(0, 0);
         let mut refuse = || Err(InputsError::Halted("no".into()));
@@ -157,8 +157,8 @@ mod tests {
 
     #[test]
     fn conformance() {
-        let changed = Rig::new(Rng);
-        conforms(Rig::fresh(Rng).device, &changed.device);
+        let changed = Rig::new(Entropy);
+        conforms(Rig::fresh(Entropy).device, &changed.device);
     }
 
     proptest! {
@@ -167,10 +167,10 @@ mod tests {
             table in wild::table(),
             ring in wild::ring(),
         ) {
-            let mut rng = Rig::new(Rng);
+            let mut rng = Rig::new(Entropy);
             let table: Vec<Wild> = table;
             rng.fill(0, &table, &ring);
-            let most = u64::from(Rng::QUEUE_SIZE) * (FILL_MAX as u64 / 8);
+            let most = u64::from(Entropy::QUEUE_SIZE) * (FILL_MAX as u64 / 8);
             rng.notify(0);
             prop_assert!(serve(&mut rng).0 <= most);
         }
