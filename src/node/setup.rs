@@ -3,6 +3,7 @@
 use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::images::{self, Image};
+use replay::ClockKind;
 use std::path::Path;
 use vm_memory::GuestMemoryMmap;
 use vmm::kvm::{Host, KvmEngine, Vm};
@@ -121,8 +122,35 @@ pub fn prepare(blueprint: Blueprint) -> Outcome<Prepared> {
 
 impl Prepared {
     /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
+    ///
+    /// # Errors
+    /// Also if the guest does not count its blocks: no second run of it could be the same.
     pub fn boot(self) -> Outcome<(Machine<KvmEngine>, u64)> {
+        let config = self.config();
+        if config.board == BoardKind::Pc && config.clock_kind == ClockKind::Blocks {
+            return Err(Failure::new(format!(
+                "'{}' does not count for the clock 'blocks': on KVM it can be run, \
+                 but neither recorded nor replicated",
+                config.guest
+            )));
+        }
+        self.boot_as(|_| ())
+    }
+
+    /// [`Prepared::boot`] for a run that is neither recorded nor replicated.
+    pub fn boot_alone(self) -> Outcome<(Machine<KvmEngine>, u64)> {
+        let config = self.config();
+        let free = config.board == BoardKind::Pc && config.clock_kind == ClockKind::Blocks;
+        self.boot_as(|engine| {
+            if free {
+                engine.run_free();
+            }
+        })
+    }
+
+    fn boot_as(self, set_up: impl FnOnce(&mut KvmEngine)) -> Outcome<(Machine<KvmEngine>, u64)> {
         let mut engine = self.vm.create_engine()?;
+        set_up(&mut engine);
         let config = self.blueprint.config;
         engine.set_clock_kind(config.clock_kind)?;
         let mut machine =

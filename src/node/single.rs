@@ -1,7 +1,7 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
 use super::outside::{self, Direct, Discard};
-use super::setup;
+use super::setup::{self, Prepared};
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
@@ -18,14 +18,16 @@ use std::time::Instant;
 use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
+use vmm::kvm::KvmEngine;
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineConfig, MachineError, RESET_STATUS};
+use vmm::machine::{Ended, Machine, MachineConfig, MachineError, RESET_STATUS};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
     let (ended, _) = live(
         args,
         "vcpu",
+        Prepared::boot_alone,
         |_, _| Ok(NoLog::default()),
         StatePace { every_entries: 0 },
     )?;
@@ -65,7 +67,7 @@ pub fn record(args: RecordArgs) -> Outcome {
             vmm::hostclock::monotonic_ns() / 1000
         })?)
     };
-    let (ended, entries) = live(args.run, "vcpu", make, pace)?;
+    let (ended, entries) = live(args.run, "vcpu", Prepared::boot, make, pace)?;
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {
         let report = Report {
@@ -109,6 +111,7 @@ fn report_end(ended: &Ended) -> Outcome {
 fn live<L: LogSink>(
     args: RunArgs,
     thread: &str,
+    boot: impl FnOnce(Prepared) -> Outcome<(Machine<KvmEngine>, u64)> + Send,
     make_log: impl FnOnce(&MachineConfig, u64) -> Outcome<L> + Send,
     pace: StatePace,
 ) -> Outcome<(Ended, u64)> {
@@ -130,7 +133,7 @@ fn live<L: LogSink>(
         stop.push(Arrival::Stop);
     })?;
     let vcpu = move || -> Outcome<(Ended, u64)> {
-        let (mut machine, first_state) = prepared.boot()?;
+        let (mut machine, first_state) = boot(prepared)?;
         let log = make_log(machine.config(), first_state)?;
         let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
         let pages = machine.config().memory_bytes() / 4096;

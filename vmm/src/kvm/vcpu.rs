@@ -17,6 +17,12 @@
 //! handler up to its return do not, since taking an interrupt switches stepping off. Where KVM does not
 //! step in ring 3, no step is ever reported there: `tandem doctor` finds that out.
 
+//!
+//! # Without a clock
+//!
+//! A guest that does not count for us, on a KVM that does not step, can only be stopped somewhere: the
+//! clock counts exits. See [`KvmEngine::run_free`].
+
 use super::convert;
 use super::kick::Target;
 use super::vm::{KvmKind, Vm};
@@ -75,6 +81,8 @@ pub struct KvmEngine {
     interruptible: bool,
     injected: bool,
     halted: bool,
+    /// No stop is exact.
+    free: bool,
 }
 
 impl KvmEngine {
@@ -99,6 +107,7 @@ impl KvmEngine {
             interruptible: false,
             injected: false,
             halted: false,
+            free: false,
         };
         engine.set_word(ENDLESS);
         engine
@@ -121,6 +130,58 @@ impl KvmEngine {
         }
         self.kind = kind;
         Ok(())
+    }
+
+    /// From now on stops anywhere the guest happens to be, and counts nothing but exits. For a machine
+    /// that is neither recorded nor replicated: no second run stops at the same places.
+    pub fn run_free(&mut self) {
+        self.free = true;
+    }
+
+    /// Runs to an exit of the guest's own, to where it can take an interrupt if `soon`, or to a kick.
+    fn run_on(&mut self, soon: bool) -> Result<VmExit, EngineError> {
+        if soon && self.interruptible && !self.injected {
+            self.clock += 1;
+            return Ok(VmExit::Stopped);
+        }
+        loop {
+            self.fd.get_kvm_run().request_interrupt_window = u8::from(soon);
+            if self.enter()? {
+                self.clock += 1;
+                return Ok(VmExit::Stopped);
+            }
+            match self.fd.get_kvm_run().exit_reason {
+                KVM_EXIT_IO | KVM_EXIT_MMIO => {
+                    let access = self.reported_access();
+                    return self.access_exit(access);
+                }
+                KVM_EXIT_HLT => {
+                    self.halted = true;
+                    return Ok(self.natural(VmExit::Halt));
+                }
+                KVM_EXIT_IRQ_WINDOW_OPEN if soon => {
+                    self.clock += 1;
+                    return Ok(VmExit::Stopped);
+                }
+                KVM_EXIT_IRQ_WINDOW_OPEN => {}
+                other => return Err(self.failed(other)),
+            }
+        }
+    }
+
+    /// Why the vCPU left with `exit_reason`, which no guest can go on after.
+    fn failed(&mut self, exit_reason: u32) -> EngineError {
+        match exit_reason {
+            KVM_EXIT_SHUTDOWN => self.fault("triple fault"),
+            KVM_EXIT_INTERNAL_ERROR => self.internal_error(),
+            KVM_EXIT_FAIL_ENTRY => {
+                // SAFETY: the exit reason says which member of the union is set.
+                let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
+                let reason = fail.hardware_entry_failure_reason;
+                self.fault(format!("the processor refuses entry ({reason:#x})"))
+            }
+            other => self.fault(format!("unexpected KVM exit {other}")),
+        }
     }
 
     /// Makes the next instruction a step. Asked for again after each exit of the guest's own: an `iretq`
@@ -156,7 +217,7 @@ impl KvmEngine {
 
     /// Brings the clock up to what the guest has counted.
     fn count(&mut self) -> Result<(), EngineError> {
-        if self.kind != ClockKind::Blocks {
+        if self.kind != ClockKind::Blocks || self.free {
             return Ok(());
         }
         let word = self.word();
@@ -327,6 +388,9 @@ impl Engine for KvmEngine {
         if let Some(exit) = self.finish_access(entry)? {
             return Ok(exit);
         }
+        if self.free {
+            return self.run_on(stop != Stop::Never);
+        }
         let goal = match stop {
             Stop::Never => None,
             Stop::Soon => Some(self.clock + 1),
@@ -370,15 +434,7 @@ impl Engine for KvmEngine {
                     return Ok(self.natural(VmExit::Halt));
                 }
                 KVM_EXIT_IRQ_WINDOW_OPEN => continue,
-                KVM_EXIT_SHUTDOWN => return Err(self.fault("triple fault")),
-                KVM_EXIT_INTERNAL_ERROR => return Err(self.internal_error()),
-                KVM_EXIT_FAIL_ENTRY => {
-                    // SAFETY: the exit reason says which member of the union is set.
-                    let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
-                    let reason = fail.hardware_entry_failure_reason;
-                    return Err(self.fault(format!("the processor refuses entry ({reason:#x})")));
-                }
-                other => return Err(self.fault(format!("unexpected KVM exit {other}"))),
+                other => return Err(self.failed(other)),
             }
             // A block trap or a step ended.
             if goal == Some(self.clock) {
