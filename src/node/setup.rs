@@ -134,7 +134,7 @@ impl Prepared {
                 config.guest
             )));
         }
-        self.boot_as(|_| ())
+        self.boot_as(|_| Ok(()))
     }
 
     /// [`Prepared::boot`] for a run that is neither recorded nor replicated.
@@ -143,14 +143,18 @@ impl Prepared {
         let free = config.board == BoardKind::Pc && config.clock_kind == ClockKind::Blocks;
         self.boot_as(|engine| {
             if free {
-                engine.run_free();
+                engine.run_free()?;
             }
+            Ok(())
         })
     }
 
-    fn boot_as(self, set_up: impl FnOnce(&mut KvmEngine)) -> Outcome<(Machine<KvmEngine>, u64)> {
+    fn boot_as(
+        self,
+        set_up: impl FnOnce(&mut KvmEngine) -> Outcome,
+    ) -> Outcome<(Machine<KvmEngine>, u64)> {
         let mut engine = self.vm.create_engine()?;
-        set_up(&mut engine);
+        set_up(&mut engine)?;
         let config = self.blueprint.config;
         engine.set_clock_kind(config.clock_kind)?;
         let mut machine =

@@ -48,6 +48,9 @@ const ENDLESS: u64 = 1 << 63;
 /// Flags that are not the guest's doing: trap (single-step) and resume (SDM volume 3, 2.3).
 const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
 
+/// IA32_APIC_BASE: the local APIC is on (SDM volume 3, figure 11-26).
+const APIC_ENABLE: u64 = 1 << 11;
+
 /// A port or MMIO access the guest waits in.
 #[derive(Clone, Copy, Debug)]
 struct Access {
@@ -133,9 +136,18 @@ impl KvmEngine {
     }
 
     /// From now on stops anywhere the guest happens to be, and counts nothing but exits. For a machine
-    /// that is neither recorded nor replicated: no second run stops at the same places.
-    pub fn run_free(&mut self) {
+    /// that is neither recorded nor replicated: no second run stops at the same places. The local APIC,
+    /// whose enable bit KVM shows in CPUID, is switched off for such a guest, which would look for it.
+    ///
+    /// # Errors
+    /// If KVM refuses.
+    pub fn run_free(&mut self) -> Result<(), EngineError> {
         self.free = true;
+        let mut sregs = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
+        sregs.apic_base &= !APIC_ENABLE;
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(|e| ioctl("KVM_SET_SREGS", e))
     }
 
     /// Runs to an exit of the guest's own, to where it can take an interrupt if `soon`, or to a kick.
