@@ -5,6 +5,7 @@ use replay::ClockKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
+use vmm::machine::TscMode;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
 #[derive(Debug, Parser)]
@@ -74,6 +75,10 @@ pub struct MachineArgs {
     /// Instruction clock: blocks (built-in guests) or instructions (single-step, where KVM can)
     #[arg(long, default_value = "blocks", value_parser = clock_kind)]
     pub clock: ClockKind,
+    /// Guest time: logged (each value read is in the log) or derived (from the instruction clock, with
+    /// anchors on arrivals) [default: logged on KVM]
+    #[arg(long, value_name = "MODE")]
+    pub tsc: Option<TscMode>,
     /// Hardware address of the guest's network device
     #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
     pub mac: Mac,

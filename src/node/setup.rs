@@ -7,7 +7,7 @@ use replay::ClockKind;
 use std::path::Path;
 use vm_memory::GuestMemoryMmap;
 use vmm::kvm::{Host, KvmEngine, Vm};
-use vmm::machine::{BoardKind, Machine, MachineConfig, boot};
+use vmm::machine::{BoardKind, Machine, MachineConfig, TscMode, boot};
 
 /// The guest's network address unless its arguments say otherwise.
 pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
@@ -38,6 +38,8 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         cmdline: cmdline(args, board)?,
         cpu: args.cpu,
         clock_kind: args.clock,
+        // KVM counts no RDTSC: it leaves the guest.
+        tsc: args.tsc.unwrap_or(TscMode::usual(false)),
         mac: args.mac.0,
         disk_sectors,
         initrd: initrd.map(str::to_owned),

@@ -183,6 +183,7 @@ fn forward(
 pub fn replay(args: ReplayArgs) -> Outcome {
     let begun = Instant::now();
     let reader = LogReader::open(&args.log)?;
+    reader.check_replayable()?;
     let header = reader.header().clone();
     let config: MachineConfig = from_bytes(&header.config).during(format_args!(
         "{}: machine configuration",

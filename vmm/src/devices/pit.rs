@@ -171,9 +171,10 @@ impl Channel {
             }
     }
 
-    /// Length of a period, or of the one shot, in nanoseconds, rounded down.
+    /// Length of a period, or of the one shot, in nanoseconds, rounded up: a guest that looks at the count
+    /// when the tick comes finds that it has ended.
     fn period_ns(&self) -> u64 {
-        u64::from(self.initial) * NS_PER_S / PIT_HZ
+        (u64::from(self.initial) * NS_PER_S).div_ceil(PIT_HZ)
     }
 
     /// Count and output at `now_ns`; `None`: it does not run.

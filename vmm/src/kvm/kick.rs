@@ -48,7 +48,7 @@ unsafe fn immediate_exit<'a>(run: *mut kvm_run) -> &'a AtomicU8 {
 ///
 /// # Errors
 /// If the signal cannot be had.
-pub(super) fn install() -> Result<(), std::io::Error> {
+pub(crate) fn install() -> Result<(), std::io::Error> {
     static DONE: OnceLock<Result<(), i32>> = OnceLock::new();
     DONE.get_or_init(|| {
         vmm_sys_util::signal::register_signal_handler(signal(), on_kick).map_err(|e| e.errno())

@@ -1,7 +1,7 @@
 //! The host's KVM and one virtual machine on it.
 
 use super::vcpu::KvmEngine;
-use crate::cpu::CpuModel;
+use crate::cpu::{CpuModel, Offer};
 use crate::engine::EngineError;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -218,7 +218,7 @@ impl Vm {
         let leaves: Vec<kvm_cpuid_entry2> = self
             .inner
             .model
-            .leaves()
+            .leaves(Offer::Bare)
             .into_iter()
             .map(|leaf| kvm_cpuid_entry2 {
                 function: leaf.function,

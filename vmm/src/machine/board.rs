@@ -229,6 +229,8 @@ impl Board {
                 Ok(port) => self.read_ports(port, size, ask)?,
                 Err(_) => None,
             },
+            Bus::Tsc if address == 0 && size == 8 => Some(ask(Question::Tsc)?),
+            Bus::Tsc => None,
             Bus::Mmio => match (address - offset, &mut self.pc) {
                 (abi::NET_PAGE, _) => Some(self.net.read(offset, size)),
                 (abi::BLOCK_PAGE, _) => Some(match &mut self.block {
@@ -315,6 +317,7 @@ impl Board {
                 };
                 return wrote.ok_or(nobody);
             }
+            Bus::Tsc => return Err(nobody),
             Bus::Mmio => match address - offset {
                 abi::NET_PAGE => {
                     if self.net.write(offset, size, value, memory, out) {

@@ -1,5 +1,6 @@
 //! What two replicas must agree on before either runs.
 
+use super::time::TscMode;
 use crate::cpu::CpuModel;
 use crate::devices::virtio::block::SECTORS_MAX;
 use replay::ClockKind;
@@ -45,6 +46,8 @@ pub struct MachineConfig {
     pub cpu: CpuModel,
     /// What the clock counts.
     pub clock_kind: ClockKind,
+    /// Where guest time comes from.
+    pub tsc: TscMode,
     /// Address of the network device.
     pub mac: [u8; 6],
     /// Size of the disk in sectors of 512 bytes, [`SECTORS_MAX`] at most; no disk if absent.
@@ -115,6 +118,7 @@ mod tests {
             cmdline: String::new(),
             cpu: CpuModel::V1,
             clock_kind: ClockKind::Blocks,
+            tsc: TscMode::Logged,
             mac: [2, 0, 0, 0, 0, 1],
             disk_sectors: None,
             initrd: None,

@@ -6,6 +6,8 @@
 //!  run    the loop: exit ▶ board ▶ arrivals ▶ injection ▶ entry
 //!  live   the live world: inbox, timer, clocks (a `replay::Source`)
 //!  lateness  how late its timer ticks were
+//!  pace   guest time against the host's, and when the timer is due
+//!  time   guest time: logged, or derived from the clock
 //! ```
 
 pub mod board;
@@ -13,10 +15,16 @@ pub mod boot;
 mod config;
 pub mod lateness;
 pub mod live;
+mod pace;
 mod run;
 pub mod snapshot;
+pub mod time;
 
 pub use board::legacy::RESET_STATUS;
 pub use boot::GuestImage;
 pub use config::{BoardKind, ConfigError, MachineConfig};
 pub use run::{Ended, Machine, MachineError};
+pub use time::TscMode;
+
+#[cfg(test)]
+mod derived_tests;
