@@ -1,0 +1,3 @@
+//! Images are built from packages, the same bytes each time.
+
+fn main() {}
