@@ -49,6 +49,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure fault tolerance against none: speed, log bandwidth, latency
     Bench(BenchArgs),
+    /// Build a bootable Linux guest from Debian packages, without root
+    Image(ImageArgs),
     /// What this host can do, and why not
     Doctor(DoctorArgs),
 }
@@ -386,6 +388,42 @@ pub struct BenchArgs {
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,
     /// One JSON object on stdout instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem image`.
+#[derive(Clone, Debug, Args)]
+pub struct ImageArgs {
+    /// Debian packages the guest is made of: redis-server, memcached, nginx, or any with --run
+    #[arg(value_name = "PACKAGE")]
+    pub packages: Vec<String>,
+    /// The image to write: kernel, first root and a manifest in one file
+    #[arg(short, long, value_name = "OUT.img")]
+    pub output: PathBuf,
+    /// Put the root on an ext4 disk image, and write it here
+    #[arg(long, value_name = "OUT.ext4")]
+    pub disk: Option<PathBuf>,
+    /// Size of the disk in MiB (if not given, what its files need and 256 more)
+    #[arg(long, value_name = "MIB", requires = "disk", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    pub size: Option<u32>,
+    /// The kernel's package, or one that depends on it
+    #[arg(
+        long,
+        default_value = "linux-image-cloud-amd64",
+        value_name = "PACKAGE"
+    )]
+    pub kernel_package: String,
+    /// A known service to run: redis, memcached, nginx (if not given, that of the packages named)
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
+    pub service: Option<String>,
+    /// A command to run, by a shell; when it ends, the guest powers off
+    #[arg(long, value_name = "CMD")]
+    pub run: Option<String>,
+    /// The kernel command line to boot with, in place of the usual one
+    #[arg(long, value_name = "WORDS")]
+    pub cmdline: Option<String>,
+    /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
 }
