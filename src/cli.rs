@@ -6,6 +6,7 @@ use replay::ClockKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
+use vmm::machine::TscMode;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
 #[derive(Debug, Parser)]
@@ -55,8 +56,14 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image
+    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image or Linux kernel
     pub guest: String,
+    /// A Linux kernel's initial file system
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
+    /// A Linux kernel's command line [default: console=ttyS0]
+    #[arg(long, value_name = "TEXT")]
+    pub append: Option<String>,
     /// Guest memory in MiB
     #[arg(long, default_value_t = 64, value_name = "MIB")]
     pub memory: u32,
@@ -66,12 +73,17 @@ pub struct MachineArgs {
     /// CPU model: v1 or v2
     #[arg(long, default_value_t = CpuModel::V1)]
     pub cpu: CpuModel,
-    /// Instruction clock: blocks (built-in guests) or instructions (single-step, where KVM can)
-    #[arg(long, default_value = "blocks", value_parser = clock_kind)]
-    pub clock: ClockKind,
+    /// Instruction clock: blocks (guests that count for themselves) or instructions (software engine, or
+    /// single-step where KVM can) [default: blocks for the built-in guests, instructions for Linux]
+    #[arg(long, value_parser = clock_kind)]
+    pub clock: Option<ClockKind>,
     /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
     #[arg(long, default_value = "auto", value_name = "ENGINE")]
     pub engine: EngineArg,
+    /// Guest time: logged (each value read is in the log) or derived (from the instruction clock, with
+    /// anchors on arrivals) [default: derived where the software engine counts instructions]
+    #[arg(long, value_name = "MODE")]
+    pub tsc: Option<TscMode>,
     /// Hardware address of the guest's network device
     #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
     pub mac: Mac,
@@ -184,6 +196,9 @@ pub struct ReplayArgs {
     /// The guest's image, if it is not where the recording found it
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// Its initrd, likewise
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
@@ -243,6 +258,10 @@ pub struct PrimaryArgs {
     /// The backup's host, as the viewservice knows it (if not given, it chooses one)
     #[arg(long, value_name = "NAME", requires = "viewservice")]
     pub backup_name: Option<String>,
+    /// Begin in this view, the next by the machine's flags: says that no replica of it runs any more,
+    /// though none marked its end
+    #[arg(long, value_name = "N", conflicts_with = "viewservice")]
+    pub view: Option<u64>,
     /// Kill this process (SIGKILL) as soon as the entry with this index was sent; for tests
     #[arg(long, hide = true, value_name = "N")]
     pub die_at: Option<u64>,
@@ -269,6 +288,9 @@ pub struct BackupArgs {
     /// Guest images are looked for here if the primary's path is not there
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// And their initrds here
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// Send what the guest prints nowhere
     #[arg(long)]
     pub quiet: bool,

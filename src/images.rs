@@ -3,10 +3,12 @@
 use crate::failure::{During, Failure, Outcome};
 use std::borrow::Cow;
 use std::path::Path;
-use xxhash_rust::xxh3::xxh3_64;
+use vmm::machine::GuestImage;
 
 /// Most bytes of an image file.
 const IMAGE_MAX: u64 = 256 << 20;
+/// Most bytes of an initrd: beyond it no guest has room for it.
+const INITRD_MAX: u64 = 3 << 30;
 
 macro_rules! built_in {
     ($($name:literal: $what:literal),* $(,)?) => {
@@ -29,25 +31,51 @@ built_in! {
 pub struct Image {
     /// The name it was asked for by.
     pub name: String,
-    /// The ELF file.
-    pub bytes: Cow<'static, [u8]>,
-    /// xxh3-64 of it.
+    /// The ELF file, or the Linux kernel.
+    kernel: Cow<'static, [u8]>,
+    /// A Linux kernel's initial file system.
+    initrd: Option<Vec<u8>>,
+    /// [`GuestImage::digest`].
     pub digest: u64,
 }
 
-/// The image called `name`: a built-in guest, or else a path.
-pub fn load(name: &str) -> Outcome<Image> {
+impl Image {
+    /// Its bytes.
+    pub fn bytes(&self) -> GuestImage<'_> {
+        GuestImage {
+            kernel: &self.kernel,
+            initrd: self.initrd.as_deref(),
+        }
+    }
+}
+
+/// The image called `name`: a built-in guest, or else a path; with the initrd at `initrd`.
+pub fn load(name: &str, initrd: Option<&str>) -> Outcome<Image> {
     let built_in = BUILT_IN.iter().find(|(known, ..)| *known == name);
-    let bytes = match built_in {
+    let kernel = match built_in {
         Some((.., bytes)) => Cow::Borrowed(*bytes),
         None => Cow::Owned(read(name)?),
     };
-    let digest = xxh3_64(&bytes);
-    Ok(Image {
+    let mut image = Image {
         name: name.to_owned(),
-        bytes,
-        digest,
-    })
+        kernel,
+        initrd: initrd.map(read_initrd).transpose()?,
+        digest: 0,
+    };
+    image.digest = image.bytes().digest();
+    Ok(image)
+}
+
+fn read_initrd(name: &str) -> Outcome<Vec<u8>> {
+    let during = format!("cannot read the initrd {name}");
+    let meta = std::fs::metadata(name).during(&during)?;
+    if !meta.is_file() || meta.len() > INITRD_MAX {
+        return Err(Failure::new(format!(
+            "{name} is no initrd (a file of at most {} MiB is needed)",
+            INITRD_MAX >> 20
+        )));
+    }
+    std::fs::read(name).during(&during)
 }
 
 fn read(name: &str) -> Outcome<Vec<u8>> {
@@ -69,7 +97,7 @@ fn read(name: &str) -> Outcome<Vec<u8>> {
     };
     if !meta.is_file() || meta.len() > IMAGE_MAX {
         return Err(Failure::new(format!(
-            "{name} is no guest image (an ELF64 file is needed)"
+            "{name} is no guest image (an ELF64 file or a Linux bzImage is needed)"
         )));
     }
     std::fs::read(path).during(format_args!("cannot read the guest's image {name}"))

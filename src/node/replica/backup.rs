@@ -68,10 +68,12 @@ impl Side for BackupSide {
     }
 
     fn stop_guest(&mut self) {
+        self.outside.hurry();
         self.inbox.push(Arrival::Stop);
     }
 
     fn halt(&mut self) {
+        self.outside.halt();
         self.reply = None;
         self.receiver.stop();
     }
@@ -281,11 +283,12 @@ fn start(
         )));
     }
     let mac = config.mac;
-    let prepared = setup::prepare(setup::follow(config, args.image.as_deref())?, args.engine)?;
+    let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())?;
+    let prepared = setup::prepare(blueprint, args.engine)?;
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(
-        outside::Disk::Shared,
+        outside::Use::Replica,
         args.net.as_ref(),
         args.disk.as_deref(),
         args.quiet,

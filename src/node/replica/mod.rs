@@ -9,6 +9,7 @@
 //! ```
 
 mod backup;
+mod claim;
 mod control;
 mod events;
 mod inputs;

@@ -82,11 +82,12 @@ impl Soft {
         self.cpu.pending_interrupt = Some(vector);
     }
 
-    /// Runs until the clock reads `until`, an exit, or `kick`.
+    /// Runs until the clock reads `until`, an exit, or `kick`; with `window`, at most until an interrupt can
+    /// be taken.
     ///
     /// Each retired instruction counts one on the clock (for REP see [`crate::Cpu`]'s string
     /// instructions). Whoever handles an exit may add to the clock.
-    pub fn run(&mut self, until: u64, kick: &AtomicBool) -> Exit {
+    pub fn run(&mut self, until: u64, window: bool, kick: &AtomicBool) -> Exit {
         if let Some(write) = self.cpu.outside.posted.pop_front() {
             return Exit::Write(write);
         }
@@ -110,6 +111,10 @@ impl Soft {
             }
             if let Some(exit) = self.block(until) {
                 return exit;
+            }
+            // Whatever lets interrupts in ends its block.
+            if window && self.cpu.interruptible() {
+                return Exit::Stopped;
             }
         }
     }

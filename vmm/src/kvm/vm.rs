@@ -137,10 +137,14 @@ impl Host {
                 missing.join(", ")
             )));
         }
-        let fd = self
-            .kvm
-            .create_vm()
-            .map_err(|e| KvmError::ioctl("KVM_CREATE_VM", e))?;
+        // A process stopped and continued meanwhile finds the call interrupted.
+        let fd = loop {
+            match self.kvm.create_vm() {
+                Err(e) if e.errno() == libc::EINTR => {}
+                made => break made,
+            }
+        };
+        let fd = fd.map_err(|e| KvmError::ioctl("KVM_CREATE_VM", e))?;
         // Intel processors without unrestricted guest need two places for KVM's own use; harmless
         // elsewhere, and refused by kinds of KVM that have no such need.
         let _ = fd.set_identity_map_address(0xfeff_c000);

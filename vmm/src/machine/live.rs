@@ -31,6 +31,15 @@ const PROGRESS_NS: u64 = 4_000_000;
 const BUSY_NS: u64 = 500_000;
 const FRAME_WAIT_NS: u64 = 60_000;
 
+/// How often a guest in derived time is looked at, how far its time may run ahead of real time before it
+/// is held back, and how far behind before it gets an anchor with nothing else.
+///
+/// Behind is the common side, an engine under one count a nanosecond; a guest with a timer never gets
+/// there, and one that spins on the TSC without would wait for ever. One entry in 10 ms costs little.
+const PACE_NS: u64 = 4_000_000;
+const AHEAD_NS_MAX: u64 = 1_000_000;
+const BEHIND_NS_MAX: u64 = 10_000_000;
+
 /// Where the vCPU thread is.
 mod place {
     pub const OUTSIDE: u32 = 0;
@@ -143,7 +152,8 @@ impl ArrivalSink for Inbox {
 /// Where guest time stands: what was answered last, so that a new primary goes on from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestTime {
-    /// Last time-stamp counter or PIT time answered, and the host's monotonic time then.
+    /// Last time-stamp counter or PIT time answered, or derived time anchored, and the host's monotonic
+    /// time then.
     pub tsc: (u64, u64),
     /// Last wall clock answered.
     pub wall_ns: u64,
@@ -156,6 +166,8 @@ pub struct Live {
     time: GuestTime,
     /// Guest time-stamp counter minus the host's monotonic nanoseconds, wrapping.
     tsc_offset: u64,
+    /// Whether derived time was seen: real time began no earlier than it.
+    met: bool,
     spec: TimerSpec,
     due_ns: Option<u64>,
     alarm: Alarm,
@@ -184,6 +196,7 @@ impl Live {
             seen: 0,
             time,
             tsc_offset,
+            met: false,
             spec: TimerSpec::default(),
             due_ns: None,
             alarm: Alarm::new()?,
@@ -198,12 +211,74 @@ impl Live {
         self.followed = followed;
     }
 
-    fn follow_timer(&mut self, spec: TimerSpec) {
-        if spec == self.spec {
+    /// Guest time by the host's clock at `monotonic_ns`.
+    fn real_ns(&self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.wrapping_add(self.tsc_offset)
+    }
+
+    /// The timer's period begins when the guest programs it, by real time or by derived time, whichever is
+    /// later: at the due moment an anchor has brought derived time to the period's end, or it was there.
+    fn follow_timer(&mut self, now: &Situation) {
+        self.meet(now);
+        if now.timer == self.spec {
             return;
         }
-        self.spec = spec;
-        self.due_ns = (spec.period_ns != 0).then(|| hostclock::monotonic_ns() + spec.period_ns);
+        self.spec = now.timer;
+        self.due_ns = (self.spec.period_ns != 0).then(|| {
+            let clock = hostclock::monotonic_ns();
+            let ahead = now
+                .time_ns
+                .map_or(0, |derived| derived.saturating_sub(self.real_ns(clock)));
+            clock + ahead + self.spec.period_ns
+        });
+    }
+
+    /// Derived time at the beginning of this live world is where real time begins, if that is not there
+    /// yet: a replica that caught up faster than its primary ran must not wait for the difference.
+    fn meet(&mut self, now: &Situation) {
+        let (Some(derived), false) = (now.time_ns, self.met) else {
+            return;
+        };
+        self.met = true;
+        let ahead = derived.saturating_sub(self.real_ns(hostclock::monotonic_ns()));
+        self.tsc_offset = self.tsc_offset.wrapping_add(ahead);
+    }
+
+    /// Whether derived time is so far behind real time that it needs an anchor of its own.
+    fn is_behind(&self, now: &Situation, clock: u64) -> bool {
+        now.time_ns.is_some_and(|derived| {
+            !now.halted && self.real_ns(clock) > derived.saturating_add(BEHIND_NS_MAX)
+        })
+    }
+
+    /// Whether something can be delivered in this situation.
+    fn has_arrivals(&self, now: &Situation) -> bool {
+        let queues = self.inbox.queues();
+        !queues.urgent.is_empty() || (now.frames_room > 0 && !queues.frames.is_empty())
+    }
+
+    /// Holds the vCPU back while derived time is ahead of real time, until that has caught up or
+    /// something is to be delivered. Returns the host's time afterwards, given that before.
+    fn hold_back(&self, now: &Situation, mut clock: u64) -> u64 {
+        let Some(derived) = now.time_ns else {
+            return clock;
+        };
+        let mut bearable = AHEAD_NS_MAX;
+        loop {
+            let ahead = derived.saturating_sub(self.real_ns(clock));
+            let until_due = self
+                .due_ns
+                .map_or(u64::MAX, |due| due.saturating_sub(clock));
+            let seen = self.inbox.pushes.load(Ordering::SeqCst);
+            if ahead <= bearable || until_due == 0 || self.has_arrivals(now) {
+                return clock;
+            }
+            bearable = 0;
+            self.inbox.place.store(place::WAITING, Ordering::SeqCst);
+            futex_wait(&self.inbox.pushes, seen, Some(ahead.min(until_due)));
+            self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
+            clock = hostclock::monotonic_ns();
+        }
     }
 
     fn timer(&mut self) -> Option<Arrival> {
@@ -226,10 +301,10 @@ impl Source for Live {
     fn answer(&mut self, question: Question) -> u64 {
         match question {
             // Both are nanoseconds of the one guest clock that never steps back.
-            Question::Tsc | Question::PitElapsed(_) => {
+            Question::Tsc | Question::PitElapsed(_) | Question::PmElapsed => {
                 const { assert!(abi::TSC_HZ == 1_000_000_000, "one tick is one nanosecond") };
                 let now = hostclock::monotonic_ns();
-                let tsc = now.wrapping_add(self.tsc_offset).max(self.time.tsc.0 + 1);
+                let tsc = self.real_ns(now).max(self.time.tsc.0 + 1);
                 self.time.tsc = (tsc, now);
                 tsc
             }
@@ -237,12 +312,17 @@ impl Source for Live {
                 self.time.wall_ns = hostclock::wall_ns().max(self.time.wall_ns);
                 self.time.wall_ns
             }
+            Question::Entropy => entropy(),
         }
+    }
+
+    fn guest_ns(&mut self) -> u64 {
+        self.real_ns(hostclock::monotonic_ns())
     }
 
     fn poll(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
         self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
-        self.follow_timer(now.timer);
+        self.follow_timer(now);
         if let Some(tick) = self.timer() {
             return Ok(Some(tick));
         }
@@ -261,6 +341,11 @@ impl Source for Live {
         };
         if frame.is_some() && self.busy_until_ns == 0 {
             self.busy_until_ns = hostclock::monotonic_ns() + BUSY_NS;
+        }
+        drop(queues);
+        let alone = frame.is_none() && now.time_ns.is_some();
+        if alone && self.is_behind(now, hostclock::monotonic_ns()) {
+            return Ok(Some(Arrival::IrqWindow));
         }
         Ok(frame.map(Arrival::Frame))
     }
@@ -285,14 +370,18 @@ impl Source for Live {
     }
 
     fn next_stop(&mut self, now: &Situation) -> Stop {
-        self.follow_timer(now.timer);
+        self.follow_timer(now);
         let mut place = place::GUEST;
-        if self.followed || self.due_ns.is_some() || self.busy_until_ns != 0 {
-            let clock = hostclock::monotonic_ns();
-            if self.due_ns.is_some_and(|due| due <= clock) {
+        let derived = now.time_ns.is_some();
+        if self.followed || derived || self.due_ns.is_some() || self.busy_until_ns != 0 {
+            let clock = self.hold_back(now, hostclock::monotonic_ns());
+            if self.due_ns.is_some_and(|due| due <= clock) || self.is_behind(now, clock) {
                 return Stop::Soon;
             }
             let mut ring = self.due_ns.unwrap_or(u64::MAX);
+            if derived {
+                ring = ring.min(clock + PACE_NS);
+            }
             if self.followed {
                 ring = ring.min((self.told_ns + PROGRESS_NS).max(clock + FRAME_WAIT_NS));
             }
@@ -307,11 +396,26 @@ impl Source for Live {
             }
         }
         self.inbox.place.store(place, Ordering::SeqCst);
-        let queues = self.inbox.queues();
-        if !queues.urgent.is_empty() || (now.frames_room > 0 && !queues.frames.is_empty()) {
+        if self.has_arrivals(now) {
             return Stop::Soon;
         }
         Stop::Never
+    }
+}
+
+/// Eight bytes of the host's random number generator.
+fn entropy() -> u64 {
+    let mut bytes = [0u8; 8];
+    loop {
+        // SAFETY: the pointer and length are those of `bytes`.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        // Up to 256 bytes come whole, unless a signal comes before the generator is seeded (getrandom(2)).
+        if got == bytes.len() as isize {
+            return u64::from_ne_bytes(bytes);
+        }
+        let error = std::io::Error::last_os_error();
+        let again = error.kind() == std::io::ErrorKind::Interrupted;
+        assert!(again, "getrandom: {error}");
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::convert;
 use crate::cpu::CpuModel;
-use crate::engine::{Bus, Engine, EngineError, VmEntry, VmExit};
+use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
 use crate::kick::{self, Target};
 use crate::memory::GuestMemory;
 use crate::state::CpuState;
@@ -178,7 +178,7 @@ fn bus(space: Space) -> Bus {
     match space {
         Space::Port => Bus::Port,
         Space::Memory => Bus::Mmio,
-        Space::Tsc => unreachable!("the time-stamp counter is not asked outside"),
+        Space::Tsc => Bus::Tsc,
     }
 }
 
@@ -203,6 +203,9 @@ impl Engine for SoftEngine {
         let goal = match stop {
             Stop::Never => None,
             Stop::Soon => Some(self.clock().0 + 1),
+            // Blocks stop at the guest's traps only.
+            Stop::Window if self.kind == ClockKind::Blocks => Some(self.blocks + 1),
+            Stop::Window => None,
             Stop::At(clock) => Some(clock.0),
         };
         let mut kicked = false;
@@ -215,7 +218,12 @@ impl Engine for SoftEngine {
             } else {
                 until = goal.unwrap_or(u64::MAX);
             }
-            let exit = self.soft.run(until, &self.kicked);
+            let window = until == u64::MAX && stop == Stop::Window;
+            let exit = self.soft.run(
+                until,
+                window && self.kind == ClockKind::Instructions,
+                &self.kicked,
+            );
             self.count()?;
             match exit {
                 Exit::Stopped => return Ok(VmExit::Stopped),
@@ -273,6 +281,20 @@ impl Engine for SoftEngine {
     fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
         self.soft.interrupt(vector);
         self.injected = true;
+        Ok(())
+    }
+
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        self.soft.cpu.time = match time {
+            TimeBase::Exit => soft::cpu::TimeBase::Outside,
+            TimeBase::Derived { ns_at_zero } if self.kind == ClockKind::Instructions => {
+                soft::cpu::TimeBase::Clock(ns_at_zero)
+            }
+            TimeBase::Derived { .. } => {
+                let why = "guest time is derived from the clock 'instructions' only";
+                return Err(EngineError::Unsupported(why.into()));
+            }
+        };
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Which instructions a model has.
 
 use crate::model::Model;
-use iced_x86::{CpuidFeature, Instruction};
+use iced_x86::{CpuidFeature, DecoderOptions, Instruction};
 
 /// The instruction sets of one model.
 #[derive(Clone, Debug)]
@@ -68,6 +68,19 @@ impl Features {
             has.push(CpuidFeature::FPU387);
         }
         Self { has }
+    }
+
+    /// Decoder options for prefixes that make another instruction only where that one exists: TZCNT, LZCNT
+    /// and WBNOINVD are BSF, BSR and WBINVD where they are not known.
+    pub fn ignored_prefixes(&self) -> u32 {
+        [
+            (CpuidFeature::BMI1, DecoderOptions::NO_MPFX_0FBC),
+            (CpuidFeature::LZCNT, DecoderOptions::NO_MPFX_0FBD),
+            (CpuidFeature::WBNOINVD, DecoderOptions::NO_WBNOINVD),
+        ]
+        .iter()
+        .filter(|(feature, _)| !self.has.contains(feature))
+        .fold(DecoderOptions::NONE, |all, (_, option)| all | option)
     }
 
     /// Whether `instruction` exists.

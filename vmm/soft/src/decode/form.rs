@@ -150,6 +150,21 @@ impl<'a> Form<'a> {
         self.instruction.memory_size().size()
     }
 
+    /// Whether the memory operand has a 16-bit address, which 32-bit code can ask for and we lack.
+    pub fn has_short_address(&self) -> bool {
+        let i = self.instruction;
+        let kinds = || (0..i.op_count()).map(|n| i.op_kind(n));
+        kinds().any(|kind| match kind {
+            OpKind::Memory => {
+                i.memory_base().size() == 2
+                    || i.memory_index().size() == 2
+                    || i.memory_displ_size() == 2
+            }
+            OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => true,
+            _ => false,
+        })
+    }
+
     /// Sets everything a memory operand needs.
     pub fn memory(&mut self) -> AddressForm {
         let i = self.instruction;

@@ -3,8 +3,10 @@
 //! iced-x86 decodes; one file per family picks the handler for an instruction's form. An instruction no
 //! family knows raises #UD if the model does not have it, and ends the run with a clear word if it does.
 
+mod bits;
 mod features;
 mod form;
+mod general;
 mod integer;
 mod select;
 mod simd;
@@ -55,7 +57,7 @@ pub(crate) fn decode(
     let bytes = &bytes[..bytes.len().min(LONGEST)];
     let bitness = if long { 64 } else { 32 };
     // Positions count from the block's first byte: so do RIP-relative operands and branch targets.
-    let options = DecoderOptions::AMD;
+    let options = DecoderOptions::AMD | features.ignored_prefixes();
     let mut decoder = Decoder::with_ip(bitness, bytes, start.into(), options);
     let mut instruction = Instruction::default();
     decoder.decode_out(&mut instruction);
@@ -66,8 +68,11 @@ pub(crate) fn decode(
         _ => return Err(Undecodable::Invalid),
     }
     let mut form = Form::new(&instruction, start, long);
-    if !features.allow(&instruction) {
+    if !features.allow(&instruction) && !general::does_nothing(&form) {
         return Ok(form.ending(undefined));
+    }
+    if form.has_short_address() {
+        return Ok(form.ending(unimplemented));
     }
     let lowered = integer::lower(&mut form)
         .or_else(|| system::lower(&mut form))
