@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use vmm::backends::netns::PrivateNetwork;
 use vmm::backends::switch::{Forward, Switch};
 
-/// The TAPs of a private network, for the two replicas of a pair.
-const TAPS: [&str; 2] = ["tandem0", "tandem1"];
+/// The TAPs of a private network, for the two replicas of a pair: the primary's, the backup's.
+pub const TAPS: [&str; 2] = ["tandem0", "tandem1"];
 /// The guest's address on either network.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// Where kv listens.
@@ -150,6 +150,14 @@ impl Cluster {
     /// A folder that lasts as long as this.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The socket of the userspace switch, if that is the network.
+    pub fn switch_socket(&self) -> Option<&Path> {
+        match &self.network {
+            Network::Tap(_) => None,
+            Network::Switch { socket, .. } => Some(socket),
+        }
     }
 
     /// Where clients find the guest's server.

@@ -129,6 +129,9 @@ impl Blocks {
 
     #[inline(never)]
     fn find_slowly(&mut self, cpu: &mut Cpu) -> Result<Place, Trap> {
+        for page in std::mem::take(&mut cpu.rewritten) {
+            self.forget(page);
+        }
         let rip = cpu.rip;
         let physical = fetch_address(cpu, rip)?;
         let key = Key::new(physical, cpu.long_code);

@@ -189,6 +189,9 @@ pub struct Cpu {
     pub tlb: Tlb,
     /// RAM.
     pub physical: Physical,
+    /// Physical page numbers a string instruction wrote to though they had decoded instructions: those
+    /// are dropped before another block is fetched.
+    pub(crate) rewritten: Vec<u64>,
     /// Accesses that others do.
     pub outside: Outside,
 }
@@ -222,6 +225,7 @@ impl Cpu {
             model,
             tlb: Tlb::default(),
             physical,
+            rewritten: Vec::new(),
             outside: Outside::default(),
         }
     }

@@ -3,11 +3,11 @@
 use super::vcpu::KvmEngine;
 use crate::cpu::CpuModel;
 use crate::engine::EngineError;
-use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use crate::memory::GuestMemory;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Why KVM cannot be had.
@@ -87,7 +87,7 @@ impl Host {
     /// # Errors
     /// See [`KvmError`].
     pub fn open() -> Result<Self, KvmError> {
-        crate::kick::install().map_err(|source| KvmError::Ioctl {
+        super::kick::install().map_err(|source| KvmError::Ioctl {
             operation: "cannot install the kick signal's handler".into(),
             source,
         })?;
@@ -137,14 +137,8 @@ impl Host {
                 missing.join(", ")
             )));
         }
-        // A process stopped and continued meanwhile finds the call interrupted.
-        let fd = loop {
-            match self.kvm.create_vm() {
-                Err(e) if e.errno() == libc::EINTR => {}
-                made => break made,
-            }
-        };
-        let fd = fd.map_err(|e| KvmError::ioctl("KVM_CREATE_VM", e))?;
+        let fd = uninterrupted(|| self.kvm.create_vm())
+            .map_err(|e| KvmError::ioctl("KVM_CREATE_VM", e))?;
         // Intel processors without unrestricted guest need two places for KVM's own use; harmless
         // elsewhere, and refused by kinds of KVM that have no such need.
         let _ = fd.set_identity_map_address(0xfeff_c000);
@@ -185,6 +179,19 @@ impl Host {
     }
 }
 
+/// Does what a signal may cut short (a process stopped and let go on while KVM waits for the kernel, say)
+/// until it is not. For steps that have changed nothing when they end so.
+fn uninterrupted<T>(
+    mut step: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match step() {
+            Err(e) if e.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
 /// One virtual machine.
 #[derive(Clone)]
 pub struct Vm {
@@ -215,10 +222,7 @@ impl Vm {
     /// # Errors
     /// See [`KvmError`].
     pub fn create_engine(&self) -> Result<KvmEngine, KvmError> {
-        let fd = self
-            .inner
-            .fd
-            .create_vcpu(0)
+        let fd = uninterrupted(|| self.inner.fd.create_vcpu(0))
             .map_err(|e| KvmError::ioctl("KVM_CREATE_VCPU", e))?;
         let leaves: Vec<kvm_cpuid_entry2> = self
             .inner

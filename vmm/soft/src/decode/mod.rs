@@ -10,6 +10,9 @@ mod general;
 mod integer;
 mod select;
 mod simd;
+mod simd_float;
+mod simd_later;
+mod string;
 mod system;
 mod x87;
 
@@ -75,8 +78,11 @@ pub(crate) fn decode(
         return Ok(form.ending(unimplemented));
     }
     let lowered = integer::lower(&mut form)
+        .or_else(|| string::lower(&mut form))
         .or_else(|| system::lower(&mut form))
         .or_else(|| simd::lower(&mut form))
+        .or_else(|| simd_float::lower(&mut form))
+        .or_else(|| simd_later::lower(&mut form))
         .or_else(|| x87::lower(&mut form));
     Ok(lowered.unwrap_or_else(|| form.ending(unimplemented)))
 }

@@ -47,7 +47,7 @@ impl Form<'_> {
     }
 
     /// Sets `imm` if the last operand is one.
-    fn last_immediate(&mut self) {
+    pub fn last_immediate(&mut self) {
         let last = self.instruction.op_count() - 1;
         if self.is_immediate(last) {
             self.imm(last);
@@ -56,7 +56,7 @@ impl Form<'_> {
 }
 
 /// `O register, register/memory/immediate (, imm)`, memory being as wide as the register.
-fn full<O: Packed>(form: &mut Form) -> Handler {
+pub(super) fn full<O: Packed>(form: &mut Form) -> Handler {
     form.dst(0).last_immediate();
     let mm = form.is_mm(0);
     if form.is_memory(1) {
@@ -99,7 +99,7 @@ fn shift<O: Packed>(form: &mut Form) -> Handler {
 }
 
 /// `O xmm, xmm/memory of W (, imm)`.
-fn narrow<O: Packed, W: Word>(form: &mut Form) -> Handler {
+pub(super) fn narrow<O: Packed, W: Word>(form: &mut Form) -> Handler {
     form.dst(0).last_immediate();
     if form.is_memory(1) {
         form.any();
@@ -370,7 +370,7 @@ fn unpack_low<O: Packed>(form: &mut Form) -> Handler {
 }
 
 /// A general register or a word of memory into a vector.
-fn insert<O: Packed, W: Word>(form: &mut Form) -> Handler {
+pub(super) fn insert<O: Packed, W: Word>(form: &mut Form) -> Handler {
     form.dst(0).last_immediate();
     let mm = form.is_mm(0);
     if form.is_memory(1) {

@@ -174,7 +174,7 @@ const CRC: [u32; 256] = {
         let mut crc = n as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = crc >> 1 ^ (crc & 1) * 0x82f6_3b78;
+            crc = (crc >> 1) ^ ((crc & 1) * 0x82f6_3b78);
             bit += 1;
         }
         table[n] = crc;
@@ -188,7 +188,7 @@ pub(crate) fn crc32<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Tr
     let mut value = S::read::<W>(cpu, op)?.zext();
     let mut crc = u32::get(cpu, op.dst);
     for _ in 0..W::BYTES {
-        crc = crc >> 8 ^ CRC[usize::from(crc as u8 ^ value as u8)];
+        crc = (crc >> 8) ^ CRC[usize::from(crc as u8 ^ value as u8)];
         value >>= 8;
     }
     crc.set(cpu, op.dst);

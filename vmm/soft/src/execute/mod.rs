@@ -25,6 +25,7 @@ pub(crate) mod segments;
 pub(crate) mod shift;
 pub(crate) mod simd;
 pub(crate) mod stack;
+pub(crate) mod string;
 pub(crate) mod system;
 pub(crate) mod tables;
 pub(crate) mod transfer;

@@ -8,11 +8,14 @@
 //! Vectors are `u128`s, lane 0 in the low bits. Of the host only SSE2 is assumed, which every x86-64
 //! processor has.
 
+pub(crate) mod float;
 pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod moves;
+pub(crate) mod rounding;
 pub(crate) mod ssse3;
 pub(crate) mod state;
+pub(crate) mod strings;
 
 use crate::fpu::Fpu;
 use crate::op::{Address, Full, Narrow, Op};
