@@ -58,17 +58,18 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image or Linux kernel
+    /// A built-in guest (counter, clock, echo, disk, kv), or a file: an ELF64 image, a Linux kernel, or what
+    /// `tandem image` makes
     pub guest: String,
     /// A Linux kernel's initial file system
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<String>,
-    /// A Linux kernel's command line [default: console=ttyS0]
+    /// A Linux kernel's command line [default: console=ttyS0]; for what `tandem image` makes, more of it
     #[arg(long, value_name = "TEXT")]
     pub append: Option<String>,
-    /// Guest memory in MiB
-    #[arg(long, default_value_t = 64, value_name = "MIB")]
-    pub memory: u32,
+    /// Guest memory in MiB [default: 64, or what the image asks for]
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u32>,
     /// Arguments for the guest, as key=value; may be repeated
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     pub args: Vec<String>,
