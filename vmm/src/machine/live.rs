@@ -446,3 +446,7 @@ fn futex_wait(word: &AtomicU32, seen: u32, timeout_ns: Option<u64>) {
         libc::syscall(libc::SYS_futex, word.as_ptr(), op, seen, timeout);
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;
