@@ -83,7 +83,7 @@ impl Cache {
             .during(format_args!("cannot open {}", path.display()))?;
         if lock.try_lock().is_err() {
             on_wait();
-            lock.lock()
+            stop.while_waiting(|| lock.lock())
                 .during(format_args!("cannot lock {}", path.display()))?;
         }
         stop.check()?;

@@ -218,6 +218,10 @@ impl Walk<'_> {
         let Some(line) = bytes.strip_prefix(b"#!") else {
             return;
         };
+        // Elsewhere (a library's modules) such a line is seldom meant to be used.
+        if !path.contains("bin/") {
+            return;
+        }
         let line = line.split(|byte| *byte == b'\n').next().unwrap_or(line);
         let line = String::from_utf8_lossy(&line[..line.len().min(256)]).into_owned();
         let mut words = line.split_whitespace();

@@ -189,7 +189,7 @@ fn summary(args: &ImageArgs, sums: Sums) -> Outcome<Summary> {
 }
 
 fn words(summary: &Summary) -> String {
-    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, (bytes % (1 << 20)) * 10 >> 20);
+    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
     let mut lines = vec![format!(
         "image     {}, {} (initrd {})",
         summary.image,

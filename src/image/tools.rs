@@ -29,6 +29,7 @@ pub struct Stop(Arc<Mutex<StopState>>);
 #[derive(Debug, Default)]
 struct StopState {
     asked: bool,
+    waits: bool,
     child: Option<Pid>,
 }
 
@@ -37,10 +38,21 @@ impl Stop {
     pub fn ask(&self) {
         let mut state = self.state();
         state.asked = true;
+        if state.waits {
+            std::process::exit(130);
+        }
         if let Some(child) = state.child {
             // The child is not reaped while it stands here, so the number is still its own.
             let _ = kill(child, Signal::SIGKILL);
         }
+    }
+
+    /// Runs `wait`, which has nothing to leave behind: being asked to end ends the process.
+    pub fn while_waiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.state().waits = true;
+        let waited = wait();
+        self.state().waits = false;
+        waited
     }
 
     /// # Errors
@@ -93,7 +105,10 @@ impl ToolFailure {
     pub fn line(&self) -> &str {
         let lines = || self.stderr.lines().filter(|line| !line.trim().is_empty());
         let error = lines().find_map(|line| line.strip_prefix("E: "));
-        error.or_else(|| lines().last()).unwrap_or("no word").trim()
+        error
+            .or_else(|| lines().next_back())
+            .unwrap_or("no word")
+            .trim()
     }
 }
 
