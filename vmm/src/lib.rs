@@ -15,3 +15,7 @@ pub mod hostclock;
 pub mod kvm;
 pub mod machine;
 pub mod state;
+
+#[cfg(test)]
+#[path = "../../tests/common/skipped.rs"]
+mod skipped;
