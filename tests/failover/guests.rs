@@ -3,6 +3,7 @@
 //! Primaries are killed from outside (SIGKILL), in the middle of their work.
 
 use super::common::{LIMIT, cluster, have_kvm, machine, os, switch_cluster, tandem};
+use super::patient;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
@@ -32,7 +33,7 @@ fn echo_through_failover(cluster: &mut Cluster, kill_after: usize) {
     let server = cluster.serve(ECHO).unwrap();
     let options = PairOptions {
         network: true,
-        ..PairOptions::default()
+        ..patient()
     };
     let vm = format!("echo-{kill_after}");
     let mut pair = cluster.start_pair(&vm, &os(&["echo"]), &options).unwrap();
@@ -127,9 +128,7 @@ fn console_goes_on(
     assert!(alone.status.success());
     let alone = String::from_utf8(alone.stdout).unwrap();
     let alone: Vec<String> = alone.lines().map(str::to_owned).collect();
-    let mut pair = cluster
-        .start_pair(vm, &os(guest), &PairOptions::default())
-        .unwrap();
+    let mut pair = cluster.start_pair(vm, &os(guest), &patient()).unwrap();
     let begun = Instant::now();
     while !ripe(&pair) {
         assert!(begun.elapsed() < LIMIT, "{vm}: {:?}", pair.events());
