@@ -37,7 +37,8 @@ fn echo_through_failover(cluster: &mut Cluster, kill_after: usize) {
     };
     let vm = format!("echo-{kill_after}");
     let mut pair = cluster.start_pair(&vm, &os(&["echo"]), &options).unwrap();
-    pair.wait_ready("ready").unwrap();
+    let ready = |line: &str| line.contains("ready");
+    pair.primary.wait_line(LIMIT, ready).unwrap();
     let mut rng = Rng::new(kill_after as u64, 0);
     let bytes: Vec<u8> = (0..1 << 20).map(|_| rng.next_u64() as u8).collect();
     let mut stream = connect(server);
