@@ -2,14 +2,14 @@
 
 use crate::cli::LogArgs;
 use crate::failure::{During, Failure, Outcome};
+use crate::node::setup::Origin;
 use crate::report::table::{Align, Table};
-use replay::codec::from_bytes;
 use replay::file::{LogReader, Tail};
 use replay::{ClockKind, Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
-use vmm::machine::MachineConfig;
+use vmm::engine::EngineKind;
 
 /// Entries of one kind.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -27,6 +27,8 @@ pub struct Share {
 struct Summary {
     guest: String,
     cpu_model: String,
+    /// What recorded it; null in logs of version 1.
+    engine: Option<EngineKind>,
     clock_kind: ClockKind,
     entries: u64,
     clock: u64,
@@ -51,10 +53,7 @@ pub fn mbit_s(bytes: u64, us: u64) -> f64 {
 /// Says what is in a log.
 pub fn log(args: &LogArgs) -> Outcome {
     let mut reader = LogReader::open(&args.log)?;
-    let config: MachineConfig = from_bytes(&reader.header().config).during(format_args!(
-        "{}: machine configuration",
-        args.log.display()
-    ))?;
+    let (config, engine) = Origin::of_log(&reader, &args.log)?;
     let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
     let (mut entries, mut clock) = (0, 0);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -78,6 +77,7 @@ pub fn log(args: &LogArgs) -> Outcome {
     let summary = Summary {
         guest: config.guest,
         cpu_model: reader.header().cpu_model.clone(),
+        engine,
         clock_kind: reader.header().clock_kind,
         entries,
         clock,
@@ -112,8 +112,15 @@ pub fn log(args: &LogArgs) -> Outcome {
 
 fn print(summary: &Summary) {
     println!(
-        "guest {} on CPU model {}, clock {} ({}), {:.2} s",
-        summary.guest, summary.cpu_model, summary.clock, summary.clock_kind, summary.seconds
+        "guest {} on CPU model {}, {}, clock {} ({}), {:.2} s",
+        summary.guest,
+        summary.cpu_model,
+        summary
+            .engine
+            .map_or("engine not recorded".into(), |engine| engine.to_string()),
+        summary.clock,
+        summary.clock_kind,
+        summary.seconds
     );
     let columns = [
         ("kind", Align::Left),

@@ -29,7 +29,12 @@ use std::path::{Path, PathBuf};
 /// First bytes of a log file.
 pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 /// Version of header, frames and entries.
-pub const FORMAT_VERSION: u32 = 1;
+///
+/// Version 2 has the engine behind the machine's configuration. The rest is that of version 1, whose logs
+/// can still be read.
+pub const FORMAT_VERSION: u32 = 2;
+/// Oldest version that can be read.
+const FORMAT_VERSION_MIN: u32 = 1;
 /// Most bytes of a header.
 const HEADER_MAX: usize = 64 << 10;
 /// Most bytes of a frame.
@@ -46,7 +51,7 @@ pub struct LogHeader {
     pub cpu_model: String,
     /// What the clock counts.
     pub clock_kind: ClockKind,
-    /// Machine configuration, in the machine's own encoding.
+    /// Machine configuration, and from version 2 on the engine that ran it, in the machine's own encoding.
     pub config: Vec<u8>,
     /// Digest of the first state.
     pub first_state: u64,
@@ -165,6 +170,7 @@ pub struct Tail {
 pub struct LogReader {
     file: BufReader<File>,
     path: PathBuf,
+    version: u32,
     header: LogHeader,
     decoder: Decoder,
     frame: Vec<u8>,
@@ -193,10 +199,11 @@ impl LogReader {
         if head[..8] != MAGIC {
             return Err(foreign("not a Tandem log (wrong magic number)"));
         }
-        if word(8) != FORMAT_VERSION {
+        let version = word(8);
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
             return Err(foreign(&format!(
-                "log format {}, but this program reads format {FORMAT_VERSION}",
-                word(8)
+                "log format {version}, but this program reads formats {FORMAT_VERSION_MIN} to \
+                 {FORMAT_VERSION}"
             )));
         }
         let malformed = |what: &str| LogError::Malformed {
@@ -218,6 +225,7 @@ impl LogReader {
         Ok(Self {
             file,
             path: path.to_owned(),
+            version,
             header,
             decoder: Decoder::new(),
             frame: Vec::new(),
@@ -227,6 +235,12 @@ impl LogReader {
             ended: false,
             tail: None,
         })
+    }
+
+    /// The format version it was written in.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// What the log says of itself.

@@ -1,11 +1,11 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
 use super::outside::{self, Direct, Discard};
-use super::setup;
+use super::setup::{self, Origin};
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
-use replay::codec::{from_bytes, to_bytes};
+use replay::codec::to_bytes;
 use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader, LogWriter};
 use replay::recorder::{Recorder, StatePace};
@@ -58,7 +58,7 @@ pub fn record(args: RecordArgs) -> Outcome {
         let header = LogHeader {
             cpu_model: config.cpu.name().to_owned(),
             clock_kind,
-            config: to_bytes(config),
+            config: to_bytes(&Origin::here(config)),
             first_state,
         };
         Ok(LogWriter::create(&path, &header, || {
@@ -112,7 +112,7 @@ fn live<L: LogSink>(
     let blueprint = setup::blueprint(&machine_args)?;
     let prepared = setup::prepare(blueprint)?;
     let inbox = Inbox::new();
-    let _network = forward(args.forward.as_deref(), &mut machine_args)?;
+    let _network = forward(args.forward.as_deref(), args.guest_ip, &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
     let _typing = args
@@ -152,6 +152,7 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
 /// A switch in this process with a port forward on it, if asked for.
 fn forward(
     spec: Option<&str>,
+    guest_ip: Option<Ipv4Addr>,
     args: &mut MachineArgs,
 ) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
     let Some(spec) = spec else { return Ok(None) };
@@ -165,7 +166,8 @@ fn forward(
     let socket = folder.path().join("switch");
     let switch = Switch::start(&socket)?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, host));
-    let to = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), guest);
+    let ip = guest_ip.map_or_else(|| setup::guest_ip(&args.args), Ok)?;
+    let to = SocketAddrV4::new(ip, guest);
     let forward = Forward::start(&socket, listen, to)?;
     args.net = Some(NetArg::Switch(socket));
     Ok(Some((forward, switch, folder)))
@@ -176,10 +178,14 @@ pub fn replay(args: ReplayArgs) -> Outcome {
     let begun = Instant::now();
     let reader = LogReader::open(&args.log)?;
     let header = reader.header().clone();
-    let config: MachineConfig = from_bytes(&header.config).during(format_args!(
-        "{}: machine configuration",
-        args.log.display()
-    ))?;
+    let (config, engine) = Origin::of_log(&reader, &args.log)?;
+    if let Some(engine) = engine.filter(|engine| *engine != setup::engine_here()) {
+        eprintln!(
+            "tandem: {}: recorded on {engine}, this host has {}: the guest may differ",
+            args.log.display(),
+            setup::engine_here()
+        );
+    }
     let clock_kind = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;

@@ -1,9 +1,9 @@
 //! Logs of every format version there was must be read for ever, entry by entry.
 //!
-//! `v1.log` holds one entry of every kind; `v1.txt` says what it says. To add a version, write a new pair
-//! with `TANDEM_GOLDEN=write` and never touch the old ones.
+//! `v2.log` holds one entry of every kind; `v2.txt` says what it says; `v1` are those of version 1. To add
+//! a version, write a new pair with `TANDEM_GOLDEN=write` and never touch the old ones.
 
-use replay::file::{LogHeader, LogReader, LogWriter};
+use replay::file::{FORMAT_VERSION, LogHeader, LogReader, LogWriter};
 use replay::{
     Arrival, Clock, ClockKind, Event, LogEntry, LogIndex, LogSink, Question, RegisterDigest, Stand,
 };
@@ -109,21 +109,27 @@ fn write(path: &Path) {
 }
 
 #[test]
-fn logs_of_version_1_are_read_as_they_were_written() {
-    let (log, expected) = (folder().join("v1.log"), folder().join("v1.txt"));
+fn logs_of_every_version_are_read_as_they_were_written() {
+    let (log, expected) = (folder().join("v2.log"), folder().join("v2.txt"));
     if std::env::var_os("TANDEM_GOLDEN").is_some() {
         write(&log);
         std::fs::write(&expected, text(&log)).unwrap();
     }
-    assert_eq!(text(&log), std::fs::read_to_string(&expected).unwrap());
+    for version in 1..=FORMAT_VERSION {
+        let (log, expected) = ["log", "txt"]
+            .map(|kind| folder().join(format!("v{version}.{kind}")))
+            .into();
+        assert_eq!(LogReader::open(&log).unwrap().version(), version);
+        assert_eq!(text(&log), std::fs::read_to_string(&expected).unwrap());
+    }
 }
 
 #[test]
-fn todays_writer_still_writes_version_1() {
+fn todays_writer_still_writes_version_2() {
     let folder_now = tempfile::tempdir().unwrap();
     let now = folder_now.path().join("log");
     write(&now);
-    let golden = std::fs::read(folder().join("v1.log")).unwrap();
+    let golden = std::fs::read(folder().join("v2.log")).unwrap();
     assert_eq!(
         std::fs::read(&now).unwrap(),
         golden,

@@ -60,7 +60,8 @@ pub struct Held {
     pub view: ViewNumber,
     /// What it is.
     pub role: Role,
-    /// How far the backup's execution is behind, in milliseconds; a primary knows.
+    /// How far the backup's execution is behind, in milliseconds: by its own account, or as the
+    /// primary knows it from acks.
     #[serde(default)]
     pub lag_ms: Option<u64>,
 }
