@@ -88,7 +88,7 @@ pub fn log(args: &LogArgs) -> Outcome {
         kinds,
     };
     if args.json {
-        println!("{}", serde_json::to_string(&summary).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&summary).during("report")?);
     } else if !args.entries {
         print(&summary);
     }
@@ -102,7 +102,7 @@ pub fn log(args: &LogArgs) -> Outcome {
         )));
     }
     if !summary.whole {
-        eprintln!(
+        crate::complain!(
             "tandem: {}: the recording was cut off: it has no end entry",
             args.log.display()
         );
@@ -111,7 +111,7 @@ pub fn log(args: &LogArgs) -> Outcome {
 }
 
 fn print(summary: &Summary) {
-    println!(
+    crate::sayln!(
         "guest {} on CPU model {}, {}, clock {} ({}), {:.2} s",
         summary.guest,
         summary.cpu_model,
@@ -143,7 +143,7 @@ fn print(summary: &Summary) {
         ));
     }
     table.row(row("all", count, bytes, rate));
-    print!("{table}");
+    crate::report::say(&table.to_string());
 }
 
 fn row(name: &str, count: u64, bytes: u64, rate: f64) -> [String; 5] {

@@ -78,9 +78,9 @@ pub fn record(args: RecordArgs) -> Outcome {
             digest: Some(format!("{:016x}", ended.digest)),
             seconds,
         };
-        println!("{}", serde_json::to_string(&report).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
     } else {
-        eprintln!(
+        crate::complain!(
             "recorded {entries} entries, clock {} ({clock_kind}), {seconds:.2} s: {}",
             ended.clock,
             args.output.display()
@@ -180,7 +180,7 @@ pub fn replay(args: ReplayArgs) -> Outcome {
     let header = reader.header().clone();
     let (config, engine) = Origin::of_log(&reader, &args.log)?;
     if let Some(engine) = engine.filter(|engine| *engine != setup::engine_here()) {
-        eprintln!(
+        crate::complain!(
             "tandem: {}: recorded on {engine}, this host has {}: the guest may differ",
             args.log.display(),
             setup::engine_here()
@@ -228,9 +228,9 @@ pub fn replay(args: ReplayArgs) -> Outcome {
             digest: ended.map(|ended| format!("{:016x}", ended.digest)),
             seconds,
         };
-        println!("{}", serde_json::to_string(&report).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
     } else if ended.is_some() {
-        println!(
+        crate::sayln!(
             "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
              every entry and digest as recorded"
         );

@@ -112,7 +112,7 @@ impl Side for BackupSide {
             }
             VcpuEvent::Diverged(why) => {
                 events.note("diverged", &why);
-                eprintln!("tandem: {why}");
+                crate::complain!("tandem: {why}");
                 Some(Event::Diverged)
             }
             VcpuEvent::Failed(why) => {
@@ -221,7 +221,7 @@ fn accept(
         match (caller.answer(&hello, HANDSHAKE, decide), started) {
             (Ok(connection), Some(started)) => return Ok((connection, hello, started)),
             (Err(e), _) => {
-                eprintln!("tandem: a primary was turned away: {e}");
+                crate::complain!("tandem: a primary was turned away: {e}");
             }
             (Ok(_), None) => unreachable!("a welcome primary's machine was started"),
         }
