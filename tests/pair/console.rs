@@ -141,7 +141,15 @@ fn a_guest_that_prints_too_much_waits_and_its_pair_stays() {
     }
     let site = Site::new();
     let (mut backup, at) = site.backup(&["--suspect-ms", "300"]);
-    let words = ["clock", "--arg", "reads=500", "--arg", "rtc=500"];
+    let words = [
+        "clock",
+        "--arg",
+        "reads=500",
+        "--arg",
+        "rtc=500",
+        "--arg",
+        "hz=10",
+    ];
     let mut primary = Stalled::start(&site, &words, &at);
     primary.wait_held(16 << 10);
     // Three times the silence that makes a replica suspicious.
@@ -168,7 +176,15 @@ fn a_guest_that_waits_for_a_reader_ends_when_asked() {
     }
     let site = Site::new();
     let (mut backup, at) = site.backup(&[]);
-    let words = ["clock", "--arg", "reads=500", "--arg", "rtc=500"];
+    let words = [
+        "clock",
+        "--arg",
+        "reads=500",
+        "--arg",
+        "rtc=500",
+        "--arg",
+        "hz=10",
+    ];
     let mut primary = Stalled::start(&site, &words, &at);
     primary.wait_held(16 << 10);
     primary.ask_to_end();
