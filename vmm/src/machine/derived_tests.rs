@@ -3,7 +3,7 @@
 //! host's clock is simulated, so that each seed is one history.
 
 use super::pace::{AHEAD_NS_MAX, Pace};
-use super::{Machine, MachineConfig, TscMode, boot};
+use super::{BoardKind, Machine, MachineConfig, TscMode, boot};
 use crate::cpu::CpuModel;
 use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
 use crate::state::CpuState;
@@ -431,6 +431,8 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
         tsc,
         mac: [2, 0, 0, 0, 0, 1],
         disk_sectors: None,
+        initrd: None,
+        board: BoardKind::Bare,
     };
     let memory = boot::memory(&config).unwrap();
     let mut engine = Scripted::new(kick_after);
