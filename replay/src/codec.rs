@@ -46,9 +46,10 @@ mod wire {
     pub const OUTPUT: u8 = 11;
     pub const STATE: u8 = 12;
     pub const END: u8 = 13;
-    pub const PM_TIMER: u8 = 14;
-    pub const ENTROPY: u8 = 15;
-    pub const KINDS: usize = 16;
+    // 14 to 23 are not used.
+    pub const PM_TIMER: u8 = 24;
+    pub const ENTROPY: u8 = 25;
+    pub const KINDS: usize = 26;
     /// RIP is that of the last entry of the same kind: the block trap, mostly.
     pub const SAME_RIP: u8 = 0x80;
     /// RIP is that of the entry of the same kind before: a guest alternates between trap and halt.

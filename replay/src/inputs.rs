@@ -12,6 +12,9 @@ pub enum Stop {
     Never,
     /// At the next place the engine can stop at, whichever that is.
     Soon,
+    /// Like `Soon`, for an interrupt that cannot be taken yet: an engine that sees at no cost where it can
+    /// be need not stop before.
+    Window,
     /// Exactly there.
     At(Clock),
 }

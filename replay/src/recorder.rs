@@ -159,7 +159,7 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
             self.log.flush()?;
         }
         if now.interrupt_pending {
-            return Ok(Stop::Soon);
+            return Ok(Stop::Window);
         }
         Ok(self.source.next_stop(now))
     }

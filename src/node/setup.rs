@@ -1,18 +1,21 @@
 //! From arguments, or a peer's word, to a machine that has not run yet.
 
+use super::engine::{AnyMachine, Chosen, EngineArg};
 use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::images::{self, Image};
 use replay::ClockKind;
 use std::path::Path;
-use vm_memory::GuestMemoryMmap;
-use vmm::kvm::{Host, KvmEngine, Vm};
 use vmm::machine::{BoardKind, Machine, MachineConfig, TscMode, boot};
+use vmm::memory::GuestMemory;
 
 /// The guest's network address unless its arguments say otherwise.
 pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
 /// And its gateway: the host's side of the demo's bridge.
 pub const GATEWAY: &str = "10.77.0.1";
+
+/// Guest memory unless the command line or the image says otherwise.
+const MEMORY_MIB: u32 = 64;
 
 /// A Linux kernel's command line unless another is given: messages on the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
@@ -31,15 +34,22 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
     let image = images::load(&args.guest, initrd)?;
     let board = image.bytes().board()?;
     let disk_sectors = args.disk.as_deref().map(disk_sectors).transpose()?;
+    let clock_kind = args.clock.unwrap_or(match board {
+        BoardKind::Bare => ClockKind::Blocks,
+        BoardKind::Pc => ClockKind::Instructions,
+    });
+    let counted = clock_kind == ClockKind::Instructions && args.engine != EngineArg::Kvm;
     let config = MachineConfig {
         guest: args.guest.clone(),
         image_digest: image.digest,
-        memory_mib: args.memory,
-        cmdline: cmdline(args, board)?,
+        memory_mib: args
+            .memory
+            .unwrap_or(image.manifest.as_ref().map_or(MEMORY_MIB, |m| m.memory_mib)),
+        cmdline: cmdline(args, board, &image)?,
         cpu: args.cpu,
-        clock_kind: args.clock,
+        clock_kind,
         // KVM counts no RDTSC: it leaves the guest.
-        tsc: args.tsc.unwrap_or(TscMode::usual(false)),
+        tsc: args.tsc.unwrap_or(TscMode::usual(counted)),
         mac: args.mac.0,
         disk_sectors,
         initrd: initrd.map(str::to_owned),
@@ -50,9 +60,13 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
 }
 
 /// A bare-metal guest's arguments, with its addresses; or a Linux kernel's command line.
-fn cmdline(args: &MachineArgs, board: BoardKind) -> Outcome<String> {
+fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<String> {
     if board == BoardKind::Pc {
-        let mut words = vec![args.append.clone().unwrap_or(LINUX_CMDLINE.to_owned())];
+        let append = args.append.clone();
+        let mut words = match &image.manifest {
+            Some(manifest) => vec![manifest.cmdline.clone(), append.unwrap_or_default()],
+            None => vec![append.unwrap_or(LINUX_CMDLINE.to_owned())],
+        };
         words.extend(args.args.iter().cloned());
         return Ok(words.join(" "));
     }
@@ -103,62 +117,29 @@ pub fn follow(
     Ok(Blueprint { config, image })
 }
 
-/// A blueprint with KVM and memory to run it; the vCPU is made by the thread that runs it.
+/// A blueprint with an engine and memory to run it; the vCPU is made by the thread that runs it.
 pub struct Prepared {
     blueprint: Blueprint,
-    memory: GuestMemoryMmap,
-    vm: Vm,
+    memory: GuestMemory,
+    engine: Chosen,
 }
 
-/// Gets KVM and memory.
-pub fn prepare(blueprint: Blueprint) -> Outcome<Prepared> {
-    let host = Host::open()?;
+/// Gets engine and memory.
+pub fn prepare(blueprint: Blueprint, engine: EngineArg) -> Outcome<Prepared> {
     let memory = boot::memory(&blueprint.config)?;
-    let vm = host.create_vm(memory.clone(), blueprint.config.cpu)?;
+    let engine = Chosen::choose(engine, &blueprint.config, &memory)?;
     Ok(Prepared {
         blueprint,
         memory,
-        vm,
+        engine,
     })
 }
 
 impl Prepared {
     /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
-    ///
-    /// # Errors
-    /// Also if the guest does not count its blocks: no second run of it could be the same.
-    pub fn boot(self) -> Outcome<(Machine<KvmEngine>, u64)> {
-        let config = self.config();
-        if config.board == BoardKind::Pc && config.clock_kind == ClockKind::Blocks {
-            return Err(Failure::new(format!(
-                "'{}' does not count for the clock 'blocks': on KVM it can be run, \
-                 but neither recorded nor replicated",
-                config.guest
-            )));
-        }
-        self.boot_as(|_| Ok(()))
-    }
-
-    /// [`Prepared::boot`] for a run that is neither recorded nor replicated.
-    pub fn boot_alone(self) -> Outcome<(Machine<KvmEngine>, u64)> {
-        let config = self.config();
-        let free = config.board == BoardKind::Pc && config.clock_kind == ClockKind::Blocks;
-        self.boot_as(|engine| {
-            if free {
-                engine.run_free()?;
-            }
-            Ok(())
-        })
-    }
-
-    fn boot_as(
-        self,
-        set_up: impl FnOnce(&mut KvmEngine) -> Outcome,
-    ) -> Outcome<(Machine<KvmEngine>, u64)> {
-        let mut engine = self.vm.create_engine()?;
-        set_up(&mut engine)?;
+    pub fn boot(self) -> Outcome<(AnyMachine, u64)> {
         let config = self.blueprint.config;
-        engine.set_clock_kind(config.clock_kind)?;
+        let engine = self.engine.create(&config, &self.memory)?;
         let mut machine =
             Machine::boot(engine, self.memory, config, &self.blueprint.image.bytes())?;
         let first_state = machine.digest(None)?;

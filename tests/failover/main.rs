@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod guests;
 
 use common::{LIMIT, cluster, have_kvm, machine, os};
 use std::time::Duration;

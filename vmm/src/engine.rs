@@ -156,3 +156,41 @@ pub trait Engine {
     /// See [`EngineError`].
     fn restore(&mut self, state: &crate::state::CpuState) -> Result<(), EngineError>;
 }
+
+impl<E: Engine + ?Sized> Engine for Box<E> {
+    fn clock_kind(&self) -> ClockKind {
+        (**self).clock_kind()
+    }
+
+    fn run(&mut self, entry: VmEntry, stop: Stop) -> Result<VmExit, EngineError> {
+        (**self).run(entry, stop)
+    }
+
+    fn clock(&self) -> Clock {
+        (**self).clock()
+    }
+
+    fn point(&mut self) -> Result<(ExecPoint, RegisterDigest), EngineError> {
+        (**self).point()
+    }
+
+    fn interruptible(&self) -> bool {
+        (**self).interruptible()
+    }
+
+    fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
+        (**self).inject(vector)
+    }
+
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        (**self).set_time(time)
+    }
+
+    fn save(&mut self) -> Result<crate::state::CpuState, EngineError> {
+        (**self).save()
+    }
+
+    fn restore(&mut self, state: &crate::state::CpuState) -> Result<(), EngineError> {
+        (**self).restore(state)
+    }
+}

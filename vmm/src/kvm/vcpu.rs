@@ -17,17 +17,11 @@
 //! handler up to its return do not, since taking an interrupt switches stepping off. Where KVM does not
 //! step in ring 3, no step is ever reported there: `tandem doctor` finds that out.
 
-//!
-//! # Without a clock
-//!
-//! A guest that does not count for us, on a KVM that does not step, can only be stopped somewhere: the
-//! clock counts exits. See [`KvmEngine::run_free`].
-
 use super::convert;
-use super::kick::Target;
 use super::vm::{KvmKind, Vm};
 use crate::cpu::SAVED_MSRS;
 use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
+use crate::kick::Target;
 use crate::state::CpuState;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
@@ -47,9 +41,6 @@ ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 const ENDLESS: u64 = 1 << 63;
 /// Flags that are not the guest's doing: trap (single-step) and resume (SDM volume 3, 2.3).
 const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
-
-/// IA32_APIC_BASE: the local APIC is on (SDM volume 3, figure 11-26).
-const APIC_ENABLE: u64 = 1 << 11;
 
 /// A port or MMIO access the guest waits in.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +75,6 @@ pub struct KvmEngine {
     interruptible: bool,
     injected: bool,
     halted: bool,
-    /// No stop is exact.
-    free: bool,
 }
 
 impl KvmEngine {
@@ -94,7 +83,7 @@ impl KvmEngine {
         let run: *mut kvm_run = fd.get_kvm_run();
         // SAFETY: the mapping lives as long as `fd`, which is dropped after the target; the engine is
         // not `Send` (it holds a raw pointer), so both stay on this thread.
-        let target = unsafe { Target::new(run) };
+        let target = unsafe { Target::new(&raw mut (*run).immediate_exit) };
         let engine = Self {
             target,
             _tsc: TscTrap::set(),
@@ -110,7 +99,6 @@ impl KvmEngine {
             interruptible: false,
             injected: false,
             halted: false,
-            free: false,
         };
         engine.set_word(ENDLESS);
         engine
@@ -133,67 +121,6 @@ impl KvmEngine {
         }
         self.kind = kind;
         Ok(())
-    }
-
-    /// From now on stops anywhere the guest happens to be, and counts nothing but exits. For a machine
-    /// that is neither recorded nor replicated: no second run stops at the same places. The local APIC,
-    /// whose enable bit KVM shows in CPUID, is switched off for such a guest, which would look for it.
-    ///
-    /// # Errors
-    /// If KVM refuses.
-    pub fn run_free(&mut self) -> Result<(), EngineError> {
-        self.free = true;
-        let mut sregs = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
-        sregs.apic_base &= !APIC_ENABLE;
-        self.fd
-            .set_sregs(&sregs)
-            .map_err(|e| ioctl("KVM_SET_SREGS", e))
-    }
-
-    /// Runs to an exit of the guest's own, to where it can take an interrupt if `soon`, or to a kick.
-    fn run_on(&mut self, soon: bool) -> Result<VmExit, EngineError> {
-        if soon && self.interruptible && !self.injected {
-            self.clock += 1;
-            return Ok(VmExit::Stopped);
-        }
-        loop {
-            self.fd.get_kvm_run().request_interrupt_window = u8::from(soon);
-            if self.enter()? {
-                self.clock += 1;
-                return Ok(VmExit::Stopped);
-            }
-            match self.fd.get_kvm_run().exit_reason {
-                KVM_EXIT_IO | KVM_EXIT_MMIO => {
-                    let access = self.reported_access();
-                    return self.access_exit(access);
-                }
-                KVM_EXIT_HLT => {
-                    self.halted = true;
-                    return Ok(self.natural(VmExit::Halt));
-                }
-                KVM_EXIT_IRQ_WINDOW_OPEN if soon => {
-                    self.clock += 1;
-                    return Ok(VmExit::Stopped);
-                }
-                KVM_EXIT_IRQ_WINDOW_OPEN => {}
-                other => return Err(self.failed(other)),
-            }
-        }
-    }
-
-    /// Why the vCPU left with `exit_reason`, which no guest can go on after.
-    fn failed(&mut self, exit_reason: u32) -> EngineError {
-        match exit_reason {
-            KVM_EXIT_SHUTDOWN => self.fault("triple fault"),
-            KVM_EXIT_INTERNAL_ERROR => self.internal_error(),
-            KVM_EXIT_FAIL_ENTRY => {
-                // SAFETY: the exit reason says which member of the union is set.
-                let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
-                let reason = fail.hardware_entry_failure_reason;
-                self.fault(format!("the processor refuses entry ({reason:#x})"))
-            }
-            other => self.fault(format!("unexpected KVM exit {other}")),
-        }
     }
 
     /// Makes the next instruction a step. Asked for again after each exit of the guest's own: an `iretq`
@@ -229,7 +156,7 @@ impl KvmEngine {
 
     /// Brings the clock up to what the guest has counted.
     fn count(&mut self) -> Result<(), EngineError> {
-        if self.kind != ClockKind::Blocks || self.free {
+        if self.kind != ClockKind::Blocks {
             return Ok(());
         }
         let word = self.word();
@@ -406,12 +333,9 @@ impl Engine for KvmEngine {
         if let Some(exit) = self.finish_access(entry)? {
             return Ok(exit);
         }
-        if self.free {
-            return self.run_on(stop != Stop::Never);
-        }
         let goal = match stop {
             Stop::Never => None,
-            Stop::Soon => Some(self.clock + 1),
+            Stop::Soon | Stop::Window => Some(self.clock + 1),
             Stop::At(clock) => Some(clock.0),
         };
         assert!(
@@ -452,7 +376,15 @@ impl Engine for KvmEngine {
                     return Ok(self.natural(VmExit::Halt));
                 }
                 KVM_EXIT_IRQ_WINDOW_OPEN => continue,
-                other => return Err(self.failed(other)),
+                KVM_EXIT_SHUTDOWN => return Err(self.fault("triple fault")),
+                KVM_EXIT_INTERNAL_ERROR => return Err(self.internal_error()),
+                KVM_EXIT_FAIL_ENTRY => {
+                    // SAFETY: the exit reason says which member of the union is set.
+                    let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
+                    let reason = fail.hardware_entry_failure_reason;
+                    return Err(self.fault(format!("the processor refuses entry ({reason:#x})")));
+                }
+                other => return Err(self.fault(format!("unexpected KVM exit {other}"))),
             }
             // A block trap or a step ended.
             if goal == Some(self.clock) {
@@ -517,6 +449,8 @@ impl Engine for KvmEngine {
             halted: self.halted,
             ..Default::default()
         };
+        let xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
+        state.fpu.mxcsr = convert::take_mxcsr(&xsave);
         convert::take_sregs(&mut state, &sregs);
         for index in SAVED_MSRS {
             let entry = kvm_msr_entry {
@@ -544,6 +478,10 @@ impl Engine for KvmEngine {
         self.fd
             .set_fpu(&convert::fpu(&state.fpu))
             .map_err(|e| ioctl("KVM_SET_FPU", e))?;
+        let mut xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
+        convert::put_mxcsr(&mut xsave, state.fpu.mxcsr);
+        // SAFETY: no feature with state beyond 4 KiB is enabled for the guest.
+        unsafe { self.fd.set_xsave(&xsave) }.map_err(|e| ioctl("KVM_SET_XSAVE", e))?;
         for &(index, data) in &state.msrs {
             if !SAVED_MSRS.contains(&index) {
                 return Err(EngineError::Unsupported(format!(

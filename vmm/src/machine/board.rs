@@ -17,8 +17,8 @@ use crate::devices::virtio::mmio::VirtioMmio;
 use crate::devices::virtio::net::Net;
 use crate::devices::virtio::rng::Entropy;
 use crate::engine::Bus;
+use crate::memory::GuestMemory;
 use replay::{Arrival, InputsError, Output, Question, TimerSpec};
-use vm_memory::GuestMemoryMmap;
 
 /// Console bytes that leave as one output, unless a line ends or the guest halts before.
 const CONSOLE_CHUNK: usize = 256;
@@ -143,7 +143,7 @@ impl Board {
 
     /// How many frames the network device can take.
     #[must_use]
-    pub fn frames_room(&self, memory: &GuestMemoryMmap) -> u16 {
+    pub fn frames_room(&self, memory: &GuestMemory) -> u16 {
         self.net.rx_room(memory)
     }
 
@@ -160,11 +160,7 @@ impl Board {
     ///
     /// # Errors
     /// If there is no such device or request.
-    pub fn deliver(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        arrival: Arrival,
-    ) -> Result<(), BoardError> {
+    pub fn deliver(&mut self, memory: &GuestMemory, arrival: Arrival) -> Result<(), BoardError> {
         match arrival {
             Arrival::Timer { .. } => self.pic.pulse(abi::TIMER_IRQ),
             Arrival::Frame(frame) => {
@@ -292,7 +288,7 @@ impl Board {
     /// If nobody is there, or an answer the chip needs cannot be had.
     pub fn write(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         Write {
             bus,
             address,
@@ -310,6 +306,7 @@ impl Board {
         };
         let offset = address % abi::WINDOW;
         match bus {
+            Bus::Tsc => return Err(nobody),
             Bus::Port => {
                 let wrote = match u16::try_from(address) {
                     Ok(port) => self.write_ports(port, size, value, ask, out)?,
@@ -317,7 +314,6 @@ impl Board {
                 };
                 return wrote.ok_or(nobody);
             }
-            Bus::Tsc => return Err(nobody),
             Bus::Mmio => match address - offset {
                 abi::NET_PAGE => {
                     if self.net.write(offset, size, value, memory, out) {

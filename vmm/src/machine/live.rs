@@ -10,7 +10,7 @@ use super::lateness::Lateness;
 use super::pace::{AHEAD_NS_MAX, Pace};
 use crate::backends::ArrivalSink;
 use crate::hostclock;
-use crate::kvm::kick::{self, Kicker};
+use crate::kick::{self, Kicker};
 use replay::{Arrival, InputsError, Question, Situation, Source, Stop};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -14,11 +14,11 @@ use super::config::MachineConfig;
 use super::time::{GuestClock, TimeError};
 use super::{boot, snapshot};
 use crate::engine::{Engine, EngineError, VmEntry, VmExit};
+use crate::memory::GuestMemory;
 use replay::{
     Anchor, Arrival, Clock, Delivery, ExecPoint, Here, Inputs, InputsError, Output, Question,
     RegisterDigest, Situation, StateWindow,
 };
-use vm_memory::GuestMemoryMmap;
 
 /// Why a machine stopped for good.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ pub struct Ended {
 pub struct Machine<E> {
     pub(super) engine: E,
     pub(super) board: Board,
-    pub(super) memory: GuestMemoryMmap,
+    pub(super) memory: GuestMemory,
     pub(super) config: MachineConfig,
     /// Guest time.
     pub(super) time: GuestClock,
@@ -109,7 +109,7 @@ impl<E: Engine> Machine<E> {
     /// If the image cannot be loaded or the vCPU not set up.
     pub fn boot(
         mut engine: E,
-        memory: GuestMemoryMmap,
+        memory: GuestMemory,
         config: MachineConfig,
         image: &boot::GuestImage<'_>,
     ) -> Result<Self, MachineError> {

@@ -18,11 +18,12 @@ use super::run::{Machine, MachineError};
 use super::time::{GuestClock, TimeError};
 use crate::devices::{Chip, DeviceError};
 use crate::engine::{Engine, EngineError, VmEntry};
+use crate::memory::GuestMemory;
 use crate::state::CpuState;
 use replay::StateWindow;
 use replay::codec::{from_bytes, to_bytes};
 use replay::digest::StateHasher;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 const MAGIC: [u8; 8] = *b"TANDEMSN";
 const VERSION: u32 = 2;
@@ -262,7 +263,7 @@ impl<E: Engine> Machine<E> {
     /// If the bytes are not a whole snapshot of a machine of this version.
     pub fn restore(
         mut engine: E,
-        memory: GuestMemoryMmap,
+        memory: GuestMemory,
         mut bytes: &[u8],
     ) -> Result<Self, MachineError> {
         let config = Self::snapshot_config(bytes)?;
@@ -316,7 +317,7 @@ fn head(bytes: &mut &[u8]) -> Result<u32, SnapshotError> {
 fn restore_memory(
     bytes: &mut &[u8],
     config: &MachineConfig,
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
 ) -> Result<(), SnapshotError> {
     let malformed = |what: &str| SnapshotError::Malformed(what.into());
     let length = u64::from_le_bytes(take(bytes, 8)?.try_into().expect("8 bytes"));

@@ -16,9 +16,9 @@ pub mod rng;
 #[cfg(test)]
 mod testing;
 
+use crate::memory::GuestMemory;
 use replay::Output;
 use ring::Ring;
-use vm_memory::GuestMemoryMmap;
 
 /// What one kind of device adds to the transport.
 pub trait VirtioDevice {
@@ -44,7 +44,7 @@ pub trait VirtioDevice {
         &mut self,
         index: usize,
         rings: &mut [Ring],
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         out: &mut Vec<Output>,
     ) -> bool;
 

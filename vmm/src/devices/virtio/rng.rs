@@ -7,8 +7,8 @@
 use super::VirtioDevice;
 use super::mmio::VirtioMmio;
 use super::ring::{Ring, length, scatter};
+use crate::memory::GuestMemory;
 use replay::{InputsError, Output};
-use vm_memory::GuestMemoryMmap;
 
 /// Most bytes of one buffer that are filled. Linux hands in buffers of this size.
 pub const FILL_MAX: usize = 64;
@@ -33,13 +33,7 @@ impl VirtioDevice for Entropy {
     }
 
     /// Nothing yet: [`VirtioMmio::<Entropy>::serve`] follows each write.
-    fn notify(
-        &mut self,
-        _: usize,
-        _: &mut [Ring],
-        _: &GuestMemoryMmap,
-        _: &mut Vec<Output>,
-    ) -> bool {
+    fn notify(&mut self, _: usize, _: &mut [Ring], _: &GuestMemory, _: &mut Vec<Output>) -> bool {
         false
     }
 
@@ -60,7 +54,7 @@ impl VirtioMmio<Entropy> {
     /// If the bytes cannot be had.
     pub fn serve(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         word: &mut dyn FnMut() -> Result<u64, InputsError>,
     ) -> Result<bool, InputsError> {
         let Some(ring) = self.running_ring(0) else {

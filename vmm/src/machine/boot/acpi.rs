@@ -12,13 +12,14 @@
 use crate::devices::acpi_pm::{self, SCI_IRQ, SLEEP_TYPE_OFF};
 use crate::machine::board::legacy::{RESET_FULL, RESET_PORT};
 use crate::machine::config::MachineConfig;
+use crate::memory::GuestMemory;
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::{Aml, facs::FACS, rsdp::Rsdp, sdt::Sdt, xsdt::XSDT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Where the tables are; up to 1 MiB nothing else is.
 pub(super) const TABLES: u64 = 0xe_0000;
@@ -40,7 +41,7 @@ const NO_C3: u16 = 1001;
 const CENTURY: u8 = 0x32;
 
 /// Writes the tables into `memory`; the address of the first, the RSDP.
-pub(super) fn write(config: &MachineConfig, memory: &GuestMemoryMmap) -> u64 {
+pub(super) fn write(config: &MachineConfig, memory: &GuestMemory) -> u64 {
     let put = |at: u64, table: &dyn Aml, end: u64| {
         let mut bytes = Vec::new();
         table.to_aml_bytes(&mut bytes);

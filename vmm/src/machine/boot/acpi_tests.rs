@@ -5,7 +5,7 @@ use crate::cpu::CpuModel;
 use crate::machine::{BoardKind, TscMode, boot};
 use replay::ClockKind;
 
-fn tables(disk_sectors: Option<u64>) -> GuestMemoryMmap {
+fn tables(disk_sectors: Option<u64>) -> GuestMemory {
     let config = MachineConfig {
         guest: "linux".into(),
         image_digest: 0,
@@ -24,11 +24,11 @@ fn tables(disk_sectors: Option<u64>) -> GuestMemoryMmap {
     memory
 }
 
-fn at<T: vm_memory::ByteValued>(memory: &GuestMemoryMmap, address: u64) -> T {
+fn at<T: vm_memory::ByteValued>(memory: &GuestMemory, address: u64) -> T {
     memory.read_obj(GuestAddress(address)).unwrap()
 }
 
-fn bytes(memory: &GuestMemoryMmap, address: u64, length: usize) -> Vec<u8> {
+fn bytes(memory: &GuestMemory, address: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     memory
         .read_slice(&mut bytes, GuestAddress(address))
@@ -37,7 +37,7 @@ fn bytes(memory: &GuestMemoryMmap, address: u64, length: usize) -> Vec<u8> {
 }
 
 /// The table at `address`, whose signature and checksum must be right (ACPI 6.5, 5.2.6).
-fn table(memory: &GuestMemoryMmap, address: u64, signature: &[u8; 4]) -> Vec<u8> {
+fn table(memory: &GuestMemory, address: u64, signature: &[u8; 4]) -> Vec<u8> {
     let length: u32 = at(memory, address + 4);
     let table = bytes(memory, address, length as usize);
     assert_eq!(&table[..4], signature);
@@ -51,7 +51,7 @@ fn word(table: &[u8], offset: usize) -> u32 {
 }
 
 /// RSDP, XSDT, FADT, DSDT, each found through the one before.
-fn chain(memory: &GuestMemoryMmap) -> (Vec<u8>, Vec<u8>) {
+fn chain(memory: &GuestMemory) -> (Vec<u8>, Vec<u8>) {
     let rsdp = bytes(memory, TABLES, 36);
     assert_eq!((&rsdp[..8], rsdp[15]), (&b"RSD PTR "[..], 2));
     for part in [&rsdp[..20], &rsdp[..]] {

@@ -7,11 +7,12 @@ use super::elf::Elf;
 use super::tables;
 use super::{BootError, fits};
 use crate::machine::config::MachineConfig;
+use crate::memory::GuestMemory;
 use crate::state::CpuState;
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_start_info};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY_MAP: u64 = 0x4000;
 /// hvm_start_info.magic: "xEn3" with the high bit set (Xen's public/arch-x86/hvm/start_info.h).
@@ -24,7 +25,7 @@ const START_INFO_MAGIC: u32 = 0x336e_c578;
 pub(super) fn load(
     config: &MachineConfig,
     image: &[u8],
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
 ) -> Result<CpuState, BootError> {
     let elf = Elf::parse(image)?;
     fits(config, elf.end)?;
@@ -40,7 +41,7 @@ pub(super) fn load(
     Ok(state)
 }
 
-fn write_start_info(config: &MachineConfig, memory: &GuestMemoryMmap) -> Result<(), BootError> {
+fn write_start_info(config: &MachineConfig, memory: &GuestMemory) -> Result<(), BootError> {
     let wrong = |e: &dyn std::fmt::Display| BootError::Image(e.to_string());
     let mut cmdline = config.cmdline.clone().into_bytes();
     cmdline.push(0);

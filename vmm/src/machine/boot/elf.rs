@@ -1,9 +1,10 @@
 //! ELF64 images: checked before the loader sees them.
 
 use super::BootError;
+use crate::memory::GuestMemory;
 use linux_loader::loader::{Elf as Loader, KernelLoader};
 use std::io::Cursor;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestAddress;
 
 /// `e_machine` of x86-64 (System V ABI, AMD64 supplement, 4.1.1).
 const X86_64: u64 = 62;
@@ -76,7 +77,7 @@ impl Elf {
     }
 
     /// Puts the segments into `memory`; the entry's address. [`Elf::end`] must lie within memory.
-    pub(super) fn load(self, image: &[u8], memory: &GuestMemoryMmap) -> Result<u64, BootError> {
+    pub(super) fn load(self, image: &[u8], memory: &GuestMemory) -> Result<u64, BootError> {
         let base = GuestAddress(abi::IMAGE_BASE);
         let loaded = Loader::load(memory, None, &mut Cursor::new(image), Some(base))
             .map_err(|e| BootError::Image(e.to_string()))?;

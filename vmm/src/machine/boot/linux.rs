@@ -13,13 +13,14 @@
 use super::elf::Elf;
 use super::{BootError, GuestImage, acpi, fits, tables};
 use crate::machine::config::MachineConfig;
+use crate::memory::GuestMemory;
 use crate::state::CpuState;
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use linux_loader::loader::{BzImage, KernelLoader};
 use std::io::Cursor;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 const ZERO_PAGE: u64 = 0x6000;
 const PAGE: u64 = 4096;
@@ -59,7 +60,7 @@ pub(super) fn is_bzimage(kernel: &[u8]) -> bool {
 pub(super) fn load_bzimage(
     config: &MachineConfig,
     image: &GuestImage<'_>,
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
 ) -> Result<CpuState, BootError> {
     let kernel = image.kernel;
     let protocol = u16::from_le_bytes([kernel[0x206], kernel[0x207]]);
@@ -96,7 +97,7 @@ pub(super) fn load_elf(
     config: &MachineConfig,
     image: &GuestImage<'_>,
     elf: Elf,
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
 ) -> Result<CpuState, BootError> {
     fits(config, elf.end)?;
     let entry = elf.load(image.kernel, memory)?;
@@ -117,7 +118,7 @@ pub(super) fn load_elf(
 fn enter(
     config: &MachineConfig,
     image: &GuestImage<'_>,
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     mut header: setup_header,
     end: u64,
     entry: u64,
@@ -152,7 +153,7 @@ fn enter(
 }
 
 /// Memory that was checked to be there.
-fn write(memory: &GuestMemoryMmap, at: u64, bytes: &[u8]) {
+fn write(memory: &GuestMemory, at: u64, bytes: &[u8]) {
     memory
         .write_slice(bytes, GuestAddress(at))
         .expect("the place was chosen within memory");
@@ -182,7 +183,7 @@ fn place_initrd(
 
 fn write_zero_page(
     config: &MachineConfig,
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
     header: setup_header,
     rsdp: u64,
 ) -> Result<(), BootError> {

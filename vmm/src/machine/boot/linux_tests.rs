@@ -52,11 +52,11 @@ fn bzimage() -> Vec<u8> {
     image
 }
 
-fn at<T: vm_memory::ByteValued>(memory: &GuestMemoryMmap, address: u64) -> T {
+fn at<T: vm_memory::ByteValued>(memory: &GuestMemory, address: u64) -> T {
     memory.read_obj(GuestAddress(address)).unwrap()
 }
 
-fn bytes(memory: &GuestMemoryMmap, address: u64, length: usize) -> Vec<u8> {
+fn bytes(memory: &GuestMemory, address: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     memory
         .read_slice(&mut bytes, GuestAddress(address))
@@ -64,7 +64,7 @@ fn bytes(memory: &GuestMemoryMmap, address: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn boot(config: &MachineConfig, image: GuestImage<'_>) -> (GuestMemoryMmap, CpuState) {
+fn boot(config: &MachineConfig, image: GuestImage<'_>) -> (GuestMemory, CpuState) {
     let memory = memory(config).unwrap();
     let state = load(config, &image, &memory).unwrap();
     (memory, state)

@@ -16,9 +16,10 @@ mod linux;
 mod tables;
 
 use super::config::{BoardKind, ConfigError, MachineConfig};
+use crate::memory::GuestMemory;
 use crate::state::CpuState;
 use elf::Elf;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestAddress;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 /// Why a guest cannot be put into memory.
@@ -174,10 +175,10 @@ impl<'a> GuestImage<'a> {
 ///
 /// # Errors
 /// If the configuration is out of bounds or the host has no memory.
-pub fn memory(config: &MachineConfig) -> Result<GuestMemoryMmap, BootError> {
+pub fn memory(config: &MachineConfig) -> Result<GuestMemory, BootError> {
     config.check()?;
     let bytes = usize::try_from(config.memory_bytes()).expect("at most 3 GiB");
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes)]).map_err(|e| BootError::Memory {
+    GuestMemory::from_ranges(&[(GuestAddress(0), bytes)]).map_err(|e| BootError::Memory {
         mib: config.memory_mib,
         why: e.to_string(),
     })
@@ -190,7 +191,7 @@ pub fn memory(config: &MachineConfig) -> Result<GuestMemoryMmap, BootError> {
 pub fn load(
     config: &MachineConfig,
     image: &GuestImage<'_>,
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
 ) -> Result<CpuState, BootError> {
     let (needed, configured) = (image.board()?, config.board);
     if needed != configured {

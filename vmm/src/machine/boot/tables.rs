@@ -1,7 +1,8 @@
 //! Page tables, descriptors and registers of a vCPU that starts in 64-bit mode.
 
+use crate::memory::GuestMemory;
 use crate::state::{CpuState, Fpu, Segment, Table};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
@@ -18,14 +19,14 @@ pub(super) const CODE: u64 = 0x00af_9b00_0000_ffff;
 /// Descriptor of data, accessed.
 pub(super) const DATA: u64 = 0x00cf_9300_0000_ffff;
 
-fn put(memory: &GuestMemoryMmap, at: u64, value: u64) {
+fn put(memory: &GuestMemory, at: u64, value: u64) {
     memory
         .write_obj(value, GuestAddress(at))
         .expect("the first page is always there");
 }
 
 /// Maps the low 4 GiB one to one.
-pub(super) fn write_pages(memory: &GuestMemoryMmap) {
+pub(super) fn write_pages(memory: &GuestMemory) {
     put(memory, PML4, PDPT | TABLE_ENTRY);
     for gib in 0..4 {
         let directory = PAGE_DIRECTORIES + gib * 0x1000;
@@ -41,7 +42,7 @@ pub(super) fn write_pages(memory: &GuestMemoryMmap) {
 }
 
 /// The GDT for the selectors the guest starts with.
-pub(super) fn write_gdt(memory: &GuestMemoryMmap, descriptors: &[u64]) {
+pub(super) fn write_gdt(memory: &GuestMemory, descriptors: &[u64]) {
     for (at, descriptor) in (GDT..).step_by(8).zip(descriptors) {
         put(memory, at, *descriptor);
     }

@@ -1,0 +1,333 @@
+//! Decoded instructions, kept by physical address.
+//!
+//! ```text
+//!  virtual address ─▶ jump cache ──hit──▶ block
+//!                      │ miss
+//!                      ▼
+//!                     instruction TLB ─▶ physical address ─▶ table ─▶ block, or decode
+//! ```
+//!
+//! A block is a run of instructions without a branch among them, inside one page. Pages with blocks are
+//! guarded: a write to one ends the writing instruction before it did anything, the page's blocks are
+//! dropped, and the instruction starts over. An instruction that crosses into another page is a block by
+//! itself and is never kept.
+//!
+//! Nothing a guest can see depends on what is kept here.
+
+use crate::cpu::Cpu;
+use crate::decode::{self, Features, LONGEST, Undecodable};
+use crate::memory::{Intent, Mode, OFFSET, PAGE};
+use crate::op::Op;
+use crate::trap::Trap;
+use std::collections::HashMap;
+
+/// Most instructions of a block.
+const LENGTH_MAX: usize = 64;
+/// Entries of the jump cache.
+const JUMPS: usize = 1 << 14;
+/// Most blocks kept; beyond, all are dropped.
+const BLOCKS_MAX: usize = 1 << 18;
+
+/// A block.
+#[derive(Debug)]
+pub(crate) struct Block {
+    /// Its instructions.
+    pub ops: Box<[Op]>,
+    /// Bytes they take.
+    pub bytes: u64,
+}
+
+/// What blocks are kept by: physical address and code size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key(u64);
+
+impl Key {
+    fn new(physical: u64, long: bool) -> Self {
+        Self(physical << 1 | u64::from(long))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Jump {
+    rip: u64,
+    /// TLB generation and mode it was made under.
+    stamp: u64,
+    block: u32,
+}
+
+/// All blocks.
+pub(crate) struct Blocks {
+    features: Features,
+    arena: Vec<Block>,
+    free: Vec<u32>,
+    by_address: HashMap<Key, u32, Hash>,
+    by_page: HashMap<u64, Vec<(Key, u32)>, Hash>,
+    jumps: Box<[Jump]>,
+    /// Changes whenever blocks go.
+    drops: u64,
+    /// The block that is not kept.
+    alone: Block,
+}
+
+/// Where a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Kept(u32),
+    Alone,
+}
+
+impl Blocks {
+    pub fn new(features: Features) -> Self {
+        let none = Jump {
+            rip: 0,
+            stamp: u64::MAX,
+            block: 0,
+        };
+        Self {
+            features,
+            arena: Vec::new(),
+            free: Vec::new(),
+            by_address: HashMap::default(),
+            by_page: HashMap::default(),
+            jumps: vec![none; JUMPS].into(),
+            drops: 0,
+            alone: Block {
+                ops: Box::default(),
+                bytes: 0,
+            },
+        }
+    }
+
+    #[inline(always)]
+    pub fn get(&self, place: Place) -> &Block {
+        match place {
+            Place::Kept(number) => &self.arena[number as usize],
+            Place::Alone => &self.alone,
+        }
+    }
+
+    /// What a jump cache entry must have been made under to be good now.
+    #[inline(always)]
+    fn stamp(&self, cpu: &Cpu) -> u64 {
+        (cpu.tlb.generation.wrapping_add(self.drops)) << 2
+            | u64::from(cpu.long_code) << 1
+            | u64::from(cpu.cpl == 3)
+    }
+
+    /// The block at the processor's RIP.
+    ///
+    /// # Errors
+    /// [`Trap`] if it cannot be fetched.
+    #[inline(always)]
+    pub fn find(&mut self, cpu: &mut Cpu) -> Result<Place, Trap> {
+        let jump = &self.jumps[(cpu.rip ^ cpu.rip >> 14) as usize % JUMPS];
+        if jump.rip == cpu.rip && jump.stamp == self.stamp(cpu) {
+            return Ok(Place::Kept(jump.block));
+        }
+        self.find_slowly(cpu)
+    }
+
+    #[inline(never)]
+    fn find_slowly(&mut self, cpu: &mut Cpu) -> Result<Place, Trap> {
+        for page in std::mem::take(&mut cpu.rewritten) {
+            self.forget(page);
+        }
+        let rip = cpu.rip;
+        let physical = fetch_address(cpu, rip)?;
+        let key = Key::new(physical, cpu.long_code);
+        let number = match self.by_address.get(&key) {
+            Some(&number) => number,
+            None => match self.decode(cpu, rip, physical, true)? {
+                Place::Alone => return Ok(Place::Alone),
+                Place::Kept(number) => number,
+            },
+        };
+        self.jumps[(rip ^ rip >> 14) as usize % JUMPS] = Jump {
+            rip,
+            stamp: self.stamp(cpu),
+            block: number,
+        };
+        Ok(Place::Kept(number))
+    }
+
+    /// The instruction at the processor's RIP, as a block that is not kept: it writes to its own page.
+    ///
+    /// # Errors
+    /// As for [`Blocks::find`].
+    pub fn one(&mut self, cpu: &mut Cpu) -> Result<Place, Trap> {
+        let physical = fetch_address(cpu, cpu.rip)?;
+        self.decode(cpu, cpu.rip, physical, false)
+    }
+
+    /// Decodes from `physical` to the end of the block. Only if `keep`, and only in RAM whose writes are
+    /// noticed, the block is more than one instruction and is kept.
+    fn decode(
+        &mut self,
+        cpu: &mut Cpu,
+        rip: u64,
+        physical: u64,
+        keep: bool,
+    ) -> Result<Place, Trap> {
+        let guarded = cpu.physical.has_code(physical);
+        let keep = keep && cpu.physical.set_code(physical / PAGE, true);
+        if keep && !guarded {
+            cpu.tlb.guard(physical & !OFFSET);
+        }
+        let length = if keep { LENGTH_MAX } else { 1 };
+        let mut bytes = [0; PAGE as usize];
+        let on_page = (PAGE - (physical & OFFSET)) as usize;
+        let window = &mut bytes[..on_page.min(256)];
+        if !cpu.physical.read_bytes(physical, window) {
+            return Err(cpu.stop(crate::trap::Cause::Unimplemented));
+        }
+        let mut ops = Vec::with_capacity(16);
+        let mut at = 0;
+        while at < window.len() && at + LONGEST < 255 && ops.len() < length {
+            match decode::decode(&window[at..], at as u8, cpu.long_code, &self.features) {
+                Ok(mut lowered) => {
+                    if lowered.counts {
+                        lowered.op.imm = ops.len() as u64;
+                    }
+                    at += usize::from(lowered.op.len);
+                    ops.push(lowered.op);
+                    if lowered.ends {
+                        break;
+                    }
+                }
+                Err(Undecodable::Short) if ops.is_empty() => {
+                    return self.decode_crossing(cpu, rip, &window[at..].to_vec());
+                }
+                Err(error) if ops.is_empty() => {
+                    let lowered = decode::undecodable(error, cpu.long_code);
+                    at += 1;
+                    ops.push(lowered.op);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        let block = Block {
+            ops: ops.into(),
+            bytes: at as u64,
+        };
+        if !keep {
+            self.alone = block;
+            return Ok(Place::Alone);
+        }
+        Ok(Place::Kept(self.keep(cpu, physical, block)))
+    }
+
+    fn keep(&mut self, cpu: &mut Cpu, physical: u64, block: Block) -> u32 {
+        if self.by_address.len() >= BLOCKS_MAX {
+            let pages: Vec<u64> = self.by_page.keys().copied().collect();
+            for page in pages {
+                // The page stays guarded: it is being decoded, or will be found unguarded by its next write.
+                self.forget(page);
+            }
+            let _ = cpu;
+        }
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.arena[number as usize] = block;
+                number
+            }
+            None => {
+                self.arena.push(block);
+                (self.arena.len() - 1) as u32
+            }
+        };
+        let key = Key::new(physical, cpu.long_code);
+        self.by_address.insert(key, number);
+        self.by_page
+            .entry(physical / PAGE)
+            .or_default()
+            .push((key, number));
+        number
+    }
+
+    /// An instruction that goes on in the next page.
+    fn decode_crossing(&mut self, cpu: &mut Cpu, rip: u64, head: &[u8]) -> Result<Place, Trap> {
+        let second = fetch_address(cpu, rip.wrapping_add(head.len() as u64))?;
+        let mut bytes = [0; LONGEST];
+        bytes[..head.len()].copy_from_slice(head);
+        if !cpu.physical.read_bytes(second, &mut bytes[head.len()..]) {
+            return Err(cpu.stop(crate::trap::Cause::Unimplemented));
+        }
+        let lowered = decode::decode(&bytes, 0, cpu.long_code, &self.features)
+            .unwrap_or_else(|error| decode::undecodable(error, cpu.long_code));
+        self.alone = Block {
+            bytes: lowered.op.len.into(),
+            ops: Box::new([lowered.op]),
+        };
+        Ok(Place::Alone)
+    }
+
+    fn forget(&mut self, page: u64) {
+        self.drops += 1;
+        for (key, number) in self.by_page.remove(&page).unwrap_or_default() {
+            self.by_address.remove(&key);
+            self.free.push(number);
+        }
+    }
+
+    /// Drops the blocks of physical page number `page`, which somebody writes to.
+    pub fn invalidate(&mut self, cpu: &mut Cpu, page: u64) {
+        self.forget(page);
+        cpu.physical.set_code(page, false);
+        cpu.tlb.unguard(page * PAGE);
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self, cpu: &mut Cpu) {
+        let pages: Vec<u64> = self.by_page.keys().copied().collect();
+        for page in pages {
+            self.invalidate(cpu, page);
+        }
+    }
+}
+
+/// Physical address of the instruction at `rip`.
+fn fetch_address(cpu: &mut Cpu, rip: u64) -> Result<u64, Trap> {
+    let linear = if cpu.long_code {
+        cpu.check_target(rip)?;
+        rip
+    } else {
+        rip.wrapping_add(cpu.segments[crate::cpu::segment::CS].base) & 0xffff_ffff
+    };
+    let mode = if cpu.cpl == 3 {
+        Mode::User
+    } else {
+        Mode::Supervisor
+    };
+    cpu.translate(linear, Intent::Execute, mode)
+}
+
+/// A fast hash for keys that are numbers.
+#[derive(Clone, Copy, Default)]
+struct Hash;
+
+impl std::hash::BuildHasher for Hash {
+    type Hasher = Multiply;
+    fn build_hasher(&self) -> Multiply {
+        Multiply(0)
+    }
+}
+
+/// Multiplies by an odd constant (2^64 divided by the golden ratio).
+struct Multiply(u64);
+
+impl std::hash::Hasher for Multiply {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29);
+    }
+}

@@ -1,0 +1,94 @@
+//! Moves: MOV, MOVZX, MOVSX, LEA, PUSH, POP, XLAT; and NOP.
+
+use super::operand::{Place, Source};
+use crate::op::{Address, Op, offset, slot};
+use crate::word::Word;
+use crate::{Cpu, Trap};
+
+/// `mov place, source`.
+pub(crate) fn mov<W: Word, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let value: W = S::read(cpu, op)?;
+    D::write(cpu, op, value)
+}
+
+/// `movzx register, source`: from `F` to `T`.
+pub(crate) fn movzx<F: Word, T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let value: F = S::read(cpu, op)?;
+    T::cut(value.zext()).set(cpu, op.dst);
+    Ok(())
+}
+
+/// `movsx register, source` and `movsxd`.
+pub(crate) fn movsx<F: Word, T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let value: F = S::read(cpu, op)?;
+    T::cut(value.sext()).set(cpu, op.dst);
+    Ok(())
+}
+
+/// `lea register, address`. [`Op::extra`]: 1 if the address is 32 bits wide.
+pub(crate) fn lea<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let mut address = offset(cpu, op);
+    if op.extra == 1 {
+        address &= 0xffff_ffff;
+    }
+    W::cut(address).set(cpu, op.dst);
+    Ok(())
+}
+
+impl Cpu {
+    /// Pushes a word. The stack pointer is 64 bits wide in 64-bit code, else 32 (a 16-bit stack does not
+    /// exist in long mode with the flat segments this processor's guests use).
+    pub(crate) fn push<W: Word>(&mut self, value: W) -> Result<(), Trap> {
+        let (rsp, address) = self.stack(self.slot(slot::RSP).wrapping_sub(W::BYTES));
+        self.store(address, value)?;
+        self.set_slot(slot::RSP, rsp);
+        Ok(())
+    }
+
+    /// Reads the word at the top of the stack; returns it with the stack pointer after.
+    pub(crate) fn peek<W: Word>(&mut self) -> Result<(W, u64), Trap> {
+        let (rsp, address) = self.stack(self.slot(slot::RSP));
+        let value = self.load(address)?;
+        Ok((value, self.stack(rsp.wrapping_add(W::BYTES)).0))
+    }
+
+    /// A stack pointer cut to its width, and the linear address it stands for.
+    pub(crate) fn stack(&self, rsp: u64) -> (u64, u64) {
+        if self.long_code {
+            return (rsp, rsp);
+        }
+        let rsp = rsp & 0xffff_ffff;
+        let base = self.segments[crate::cpu::segment::SS].base;
+        (rsp, rsp.wrapping_add(base) & 0xffff_ffff)
+    }
+}
+
+/// `push source`.
+pub(crate) fn push<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let value: W = S::read(cpu, op)?;
+    cpu.push(value)
+}
+
+/// `pop register`.
+pub(crate) fn pop<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let (value, rsp) = cpu.peek::<W>()?;
+    cpu.set_slot(slot::RSP, rsp);
+    value.set(cpu, op.dst);
+    Ok(())
+}
+
+/// `xlat`: AL from the table at the memory operand, which lacks the AL that indexes it.
+pub(crate) fn xlat<A: Address>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let op = Op {
+        disp: op.disp.wrapping_add(cpu.slot(slot::RAX) & 0xff),
+        ..*op
+    };
+    let value: u8 = cpu.load(A::linear(cpu, &op))?;
+    value.set(cpu, slot::RAX);
+    Ok(())
+}
+
+/// NOP, hints, fences: nothing. A memory operand is not touched.
+pub(crate) fn nothing(_: &mut Cpu, _: &Op) -> Result<(), Trap> {
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! Guest memory as instructions see it: virtual addresses, rights, faults.
+//!
+//! ```text
+//!  virtual address ─▶ TLB ──hit──▶ host memory
+//!                      │ miss, or not plain RAM
+//!                      ▼
+//!                     walk ─▶ page fault
+//!                      └────▶ RAM, or an access for somebody outside
+//! ```
+//!
+//! The TLB is part of the machine's definition, not a mere cache: what a guest sees that changes its
+//! tables and does not flush depends on it, and so it must be the same in every run. Nothing that differs
+//! between runs (where a run was stopped, which blocks were decoded) may fill it or empty it.
+
+mod physical;
+mod tlb;
+mod walk;
+
+pub use physical::{Physical, Region};
+pub use tlb::{Mode, Tlb};
+pub use walk::Intent;
+
+use crate::trap::{Cause, Exception, Space, vector};
+use crate::word::Word;
+use crate::{Cpu, Trap};
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+/// Its offset bits.
+pub const OFFSET: u64 = PAGE - 1;
+
+impl Cpu {
+    /// Reads a word at linear address `address`.
+    ///
+    /// # Errors
+    /// [`Trap`]: page fault, or not RAM.
+    #[inline(always)]
+    pub fn load<T: Word>(&mut self, address: u64) -> Result<T, Trap> {
+        let entry = self.tlb.entry(address);
+        if entry.read == address.wrapping_add(T::BYTES - 1) & !OFFSET {
+            // SAFETY: a read tag is only set for a page of RAM mapped at `addend` past its address, and
+            // the access does not leave the page.
+            return Ok(unsafe { entry.pointer(address).cast::<T>().read_unaligned() });
+        }
+        self.load_slowly::<T>(address).map(T::cut)
+    }
+
+    /// Writes a word at linear address `address`.
+    ///
+    /// # Errors
+    /// [`Trap`]: page fault, not RAM, or a page with decoded instructions. Nothing was written.
+    #[inline(always)]
+    pub fn store<T: Word>(&mut self, address: u64, value: T) -> Result<(), Trap> {
+        let entry = self.tlb.entry(address);
+        if entry.write == address.wrapping_add(T::BYTES - 1) & !OFFSET {
+            // SAFETY: as in `load`, for the write tag; the page is writable.
+            unsafe { entry.pointer(address).cast::<T>().write_unaligned(value) };
+            return Ok(());
+        }
+        self.store_slowly(address, value.zext(), T::BYTES)
+    }
+
+    /// Reads a word that the same instruction writes next: it must be writable, too.
+    ///
+    /// # Errors
+    /// As for [`Cpu::store`].
+    #[inline(always)]
+    pub fn load_to_modify<T: Word>(&mut self, address: u64) -> Result<T, Trap> {
+        let entry = self.tlb.entry(address);
+        if entry.write == address.wrapping_add(T::BYTES - 1) & !OFFSET {
+            // SAFETY: as in `store`; what can be written can be read.
+            return Ok(unsafe { entry.pointer(address).cast::<T>().read_unaligned() });
+        }
+        self.check_writable(address, T::BYTES)?;
+        self.load_slowly::<T>(address).map(T::cut)
+    }
+
+    /// Reads 16 bytes, aligned or not.
+    ///
+    /// # Errors
+    /// As for [`Cpu::load`].
+    #[inline]
+    pub fn load128(&mut self, address: u64) -> Result<u128, Trap> {
+        let entry = self.tlb.entry(address);
+        if entry.read == address.wrapping_add(15) & !OFFSET {
+            // SAFETY: as in `load`.
+            return Ok(unsafe { entry.pointer(address).cast::<u128>().read_unaligned() });
+        }
+        let low: u64 = self.load(address)?;
+        let high: u64 = self.load(address.wrapping_add(8))?;
+        Ok(u128::from(low) | u128::from(high) << 64)
+    }
+
+    /// Writes 16 bytes, aligned or not.
+    ///
+    /// # Errors
+    /// As for [`Cpu::store`].
+    #[inline]
+    pub fn store128(&mut self, address: u64, value: u128) -> Result<(), Trap> {
+        let entry = self.tlb.entry(address);
+        if entry.write == address.wrapping_add(15) & !OFFSET {
+            // SAFETY: as in `store`.
+            unsafe { entry.pointer(address).cast::<u128>().write_unaligned(value) };
+            return Ok(());
+        }
+        self.check_writable(address, 16)?;
+        self.store(address, value as u64)?;
+        self.store(address.wrapping_add(8), (value >> 64) as u64)
+    }
+
+    /// Reads `bytes.len()` bytes.
+    ///
+    /// # Errors
+    /// As for [`Cpu::load`].
+    pub fn load_bytes(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), Trap> {
+        for (n, byte) in bytes.iter_mut().enumerate() {
+            *byte = self.load(address.wrapping_add(n as u64))?;
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes`, all or none.
+    ///
+    /// # Errors
+    /// As for [`Cpu::store`].
+    pub fn store_bytes(&mut self, address: u64, bytes: &[u8]) -> Result<(), Trap> {
+        self.check_writable(address, bytes.len() as u64)?;
+        for (n, byte) in bytes.iter().enumerate() {
+            self.store(address.wrapping_add(n as u64), *byte)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a write of `size` bytes (at most a page) would succeed, page by page, changing
+    /// nothing but accessed and dirty bits.
+    ///
+    /// # Errors
+    /// As for [`Cpu::store`], but not for memory that is not RAM.
+    pub fn check_writable(&mut self, address: u64, size: u64) -> Result<(), Trap> {
+        self.check_canonical(address, size)?;
+        let mode = self.tlb.mode;
+        let last = address.wrapping_add(size - 1);
+        let second = (last & !OFFSET != address & !OFFSET).then_some(last & !OFFSET);
+        for page in [Some(address), second].into_iter().flatten() {
+            let physical = self.translate(page, Intent::Write, mode)?;
+            if self.physical.has_code(physical) {
+                return Err(self.stop(Cause::CodeWrite(physical / PAGE)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `body` with the supervisor's rights, as implicit accesses to descriptor tables and stacks
+    /// have them (SDM volume 3, 4.6.1).
+    ///
+    /// # Errors
+    /// What `body` says.
+    pub fn as_supervisor<T>(
+        &mut self,
+        body: impl FnOnce(&mut Self) -> Result<T, Trap>,
+    ) -> Result<T, Trap> {
+        let mode = self.tlb.mode;
+        self.tlb.mode = if self.control.cr4 & crate::cpu::bits::CR4_SMAP != 0 {
+            Mode::SupervisorStrict
+        } else {
+            Mode::Supervisor
+        };
+        let result = body(self);
+        self.tlb.mode = mode;
+        result
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slowly_sized(&mut self, address: u64, size: u64) -> Result<u64, Trap> {
+        self.check_canonical(address, size)?;
+        let mode = self.tlb.mode;
+        let first = self.translate(address, Intent::Read, mode)?;
+        let on_first = PAGE - (address & OFFSET);
+        if on_first >= size {
+            return self.read_physical_or_outside(first, size);
+        }
+        let second = self.translate(address.wrapping_add(on_first), Intent::Read, mode)?;
+        let low = self.read_physical_or_outside(first, on_first)?;
+        let high = self.read_physical_or_outside(second, size - on_first)?;
+        Ok(low | high << (on_first * 8))
+    }
+
+    #[inline(always)]
+    fn load_slowly<T: Word>(&mut self, address: u64) -> Result<u64, Trap>
+    where
+        T: Word,
+    {
+        self.load_slowly_sized(address, T::BYTES)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slowly(&mut self, address: u64, value: u64, size: u64) -> Result<(), Trap> {
+        self.check_canonical(address, size)?;
+        let mode = self.tlb.mode;
+        let first = self.translate(address, Intent::Write, mode)?;
+        let on_first = (PAGE - (address & OFFSET)).min(size);
+        let second = if on_first < size {
+            Some(self.translate(address.wrapping_add(on_first), Intent::Write, mode)?)
+        } else {
+            None
+        };
+        for page in [Some(first), second].into_iter().flatten() {
+            if self.physical.has_code(page) {
+                return Err(self.stop(Cause::CodeWrite(page / PAGE)));
+            }
+        }
+        self.write_physical_or_outside(first, value, on_first)?;
+        if let Some(second) = second {
+            self.write_physical_or_outside(second, value >> (on_first * 8), size - on_first)?;
+        }
+        Ok(())
+    }
+
+    /// #GP (or #SS, which a stack access by RSP or RBP would raise: left to the caller) for addresses
+    /// outside the 48 canonical bits (SDM volume 1, 3.3.7.1).
+    pub(crate) fn check_canonical(&mut self, address: u64, size: u64) -> Result<(), Trap> {
+        let canonical = |a: u64| (a as i64) << 16 >> 16 == a as i64;
+        if !(canonical(address) && canonical(address.wrapping_add(size - 1))) {
+            return Err(self.general_protection(0));
+        }
+        Ok(())
+    }
+
+    /// The physical address of linear `address`, for an access of this kind.
+    ///
+    /// # Errors
+    /// [`Trap`] with a page fault, CR2 set.
+    pub fn translate(&mut self, address: u64, intent: Intent, mode: Mode) -> Result<u64, Trap> {
+        if let Some(physical) = self.tlb.lookup(address, intent, mode) {
+            return Ok(physical | address & OFFSET);
+        }
+        match walk::walk(self, address, intent, mode) {
+            Ok(found) => {
+                let page = found.physical & !OFFSET;
+                let host = self.physical.page(page);
+                let code = self.physical.has_code(page);
+                self.tlb.fill(address, intent, mode, &found, host, code);
+                Ok(page | address & OFFSET)
+            }
+            Err(walk::Fault::Code(page)) => Err(self.stop(Cause::CodeWrite(page))),
+            Err(walk::Fault::Page(error)) => {
+                self.control.cr2 = address;
+                Err(self.raise(Exception::with_error(vector::PF, error)))
+            }
+        }
+    }
+
+    fn read_physical_or_outside(&mut self, address: u64, size: u64) -> Result<u64, Trap> {
+        match self.physical.read(address, size) {
+            Some(value) => Ok(value),
+            None => self.read_outside(Space::Memory, address, size as u8),
+        }
+    }
+
+    fn write_physical_or_outside(
+        &mut self,
+        address: u64,
+        value: u64,
+        size: u64,
+    ) -> Result<(), Trap> {
+        let mask = u64::MAX >> (64 - size * 8);
+        if self.physical.write(address, value, size) {
+            return Ok(());
+        }
+        self.write_outside(Space::Memory, address, size as u8, value & mask)
+    }
+}
