@@ -110,7 +110,7 @@ impl Board {
     pub fn new(config: &MachineConfig) -> Self {
         let pc = config.board == BoardKind::Pc;
         Self {
-            pic: Pic::new(),
+            pic: if pc { Pic::started() } else { Pic::new() },
             pit: if pc { Pit::started() } else { Pit::new() },
             rtc: Rtc::new(),
             uart: Uart::new(),
@@ -413,3 +413,7 @@ impl Board {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;
