@@ -49,6 +49,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure fault tolerance against none: speed, log bandwidth, latency
     Bench(BenchArgs),
+    /// Build a bootable Linux guest from Debian packages, without root
+    Image(ImageArgs),
     /// What this host can do, and why not
     Doctor(DoctorArgs),
 }
@@ -56,17 +58,18 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image or Linux kernel
+    /// A built-in guest (counter, clock, echo, disk, kv), or a file: an ELF64 image, a Linux kernel, or what
+    /// `tandem image` makes
     pub guest: String,
     /// A Linux kernel's initial file system
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<String>,
-    /// A Linux kernel's command line [default: console=ttyS0]
+    /// A Linux kernel's command line [default: console=ttyS0]; for what `tandem image` makes, more of it
     #[arg(long, value_name = "TEXT")]
     pub append: Option<String>,
-    /// Guest memory in MiB
-    #[arg(long, default_value_t = 64, value_name = "MIB")]
-    pub memory: u32,
+    /// Guest memory in MiB [default: 64, or what the image asks for]
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u32>,
     /// Arguments for the guest, as key=value; may be repeated
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     pub args: Vec<String>,
@@ -386,6 +389,42 @@ pub struct BenchArgs {
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,
     /// One JSON object on stdout instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem image`.
+#[derive(Clone, Debug, Args)]
+pub struct ImageArgs {
+    /// Debian packages the guest is made of: redis-server, memcached, nginx, or any with --run
+    #[arg(value_name = "PACKAGE")]
+    pub packages: Vec<String>,
+    /// The image to write: kernel, first root and a manifest in one file
+    #[arg(short, long, value_name = "OUT.img")]
+    pub output: PathBuf,
+    /// Put the root on an ext4 disk image, and write it here
+    #[arg(long, value_name = "OUT.ext4")]
+    pub disk: Option<PathBuf>,
+    /// Size of the disk in MiB (if not given, what its files need and 256 more)
+    #[arg(long, value_name = "MIB", requires = "disk", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    pub size: Option<u32>,
+    /// The kernel's package, or one that depends on it
+    #[arg(
+        long,
+        default_value = "linux-image-cloud-amd64",
+        value_name = "PACKAGE"
+    )]
+    pub kernel_package: String,
+    /// A known service to run: redis, memcached, nginx (if not given, that of the packages named)
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
+    pub service: Option<String>,
+    /// A command to run, by a shell; when it ends, the guest powers off
+    #[arg(long, value_name = "CMD")]
+    pub run: Option<String>,
+    /// The kernel command line to boot with, in place of the usual one
+    #[arg(long, value_name = "WORDS")]
+    pub cmdline: Option<String>,
+    /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
 }

@@ -1,12 +1,13 @@
 //! Guest images: built into the program, or from a file.
 
 use crate::failure::{During, Failure, Outcome};
+use crate::image::bundle::{Bundle, Manifest};
 use std::borrow::Cow;
 use std::path::Path;
 use vmm::machine::GuestImage;
 
 /// Most bytes of an image file.
-const IMAGE_MAX: u64 = 256 << 20;
+const IMAGE_MAX: u64 = 1 << 30;
 /// Most bytes of an initrd: beyond it no guest has room for it.
 const INITRD_MAX: u64 = 3 << 30;
 
@@ -35,6 +36,8 @@ pub struct Image {
     kernel: Cow<'static, [u8]>,
     /// A Linux kernel's initial file system.
     initrd: Option<Vec<u8>>,
+    /// What `tandem image` wrote about it, if that made it.
+    pub manifest: Option<Manifest>,
     /// [`GuestImage::digest`].
     pub digest: u64,
 }
@@ -46,6 +49,17 @@ impl Image {
             kernel: &self.kernel,
             initrd: self.initrd.as_deref(),
         }
+    }
+
+    /// Takes kernel and initrd out of what `tandem image` made.
+    fn unpack(&mut self) -> Outcome {
+        let bundle = Bundle::parse(&self.kernel)
+            .map_err(|e| Failure::new(format!("{} cannot be used: {e}", self.name)))?;
+        let kernel = bundle.kernel.to_vec();
+        self.initrd = Some(bundle.initrd.to_vec());
+        self.manifest = Some(bundle.manifest);
+        self.kernel = Cow::Owned(kernel);
+        Ok(())
     }
 }
 
@@ -59,9 +73,16 @@ pub fn load(name: &str, initrd: Option<&str>) -> Outcome<Image> {
     let mut image = Image {
         name: name.to_owned(),
         kernel,
-        initrd: initrd.map(read_initrd).transpose()?,
+        initrd: None,
+        manifest: None,
         digest: 0,
     };
+    if Bundle::is_one(&image.kernel) {
+        image.unpack()?;
+    }
+    if let Some(initrd) = initrd {
+        image.initrd = Some(read_initrd(initrd)?);
+    }
     image.digest = image.bytes().digest();
     Ok(image)
 }
@@ -97,7 +118,7 @@ fn read(name: &str) -> Outcome<Vec<u8>> {
     };
     if !meta.is_file() || meta.len() > IMAGE_MAX {
         return Err(Failure::new(format!(
-            "{name} is no guest image (an ELF64 file or a Linux bzImage is needed)"
+            "{name} is no guest image (an ELF64 file, a Linux bzImage, or what `tandem image` makes is needed)"
         )));
     }
     std::fs::read(path).during(format_args!("cannot read the guest's image {name}"))

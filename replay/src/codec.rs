@@ -616,6 +616,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_example_is_encoded_so() {
+        let here = here(3_800_000, 0xffff_ffff_8100_0000, 0x89ab_cdef);
+        let anchor = Anchor::reaching(here.point.clock.0, here.point.clock.0 + 150_000);
+        let entry = LogEntry::arrival(&here, Arrival::Timer { periods: 1 }, Some(anchor));
+        let bytes = [10, 0xe1, 0xc0, 0xf7, 0xe7, 1, 0xef, 0xcd, 0xab, 0x89, 0x13];
+        assert_eq!(encode(&[entry]), bytes);
+    }
+
+    #[test]
     fn a_frame_does_not_cost_more_in_derived_time() {
         // Half a minute of silence before each.
         let frame = |n: u64| {

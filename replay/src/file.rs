@@ -30,7 +30,8 @@ use std::path::{Path, PathBuf};
 pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 /// Version of header, frames and entries.
 ///
-/// Version 2 adds anchors to entries, and the mode of time to the machine's configuration. The entries of
+/// Version 2 adds anchors to entries, the ACPI timer's and random answers, and the mode of time, the
+/// initrd and the board to the machine's configuration. The entries of
 /// version 1 are a subset, and its header the same, so that its logs can still be read.
 pub const FORMAT_VERSION: u32 = 2;
 /// Oldest version that can be read.

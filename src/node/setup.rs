@@ -14,6 +14,9 @@ pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
 /// And its gateway: the host's side of the demo's bridge.
 pub const GATEWAY: &str = "10.77.0.1";
 
+/// Guest memory unless the command line or the image says otherwise.
+const MEMORY_MIB: u32 = 64;
+
 /// A Linux kernel's command line unless another is given: messages on the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
 
@@ -39,8 +42,10 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
     let config = MachineConfig {
         guest: args.guest.clone(),
         image_digest: image.digest,
-        memory_mib: args.memory,
-        cmdline: cmdline(args, board)?,
+        memory_mib: args
+            .memory
+            .unwrap_or(image.manifest.as_ref().map_or(MEMORY_MIB, |m| m.memory_mib)),
+        cmdline: cmdline(args, board, &image)?,
         cpu: args.cpu,
         clock_kind,
         // KVM counts no RDTSC: it leaves the guest.
@@ -55,9 +60,13 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
 }
 
 /// A bare-metal guest's arguments, with its addresses; or a Linux kernel's command line.
-fn cmdline(args: &MachineArgs, board: BoardKind) -> Outcome<String> {
+fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<String> {
     if board == BoardKind::Pc {
-        let mut words = vec![args.append.clone().unwrap_or(LINUX_CMDLINE.to_owned())];
+        let append = args.append.clone();
+        let mut words = match &image.manifest {
+            Some(manifest) => vec![manifest.cmdline.clone(), append.unwrap_or_default()],
+            None => vec![append.unwrap_or(LINUX_CMDLINE.to_owned())],
+        };
         words.extend(args.args.iter().cloned());
         return Ok(words.join(" "));
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
+pub mod skipped;
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -29,7 +31,7 @@ pub fn have_kvm(test: &str) -> bool {
     match vmm::kvm::Host::open() {
         Ok(_) => true,
         Err(e) => {
-            eprintln!("SKIPPED {test}: {e}");
+            skipped::skipped(&format!("{} ({test})", skipped::this_test()), &e);
             false
         }
     }

@@ -3,6 +3,7 @@
 //! Primaries are killed from outside (SIGKILL), in the middle of their work.
 
 use super::common::{LIMIT, cluster, have_kvm, machine, os, switch_cluster, tandem};
+use super::patient;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
@@ -32,11 +33,12 @@ fn echo_through_failover(cluster: &mut Cluster, kill_after: usize) {
     let server = cluster.serve(ECHO).unwrap();
     let options = PairOptions {
         network: true,
-        ..PairOptions::default()
+        ..patient()
     };
     let vm = format!("echo-{kill_after}");
     let mut pair = cluster.start_pair(&vm, &os(&["echo"]), &options).unwrap();
-    pair.wait_ready("ready").unwrap();
+    let ready = |line: &str| line.contains("ready");
+    pair.primary.wait_line(LIMIT, ready).unwrap();
     let mut rng = Rng::new(kill_after as u64, 0);
     let bytes: Vec<u8> = (0..1 << 20).map(|_| rng.next_u64() as u8).collect();
     let mut stream = connect(server);
@@ -127,9 +129,7 @@ fn console_goes_on(
     assert!(alone.status.success());
     let alone = String::from_utf8(alone.stdout).unwrap();
     let alone: Vec<String> = alone.lines().map(str::to_owned).collect();
-    let mut pair = cluster
-        .start_pair(vm, &os(guest), &PairOptions::default())
-        .unwrap();
+    let mut pair = cluster.start_pair(vm, &os(guest), &patient()).unwrap();
     let begun = Instant::now();
     while !ripe(&pair) {
         assert!(begun.elapsed() < LIMIT, "{vm}: {:?}", pair.events());

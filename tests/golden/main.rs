@@ -82,6 +82,14 @@ fn plain() -> Vec<Event> {
             question: Question::PitElapsed(2),
             value: 54_925_000,
         },
+        Event::Answer {
+            question: Question::PmElapsed,
+            value: 1_000_000_007,
+        },
+        Event::Answer {
+            question: Question::Entropy,
+            value: 0x0123_4567_89ab_cdef,
+        },
         Event::Output {
             digest: 0xdead_beef,
         },

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod console;
 
 use common::{LIMIT, have_kvm, machine, os};
 use std::ffi::OsString;
@@ -189,4 +190,37 @@ fn a_machine_that_failed_over_begins_again_after_its_end() {
     assert_eq!(next.wait_event("begins").detail, "view 4");
     next.ends_well();
     next_backup.ends_well();
+}
+
+#[test]
+fn silent_connections_keep_no_primary_from_its_backup() {
+    let _machine = machine();
+    if !have_kvm("silent connections") {
+        return;
+    }
+    let site = Site::new();
+    let (mut backup, at) = site.backup(&[]);
+    let connect = || std::net::TcpStream::connect(at.as_str()).unwrap();
+    let silent = [connect(), connect(), connect()];
+    let begun = Instant::now();
+    let mut primary = site.primary(&SHORT, &at);
+    primary.ends_well();
+    backup.ends_well();
+    // Each was waited for, for 20 s, once.
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    drop(silent);
+}
+
+#[test]
+fn a_backup_somebody_is_connected_to_ends_when_asked() {
+    let _machine = machine();
+    let site = Site::new();
+    let (mut backup, at) = site.backup(&[]);
+    let silent = std::net::TcpStream::connect(at.as_str()).unwrap();
+    let begun = Instant::now();
+    backup.daemon.ask_to_end();
+    let why = backup.is_refused();
+    assert!(why.contains("stopped before a primary came"), "{why}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    drop(silent);
 }

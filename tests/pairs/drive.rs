@@ -1,6 +1,6 @@
 //! What clients do to a server while it is recorded.
 
-use super::common::LIMIT;
+use super::LIMIT;
 use super::plan::{Guest, Plan};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -91,6 +91,34 @@ fn p4_p17_disk_reads_never_race_with_the_guest() {
     });
 }
 
+#[test]
+fn derived_time_is_not_in_the_log_and_replays_the_same() {
+    repeat("derived time", |seed| {
+        let reads = format!("reads={}", 200 + seed * 37);
+        let hz = format!("hz={}", 100 + seed * 400);
+        let ticking = ["counter", "--arg", "ticks=50", "--arg", &hz];
+        let reading = ["clock", "--arg", &reads];
+        let guest = if seed % 2 == 0 {
+            &ticking[..]
+        } else {
+            &reading[..]
+        };
+        words(&[guest, &["--tsc", "derived"]].concat())
+    });
+    let _machine = machine();
+    if !have_kvm("the log of derived time") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, &["clock", "--tsc", "derived"]);
+    let kinds = &tandem_json(&["log", text(&log), "--json"])["kinds"];
+    assert!(kinds["tsc"].is_null(), "{kinds}");
+    record(&log, &["clock"]);
+    let kinds = &tandem_json(&["log", text(&log), "--json"])["kinds"];
+    assert!(kinds["tsc"]["count"].as_u64() > Some(0), "{kinds}");
+}
+
 /// Records a server on the network that `make` makes while `drive` talks to it, stops it, and replays.
 fn repeat_server(
     guest: &str,

@@ -9,6 +9,7 @@
 //! ```
 
 mod backup;
+mod callers;
 mod claim;
 mod control;
 mod events;

@@ -128,6 +128,9 @@ pub struct Msrs {
     pub pat: u64,
 }
 
+/// IA32_PAT at reset (SDM volume 3, 12.12.4).
+const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
+
 /// How the time-stamp counter is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeBase {
@@ -218,7 +221,10 @@ impl Cpu {
             gdt: Table::default(),
             idt: Table::default(),
             control: Control::default(),
-            msrs: Msrs::default(),
+            msrs: Msrs {
+                pat: PAT_AT_RESET,
+                ..Default::default()
+            },
             debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             time: TimeBase::Clock(0),
             fpu: Fpu::default(),

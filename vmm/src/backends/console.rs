@@ -36,7 +36,7 @@ enum Target {
 }
 
 /// Bytes a queued console holds before a vCPU that prints has to wait.
-const QUEUE_BYTES_MAX: usize = 64 << 10;
+const QUEUE_BYTES_MAX: usize = 16 << 10;
 
 impl Console {
     /// A console on stdout.
@@ -440,7 +440,7 @@ mod tests {
     fn a_terminal_is_raw_while_it_is_read_and_cooked_after() {
         isolated(|| {
             let Some((master, slave)) = openpty() else {
-                println!("SKIPPED: no pseudo-terminal");
+                crate::skipped::skip_this(&"no pseudo-terminal");
                 return;
             };
             dup2_stdin(&slave).expect("a new stdin");
@@ -463,7 +463,7 @@ mod tests {
     fn a_terminal_is_cooked_after_exit_without_drop() {
         isolated(|| {
             let Some((_master, slave)) = openpty() else {
-                println!("SKIPPED: no pseudo-terminal");
+                crate::skipped::skip_this(&"no pseudo-terminal");
                 return;
             };
             // SAFETY: this process has one thread.

@@ -449,6 +449,8 @@ impl Engine for KvmEngine {
             halted: self.halted,
             ..Default::default()
         };
+        let xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
+        state.fpu.mxcsr = convert::take_mxcsr(&xsave);
         convert::take_sregs(&mut state, &sregs);
         for index in SAVED_MSRS {
             let entry = kvm_msr_entry {
@@ -476,6 +478,10 @@ impl Engine for KvmEngine {
         self.fd
             .set_fpu(&convert::fpu(&state.fpu))
             .map_err(|e| ioctl("KVM_SET_FPU", e))?;
+        let mut xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
+        convert::put_mxcsr(&mut xsave, state.fpu.mxcsr);
+        // SAFETY: no feature with state beyond 4 KiB is enabled for the guest.
+        unsafe { self.fd.set_xsave(&xsave) }.map_err(|e| ioctl("KVM_SET_XSAVE", e))?;
         for &(index, data) in &state.msrs {
             if !SAVED_MSRS.contains(&index) {
                 return Err(EngineError::Unsupported(format!(

@@ -1,13 +1,13 @@
 //! The host's KVM and one virtual machine on it.
 
 use super::vcpu::KvmEngine;
-use crate::cpu::CpuModel;
+use crate::cpu::{CpuModel, Offer};
 use crate::engine::EngineError;
+use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use crate::memory::GuestMemory;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Why KVM cannot be had.
@@ -87,7 +87,7 @@ impl Host {
     /// # Errors
     /// See [`KvmError`].
     pub fn open() -> Result<Self, KvmError> {
-        super::kick::install().map_err(|source| KvmError::Ioctl {
+        crate::kick::install().map_err(|source| KvmError::Ioctl {
             operation: "cannot install the kick signal's handler".into(),
             source,
         })?;
@@ -227,7 +227,7 @@ impl Vm {
         let leaves: Vec<kvm_cpuid_entry2> = self
             .inner
             .model
-            .leaves()
+            .leaves(Offer::Bare)
             .into_iter()
             .map(|leaf| kvm_cpuid_entry2 {
                 function: leaf.function,

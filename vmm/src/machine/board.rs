@@ -225,9 +225,8 @@ impl Board {
                 Ok(port) => self.read_ports(port, size, ask)?,
                 Err(_) => None,
             },
-            Bus::Tsc => (address == 0 && size == 8)
-                .then(|| ask(Question::Tsc))
-                .transpose()?,
+            Bus::Tsc if address == 0 && size == 8 => Some(ask(Question::Tsc)?),
+            Bus::Tsc => None,
             Bus::Mmio => match (address - offset, &mut self.pc) {
                 (abi::NET_PAGE, _) => Some(self.net.read(offset, size)),
                 (abi::BLOCK_PAGE, _) => Some(match &mut self.block {

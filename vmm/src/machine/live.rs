@@ -7,10 +7,11 @@
 //! ```
 
 use super::lateness::Lateness;
+use super::pace::{AHEAD_NS_MAX, Pace};
 use crate::backends::ArrivalSink;
 use crate::hostclock;
 use crate::kick::{self, Kicker};
-use replay::{Arrival, InputsError, Question, Situation, Source, Stop, TimerSpec};
+use replay::{Arrival, InputsError, Question, Situation, Source, Stop};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,14 +32,8 @@ const PROGRESS_NS: u64 = 4_000_000;
 const BUSY_NS: u64 = 500_000;
 const FRAME_WAIT_NS: u64 = 60_000;
 
-/// How often a guest in derived time is looked at, how far its time may run ahead of real time before it
-/// is held back, and how far behind before it gets an anchor with nothing else.
-///
-/// Behind is the common side, an engine under one count a nanosecond; a guest with a timer never gets
-/// there, and one that spins on the TSC without would wait for ever. One entry in 10 ms costs little.
+/// Longest run of a guest in derived time without a look at how far it is off.
 const PACE_NS: u64 = 4_000_000;
-const AHEAD_NS_MAX: u64 = 1_000_000;
-const BEHIND_NS_MAX: u64 = 10_000_000;
 
 /// Where the vCPU thread is.
 mod place {
@@ -164,12 +159,7 @@ pub struct Live {
     inbox: Arc<Inbox>,
     seen: u32,
     time: GuestTime,
-    /// Guest time-stamp counter minus the host's monotonic nanoseconds, wrapping.
-    tsc_offset: u64,
-    /// Whether derived time was seen: real time began no earlier than it.
-    met: bool,
-    spec: TimerSpec,
-    due_ns: Option<u64>,
+    pace: Pace,
     alarm: Alarm,
     /// Whether a follower needs to know of progress.
     followed: bool,
@@ -184,21 +174,19 @@ impl Live {
     /// # Errors
     /// If the kernel has no timer for us.
     pub fn new(inbox: Arc<Inbox>, time: GuestTime, followed: bool) -> std::io::Result<Self> {
+        kick::install()?;
         inbox.bind_current_thread();
         let now = hostclock::monotonic_ns();
         // From zero, or on from the last answer plus what passed since.
-        let tsc_offset = match time.tsc {
-            (0, 0) => 0u64.wrapping_sub(now),
-            (answered, at) => answered.wrapping_sub(at),
+        let pace = match time.tsc {
+            (0, 0) => Pace::new(0, now),
+            (answered, at) => Pace::new(answered, at),
         };
         Ok(Self {
             inbox,
             seen: 0,
             time,
-            tsc_offset,
-            met: false,
-            spec: TimerSpec::default(),
-            due_ns: None,
+            pace,
             alarm: Alarm::new()?,
             followed,
             told_ns: now,
@@ -211,46 +199,6 @@ impl Live {
         self.followed = followed;
     }
 
-    /// Guest time by the host's clock at `monotonic_ns`.
-    fn real_ns(&self, monotonic_ns: u64) -> u64 {
-        monotonic_ns.wrapping_add(self.tsc_offset)
-    }
-
-    /// The timer's period begins when the guest programs it, by real time or by derived time, whichever is
-    /// later: at the due moment an anchor has brought derived time to the period's end, or it was there.
-    fn follow_timer(&mut self, now: &Situation) {
-        self.meet(now);
-        if now.timer == self.spec {
-            return;
-        }
-        self.spec = now.timer;
-        self.due_ns = (self.spec.period_ns != 0).then(|| {
-            let clock = hostclock::monotonic_ns();
-            let ahead = now
-                .time_ns
-                .map_or(0, |derived| derived.saturating_sub(self.real_ns(clock)));
-            clock + ahead + self.spec.period_ns
-        });
-    }
-
-    /// Derived time at the beginning of this live world is where real time begins, if that is not there
-    /// yet: a replica that caught up faster than its primary ran must not wait for the difference.
-    fn meet(&mut self, now: &Situation) {
-        let (Some(derived), false) = (now.time_ns, self.met) else {
-            return;
-        };
-        self.met = true;
-        let ahead = derived.saturating_sub(self.real_ns(hostclock::monotonic_ns()));
-        self.tsc_offset = self.tsc_offset.wrapping_add(ahead);
-    }
-
-    /// Whether derived time is so far behind real time that it needs an anchor of its own.
-    fn is_behind(&self, now: &Situation, clock: u64) -> bool {
-        now.time_ns.is_some_and(|derived| {
-            !now.halted && self.real_ns(clock) > derived.saturating_add(BEHIND_NS_MAX)
-        })
-    }
-
     /// Whether something can be delivered in this situation.
     fn has_arrivals(&self, now: &Situation) -> bool {
         let queues = self.inbox.queues();
@@ -260,14 +208,12 @@ impl Live {
     /// Holds the vCPU back while derived time is ahead of real time, until that has caught up or
     /// something is to be delivered. Returns the host's time afterwards, given that before.
     fn hold_back(&self, now: &Situation, mut clock: u64) -> u64 {
-        let Some(derived) = now.time_ns else {
-            return clock;
-        };
         let mut bearable = AHEAD_NS_MAX;
         loop {
-            let ahead = derived.saturating_sub(self.real_ns(clock));
+            let ahead = self.pace.ahead_ns(now, clock);
             let until_due = self
-                .due_ns
+                .pace
+                .due_ns()
                 .map_or(u64::MAX, |due| due.saturating_sub(clock));
             let seen = self.inbox.pushes.load(Ordering::SeqCst);
             if ahead <= bearable || until_due == 0 || self.has_arrivals(now) {
@@ -282,17 +228,11 @@ impl Live {
     }
 
     fn timer(&mut self) -> Option<Arrival> {
-        let due = self.due_ns?;
-        let late = hostclock::monotonic_ns().checked_sub(due)?;
-        self.inbox.lateness.record(late);
-        if self.spec.one_shot {
-            self.due_ns = None;
-            return Some(Arrival::Timer { periods: 1 });
-        }
-        let periods = late / self.spec.period_ns + 1;
-        self.due_ns = Some(due + periods * self.spec.period_ns);
+        self.pace.due_ns()?;
+        let tick = self.pace.tick(hostclock::monotonic_ns())?;
+        self.inbox.lateness.record(tick.late_ns);
         Some(Arrival::Timer {
-            periods: u32::try_from(periods).unwrap_or(u32::MAX),
+            periods: tick.periods,
         })
     }
 }
@@ -304,7 +244,7 @@ impl Source for Live {
             Question::Tsc | Question::PitElapsed(_) | Question::PmElapsed => {
                 const { assert!(abi::TSC_HZ == 1_000_000_000, "one tick is one nanosecond") };
                 let now = hostclock::monotonic_ns();
-                let tsc = self.real_ns(now).max(self.time.tsc.0 + 1);
+                let tsc = self.pace.real_ns(now).max(self.time.tsc.0 + 1);
                 self.time.tsc = (tsc, now);
                 tsc
             }
@@ -317,12 +257,12 @@ impl Source for Live {
     }
 
     fn guest_ns(&mut self) -> u64 {
-        self.real_ns(hostclock::monotonic_ns())
+        self.pace.real_ns(hostclock::monotonic_ns())
     }
 
     fn poll(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
         self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
-        self.follow_timer(now);
+        self.pace.follow(now, hostclock::monotonic_ns);
         if let Some(tick) = self.timer() {
             return Ok(Some(tick));
         }
@@ -344,7 +284,7 @@ impl Source for Live {
         }
         drop(queues);
         let alone = frame.is_none() && now.time_ns.is_some();
-        if alone && self.is_behind(now, hostclock::monotonic_ns()) {
+        if alone && self.pace.is_behind(now, hostclock::monotonic_ns()) {
             return Ok(Some(Arrival::IrqWindow));
         }
         Ok(frame.map(Arrival::Frame))
@@ -352,7 +292,8 @@ impl Source for Live {
 
     fn wait(&mut self, _: &Situation) -> Result<(), InputsError> {
         let timeout = self
-            .due_ns
+            .pace
+            .due_ns()
             .map(|due| due.saturating_sub(hostclock::monotonic_ns()));
         self.inbox.place.store(place::WAITING, Ordering::SeqCst);
         futex_wait(&self.inbox.pushes, self.seen, timeout);
@@ -370,15 +311,16 @@ impl Source for Live {
     }
 
     fn next_stop(&mut self, now: &Situation) -> Stop {
-        self.follow_timer(now);
+        self.pace.follow(now, hostclock::monotonic_ns);
         let mut place = place::GUEST;
         let derived = now.time_ns.is_some();
-        if self.followed || derived || self.due_ns.is_some() || self.busy_until_ns != 0 {
+        let due_ns = self.pace.due_ns();
+        if self.followed || derived || due_ns.is_some() || self.busy_until_ns != 0 {
             let clock = self.hold_back(now, hostclock::monotonic_ns());
-            if self.due_ns.is_some_and(|due| due <= clock) || self.is_behind(now, clock) {
+            if due_ns.is_some_and(|due| due <= clock) || self.pace.is_behind(now, clock) {
                 return Stop::Soon;
             }
-            let mut ring = self.due_ns.unwrap_or(u64::MAX);
+            let mut ring = due_ns.unwrap_or(u64::MAX);
             if derived {
                 ring = ring.min(clock + PACE_NS);
             }
@@ -504,3 +446,7 @@ fn futex_wait(word: &AtomicU32, seen: u32, timeout_ns: Option<u64>) {
         libc::syscall(libc::SYS_futex, word.as_ptr(), op, seen, timeout);
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 //!  run    the loop: exit ▶ board ▶ arrivals ▶ injection ▶ entry
 //!  live   the live world: inbox, timer, clocks (a `replay::Source`)
 //!  lateness  how late its timer ticks were
+//!  pace   guest time against the host's, and when the timer is due
 //!  time   guest time: logged, or derived from the clock
 //! ```
 
@@ -14,6 +15,7 @@ pub mod boot;
 mod config;
 pub mod lateness;
 pub mod live;
+mod pace;
 mod run;
 pub mod snapshot;
 pub mod time;
@@ -23,3 +25,6 @@ pub use boot::GuestImage;
 pub use config::{BoardKind, ConfigError, MachineConfig};
 pub use run::{Ended, Machine, MachineError};
 pub use time::TscMode;
+
+#[cfg(test)]
+mod derived_tests;

@@ -4,7 +4,7 @@
 //! count one each on either.
 
 use super::convert;
-use crate::cpu::CpuModel;
+use crate::cpu::{CpuModel, Offer};
 use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
 use crate::kick::{self, Target};
 use crate::memory::GuestMemory;
@@ -44,7 +44,12 @@ impl SoftEngine {
     ///
     /// # Errors
     /// If the clock is none this engine has, or the host has no memory or no signal for us.
-    pub fn new(memory: GuestMemory, model: CpuModel, kind: ClockKind) -> Result<Self, EngineError> {
+    pub fn new(
+        memory: GuestMemory,
+        model: CpuModel,
+        offer: Offer,
+        kind: ClockKind,
+    ) -> Result<Self, EngineError> {
         if kind == ClockKind::Branches {
             let why = "the software engine counts instructions or blocks, not branches";
             return Err(EngineError::Unsupported(why.into()));
@@ -67,7 +72,7 @@ impl SoftEngine {
         }
         // SAFETY: the page lives as long as the engine.
         regions.push(unsafe { Region::new(abi::CLOCK_PAGE, 4096, clock_page.as_ptr()) });
-        let leaves = model.leaves().into_iter().map(|leaf| Leaf {
+        let leaves = model.leaves(offer).into_iter().map(|leaf| Leaf {
             function: leaf.function,
             index: leaf.index,
             registers: leaf.registers,
@@ -290,10 +295,8 @@ impl Engine for SoftEngine {
             TimeBase::Derived { ns_at_zero } if self.kind == ClockKind::Instructions => {
                 soft::cpu::TimeBase::Clock(ns_at_zero)
             }
-            TimeBase::Derived { .. } => {
-                let why = "guest time is derived from the clock 'instructions' only";
-                return Err(EngineError::Unsupported(why.into()));
-            }
+            // Guests that count for themselves ask the board, whose time may be derived all the same.
+            TimeBase::Derived { .. } => soft::cpu::TimeBase::Outside,
         };
         Ok(())
     }

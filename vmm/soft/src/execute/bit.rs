@@ -128,7 +128,7 @@ pub(crate) fn lzcnt<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Tr
 
 #[inline(always)]
 fn counted<W: Word>(cpu: &mut Cpu, op: &Op, value: u64, count: u32) -> Result<(), Trap> {
-    let changed = u64::from(value == 0) * flags::CF | u64::from(count == 0) * flags::ZF;
+    let changed = (u64::from(value == 0) * flags::CF) | (u64::from(count == 0) * flags::ZF);
     let kept = cpu.arithmetic.bits() & !(flags::CF | flags::ZF);
     cpu.arithmetic = Arithmetic::from_bits(kept | changed);
     W::cut(count.into()).set(cpu, op.dst);

@@ -4,7 +4,7 @@ use super::super::elf::tests::file;
 use super::super::{load, memory};
 use super::*;
 use crate::cpu::CpuModel;
-use crate::machine::BoardKind;
+use crate::machine::{BoardKind, TscMode};
 use replay::ClockKind;
 
 const INIT_SIZE: u32 = 0x20_0000;
@@ -21,6 +21,7 @@ fn config(memory_mib: u32) -> MachineConfig {
         cmdline: "console=ttyS0 quiet".into(),
         cpu: CpuModel::V1,
         clock_kind: ClockKind::Instructions,
+        tsc: TscMode::Derived,
         mac: [2, 0, 0, 0, 0, 1],
         disk_sectors: None,
         initrd: None,

@@ -87,8 +87,6 @@ macro_rules! host {
     }};
 }
 
-pub(super) use host;
-
 macro_rules! floats {
     ($($name:ident = $text:literal, $tiny:expr;)*) => {$(
         pub(crate) struct $name;

@@ -147,7 +147,6 @@ own! {
     Pinsrw: |a, b, imm| { let mut a = u16s(a); a[usize::from(imm) % 8] = b as u16; from_u16s(a) },
         Self::xmm(a.into(), b.into(), imm & 3) as u64;
     // Moves that merge.
-    Replace: |_a, b, _| b;
     MergeLow32: |a, b, _| a >> 32 << 32 | b & 0xffff_ffff;
     MergeLow64: |a, b, _| a >> 64 << 64 | b & u128::from(u64::MAX);
     MergeHigh64: |a, b, _| u128::from(a as u64) | b << 64;

@@ -1,21 +1,24 @@
 //! FNINIT, FLDCW, FNSTCW, FNSTSW, FNCLEX, FWAIT, FNOP, EMMS.
 
+use super::SF;
 use crate::execute::simd::Any;
-use crate::fpu::{BUSY, ES, EXCEPTIONS};
+use crate::fpu::{BUSY, ES, EXCEPTIONS, Fpu};
 use crate::op::{Address, Op, slot};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 
-/// Status word: stack fault.
-const SF: u16 = 1 << 6;
-
 /// `fninit`: registers stay, they are all empty.
 pub(crate) fn fninit(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     cpu.check_x87()?;
-    cpu.fpu.fcw = 0x37f;
-    cpu.fpu.fsw = 0;
-    cpu.fpu.tags = 0;
+    initialise(&mut cpu.fpu);
     Ok(())
+}
+
+/// The unit as after FNINIT.
+pub(super) fn initialise(fpu: &mut Fpu) {
+    fpu.fcw = 0x37f;
+    fpu.fsw = 0;
+    fpu.tags = 0;
 }
 
 /// `fnclex`.
