@@ -6,9 +6,12 @@
 pub(crate) mod arithmetic;
 pub(crate) mod control;
 pub(crate) mod environment;
+mod functions;
 pub(crate) mod host;
 pub(crate) mod remainder;
+pub(crate) mod transcendental;
 pub(crate) mod transfer;
+mod wide;
 
 use crate::fpu::{ES, EXCEPTIONS, Fpu};
 use crate::trap::{Exception, vector};

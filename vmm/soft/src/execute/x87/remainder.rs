@@ -48,6 +48,7 @@ fn pack(negative: bool, exponent: i32, significand: u64) -> u128 {
 pub(crate) fn fprem(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
     let fpu = &mut cpu.fpu;
+    fpu.fsw &= !C2;
     if fpu.is_empty(0) || fpu.is_empty(1) {
         if fpu.stack_fault(false) {
             fpu.set_st(0, INDEFINITE);
@@ -73,7 +74,7 @@ pub(crate) fn fprem(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     }
     let denormal = |v: u128| v >> 64 & 0x7fff == 0 && !zero(v);
     let raised = if denormal(a) || denormal(b) { DE } else { 0 };
-    if !fpu.take_status(raised, 0) {
+    if !fpu.take_status(raised, C1) {
         return Ok(());
     }
     let (value, conditions) = if zero(a) || special(b) {
