@@ -1,6 +1,7 @@
 //! FPREM and FPREM1, in integers: how far one step of a long reduction goes is the processor's choice.
 
-use super::{C0, C1, C2, C3, CONDITIONS, DE, IE, INDEFINITE, host};
+use super::wide::Wide;
+use super::{C0, C1, C2, C3, CONDITIONS, DE, IE, INDEFINITE, UE, host};
 use crate::op::Op;
 use crate::{Cpu, Trap};
 
@@ -83,6 +84,14 @@ pub(crate) fn fprem(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         reduce(a, b, op.imm & NEAREST != 0)
     };
     fpu.fsw = fpu.fsw & !CONDITIONS | conditions;
+    // Exact, and so an underflow only where that is an error.
+    let value = if denormal(value) && fpu.fcw & UE == 0 {
+        let (value, status) = Wide::of(value).round(fpu.fcw);
+        fpu.take_status(status, 0);
+        value
+    } else {
+        value
+    };
     fpu.set_st(0, value);
     Ok(())
 }

@@ -57,7 +57,7 @@ fn denormals(a: u128, b: u128) -> u16 {
 
 const INVALID: Raised = (INDEFINITE, IE);
 
-/// `f2xm1`. Outside -1 to 1, where it is undefined, the operand stays; infinities have their limits.
+/// `f2xm1`. Outside -1 to 1, where it is undefined, the operand stays, as AMD has it.
 fn f2xm1(control: u16, x: u128) -> Raised {
     if let Some(raised) = odd_one(x, x) {
         return raised;
@@ -65,8 +65,11 @@ fn f2xm1(control: u16, x: u128) -> Raised {
     if x == INFINITY | SIGN {
         return (ONE | SIGN, 0);
     }
-    if is_zero(x) || x & !SIGN > ONE {
+    if is_zero(x) || is_infinite(x) {
         return (x, 0);
+    }
+    if x & !SIGN > ONE {
+        return (x, PE);
     }
     let (value, status) = exp2_minus_one(Wide::of(x)).round(control);
     (value, status | denormals(x, x))
@@ -82,7 +85,7 @@ fn fyl2x(control: u16, x: u128, y: u128) -> Raised {
         return match (is_zero(y), is_infinite(y)) {
             (true, _) => INVALID,
             (_, true) => (INFINITY | sign, 0),
-            _ => (INFINITY | sign, ZE | denormals(y, y)),
+            _ => (INFINITY | sign, ZE),
         };
     }
     if x & SIGN != 0 {
@@ -149,7 +152,9 @@ fn fpatan(control: u16, x: u128, y: u128) -> Raised {
         }
         4
     } else {
-        let (value, status) = arc_tangent(Wide::of(y), Wide::of(x)).round(control);
+        let (value, status) = arc_tangent(Wide::of(y), Wide::of(x))
+            .nudged(false)
+            .round(control);
         // No angle but zero is a number of 64 bits.
         return (value, status | PE | denormal);
     };
@@ -174,7 +179,9 @@ fn trigonometric(control: u16, x: u128) -> Option<(Raised, Raised)> {
     }
     let (sine, cosine) = sine_cosine(Wide::of(x));
     let inexact = |(value, status): Raised| (value, status | PE | denormals(x, x));
-    Some((inexact(sine.round(control)), inexact(cosine.round(control))))
+    // Both are a little less than what they end at: themselves, and 1.
+    let [sine, cosine] = [sine, cosine].map(|value| value.nudged(false).round(control));
+    Some((inexact(sine), inexact(cosine)))
 }
 
 /// The tangent; `None` if the number is out of range.
@@ -184,7 +191,7 @@ fn tangent(control: u16, x: u128) -> Option<Raised> {
         return Some(sine);
     }
     let (sine, cosine) = sine_cosine(Wide::of(x));
-    let (value, status) = sine.over(cosine).round(control);
+    let (value, status) = sine.over(cosine).nudged(true).round(control);
     Some((value, status | PE | denormals(x, x)))
 }
 

@@ -158,6 +158,7 @@ pub(crate) fn store_register(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
     let fpu = &mut cpu.fpu;
     if fpu.is_empty(0) && op.imm & UNCHECKED != 0 {
+        fpu.fsw &= !C1;
         fpu.pop();
         return Ok(());
     }

@@ -75,6 +75,29 @@ impl Wide {
         Self { negative, ..self }
     }
 
+    /// For a number known not to be one of 64 bits, but so near to one that its series ended there: the
+    /// neighbour on the side the true one is on.
+    pub fn nudged(self, away: bool) -> Self {
+        if self.is_zero() || self.significand as u64 != 0 {
+            return self;
+        }
+        let significand = if away {
+            self.significand | 1
+        } else if self.significand == 1 << 127 {
+            return Self {
+                exponent: self.exponent - 1,
+                significand: u128::MAX,
+                ..self
+            };
+        } else {
+            self.significand - 1
+        };
+        Self {
+            significand,
+            ..self
+        }
+    }
+
     /// Times a power of two.
     pub fn scaled(self, power: i32) -> Self {
         Self {
