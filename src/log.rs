@@ -9,6 +9,7 @@ use replay::{ClockKind, Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::Path;
 use vmm::machine::MachineConfig;
 
 /// Entries of one kind.
@@ -51,10 +52,7 @@ pub fn mbit_s(bytes: u64, us: u64) -> f64 {
 /// Says what is in a log.
 pub fn log(args: &LogArgs) -> Outcome {
     let mut reader = LogReader::open(&args.log)?;
-    let config: MachineConfig = from_bytes(&reader.header().config).during(format_args!(
-        "{}: machine configuration",
-        args.log.display()
-    ))?;
+    let guest = guest(&reader, &args.log)?;
     let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
     let (mut entries, mut clock) = (0, 0);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -76,7 +74,7 @@ pub fn log(args: &LogArgs) -> Outcome {
         share.mbit_s = mbit_s(share.bytes, reader.at_us());
     }
     let summary = Summary {
-        guest: config.guest,
+        guest,
         cpu_model: reader.header().cpu_model.clone(),
         clock_kind: reader.header().clock_kind,
         entries,
@@ -108,6 +106,16 @@ pub fn log(args: &LogArgs) -> Outcome {
         );
     }
     Ok(())
+}
+
+/// The guest's name; a log of an old format has a machine configuration this program does not read.
+fn guest(reader: &LogReader, path: &Path) -> Outcome<String> {
+    if reader.check_replayable().is_err() {
+        return Ok(format!("unknown (log format {})", reader.version()));
+    }
+    let config: MachineConfig = from_bytes(&reader.header().config)
+        .during(format_args!("{}: machine configuration", path.display()))?;
+    Ok(config.guest)
 }
 
 fn print(summary: &Summary) {

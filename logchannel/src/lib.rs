@@ -38,7 +38,7 @@ pub mod suppressed;
 pub use cursors::Cursors;
 pub use error::{FrameError, HandshakeError, LinkEnd, LinkLost};
 pub use gate::{OutputGate, SharedGate};
-pub use handshake::{Connection, answer, offer};
+pub use handshake::{Caller, Connection, answer, offer};
 pub use messages::{Ack, Bye, Hello, Settings};
 pub use metrics::{Metrics, MetricsSnapshot};
 pub use receiver::{Next, Receiver, ReceiverHandle, ReceiverOptions};

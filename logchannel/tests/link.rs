@@ -244,19 +244,19 @@ fn a_hello_tells_everything_and_a_refusal_says_why() {
 fn two_versions_name_each_other() {
     let greeting = |kind| {
         frame(kind, |out| {
-            out.extend_from_slice(b"TANDEMLC\x02\x00something new")
+            out.extend_from_slice(b"TANDEMLC\x03\x00something new")
         })
     };
     let (mut near, far) = sockets();
     near.write_all(&greeting(FrameKind::Hello)).unwrap();
     let error = answer(far, LIMIT, |_| Ok(())).unwrap_err();
-    let text = "the peer speaks version 2 of the logging channel, this is version 1";
+    let text = "the peer speaks version 3 of the logging channel, this is version 2";
     assert!(error.to_string().starts_with(text), "{error}");
     let mut reply = Vec::new();
     near.read_to_end(&mut reply).unwrap();
     assert_eq!(
         reply[8..18],
-        *b"TANDEMLC\x01\x00",
+        *b"TANDEMLC\x02\x00",
         "the other side learns ours"
     );
 
@@ -321,4 +321,57 @@ fn what_cannot_work_is_not_offered() {
         let error = offer(near, &hello(settings), LIMIT).unwrap_err();
         assert!(matches!(error, HandshakeError::Settings { .. }), "{error}");
     }
+}
+
+/// What a primary says first.
+fn greeting() -> Vec<u8> {
+    let (near, mut far) = sockets();
+    // It waits for an answer in vain, and only until all is said.
+    offer(near, &hello(PATIENT), std::time::Duration::from_millis(50)).unwrap_err();
+    let mut bytes = Vec::new();
+    far.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn callers_are_listened_to_without_waiting_for_any() {
+    use logchannel::Caller;
+    let (mut near, far) = sockets();
+    let mut caller = Caller::new(far, LIMIT).unwrap();
+    let bytes = greeting();
+    let (last, first) = bytes.split_last().unwrap();
+    assert!(caller.listen().unwrap().is_none(), "nothing said yet");
+    near.write_all(first).unwrap();
+    assert!(caller.listen().unwrap().is_none(), "not all of it");
+    near.write_all(&[*last]).unwrap();
+    let mut heard = None;
+    until("the greeting is whole", || {
+        heard = caller.listen().unwrap();
+        heard.is_some()
+    });
+    let heard = heard.unwrap();
+    assert_eq!(heard, hello(PATIENT));
+    let refused = caller.answer(&heard, LIMIT, |_| Err("no".into()));
+    assert!(matches!(refused, Err(HandshakeError::Refused { .. })));
+    let mut reply = Vec::new();
+    near.read_to_end(&mut reply).unwrap();
+    assert!(!reply.is_empty(), "it is told");
+}
+
+#[test]
+fn callers_who_are_no_primaries_or_take_too_long_are_errors() {
+    use logchannel::Caller;
+    let (mut near, far) = sockets();
+    let mut caller = Caller::new(far, LIMIT).unwrap();
+    near.write_all(b"GET / HTTP/1.0\r\n\r\n and what else a browser says")
+        .unwrap();
+    let mut error = None;
+    until("it is refused", || {
+        error = caller.listen().err();
+        error.is_some()
+    });
+    assert!(matches!(error, Some(HandshakeError::Frame(_))), "{error:?}");
+    let (_near, far) = sockets();
+    let mut caller = Caller::new(far, std::time::Duration::from_millis(5)).unwrap();
+    until("its time is over", || caller.listen().is_err());
 }

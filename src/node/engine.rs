@@ -2,9 +2,10 @@
 
 use crate::failure::{Failure, Outcome};
 use replay::ClockKind;
+use vmm::cpu::Offer;
 use vmm::engine::Engine;
 use vmm::kvm::{Host, Vm};
-use vmm::machine::{Machine, MachineConfig};
+use vmm::machine::{BoardKind, Machine, MachineConfig};
 use vmm::memory::GuestMemory;
 use vmm::soft::SoftEngine;
 
@@ -72,7 +73,11 @@ impl Chosen {
                 Ok(Box::new(engine))
             }
             Self::Soft => {
-                let engine = SoftEngine::new(memory.clone(), config.cpu, config.clock_kind)
+                let offer = match config.board {
+                    BoardKind::Bare => Offer::Bare,
+                    BoardKind::Pc => Offer::Full,
+                };
+                let engine = SoftEngine::new(memory.clone(), config.cpu, offer, config.clock_kind)
                     .map_err(|e| Failure::new(e.to_string()))?;
                 Ok(Box::new(engine))
             }

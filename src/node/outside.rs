@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use vmm::backends::console::Console;
 use vmm::backends::disk::DiskFile;
 use vmm::backends::shadow::Shadow;
@@ -14,6 +15,9 @@ use vmm::backends::switch::SwitchPort;
 use vmm::backends::tap::Tap;
 use vmm::backends::{ArrivalSink, NetPort};
 use vmm::machine::live::Inbox;
+
+/// Longest time the end of a replica waits for somebody to read what its guest printed last.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The backends of one machine.
 pub struct Outside {
@@ -23,7 +27,7 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Sends `output` where it belongs. Never waits for long.
+    /// Sends `output` where it belongs. A replica's never waits: threads that link the pair call it.
     pub fn emit(&self, output: Output) {
         match output {
             Output::Frame(frame) => {
@@ -46,8 +50,41 @@ impl Outside {
         }
     }
 
-    /// Waits until every disk request that was let out is done. To be called before the process ends.
+    /// Where the vCPU waits after it has printed, if nobody reads its console. Reads no clock.
+    pub fn wait_for_console(&self) {
+        if let Some(console) = &self.console {
+            console.wait_for_room();
+        }
+    }
+
+    /// The guest is to end: it waits for no reader any more.
+    pub fn hurry(&self) {
+        if let Some(console) = &self.console {
+            console.hurry();
+        }
+    }
+
+    /// Bytes the console holds for its reader.
+    pub fn console_held(&self) -> usize {
+        self.console.as_ref().map_or(0, Console::held)
+    }
+
+    /// Nothing leaves any more.
+    pub fn halt(&self) {
+        if let Some(console) = &self.console {
+            console.halt();
+        }
+    }
+
+    /// Waits until every disk request that was let out is done, and a while for the console's reader. To
+    /// be called before the process ends.
     pub fn finish(&self) {
+        if let Some(console) = &self.console {
+            match console.finish(LAST_WORDS) {
+                0 => {}
+                bytes => tracing::warn!("{bytes} bytes of the console are lost: nobody read them"),
+            }
+        }
         drop(
             self.disk
                 .lock()
@@ -64,18 +101,19 @@ impl Outside {
     }
 }
 
-/// Whether a machine's disk is its own, or shared with another replica.
+/// Whether a machine runs alone, or is one of two replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disk {
-    /// Its own: locked against other machines.
-    Own,
-    /// Shared: every write is durable before the guest hears of it.
-    Shared,
+pub enum Use {
+    /// Alone: its disk is locked against other machines, its console written at once.
+    Alone,
+    /// A replica: its disk is shared, every write durable before the guest hears of it; its console has a
+    /// queue.
+    Replica,
 }
 
 /// Plugs a machine in; what arrives goes to `sink`.
 pub fn plug_in(
-    sharing: Disk,
+    used: Use,
     net: Option<&NetArg>,
     disk: Option<&Path>,
     quiet: bool,
@@ -87,16 +125,18 @@ pub fn plug_in(
         Some(NetArg::Tap(name)) => Some(Box::new(Tap::open(name, mac, sink.clone())?)),
         Some(NetArg::Switch(path)) => Some(Box::new(SwitchPort::connect(path, mac, sink.clone())?)),
     };
-    let disk = disk
-        .map(|path| open_disk(sharing, path, sink))
-        .transpose()?;
-    let console = (!quiet).then(Console::stdout);
+    let disk = disk.map(|path| open_disk(used, path, sink)).transpose()?;
+    let console = match used {
+        _ if quiet => None,
+        Use::Alone => Some(Console::stdout()),
+        Use::Replica => Some(Console::queued_stdout().during("the console")?),
+    };
     let disk = Mutex::new(disk);
     Ok(Arc::new(Outside { net, disk, console }))
 }
 
-fn open_disk(sharing: Disk, path: &Path, sink: &Arc<dyn ArrivalSink>) -> Outcome<DiskFile> {
-    if sharing == Disk::Shared {
+fn open_disk(used: Use, path: &Path, sink: &Arc<dyn ArrivalSink>) -> Outcome<DiskFile> {
+    if used == Use::Replica {
         return Ok(DiskFile::open_durable(path, sink.clone())?);
     }
     let disk = DiskFile::open(path, sink.clone())?;
@@ -107,11 +147,11 @@ fn open_disk(sharing: Disk, path: &Path, sink: &Arc<dyn ArrivalSink>) -> Outcome
 /// The backends a machine's arguments ask for.
 pub fn for_machine(
     args: &MachineArgs,
-    sharing: Disk,
+    used: Use,
     sink: &Arc<dyn ArrivalSink>,
 ) -> Outcome<Arc<Outside>> {
     plug_in(
-        sharing,
+        used,
         args.net.as_ref(),
         args.disk.as_deref(),
         args.quiet,
@@ -121,12 +161,16 @@ pub fn for_machine(
     .during("cannot plug the machine in")
 }
 
-/// Outputs that leave at once.
+/// Outputs of a vCPU that leave at once.
 pub struct Direct(pub Arc<Outside>);
 
 impl Outlet for Direct {
     fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
+        let printed = matches!(output, Output::Console(_));
         self.0.emit(output);
+        if printed {
+            self.0.wait_for_console();
+        }
         Ok(())
     }
 }

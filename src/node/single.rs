@@ -19,11 +19,11 @@ use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineConfig, MachineError};
+use vmm::machine::{Ended, MachineConfig, MachineError, RESET_STATUS};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
-    let (ended, _) = live(
+    let Ran { ended, .. } = live(
         args,
         "vcpu",
         |_, _| Ok(NoLog::default()),
@@ -49,7 +49,6 @@ struct Report {
 /// `tandem record`.
 pub fn record(args: RecordArgs) -> Outcome {
     let begun = Instant::now();
-    let clock_kind = args.run.machine.clock;
     let path = args.output.clone();
     let pace = StatePace {
         every_entries: args.digest_every,
@@ -57,7 +56,7 @@ pub fn record(args: RecordArgs) -> Outcome {
     let make = move |config: &MachineConfig, first_state| {
         let header = LogHeader {
             cpu_model: config.cpu.name().to_owned(),
-            clock_kind,
+            clock_kind: config.clock_kind,
             config: to_bytes(config),
             first_state,
         };
@@ -65,7 +64,11 @@ pub fn record(args: RecordArgs) -> Outcome {
             vmm::hostclock::monotonic_ns() / 1000
         })?)
     };
-    let (ended, entries) = live(args.run, "vcpu", make, pace)?;
+    let Ran {
+        ended,
+        entries,
+        clock_kind,
+    } = live(args.run, "vcpu", make, pace)?;
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {
         let report = Report {
@@ -93,20 +96,31 @@ fn report_end(ended: &Ended) -> Outcome {
     if ended.code == 0 {
         return Ok(());
     }
+    if ended.code == RESET_STATUS {
+        return Err(Failure::new(format!(
+            "the guest asked for a reset (status {RESET_STATUS}); it is not started again"
+        )));
+    }
     Err(Failure::new(format!(
         "the guest ended with status {}",
         ended.code
     )))
 }
 
-/// Runs a machine with live inputs to its end; entries go to what `make_log` makes. Returns how it
-/// ended and how many entries there were.
+/// A run that ended.
+struct Ran {
+    ended: Ended,
+    entries: u64,
+    clock_kind: ClockKind,
+}
+
+/// Runs a machine with live inputs to its end; entries go to what `make_log` makes.
 fn live<L: LogSink>(
     args: RunArgs,
     thread: &str,
     make_log: impl FnOnce(&MachineConfig, u64) -> Outcome<L> + Send,
     pace: StatePace,
-) -> Outcome<(Ended, u64)> {
+) -> Outcome<Ran> {
     let set = signals::block()?;
     let mut machine_args = args.machine;
     let blueprint = setup::blueprint(&machine_args)?;
@@ -114,7 +128,7 @@ fn live<L: LogSink>(
     let inbox = Inbox::new();
     let _network = forward(args.forward.as_deref(), &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&machine_args, outside::Disk::Own, &sink)?;
+    let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
     let _typing = args
         .input
         .then(|| ConsoleInput::stdin(sink.clone()))
@@ -124,14 +138,18 @@ fn live<L: LogSink>(
     signals::watch(set, move || {
         stop.push(Arrival::Stop);
     })?;
-    let vcpu = move || -> Outcome<(Ended, u64)> {
+    let vcpu = move || -> Outcome<Ran> {
         let (mut machine, first_state) = prepared.boot()?;
         let log = make_log(machine.config(), first_state)?;
         let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
         let pages = machine.config().memory_bytes() / 4096;
         let mut recorder = Recorder::new(live, log, Direct(outside), pace, pages);
         let ended = machine.run(&mut recorder)?;
-        Ok((ended, recorder.entries()))
+        Ok(Ran {
+            ended,
+            entries: recorder.entries(),
+            clock_kind: machine.config().clock_kind,
+        })
     };
     on_vcpu_thread(thread, vcpu)
 }
@@ -175,13 +193,14 @@ fn forward(
 pub fn replay(args: ReplayArgs) -> Outcome {
     let begun = Instant::now();
     let reader = LogReader::open(&args.log)?;
+    reader.check_replayable()?;
     let header = reader.header().clone();
     let config: MachineConfig = from_bytes(&header.config).during(format_args!(
         "{}: machine configuration",
         args.log.display()
     ))?;
     let clock_kind = config.clock_kind;
-    let blueprint = setup::follow(config, args.image.as_deref())
+    let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
     let prepared = setup::prepare(blueprint, args.engine)?;
     let console = args.console.then(Console::stdout);

@@ -104,6 +104,26 @@ name! {
     Contender, "a contender's name", 128
 }
 
+/// What a contender's name ends with when it sets a flag to say that the VM has ended.
+const END_MARK: &str = ".ended";
+
+impl Contender {
+    /// The name under which this contender says that the VM has ended in a view, by setting its flag:
+    /// nobody goes live after that view any more, and a new start may follow.
+    ///
+    /// # Errors
+    /// [`NameError`] if the name has no room left for it.
+    pub fn end_mark(&self) -> Result<Self, NameError> {
+        Self::new(format!("{self}{END_MARK}"))
+    }
+
+    /// Whether this is the name of an [`Self::end_mark`]. An incarnation's own name must not be.
+    #[must_use]
+    pub fn is_end_mark(&self) -> bool {
+        self.as_str().ends_with(END_MARK)
+    }
+}
+
 /// Who is primary and backup of one VM; only grows.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -146,6 +166,15 @@ mod tests {
         for bad in ["", "a/b", "a b", "a\n", "ä", "a\0"] {
             assert!(VmId::new(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_end_mark_is_told_from_an_incarnation() {
+        let who = Contender::new("a.primary.1.2").unwrap();
+        assert!(!who.is_end_mark());
+        assert!(who.end_mark().unwrap().is_end_mark());
+        let long = Contender::new("x".repeat(Contender::MAX)).unwrap();
+        assert!(long.end_mark().is_err());
     }
 
     #[test]

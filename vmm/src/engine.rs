@@ -15,6 +15,9 @@ pub enum Bus {
     Port,
     /// Memory-mapped registers.
     Mmio,
+    /// The time-stamp counter: RDTSC, RDTSCP, or RDMSR of IA32_TSC, read at address 0 with 8 bytes under
+    /// [`TimeBase::Exit`].
+    Tsc,
 }
 
 /// Why the vCPU left the guest. All but `Stopped` and `Kicked` are natural: they happen at the same
@@ -57,6 +60,21 @@ pub enum VmEntry {
     Resume,
     /// Go on with the data the guest asked for by [`VmExit::Read`].
     ReadData(u64),
+}
+
+/// What the guest's RDTSC yields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeBase {
+    /// It leaves the guest, which reads [`Bus::Tsc`] (or an engine whose guests do so by themselves lets
+    /// them read the control page).
+    #[default]
+    Exit,
+    /// `ns_at_zero` plus the clock, wrapping, and plus whatever the guest's own writes to IA32_TSC
+    /// (0x10) moved it by. That offset is the guest's doing, and part of the vCPU's state.
+    Derived {
+        /// Guest time at clock 0, in nanoseconds, which are ticks.
+        ns_at_zero: u64,
+    },
 }
 
 /// What went wrong in an engine.
@@ -112,6 +130,20 @@ pub trait Engine {
     /// See [`EngineError`].
     fn inject(&mut self, vector: u8) -> Result<(), EngineError>;
 
+    /// What RDTSC yields from here on. Called before the first entry, and between entries whenever derived
+    /// time is moved forward; the default is an engine on which RDTSC always leaves the guest.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] if the engine cannot do it.
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        match time {
+            TimeBase::Exit => Ok(()),
+            TimeBase::Derived { .. } => Err(EngineError::Unsupported(
+                "this engine has no derived time".into(),
+            )),
+        }
+    }
+
     /// The vCPU's state, engine-neutral. Only after `Stopped`, `Halt`, or a write.
     ///
     /// # Errors
@@ -148,6 +180,10 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
 
     fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
         (**self).inject(vector)
+    }
+
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        (**self).set_time(time)
     }
 
     fn save(&mut self) -> Result<crate::state::CpuState, EngineError> {

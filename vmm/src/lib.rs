@@ -18,3 +18,7 @@ pub mod machine;
 pub mod memory;
 pub mod soft;
 pub mod state;
+
+#[cfg(test)]
+#[path = "../../tests/common/skipped.rs"]
+mod skipped;

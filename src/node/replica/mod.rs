@@ -9,6 +9,8 @@
 //! ```
 
 mod backup;
+mod callers;
+mod claim;
 mod control;
 mod events;
 mod inputs;

@@ -37,6 +37,11 @@ impl Outside {
         self.used = 0;
     }
 
+    /// Whether the present attempt has gone outside: it used an answer or posted a write.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.used > 0 || !self.posted.is_empty()
+    }
+
     /// Whether an answer was given that its instruction has not used up.
     pub(crate) fn is_answered(&self) -> bool {
         !self.answers.is_empty()

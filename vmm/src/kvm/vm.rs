@@ -1,7 +1,7 @@
 //! The host's KVM and one virtual machine on it.
 
 use super::vcpu::KvmEngine;
-use crate::cpu::CpuModel;
+use crate::cpu::{CpuModel, Offer};
 use crate::engine::EngineError;
 use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_userspace_memory_region};
@@ -137,9 +137,7 @@ impl Host {
                 missing.join(", ")
             )));
         }
-        let fd = self
-            .kvm
-            .create_vm()
+        let fd = uninterrupted(|| self.kvm.create_vm())
             .map_err(|e| KvmError::ioctl("KVM_CREATE_VM", e))?;
         // Intel processors without unrestricted guest need two places for KVM's own use; harmless
         // elsewhere, and refused by kinds of KVM that have no such need.
@@ -181,6 +179,19 @@ impl Host {
     }
 }
 
+/// Does what a signal may cut short (a process stopped and let go on while KVM waits for the kernel, say)
+/// until it is not. For steps that have changed nothing when they end so.
+fn uninterrupted<T>(
+    mut step: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match step() {
+            Err(e) if e.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
 /// One virtual machine.
 #[derive(Clone)]
 pub struct Vm {
@@ -211,15 +222,12 @@ impl Vm {
     /// # Errors
     /// See [`KvmError`].
     pub fn create_engine(&self) -> Result<KvmEngine, KvmError> {
-        let fd = self
-            .inner
-            .fd
-            .create_vcpu(0)
+        let fd = uninterrupted(|| self.inner.fd.create_vcpu(0))
             .map_err(|e| KvmError::ioctl("KVM_CREATE_VCPU", e))?;
         let leaves: Vec<kvm_cpuid_entry2> = self
             .inner
             .model
-            .leaves()
+            .leaves(Offer::Bare)
             .into_iter()
             .map(|leaf| kvm_cpuid_entry2 {
                 function: leaf.function,

@@ -4,8 +4,8 @@
 //! count one each on either.
 
 use super::convert;
-use crate::cpu::CpuModel;
-use crate::engine::{Bus, Engine, EngineError, VmEntry, VmExit};
+use crate::cpu::{CpuModel, Offer};
+use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
 use crate::kick::{self, Target};
 use crate::memory::GuestMemory;
 use crate::state::CpuState;
@@ -44,7 +44,12 @@ impl SoftEngine {
     ///
     /// # Errors
     /// If the clock is none this engine has, or the host has no memory or no signal for us.
-    pub fn new(memory: GuestMemory, model: CpuModel, kind: ClockKind) -> Result<Self, EngineError> {
+    pub fn new(
+        memory: GuestMemory,
+        model: CpuModel,
+        offer: Offer,
+        kind: ClockKind,
+    ) -> Result<Self, EngineError> {
         if kind == ClockKind::Branches {
             let why = "the software engine counts instructions or blocks, not branches";
             return Err(EngineError::Unsupported(why.into()));
@@ -67,7 +72,7 @@ impl SoftEngine {
         }
         // SAFETY: the page lives as long as the engine.
         regions.push(unsafe { Region::new(abi::CLOCK_PAGE, 4096, clock_page.as_ptr()) });
-        let leaves = model.leaves().into_iter().map(|leaf| Leaf {
+        let leaves = model.leaves(offer).into_iter().map(|leaf| Leaf {
             function: leaf.function,
             index: leaf.index,
             registers: leaf.registers,
@@ -178,7 +183,7 @@ fn bus(space: Space) -> Bus {
     match space {
         Space::Port => Bus::Port,
         Space::Memory => Bus::Mmio,
-        Space::Tsc => unreachable!("the time-stamp counter is not asked outside"),
+        Space::Tsc => Bus::Tsc,
     }
 }
 
@@ -203,6 +208,9 @@ impl Engine for SoftEngine {
         let goal = match stop {
             Stop::Never => None,
             Stop::Soon => Some(self.clock().0 + 1),
+            // Blocks stop at the guest's traps only.
+            Stop::Window if self.kind == ClockKind::Blocks => Some(self.blocks + 1),
+            Stop::Window => None,
             Stop::At(clock) => Some(clock.0),
         };
         let mut kicked = false;
@@ -215,7 +223,12 @@ impl Engine for SoftEngine {
             } else {
                 until = goal.unwrap_or(u64::MAX);
             }
-            let exit = self.soft.run(until, &self.kicked);
+            let window = until == u64::MAX && stop == Stop::Window;
+            let exit = self.soft.run(
+                until,
+                window && self.kind == ClockKind::Instructions,
+                &self.kicked,
+            );
             self.count()?;
             match exit {
                 Exit::Stopped => return Ok(VmExit::Stopped),
@@ -273,6 +286,18 @@ impl Engine for SoftEngine {
     fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
         self.soft.interrupt(vector);
         self.injected = true;
+        Ok(())
+    }
+
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        self.soft.cpu.time = match time {
+            TimeBase::Exit => soft::cpu::TimeBase::Outside,
+            TimeBase::Derived { ns_at_zero } if self.kind == ClockKind::Instructions => {
+                soft::cpu::TimeBase::Clock(ns_at_zero)
+            }
+            // Guests that count for themselves ask the board, whose time may be derived all the same.
+            TimeBase::Derived { .. } => soft::cpu::TimeBase::Outside,
+        };
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Which instructions a model has.
 
 use crate::model::Model;
-use iced_x86::{CpuidFeature, Instruction};
+use iced_x86::{CpuidFeature, DecoderOptions, Instruction};
 
 /// The instruction sets of one model.
 #[derive(Clone, Debug)]
@@ -10,7 +10,7 @@ pub(crate) struct Features {
 }
 
 /// Sets every x86-64 processor has; they have no CPUID bit, or one that is always set here.
-const ALWAYS: [CpuidFeature; 15] = [
+const ALWAYS: [CpuidFeature; 16] = [
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL186,
     CpuidFeature::INTEL286,
@@ -18,6 +18,8 @@ const ALWAYS: [CpuidFeature; 15] = [
     CpuidFeature::INTEL486,
     CpuidFeature::X64,
     CpuidFeature::CPUID,
+    // CR4.TSD governs RDTSC, not its CPUID bit.
+    CpuidFeature::TSC,
     CpuidFeature::FPU,
     CpuidFeature::FPU287,
     CpuidFeature::FPU387,
@@ -30,8 +32,7 @@ const ALWAYS: [CpuidFeature; 15] = [
 ];
 
 /// Sets behind a CPUID bit: leaf, register (EAX to EDX are 0 to 3), bit.
-const BY_BIT: [(CpuidFeature, u32, usize, u32); 21] = [
-    (CpuidFeature::TSC, 1, 3, 4),
+const BY_BIT: [(CpuidFeature, u32, usize, u32); 20] = [
     (CpuidFeature::MSR, 1, 3, 5),
     (CpuidFeature::CX8, 1, 3, 8),
     (CpuidFeature::SEP, 1, 3, 11),
@@ -68,6 +69,19 @@ impl Features {
             has.push(CpuidFeature::FPU387);
         }
         Self { has }
+    }
+
+    /// Decoder options for prefixes that make another instruction only where that one exists: TZCNT, LZCNT
+    /// and WBNOINVD are BSF, BSR and WBINVD where they are not known.
+    pub fn ignored_prefixes(&self) -> u32 {
+        [
+            (CpuidFeature::BMI1, DecoderOptions::NO_MPFX_0FBC),
+            (CpuidFeature::LZCNT, DecoderOptions::NO_MPFX_0FBD),
+            (CpuidFeature::WBNOINVD, DecoderOptions::NO_WBNOINVD),
+        ]
+        .iter()
+        .filter(|(feature, _)| !self.has.contains(feature))
+        .fold(DecoderOptions::NONE, |all, (_, option)| all | option)
     }
 
     /// Whether `instruction` exists.

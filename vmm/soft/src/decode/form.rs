@@ -1,6 +1,7 @@
 //! An instruction's operands, as [`Op`]s have them.
 
 use super::Lowered;
+use crate::execute::loose;
 use crate::op::{Handler, Op, slot};
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -53,6 +54,7 @@ impl<'a> Form<'a> {
         Lowered {
             op: Op { run, ..self.op },
             ends: false,
+            counts: false,
         }
     }
 
@@ -61,7 +63,29 @@ impl<'a> Form<'a> {
         Lowered {
             op: Op { run, ..self.op },
             ends: true,
+            counts: false,
         }
+    }
+
+    /// Sets everything an operand needs whose form is looked at when it runs (see
+    /// [`crate::execute::loose`]); `size` in bytes.
+    pub fn loose(&mut self, operand: u32, size: usize) -> &mut Self {
+        self.op.extra |= size as u8;
+        if self.is_memory(operand) {
+            self.loose_memory();
+        } else {
+            self.src(operand);
+        }
+        self
+    }
+
+    /// Sets everything a memory operand needs whose form is looked at when it runs.
+    pub fn loose_memory(&mut self) -> &mut Self {
+        self.op.extra |= loose::MEMORY;
+        if self.memory() == AddressForm::Narrow {
+            self.op.extra |= loose::NARROW;
+        }
+        self
     }
 
     pub fn is_register(&self, operand: u32) -> bool {
@@ -124,6 +148,21 @@ impl<'a> Form<'a> {
             return self.instruction.op_register(operand).size();
         }
         self.instruction.memory_size().size()
+    }
+
+    /// Whether the memory operand has a 16-bit address, which 32-bit code can ask for and we lack.
+    pub fn has_short_address(&self) -> bool {
+        let i = self.instruction;
+        let kinds = || (0..i.op_count()).map(|n| i.op_kind(n));
+        kinds().any(|kind| match kind {
+            OpKind::Memory => {
+                i.memory_base().size() == 2
+                    || i.memory_index().size() == 2
+                    || i.memory_displ_size() == 2
+            }
+            OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => true,
+            _ => false,
+        })
     }
 
     /// Sets everything a memory operand needs.

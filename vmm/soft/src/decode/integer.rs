@@ -1,14 +1,15 @@
 //! Integer instructions.
 
-use super::Lowered;
 use super::form::{AddressForm, Form};
-use super::select::{by_address, by_size};
+use super::general::{self, condition, sixteen};
+use super::select::{by_address, by_size, by_wide};
+use super::{Lowered, bits};
 use crate::execute::alu::{self, Adc, Add, Alu, And, Cmp, Or, Sbb, Sub, Test, Xor};
 use crate::execute::operand::{Dst, Imm, Mem, Src};
-use crate::execute::{branch, transfer};
+use crate::execute::{branch, stack, transfer};
 use crate::op::Handler;
 use crate::word::Word;
-use iced_x86::{FlowControl, Mnemonic};
+use iced_x86::{Code, FlowControl, InstructionInfoFactory, Mnemonic, OpKind, Register};
 
 /// The op for an integer instruction; `None` if it is none.
 pub(super) fn lower(form: &mut Form) -> Option<Lowered> {
@@ -26,7 +27,10 @@ pub(super) fn lower(form: &mut Form) -> Option<Lowered> {
         Mnemonic::Lea => lea(form),
         Mnemonic::Push => push(form)?,
         Mnemonic::Pop => pop(form)?,
-        _ => return near_branch(form),
+        _ => match bits::lower(form).or_else(|| general::lower(form)) {
+            Some(handler) => handler,
+            None => return near_branch(form),
+        },
     };
     Some(form.with(handler))
 }
@@ -126,78 +130,114 @@ fn push(form: &mut Form) -> Option<Handler> {
 }
 
 fn pop(form: &mut Form) -> Option<Handler> {
-    if !form.is_register(0) || !form.instruction.op_register(0).is_gpr() {
+    let size = stack_size(form);
+    if form.is_memory(0) {
+        let address = form.memory();
+        return Some(by_wide!(size, W => {
+            by_address!(address, A => stack::pop_memory::<W, A>)
+        }));
+    }
+    if !form.instruction.op_register(0).is_gpr() {
         return None;
     }
     form.dst(0);
-    Some(by_size!(stack_size(form), W => transfer::pop::<W>))
+    Some(by_wide!(size, W => transfer::pop::<W>))
+}
+
+/// Bytes of a branch's target, which are those of its operand size: 2 with a 66 prefix, as AMD's processors
+/// have it in 64-bit code, too (AMD APM volume 3, "Near Branches in 64-Bit Mode").
+fn target_size(form: &Form) -> u8 {
+    match (form.instruction.op_kind(0), form.long) {
+        (OpKind::NearBranch16, _) => 2,
+        (_, false) => 4,
+        (_, true) => 8,
+    }
 }
 
 fn near_branch(form: &mut Form) -> Option<Lowered> {
+    const JUMPS: [Handler; 16] = sixteen!(CODE => branch::jump_if::<CODE>);
+    const SHORT_JUMPS: [Handler; 16] = sixteen!(CODE => branch::jump_if_short::<CODE>);
     let i = form.instruction;
-    let size = if form.long { 8 } else { 4 };
+    let size = target_size(form);
     let handler = match i.flow_control() {
         FlowControl::ConditionalBranch if i.is_jcc_short_or_near() => {
             form.target();
-            conditional(i.condition_code() as u8 - 1)
+            let table = if size == 2 { SHORT_JUMPS } else { JUMPS };
+            table[usize::from(condition(form))]
         }
+        FlowControl::ConditionalBranch => counted(form)?,
         FlowControl::UnconditionalBranch if i.is_jmp_short_or_near() => {
             form.target();
-            branch::jump
+            if size == 2 {
+                branch::jump_short
+            } else {
+                branch::jump
+            }
         }
         FlowControl::Call if i.is_call_near() => {
             form.target();
-            by_size!(size, W => branch::call::<W>)
+            by_wide!(size, W => branch::call::<W>)
         }
-        FlowControl::IndirectBranch if i.is_jmp_near_indirect() => indirect(form, size, false),
-        FlowControl::IndirectCall if i.is_call_near_indirect() => indirect(form, size, true),
-        FlowControl::Return if i.mnemonic() == Mnemonic::Ret => {
-            if i.op_count() == 1 {
-                form.op.imm = i.immediate16().into();
-            }
-            by_size!(size, W => branch::ret::<W>)
-        }
+        FlowControl::IndirectBranch if i.is_jmp_near_indirect() => indirect(form, false),
+        FlowControl::IndirectCall if i.is_call_near_indirect() => indirect(form, true),
+        FlowControl::Return => ret(form)?,
         _ => return None,
     };
     Some(form.ending(handler))
 }
 
-fn indirect(form: &mut Form, size: u8, call: bool) -> Handler {
+fn ret(form: &mut Form) -> Option<Handler> {
+    let i = form.instruction;
+    if i.op_count() == 1 {
+        form.op.imm = i.immediate16().into();
+    }
+    Some(match i.code() {
+        Code::Retnw | Code::Retnw_imm16 => branch::ret::<u16>,
+        Code::Retnd | Code::Retnd_imm16 => branch::ret::<u32>,
+        Code::Retnq | Code::Retnq_imm16 => branch::ret::<u64>,
+        _ => return None,
+    })
+}
+
+/// LOOP and its kin, JRCXZ and its kin.
+fn counted(form: &mut Form) -> Option<Handler> {
+    use branch::{Until, count_down, jump_if_counted};
+    let size = target_size(form);
+    form.target();
+    // The handlers cut the target by this.
+    form.op.imm = u64::MAX >> (64 - 8 * u32::from(size));
+    let i = form.instruction;
+    let until = match i.mnemonic() {
+        Mnemonic::Loop => Until::Count,
+        Mnemonic::Loope => Until::NotEqual,
+        Mnemonic::Loopne => Until::Equal,
+        Mnemonic::Jcxz => return Some(jump_if_counted::<u16>),
+        Mnemonic::Jecxz => return Some(jump_if_counted::<u32>),
+        Mnemonic::Jrcxz => return Some(jump_if_counted::<u64>),
+        _ => return None,
+    };
+    form.op.extra = until as u8;
+    let counter = InstructionInfoFactory::new()
+        .info(i)
+        .used_registers()
+        .iter()
+        .map(|used| used.register())
+        .find(|r| r.full_register() == Register::RCX)?;
+    Some(by_wide!(counter.size(), W => count_down::<W>))
+}
+
+fn indirect(form: &mut Form, call: bool) -> Handler {
+    let size = form.size(0);
     if form.is_memory(0) {
         let address = form.memory();
         if call {
-            return by_size!(size, W => by_address!(address, A => branch::call_to::<W, Mem<A>>));
+            return by_wide!(size, W => by_address!(address, A => branch::call_to::<W, Mem<A>>));
         }
-        return by_size!(size, W => by_address!(address, A => branch::jump_to::<W, Mem<A>>));
+        return by_wide!(size, W => by_address!(address, A => branch::jump_to::<W, Mem<A>>));
     }
     form.src(0);
     if call {
-        return by_size!(size, W => branch::call_to::<W, Src>);
+        return by_wide!(size, W => branch::call_to::<W, Src>);
     }
-    by_size!(size, W => branch::jump_to::<W, Src>)
-}
-
-/// `jCC` for iced's condition codes (o, no, b, ae, e, ne, be, a, s, ns, p, np, l, ge, le, g), which are in
-/// the order instructions encode them.
-fn conditional(code: u8) -> Handler {
-    use branch::jump_if;
-    const TABLE: [Handler; 16] = [
-        jump_if::<0>,
-        jump_if::<1>,
-        jump_if::<2>,
-        jump_if::<3>,
-        jump_if::<4>,
-        jump_if::<5>,
-        jump_if::<6>,
-        jump_if::<7>,
-        jump_if::<8>,
-        jump_if::<9>,
-        jump_if::<10>,
-        jump_if::<11>,
-        jump_if::<12>,
-        jump_if::<13>,
-        jump_if::<14>,
-        jump_if::<15>,
-    ];
-    TABLE[usize::from(code) % 16]
+    by_wide!(size, W => branch::jump_to::<W, Src>)
 }

@@ -6,15 +6,15 @@ macro_rules! by_address {
         match $form {
             $crate::decode::form::AddressForm::Simple => {
                 type $address = $crate::op::Simple;
-                $handler as $crate::op::Handler
+                ($handler) as $crate::op::Handler
             }
             $crate::decode::form::AddressForm::Full => {
                 type $address = $crate::op::Full;
-                $handler as $crate::op::Handler
+                ($handler) as $crate::op::Handler
             }
             $crate::decode::form::AddressForm::Narrow => {
                 type $address = $crate::op::Narrow;
-                $handler as $crate::op::Handler
+                ($handler) as $crate::op::Handler
             }
         }
     };
@@ -44,4 +44,24 @@ macro_rules! by_size {
     };
 }
 
-pub(super) use {by_address, by_size};
+/// Like [`by_size`], for instructions without a byte form.
+macro_rules! by_wide {
+    ($size:expr, $word:ident => $handler:expr) => {
+        match $size {
+            2 => {
+                type $word = u16;
+                $handler
+            }
+            4 => {
+                type $word = u32;
+                $handler
+            }
+            _ => {
+                type $word = u64;
+                $handler
+            }
+        }
+    };
+}
+
+pub(super) use {by_address, by_size, by_wide};

@@ -1,4 +1,4 @@
-//! Near branches: JMP, Jcc, CALL, RET.
+//! Near branches: JMP, Jcc, CALL, RET, LOOP, JRCXZ.
 
 use super::operand::Source;
 use crate::op::{Op, slot};
@@ -48,12 +48,26 @@ pub(crate) fn jump_if<const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
     Ok(())
 }
 
+/// `jmp rel` with a 16-bit operand: the target is cut.
+pub(crate) fn jump_short(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    cpu.next_rip = target(cpu, op) & 0xffff;
+    Ok(())
+}
+
+/// `jCC rel` with a 16-bit operand.
+pub(crate) fn jump_if_short<const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if cpu.arithmetic.holds::<CODE>() {
+        cpu.next_rip = target(cpu, op) & 0xffff;
+    }
+    Ok(())
+}
+
 /// `call rel`. The direct target lies within 2 GiB of canonical code: what is not canonical faults when it
 /// is fetched.
 pub(crate) fn call<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let back = W::cut(next(cpu, op));
     cpu.push(back)?;
-    cpu.next_rip = target(cpu, op);
+    cpu.next_rip = W::cut(target(cpu, op)).zext();
     Ok(())
 }
 
@@ -82,5 +96,42 @@ pub(crate) fn ret<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let rsp = cpu.stack(rsp.wrapping_add(op.imm)).0;
     cpu.set_slot(slot::RSP, rsp);
     cpu.next_rip = target.zext();
+    Ok(())
+}
+
+/// What ends a loop besides its count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// `loop`: nothing.
+    Count,
+    /// `loope`: ZF is clear.
+    NotEqual,
+    /// `loopne`: ZF is set.
+    Equal,
+}
+
+impl Until {
+    /// As [`Op::extra`] has it.
+    fn holds(code: u8, zero: bool) -> bool {
+        code == Self::NotEqual as u8 && !zero || code == Self::Equal as u8 && zero
+    }
+}
+
+/// `loop`, `loope`, `loopne` on a counter like `W`; [`Op::extra`]: an [`Until`]; [`Op::imm`]:
+/// the bits a target has.
+pub(crate) fn count_down<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let count = W::cut(W::get(cpu, slot::RCX).zext().wrapping_sub(1));
+    if count.zext() != 0 && !Until::holds(op.extra, cpu.arithmetic.zero()) {
+        cpu.next_rip = target(cpu, op) & op.imm;
+    }
+    count.set(cpu, slot::RCX);
+    Ok(())
+}
+
+/// `jrcxz`, `jecxz` and `jcxz`, by the counter's size; [`Op::imm`] as above.
+pub(crate) fn jump_if_counted<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    if W::get(cpu, slot::RCX).zext() == 0 {
+        cpu.next_rip = target(cpu, op) & op.imm;
+    }
     Ok(())
 }

@@ -162,7 +162,16 @@ impl Cpu {
         } else {
             self.slot(slot::RSP)
         };
-        let rsp = self.push_frame(&event, &gate, top & !15, ext)?;
+        let words = [
+            self.segments[segment::SS].selector.into(),
+            self.slot(slot::RSP),
+            event.rflags,
+            self.segments[segment::CS].selector.into(),
+            event.rip,
+            event.error.unwrap_or(0).into(),
+        ];
+        let count = if event.error.is_some() { 6 } else { 5 };
+        let rsp = self.push_frame(&words[..count], gate.cpl, top & !15, ext)?;
         if inner {
             self.segments[segment::SS] = null_segment(gate.cpl.into(), gate.cpl);
         }
@@ -239,20 +248,18 @@ impl Cpu {
         self.as_supervisor(|cpu| cpu.load::<u64>(tss.base.wrapping_add(offset)))
     }
 
-    /// Writes the frame below `top`; returns the stack pointer after.
-    fn push_frame(&mut self, event: &Event, gate: &Gate, top: u64, ext: u32) -> Result<u64, Trap> {
-        let words = [
-            u64::from(event.error.unwrap_or(0)),
-            event.rip,
-            self.segments[segment::CS].selector.into(),
-            event.rflags,
-            self.slot(slot::RSP),
-            self.segments[segment::SS].selector.into(),
-        ];
-        let words = match event.error {
-            Some(_) => &words[..],
-            None => &words[1..],
-        };
+    /// Writes `words`, the first one highest, below `top` on the stack of privilege `cpl`; returns the
+    /// stack pointer after.
+    ///
+    /// # Errors
+    /// [`Trap`], nothing written: #SS with `ext`, page fault.
+    pub(crate) fn push_frame(
+        &mut self,
+        words: &[u64],
+        cpl: u8,
+        top: u64,
+        ext: u32,
+    ) -> Result<u64, Trap> {
         let size = words.len() as u64 * 8;
         let rsp = top.wrapping_sub(size);
         let canonical = |a: u64| (a as i64) << 16 >> 16 == a as i64;
@@ -261,12 +268,12 @@ impl Cpu {
         }
         let write = |cpu: &mut Self| {
             cpu.check_writable(rsp, size)?;
-            for (n, word) in words.iter().enumerate() {
+            for (n, word) in words.iter().rev().enumerate() {
                 cpu.store::<u64>(rsp.wrapping_add(n as u64 * 8), *word)?;
             }
             Ok(())
         };
-        if gate.cpl == 3 {
+        if cpl == 3 {
             write(self)?;
         } else {
             self.as_supervisor(write)?;

@@ -8,11 +8,26 @@
 //! - Time costs nothing: a handler may not ask the host for anything but arithmetic.
 
 pub(crate) mod alu;
+pub(crate) mod bit;
 pub(crate) mod branch;
+pub(crate) mod condition;
+pub(crate) mod debug;
 pub(crate) mod exceptions;
+pub(crate) mod exchange;
+pub(crate) mod far;
+pub(crate) mod legacy;
+pub(crate) mod loose;
+pub(crate) mod msr;
+pub(crate) mod multiply;
 pub(crate) mod operand;
+pub(crate) mod ports;
 pub(crate) mod segments;
+pub(crate) mod shift;
 pub(crate) mod simd;
+pub(crate) mod stack;
+pub(crate) mod string;
 pub(crate) mod system;
+pub(crate) mod tables;
 pub(crate) mod transfer;
+pub(crate) mod unary;
 pub(crate) mod x87;

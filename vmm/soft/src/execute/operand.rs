@@ -1,6 +1,6 @@
 //! Where operands are: registers, immediates, memory.
 
-use crate::op::{Address, Op};
+use crate::op::{Address, Op, slot};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 use std::marker::PhantomData;
@@ -25,6 +25,8 @@ pub(crate) struct Dst;
 pub(crate) struct Src;
 /// Immediate [`Op::imm`].
 pub(crate) struct Imm;
+/// CL, zero-extended: a shift's count.
+pub(crate) struct Cl;
 /// The memory operand.
 pub(crate) struct Mem<A>(PhantomData<A>);
 
@@ -58,6 +60,13 @@ impl Source for Imm {
     #[inline(always)]
     fn read<W: Word>(_: &mut Cpu, op: &Op) -> Result<W, Trap> {
         Ok(W::cut(op.imm))
+    }
+}
+
+impl Source for Cl {
+    #[inline(always)]
+    fn read<W: Word>(cpu: &mut Cpu, _: &Op) -> Result<W, Trap> {
+        Ok(W::cut(cpu.slot(slot::RCX) & 0xff))
     }
 }
 

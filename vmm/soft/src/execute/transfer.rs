@@ -1,7 +1,7 @@
-//! Moves: MOV, MOVZX, MOVSX, LEA, PUSH, POP.
+//! Moves: MOV, MOVZX, MOVSX, LEA, PUSH, POP, XLAT; and NOP.
 
 use super::operand::{Place, Source};
-use crate::op::{Op, offset, slot};
+use crate::op::{Address, Op, offset, slot};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 
@@ -74,5 +74,21 @@ pub(crate) fn pop<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let (value, rsp) = cpu.peek::<W>()?;
     cpu.set_slot(slot::RSP, rsp);
     value.set(cpu, op.dst);
+    Ok(())
+}
+
+/// `xlat`: AL from the table at the memory operand, which lacks the AL that indexes it.
+pub(crate) fn xlat<A: Address>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let op = Op {
+        disp: op.disp.wrapping_add(cpu.slot(slot::RAX) & 0xff),
+        ..*op
+    };
+    let value: u8 = cpu.load(A::linear(cpu, &op))?;
+    value.set(cpu, slot::RAX);
+    Ok(())
+}
+
+/// NOP, hints, fences: nothing. A memory operand is not touched.
+pub(crate) fn nothing(_: &mut Cpu, _: &Op) -> Result<(), Trap> {
     Ok(())
 }

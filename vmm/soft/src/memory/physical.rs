@@ -56,6 +56,12 @@ impl Physical {
         self.pointer(address & !OFFSET, PAGE)
     }
 
+    /// The host's pointer to `address`, good to the end of its page; `None` if that is not RAM.
+    pub(crate) fn host(&self, address: u64) -> Option<*mut u8> {
+        let page = self.page(address)?;
+        Some(page.wrapping_add((address & OFFSET) as usize))
+    }
+
     /// Reads up to 8 bytes.
     #[must_use]
     pub fn read(&self, address: u64, size: u64) -> Option<u64> {

@@ -258,8 +258,16 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         self.pulse(wanted)
     }
 
+    /// Queue `index`, if it and the device are in use.
+    pub(super) fn running_ring(&mut self, index: usize) -> Option<&mut Ring> {
+        let running = self.is_running();
+        self.rings
+            .get_mut(index)
+            .filter(|ring| running && ring.ready())
+    }
+
     /// Sets the interrupt's status if an interrupt is `wanted`, which it returns.
-    fn pulse(&mut self, wanted: bool) -> bool {
+    pub(super) fn pulse(&mut self, wanted: bool) -> bool {
         if wanted {
             self.registers.interrupt_status |= USED_BUFFER;
         }

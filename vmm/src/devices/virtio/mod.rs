@@ -3,7 +3,8 @@
 //! ```text
 //!  mmio    the registers of one device (4.2.2), generic over
 //!   ├ net     network card (5.1)
-//!   └ block   disk (5.2)
+//!   ├ block   disk (5.2)
+//!   └ rng     entropy source (5.4)
 //!  ring    split virtqueues (2.7), whose content is the guest's and not trusted
 //! ```
 
@@ -11,6 +12,7 @@ pub mod block;
 pub mod mmio;
 pub mod net;
 pub mod ring;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 

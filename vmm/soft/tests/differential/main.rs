@@ -1,0 +1,305 @@
+//! The software processor against the host's own.
+//!
+//! Instructions are made from iced's table of all there are, with random operands, registers and memory;
+//! each runs once natively in ring 3 and once in software from the same state. Registers, flags, memory
+//! and faults must come out alike. Flags the architecture leaves undefined are left out, unless
+//! `TANDEM_DIFFERENTIAL_STRICT` is set.
+//!
+//! `TANDEM_DIFFERENTIAL_CASES`: cases of each test, instead of a few seconds' worth.
+//! `TANDEM_DIFFERENTIAL_SEED`: another seed. `TANDEM_DIFFERENTIAL_ONLY`: only codes whose name has this.
+//!
+//! For another family: a list of codes like [`integer::codes`], and registers to fill
+//! ([`generate::Generator::fill_fx`]).
+#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+
+mod emulated;
+mod generate;
+mod integer;
+mod native;
+mod random;
+mod state;
+
+use emulated::Emulated;
+use generate::Generator;
+use iced_x86::{Code, RflagsBits};
+use native::Native;
+use random::Random;
+use state::{ARENA, ARENA_ALL, ARENA_LEN, Case, Fx, Outcome, State};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// A family of instructions to compare.
+pub struct Family {
+    /// What it is called in reports.
+    pub name: &'static str,
+    /// 64 or 32.
+    pub bitness: u32,
+    /// The instructions.
+    pub codes: Vec<Code>,
+    /// Fills the x87 and SSE registers, which are compared then.
+    pub fill_fx: Option<fn(&mut Random) -> Fx>,
+    /// Cases, unless the environment says how many.
+    pub cases: u64,
+}
+
+/// Both processors with the same memory.
+struct Harness {
+    native: Native,
+    emulated: Emulated,
+    /// What the arena holds between cases.
+    template: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Harness {
+    fn new() -> Self {
+        let mut harness = Self {
+            native: Native::new(),
+            emulated: Emulated::new(),
+            template: vec![0; ARENA_ALL as usize],
+            after: vec![0; ARENA_ALL as usize],
+        };
+        harness.native.protect(true);
+        harness
+    }
+
+    /// Fills the arena anew.
+    fn fill(&mut self, random: &mut Random) {
+        for word in self.template.as_chunks_mut::<8>().0 {
+            *word = random.word().to_le_bytes();
+        }
+        self.native.protect(false);
+        self.native.arena().copy_from_slice(&self.template);
+        self.native.protect(true);
+        self.emulated.poke(ARENA, &self.template);
+    }
+
+    /// Puts back what a case changed.
+    fn restore(&mut self) {
+        let len = ARENA_LEN as usize;
+        let same = |a: &[u8], b: &[u8]| a == b;
+        for at in (0..len).step_by(64) {
+            let range = at..at + 64;
+            let wanted = &self.template[range.clone()];
+            if !same(&self.native.arena()[range.clone()], wanted) {
+                self.native.arena()[range.clone()].copy_from_slice(wanted);
+            }
+            if !same(&self.after[range], wanted) {
+                self.emulated.poke(ARENA + at as u64, wanted);
+            }
+        }
+    }
+
+    /// Runs `case` on both; returns what differs, and whether it retired.
+    fn compare(&mut self, case: &Case, mask: u64, fx: bool) -> Result<bool, String> {
+        for (address, bytes) in &case.pokes {
+            let at = (address - ARENA) as usize;
+            self.native.arena()[at..at + bytes.len()].copy_from_slice(bytes);
+            self.emulated.poke(*address, bytes);
+        }
+        let native = self.native.run(case);
+        let emulated = self.emulated.run(case);
+        self.emulated.arena(&mut self.after);
+        let mut difference = differences(&native, &emulated, mask, fx);
+        for (n, byte) in self.native.arena().iter().enumerate() {
+            if self.after[n] != *byte {
+                let address = ARENA + n as u64;
+                let _ = writeln!(
+                    difference,
+                    "  memory {address:#x}: {byte:02x}, not {:02x}",
+                    self.after[n]
+                );
+            }
+        }
+        self.restore();
+        if difference.is_empty() {
+            return Ok(native.fault.is_none());
+        }
+        Err(difference)
+    }
+}
+
+const NAMES: [&str; 16] = [
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
+    "r14", "r15",
+];
+
+/// What differs between the two, line by line.
+fn differences(native: &Outcome, emulated: &Outcome, mask: u64, fx: bool) -> String {
+    let mut text = String::new();
+    if native.fault != emulated.fault {
+        let _ = writeln!(
+            text,
+            "  fault {:x?}, not {:x?}",
+            native.fault, emulated.fault
+        );
+    }
+    let (a, b) = (&native.state, &emulated.state);
+    for (name, (a, b)) in NAMES.iter().zip(a.regs.iter().zip(b.regs)) {
+        if *a != b {
+            let _ = writeln!(text, "  {name} {a:#x}, not {b:#x}");
+        }
+    }
+    if a.rip != b.rip {
+        let _ = writeln!(text, "  rip {:#x}, not {:#x}", a.rip, b.rip);
+    }
+    if (a.flags ^ b.flags) & mask != 0 {
+        let (a, b) = (a.flags & mask, b.flags & mask);
+        let _ = writeln!(text, "  flags {a:#x}, not {b:#x} (differ: {:#x})", a ^ b);
+    }
+    if fx {
+        fx_differences(&mut text, &a.fx.compared(), &b.fx.compared());
+    }
+    text
+}
+
+fn fx_differences(text: &mut String, a: &Fx, b: &Fx) {
+    for n in 0..16 {
+        if a.xmm[n] != b.xmm[n] {
+            let _ = writeln!(text, "  xmm{n} {:#034x}, not {:#034x}", a.xmm[n], b.xmm[n]);
+        }
+    }
+    for n in 0..8 {
+        let wide = u128::from_le_bytes;
+        if a.st[n] != b.st[n] {
+            let _ = writeln!(
+                text,
+                "  st{n} {:#x}, not {:#x}",
+                wide(a.st[n]),
+                wide(b.st[n])
+            );
+        }
+    }
+    let words = [
+        ("fcw", u32::from(a.fcw), u32::from(b.fcw)),
+        ("fsw", u32::from(a.fsw), u32::from(b.fsw)),
+        ("tags", u32::from(a.ftw), u32::from(b.ftw)),
+        ("mxcsr", a.mxcsr, b.mxcsr),
+    ];
+    for (name, a, b) in words {
+        if a != b {
+            let _ = writeln!(text, "  {name} {a:#x}, not {b:#x}");
+        }
+    }
+}
+
+/// The flags compared: the arithmetic ones and DF, without those the instruction leaves undefined.
+fn flag_mask(case: &Case) -> u64 {
+    const ALL: u64 = 0xcd5;
+    if std::env::var_os("TANDEM_DIFFERENTIAL_STRICT").is_some() {
+        return ALL;
+    }
+    let undefined = case.instruction.rflags_undefined();
+    let bits = [
+        (RflagsBits::CF, 0),
+        (RflagsBits::PF, 2),
+        (RflagsBits::AF, 4),
+        (RflagsBits::ZF, 6),
+        (RflagsBits::SF, 7),
+        (RflagsBits::OF, 11),
+    ];
+    bits.iter()
+        .filter(|(flag, _)| undefined & flag != 0)
+        .fold(ALL, |mask, (_, bit)| mask & !(1 << bit))
+}
+
+fn describe(case: &Case, seed: u64, number: u64, difference: &str) -> String {
+    let State {
+        regs, flags, fx, ..
+    } = &case.state;
+    let mut text = format!(
+        "seed {seed} case {number}: {:?}: {} ({:02x?}, {} bits)\nnative, not emulated:\n{difference}before:\n",
+        case.instruction.code(),
+        case.instruction,
+        case.bytes,
+        case.bitness,
+    );
+    for (name, value) in NAMES.iter().zip(regs) {
+        let _ = write!(text, " {name}={value:#x}");
+    }
+    let _ = writeln!(
+        text,
+        " flags={flags:#x} fcw={:#x} mxcsr={:#x}",
+        fx.fcw, fx.mxcsr
+    );
+    text
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Compares a family; panics with the first difference of each instruction.
+pub fn compare(family: &Family) {
+    let cases = from_environment("TANDEM_DIFFERENTIAL_CASES").unwrap_or(family.cases);
+    let seed = from_environment("TANDEM_DIFFERENTIAL_SEED").unwrap_or(1);
+    let only = std::env::var("TANDEM_DIFFERENTIAL_ONLY").unwrap_or_default();
+    let codes: Vec<Code> = family
+        .codes
+        .iter()
+        .copied()
+        .filter(|code| format!("{code:?}").contains(&only))
+        .collect();
+    assert!(!codes.is_empty(), "no instruction to compare");
+    let generator = Generator {
+        bitness: family.bitness,
+        fill_fx: family.fill_fx,
+    };
+    let mut harness = Harness::new();
+    let mut failures = BTreeMap::new();
+    // Cases that retired, and all.
+    let mut counts = vec![(0u64, 0u64); codes.len()];
+    for number in 0..cases {
+        let mut random = Random::new(seed, number);
+        if number % 256 == 0 {
+            harness.fill(&mut Random::new(seed, !number));
+        }
+        let which = (number % codes.len() as u64) as usize;
+        let made = (0..20).find_map(|_| generator.case(codes[which], &mut random));
+        let Some(case) = made else { continue };
+        counts[which].1 += 1;
+        match harness.compare(&case, flag_mask(&case), family.fill_fx.is_some()) {
+            Ok(retired) => counts[which].0 += u64::from(retired),
+            Err(difference) => {
+                let failure = failures
+                    .entry(codes[which] as usize)
+                    .or_insert_with(|| (0, describe(&case, seed, number, &difference)));
+                failure.0 += 1;
+            }
+        }
+    }
+    report(family.name, &codes, &counts);
+    let text: Vec<String> = failures
+        .values()
+        .map(|(n, text)| format!("{n} times: {text}"))
+        .collect();
+    assert!(
+        text.is_empty(),
+        "{} instructions differ\n{}",
+        text.len(),
+        text.join("\n")
+    );
+    let never: Vec<&Code> = codes
+        .iter()
+        .zip(&counts)
+        .filter(|(_, n)| n.0 == 0)
+        .map(|(c, _)| c)
+        .collect();
+    let enough = cases >= 100 * codes.len() as u64;
+    assert!(!enough || never.is_empty(), "never retired: {never:?}");
+}
+
+fn report(name: &str, codes: &[Code], counts: &[(u64, u64)]) {
+    let all: u64 = counts.iter().map(|n| n.1).sum();
+    let retired: u64 = counts.iter().map(|n| n.0).sum();
+    let made = counts.iter().filter(|n| n.1 > 0).count();
+    println!(
+        "{name}: {made} of {} instruction forms, {all} cases, {retired} retired",
+        codes.len()
+    );
+    for (code, n) in codes.iter().zip(counts) {
+        if n.1 == 0 {
+            println!("  never made: {code:?}");
+        }
+    }
+}
