@@ -7,7 +7,7 @@ use replay::ClockKind;
 
 struct Rig {
     board: Board,
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     asked: Vec<Question>,
     out: Vec<Output>,
 }
