@@ -1,10 +1,12 @@
 //! The command line.
 
+use crate::node::engine::EngineArg;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
+use vmm::machine::TscMode;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
 #[derive(Debug, Parser)]
@@ -47,6 +49,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure fault tolerance against none: speed, log bandwidth, latency
     Bench(BenchArgs),
+    /// Build a bootable Linux guest from Debian packages, without root
+    Image(ImageArgs),
     /// What this host can do, and why not
     Doctor(DoctorArgs),
 }
@@ -54,20 +58,35 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv) or the path of an ELF64 image
+    /// A built-in guest (counter, clock, echo, disk, kv), or a file: an ELF64 image, a Linux kernel, or what
+    /// `tandem image` makes
     pub guest: String,
-    /// Guest memory in MiB
-    #[arg(long, default_value_t = 64, value_name = "MIB")]
-    pub memory: u32,
+    /// A Linux kernel's initial file system
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
+    /// A Linux kernel's command line [default: console=ttyS0]; for what `tandem image` makes, more of it
+    #[arg(long, value_name = "TEXT")]
+    pub append: Option<String>,
+    /// Guest memory in MiB [default: 64, or what the image asks for]
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u32>,
     /// Arguments for the guest, as key=value; may be repeated
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     pub args: Vec<String>,
     /// CPU model: v1 or v2
     #[arg(long, default_value_t = CpuModel::V1)]
     pub cpu: CpuModel,
-    /// Instruction clock: blocks (built-in guests) or instructions (single-step, where KVM can)
-    #[arg(long, default_value = "blocks", value_parser = clock_kind)]
-    pub clock: ClockKind,
+    /// Instruction clock: blocks (guests that count for themselves) or instructions (software engine, or
+    /// single-step where KVM can) [default: blocks for the built-in guests, instructions for Linux]
+    #[arg(long, value_parser = clock_kind)]
+    pub clock: Option<ClockKind>,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
+    /// Guest time: logged (each value read is in the log) or derived (from the instruction clock, with
+    /// anchors on arrivals) [default: derived where the software engine counts instructions]
+    #[arg(long, value_name = "MODE")]
+    pub tsc: Option<TscMode>,
     /// Hardware address of the guest's network device
     #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
     pub mac: Mac,
@@ -144,6 +163,9 @@ pub struct RunArgs {
     /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
     #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
     pub forward: Option<String>,
+    /// The guest's address for --forward, if it is not that of its argument ip=
+    #[arg(long, value_name = "ADDRESS", requires = "forward")]
+    pub guest_ip: Option<Ipv4Addr>,
     /// Type to the guest's console (on a terminal each key goes to it; Ctrl-A x ends the machine)
     #[arg(long)]
     pub input: bool,
@@ -174,9 +196,15 @@ pub struct ReplayArgs {
     /// Show what the guest prints
     #[arg(long)]
     pub console: bool,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
     /// The guest's image, if it is not where the recording found it
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// Its initrd, likewise
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
@@ -236,6 +264,10 @@ pub struct PrimaryArgs {
     /// The backup's host, as the viewservice knows it (if not given, it chooses one)
     #[arg(long, value_name = "NAME", requires = "viewservice")]
     pub backup_name: Option<String>,
+    /// Begin in this view, the next by the machine's flags: says that no replica of it runs any more,
+    /// though none marked its end
+    #[arg(long, value_name = "N", conflicts_with = "viewservice")]
+    pub view: Option<u64>,
     /// Kill this process (SIGKILL) as soon as the entry with this index was sent; for tests
     #[arg(long, hide = true, value_name = "N")]
     pub die_at: Option<u64>,
@@ -256,9 +288,15 @@ pub struct BackupArgs {
     /// The disk image, on storage shared with the primary
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
     /// Guest images are looked for here if the primary's path is not there
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
+    /// And their initrds here
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
     /// Send what the guest prints nowhere
     #[arg(long)]
     pub quiet: bool,
@@ -354,6 +392,42 @@ pub struct BenchArgs {
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,
     /// One JSON object on stdout instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem image`.
+#[derive(Clone, Debug, Args)]
+pub struct ImageArgs {
+    /// Debian packages the guest is made of: redis-server, memcached, nginx, or any with --run
+    #[arg(value_name = "PACKAGE")]
+    pub packages: Vec<String>,
+    /// The image to write: kernel, first root and a manifest in one file
+    #[arg(short, long, value_name = "OUT.img")]
+    pub output: PathBuf,
+    /// Put the root on an ext4 disk image, and write it here
+    #[arg(long, value_name = "OUT.ext4")]
+    pub disk: Option<PathBuf>,
+    /// Size of the disk in MiB (if not given, what its files need and 256 more)
+    #[arg(long, value_name = "MIB", requires = "disk", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    pub size: Option<u32>,
+    /// The kernel's package, or one that depends on it
+    #[arg(
+        long,
+        default_value = "linux-image-cloud-amd64",
+        value_name = "PACKAGE"
+    )]
+    pub kernel_package: String,
+    /// A known service to run: redis, memcached, nginx (if not given, that of the packages named)
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
+    pub service: Option<String>,
+    /// A command to run, by a shell; when it ends, the guest powers off
+    #[arg(long, value_name = "CMD")]
+    pub run: Option<String>,
+    /// The kernel command line to boot with, in place of the usual one
+    #[arg(long, value_name = "WORDS")]
+    pub cmdline: Option<String>,
+    /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
 }

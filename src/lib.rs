@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  cli ─▶ node (one machine, one replica) ─▶ vmm, replay, logchannel, testandset, viewservice
+//!     ├─▶ image (a Linux guest from Debian packages)
 //!     └─▶ demo, bench (many processes of this program) ─▶ load (clients, verdict), report
 //! ```
 //!
@@ -14,6 +15,7 @@ pub mod daemons;
 pub mod demo;
 pub mod doctor;
 pub mod failure;
+pub mod image;
 pub mod images;
 pub mod load;
 pub mod log;
@@ -42,6 +44,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Down(args) => daemons::down(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Image(args) => image::image(&args),
         Command::Doctor(args) => doctor::doctor(&args),
     }
 }

@@ -13,6 +13,7 @@ use crate::framing::{Frame, FrameBuffer};
 use crate::messages::{Hello, HelloReply, Settings};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// A connection after the handshake, ready for a [`crate::Sender`] or a [`crate::Receiver`].
@@ -38,13 +39,16 @@ struct Greeting {
     deadline_us: u64,
 }
 
+fn deadline_us(limit: Duration) -> u64 {
+    now_us().saturating_add(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX))
+}
+
 impl Greeting {
     fn new(socket: TcpStream, limit: Duration) -> Result<Self, HandshakeError> {
-        let limit_us = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
         let greeting = Self {
             socket,
             incoming: FrameBuffer::new(),
-            deadline_us: now_us().saturating_add(limit_us),
+            deadline_us: deadline_us(limit),
         };
         greeting
             .socket
@@ -101,11 +105,59 @@ impl Greeting {
     /// not one.
     fn receive<T>(&mut self, take: impl Fn(Frame<'_>) -> Option<T>) -> Result<T, HandshakeError> {
         loop {
-            if let Some(frame) = self.incoming.next()? {
-                let kind = frame.kind().name();
-                return take(frame).ok_or(HandshakeError::OutOfPlace { frame: kind });
+            if let Some(taken) = self.next(&take)? {
+                return Ok(taken);
             }
             self.read()?;
+        }
+    }
+
+    /// The greeting, if all of it is here.
+    fn next<T>(
+        &mut self,
+        take: impl Fn(Frame<'_>) -> Option<T>,
+    ) -> Result<Option<T>, HandshakeError> {
+        let Some(frame) = self.incoming.next()? else {
+            return Ok(None);
+        };
+        let kind = frame.kind().name();
+        match take(frame) {
+            None => Err(HandshakeError::OutOfPlace { frame: kind }),
+            taken => Ok(taken),
+        }
+    }
+
+    fn block(&self, wait: bool) -> Result<(), HandshakeError> {
+        let set = self.socket.set_nonblocking(!wait);
+        set.map_err(|e| self.failed("set up", e))
+    }
+
+    /// Tells a peer of another version ours.
+    fn or_versions<T>(&mut self, received: Result<T, HandshakeError>) -> Result<T, HandshakeError> {
+        if let Err(HandshakeError::Frame(error @ FrameError::Version { .. })) = &received {
+            // The reply carries our version, and so the primary knows both.
+            let refusal = Some(error.to_string());
+            self.send(&HelloReply { refusal }.to_frame())?;
+        }
+        received
+    }
+
+    fn reply(
+        mut self,
+        hello: &Hello,
+        decide: impl FnOnce(&Hello) -> Result<(), String>,
+    ) -> Result<Connection, HandshakeError> {
+        let verdict = hello
+            .settings
+            .check()
+            .map_err(|e| e.to_string())
+            .and_then(|_| decide(hello));
+        let refusal = verdict.err();
+        let reply = HelloReply { refusal };
+        self.send(&reply.to_frame())?;
+        match reply.refusal {
+            Some(reason) => Err(HandshakeError::Refused { reason }),
+            None => self.done(hello.settings),
         }
     }
 
@@ -157,29 +209,88 @@ pub fn answer(
     decide: impl FnOnce(&Hello) -> Result<(), String>,
 ) -> Result<(Connection, Hello), HandshakeError> {
     let mut greeting = Greeting::new(socket, limit)?;
-    let received = greeting.receive(|frame| match frame {
+    let received = greeting.receive(hello);
+    let hello = greeting.or_versions(received)?;
+    let connection = greeting.reply(&hello, decide)?;
+    Ok((connection, hello))
+}
+
+fn hello(frame: Frame<'_>) -> Option<Hello> {
+    match frame {
         Frame::Hello(hello) => Some(hello),
         _ => None,
-    });
-    let hello = match received {
-        Err(HandshakeError::Frame(error @ FrameError::Version { .. })) => {
-            // The reply carries our version, and so the primary knows both.
-            let refusal = Some(error.to_string());
-            greeting.send(&HelloReply { refusal }.to_frame())?;
-            return Err(error.into());
+    }
+}
+
+/// Somebody who has connected to a backup and not greeted it yet. Nobody waits for one: several may be
+/// listened to at a time.
+pub struct Caller {
+    greeting: Greeting,
+}
+
+impl Caller {
+    /// A caller at the other end of `socket`, who has `limit` to greet.
+    ///
+    /// # Errors
+    /// If the socket does not take its settings.
+    pub fn new(socket: TcpStream, limit: Duration) -> Result<Self, HandshakeError> {
+        let greeting = Greeting::new(socket, limit)?;
+        greeting.block(false)?;
+        Ok(Self { greeting })
+    }
+
+    /// Takes what has come and says whether that is all of a greeting. Never waits.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`]: it is no primary of ours, it is gone, or its time is over.
+    pub fn listen(&mut self) -> Result<Option<Hello>, HandshakeError> {
+        let greeting = &mut self.greeting;
+        loop {
+            match greeting.next(hello) {
+                Ok(None) => {}
+                Ok(hello) => return Ok(hello),
+                Err(error) => {
+                    greeting.block(true)?;
+                    return greeting.or_versions(Err(error));
+                }
+            }
+            let source = match greeting.socket.read(greeting.incoming.space()) {
+                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(count) => {
+                    greeting.incoming.filled(count);
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match greeting.remaining() {
+                    Ok(_) => return Ok(None),
+                    Err(over) => over,
+                },
+                Err(e) => e,
+            };
+            return Err(greeting.failed("receive greeting from", source));
         }
-        other => other?,
-    };
-    let verdict = hello
-        .settings
-        .check()
-        .map_err(|e| e.to_string())
-        .and_then(|_| decide(&hello));
-    let refusal = verdict.err();
-    let reply = HelloReply { refusal };
-    greeting.send(&reply.to_frame())?;
-    match reply.refusal {
-        Some(reason) => Err(HandshakeError::Refused { reason }),
-        None => Ok((greeting.done(hello.settings)?, hello)),
+    }
+
+    /// Has `decide` say whether the caller, who greeted with `hello`, is welcome or why not, and tells it
+    /// so, within `limit`.
+    ///
+    /// # Errors
+    /// As [`answer`].
+    pub fn answer(
+        self,
+        hello: &Hello,
+        limit: Duration,
+        decide: impl FnOnce(&Hello) -> Result<(), String>,
+    ) -> Result<Connection, HandshakeError> {
+        let mut greeting = self.greeting;
+        greeting.block(true)?;
+        greeting.deadline_us = deadline_us(limit);
+        greeting.reply(hello, decide)
+    }
+}
+
+impl AsFd for Caller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.greeting.socket.as_fd()
     }
 }

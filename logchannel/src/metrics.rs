@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// microseconds, bucket 0 those below one, the last one everything longer (over half an hour).
 pub const LATENCY_BUCKETS: usize = 32;
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Tsc,
     Kind::ClockRead,
     Kind::Timer,
     Kind::Frame,
+    Kind::Entropy,
     Kind::Disk,
     Kind::Console,
     Kind::IrqWindow,

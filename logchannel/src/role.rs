@@ -21,7 +21,8 @@
 //! - A diverged replica neither contends nor goes live (invariant 7), whatever it has won.
 //! - Going live: everything in the log is executed first, then suppressed outputs leave in order, then
 //!   the gate opens (invariant 4).
-//! - A guest's power-off is an entry like any other: both replicas end, nobody contends.
+//! - A guest's power-off is an entry like any other: both replicas end, nobody contends. Whoever knows
+//!   that all outputs have left marks the view's flag, so that the VM may be started again.
 //! - `Halted` and `Ended` are final.
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,8 @@ pub enum Event {
         /// Whose.
         holder: String,
     },
+    /// The flag of this view says that the VM has ended.
+    VmEnded,
     /// The arbiter gave no answer: who has the flag is unknown.
     FlagUnreachable,
     /// It is time to ask again.
@@ -132,6 +135,12 @@ pub enum Command {
     },
     /// The VM ended, or this replica left, in an orderly way.
     End,
+    /// The VM ended in `view`, and every output has left: set its flag to say so, that the VM may be
+    /// started again. Whether the arbiter can be reached or not, this replica is over.
+    MarkEnd {
+        /// The VM's last view.
+        view: ViewNumber,
+    },
 }
 
 /// Where the machine stands.
@@ -240,6 +249,7 @@ impl RoleMachine {
             Event::PeerBye => self.peer_bye(),
             Event::FlagWon => self.flag_won(),
             Event::FlagLost { holder } => self.flag_lost(&holder),
+            Event::VmEnded => self.vm_ended(),
             Event::FlagUnreachable if self.contends() => vec![Command::RetryLater],
             Event::RetryTick if self.contends() => self.ask(),
             Event::FlagUnreachable | Event::RetryTick => Vec::new(),
@@ -272,6 +282,26 @@ impl RoleMachine {
         vec![Command::End]
     }
 
+    /// The VM itself is over, not only this replica.
+    fn end_vm(&mut self) -> Vec<Command> {
+        let mut commands = self.end();
+        commands.push(Command::MarkEnd { view: self.view });
+        commands
+    }
+
+    /// Whoever set the flag so had let everything out: nothing is to be re-emitted.
+    fn vm_ended(&mut self) -> Vec<Command> {
+        match self.phase {
+            Phase::PrimaryContending { .. } => self.halt("its backup says the guest ended".into()),
+            Phase::BackupContending => {
+                self.phase = Phase::Ending;
+                vec![Command::Drain]
+            }
+            Phase::FinishedContending => self.end(),
+            _ => Vec::new(),
+        }
+    }
+
     fn link_lost(&mut self) -> Vec<Command> {
         match self.phase {
             Phase::Primary => self.contend_as_primary(),
@@ -302,7 +332,7 @@ impl RoleMachine {
                 self.phase = Phase::Ending;
                 vec![Command::Drain]
             }
-            Phase::Finished => self.end(),
+            Phase::Finished => self.end_vm(),
             _ => Vec::new(),
         }
     }
@@ -315,7 +345,7 @@ impl RoleMachine {
                 let view = self.view;
                 let mut commands = vec![Command::OpenGate, Command::ReportView { view }];
                 if done {
-                    commands.extend(self.end());
+                    commands.extend(self.end_vm());
                 }
                 commands
             }
@@ -372,7 +402,7 @@ impl RoleMachine {
                 self.phase = Phase::Finished;
                 Vec::new()
             }
-            _ => self.end(),
+            _ => self.end_vm(),
         }
     }
 
@@ -380,7 +410,7 @@ impl RoleMachine {
     fn end_for_primary(&mut self) -> Vec<Command> {
         self.view = self.view.next();
         let mut commands = vec![Command::Reemit];
-        commands.extend(self.end());
+        commands.extend(self.end_vm());
         commands
     }
 

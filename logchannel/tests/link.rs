@@ -60,6 +60,7 @@ fn entries_arrive_in_order_and_outputs_leave_after_their_ack() {
     until("the released cursor gets to the backup", || {
         watched.1.released() == LogIndex(COUNT)
     });
+    assert_eq!(watched.1.lag_us(), 0, "all is executed");
     until("execution is known to the primary", || {
         watched.0.lag().entries == 0
     });
@@ -69,6 +70,18 @@ fn entries_arrive_in_order_and_outputs_leave_after_their_ack() {
     assert_eq!((sent.entries, got.entries), (COUNT, COUNT));
     assert_eq!(sent.kinds, got.kinds);
     assert!(primary.ended.try_recv().is_err() && backup.ended.try_recv().is_err());
+}
+
+#[test]
+fn a_backup_that_executes_nothing_lags_more_and_more() {
+    let options = (SenderOptions::default(), ReceiverOptions::default());
+    let (mut primary, backup) = pair(PATIENT, options.0, options.1);
+    let handle = backup.receiver.handle();
+    primary.sender.append(&entry(1)).unwrap();
+    primary.sender.flush().unwrap();
+    until("it lags", || handle.lag_us() > 3_000);
+    handle.executed(LogIndex(1), Clock(10));
+    assert_eq!(handle.lag_us(), 0);
 }
 
 #[test]
@@ -94,6 +107,7 @@ fn a_full_backup_holds_the_primary_back_and_nobody_is_suspected() {
     const COUNT: u64 = 200_000;
     let sending = SenderOptions {
         buffer_max: 100_000,
+        ..SenderOptions::default()
     };
     let receiving = ReceiverOptions {
         buffer_max: 100_000,
@@ -244,19 +258,19 @@ fn a_hello_tells_everything_and_a_refusal_says_why() {
 fn two_versions_name_each_other() {
     let greeting = |kind| {
         frame(kind, |out| {
-            out.extend_from_slice(b"TANDEMLC\x02\x00something new")
+            out.extend_from_slice(b"TANDEMLC\x03\x00something new")
         })
     };
     let (mut near, far) = sockets();
     near.write_all(&greeting(FrameKind::Hello)).unwrap();
     let error = answer(far, LIMIT, |_| Ok(())).unwrap_err();
-    let text = "the peer speaks version 2 of the logging channel, this is version 1";
+    let text = "the peer speaks version 3 of the logging channel, this is version 2";
     assert!(error.to_string().starts_with(text), "{error}");
     let mut reply = Vec::new();
     near.read_to_end(&mut reply).unwrap();
     assert_eq!(
         reply[8..18],
-        *b"TANDEMLC\x01\x00",
+        *b"TANDEMLC\x02\x00",
         "the other side learns ours"
     );
 
@@ -321,4 +335,57 @@ fn what_cannot_work_is_not_offered() {
         let error = offer(near, &hello(settings), LIMIT).unwrap_err();
         assert!(matches!(error, HandshakeError::Settings { .. }), "{error}");
     }
+}
+
+/// What a primary says first.
+fn greeting() -> Vec<u8> {
+    let (near, mut far) = sockets();
+    // It waits for an answer in vain, and only until all is said.
+    offer(near, &hello(PATIENT), std::time::Duration::from_millis(50)).unwrap_err();
+    let mut bytes = Vec::new();
+    far.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn callers_are_listened_to_without_waiting_for_any() {
+    use logchannel::Caller;
+    let (mut near, far) = sockets();
+    let mut caller = Caller::new(far, LIMIT).unwrap();
+    let bytes = greeting();
+    let (last, first) = bytes.split_last().unwrap();
+    assert!(caller.listen().unwrap().is_none(), "nothing said yet");
+    near.write_all(first).unwrap();
+    assert!(caller.listen().unwrap().is_none(), "not all of it");
+    near.write_all(&[*last]).unwrap();
+    let mut heard = None;
+    until("the greeting is whole", || {
+        heard = caller.listen().unwrap();
+        heard.is_some()
+    });
+    let heard = heard.unwrap();
+    assert_eq!(heard, hello(PATIENT));
+    let refused = caller.answer(&heard, LIMIT, |_| Err("no".into()));
+    assert!(matches!(refused, Err(HandshakeError::Refused { .. })));
+    let mut reply = Vec::new();
+    near.read_to_end(&mut reply).unwrap();
+    assert!(!reply.is_empty(), "it is told");
+}
+
+#[test]
+fn callers_who_are_no_primaries_or_take_too_long_are_errors() {
+    use logchannel::Caller;
+    let (mut near, far) = sockets();
+    let mut caller = Caller::new(far, LIMIT).unwrap();
+    near.write_all(b"GET / HTTP/1.0\r\n\r\n and what else a browser says")
+        .unwrap();
+    let mut error = None;
+    until("it is refused", || {
+        error = caller.listen().err();
+        error.is_some()
+    });
+    assert!(matches!(error, Some(HandshakeError::Frame(_))), "{error:?}");
+    let (_near, far) = sockets();
+    let mut caller = Caller::new(far, std::time::Duration::from_millis(5)).unwrap();
+    until("its time is over", || caller.listen().is_err());
 }

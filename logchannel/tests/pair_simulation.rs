@@ -166,6 +166,7 @@ impl World {
             Command::HoldOutputs
             | Command::Announce
             | Command::ReportView { .. }
+            | Command::MarkEnd { .. }
             | Command::StopGuest => {}
         }
     }

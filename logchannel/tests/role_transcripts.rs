@@ -16,6 +16,7 @@ fn event(text: &str) -> Event {
         "flag-lost" => Event::FlagLost {
             holder: rest.into(),
         },
+        "vm-ended" => Event::VmEnded,
         "flag-unreachable" => Event::FlagUnreachable,
         "retry-tick" => Event::RetryTick,
         "drained" => Event::Drained,
@@ -41,6 +42,7 @@ fn command(command: &Command) -> String {
         Command::StopGuest => "stop-guest".into(),
         Command::Halt { why } => format!("halt {why}"),
         Command::End => "end".into(),
+        Command::MarkEnd { view } => format!("mark-end {view}"),
     }
 }
 

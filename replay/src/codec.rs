@@ -3,19 +3,23 @@
 //! ```text
 //!  length   varint   bytes of this entry after the length
 //!  kind     u8       see `wire`; bit 7: RIP is that of the last entry of the same kind,
-//!                    bit 6: that of the one before it; in either case `rip` is absent
+//!                    bit 6: that of the one before it, both: it is not recorded; in each of
+//!                    these cases `rip` is absent; bit 5: an anchor follows `check`
 //!  clock    varint   delta to the entry before
 //!  rip      varint   zigzag delta to the last entry of the same kind,  ┐ absent in
 //!                    in the beginning to 1 MiB                         │ Progress
 //!  check    u32 LE   register digest                                   ┘
-//!  payload           bincode, by kind; clock answers as zigzag deltas
+//!  anchor   varint   steps derived time moves, 1 or more; arrivals only, if bit 5 is set
+//!  payload           bincode, by kind; clock answers as zigzag deltas, random bytes as they are
 //! ```
 //!
-//! A timer interrupt in a running guest is 12 bytes or fewer, a frame its own length and at most 16.
+//! A timer interrupt in a running guest is 12 bytes or fewer, a frame its own length and at most 16; in
+//! derived time, where an anchor takes the place of RIP, too.
 //! Encoder and decoder carry state, so a stream is decoded from its beginning.
 //!
 //! This is the one module that uses bincode; everything decoded is under a size limit.
 
+use crate::anchor::Anchor;
 use crate::error::LogError;
 use crate::event::{Arrival, Event, LogEntry, Question, Stand};
 use crate::point::{Clock, RegisterDigest};
@@ -42,11 +46,18 @@ mod wire {
     pub const OUTPUT: u8 = 11;
     pub const STATE: u8 = 12;
     pub const END: u8 = 13;
-    pub const KINDS: usize = 14;
+    // 14 to 23 are not used.
+    pub const PM_TIMER: u8 = 24;
+    pub const ENTROPY: u8 = 25;
+    pub const KINDS: usize = 26;
     /// RIP is that of the last entry of the same kind: the block trap, mostly.
     pub const SAME_RIP: u8 = 0x80;
     /// RIP is that of the entry of the same kind before: a guest alternates between trap and halt.
     pub const OTHER_RIP: u8 = 0x40;
+    /// RIP is not recorded: arrivals in derived time.
+    pub const NO_RIP: u8 = SAME_RIP | OTHER_RIP;
+    /// An anchor follows the register digest.
+    pub const ANCHOR: u8 = 0x20;
 }
 
 fn bincode_config() -> impl bincode::config::Config {
@@ -136,16 +147,29 @@ impl Encoder {
         if let Some(stand) = entry.stand {
             assert!(kind != wire::PROGRESS, "progress has no registers");
             let [last, other] = &mut self.deltas.rip[slot];
-            if stand.rip == *last {
-                body[0] |= wire::SAME_RIP;
-            } else if stand.rip == *other {
-                body[0] |= wire::OTHER_RIP;
-                std::mem::swap(last, other);
-            } else {
-                *other = *last;
-                put_zigzag(&mut body, stand.rip, last);
+            match stand.rip {
+                None => body[0] |= wire::NO_RIP,
+                Some(rip) if rip == *last => body[0] |= wire::SAME_RIP,
+                Some(rip) if rip == *other => {
+                    body[0] |= wire::OTHER_RIP;
+                    std::mem::swap(last, other);
+                }
+                Some(rip) => {
+                    *other = *last;
+                    put_zigzag(&mut body, rip, last);
+                }
             }
             body.extend_from_slice(&stand.registers.0.to_le_bytes());
+            if entry.is_anchored() {
+                assert!(
+                    matches!(entry.event, Event::Arrival(_)),
+                    "only arrivals have anchors"
+                );
+            }
+            if entry.anchor != Anchor::NONE {
+                body[0] |= wire::ANCHOR;
+                put_varint(&mut body, entry.anchor.0);
+            }
         } else {
             assert!(kind == wire::PROGRESS, "only progress has no registers");
         }
@@ -172,6 +196,10 @@ impl Encoder {
                 body.push(u8::from(*ok));
                 body.extend_from_slice(data);
             }
+            Event::Answer {
+                question: Question::Entropy,
+                value,
+            } => body.extend_from_slice(&value.to_le_bytes()),
             Event::Answer { question, value } => {
                 if let Question::PitElapsed(channel) = question {
                     body.push(*channel);
@@ -237,7 +265,7 @@ impl Decoder {
         let mut body = take(bytes, length)?;
         let body = &mut body;
         let head = take(body, 1)?[0];
-        let kind = head & !(wire::SAME_RIP | wire::OTHER_RIP);
+        let kind = head & !(wire::NO_RIP | wire::ANCHOR);
         let slot = usize::from(kind);
         if slot >= wire::KINDS {
             return Err("entry of unknown kind");
@@ -247,6 +275,7 @@ impl Decoder {
             .clock
             .checked_add(take_varint(body)?)
             .ok_or("clock overflows")?;
+        let mut anchor = Anchor::NONE;
         let stand = if kind == wire::PROGRESS {
             if head != kind {
                 return Err("progress with a register flag");
@@ -254,21 +283,30 @@ impl Decoder {
             None
         } else {
             let [last, other] = &mut self.deltas.rip[slot];
-            match head & (wire::SAME_RIP | wire::OTHER_RIP) {
-                wire::SAME_RIP => {}
+            match head & wire::NO_RIP {
                 wire::OTHER_RIP => std::mem::swap(last, other),
                 0 => {
                     *other = *last;
                     take_zigzag(body, last)?;
                 }
-                _ => return Err("entry with both register flags"),
+                _ => {}
             }
-            let rip = *last;
+            let rip = (head & wire::NO_RIP != wire::NO_RIP).then_some(*last);
             let check = take(body, 4)?;
             let registers = RegisterDigest(u32::from_le_bytes(check.try_into().expect("4 bytes")));
+            if head & wire::ANCHOR != 0 {
+                anchor = Anchor(take_varint(body)?);
+                if anchor == Anchor::NONE || anchor.ns().is_none() {
+                    return Err("anchor out of range");
+                }
+            }
             Some(Stand { rip, registers })
         };
         let event = self.event(kind, body)?;
+        let anchored = head & wire::ANCHOR != 0 || head & wire::NO_RIP == wire::NO_RIP;
+        if anchored && !matches!(event, Event::Arrival(_)) {
+            return Err("an anchor, or no RIP, in an entry that is no arrival");
+        }
         if !body.is_empty() {
             return Err("bytes left over in an entry");
         }
@@ -276,6 +314,7 @@ impl Decoder {
         Ok(LogEntry {
             clock: Clock(clock),
             stand,
+            anchor,
             event,
         })
     }
@@ -308,10 +347,16 @@ impl Decoder {
             }
             wire::IRQ_WINDOW => Event::Arrival(Arrival::IrqWindow),
             wire::STOP => Event::Arrival(Arrival::Stop),
-            wire::TSC | wire::WALL_CLOCK | wire::PIT => {
+            wire::ENTROPY => {
+                let value = u64::from_le_bytes(take(body, 8)?.try_into().expect("8 bytes"));
+                let question = Question::Entropy;
+                Event::Answer { question, value }
+            }
+            wire::TSC | wire::WALL_CLOCK | wire::PIT | wire::PM_TIMER => {
                 let question = match kind {
                     wire::TSC => Question::Tsc,
                     wire::WALL_CLOCK => Question::WallClock,
+                    wire::PM_TIMER => Question::PmElapsed,
                     _ => match take(body, 1)?[0] {
                         channel @ 0..=2 => Question::PitElapsed(channel),
                         _ => return Err("PIT channel out of range"),
@@ -352,6 +397,8 @@ fn kind_of(event: &Event) -> u8 {
             Question::Tsc => wire::TSC,
             Question::WallClock => wire::WALL_CLOCK,
             Question::PitElapsed(_) => wire::PIT,
+            Question::PmElapsed => wire::PM_TIMER,
+            Question::Entropy => wire::ENTROPY,
         },
         Event::Arrival(arrival) => match arrival {
             Arrival::Timer { periods: 1 } => wire::TIMER,
@@ -414,6 +461,7 @@ fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], &'static str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::point::{ExecPoint, Here};
     use proptest::prelude::*;
 
     fn event() -> impl Strategy<Value = Event> {
@@ -438,6 +486,14 @@ mod tests {
                 question: Question::PitElapsed(c),
                 value
             }),
+            (any::<bool>(), any::<u64>()).prop_map(|(entropy, value)| Event::Answer {
+                question: if entropy {
+                    Question::Entropy
+                } else {
+                    Question::PmElapsed
+                },
+                value
+            }),
             any::<u32>().prop_map(|digest| Event::Output { digest }),
             Just(Event::Progress),
             (any::<u64>(), any::<u32>(), any::<u64>()).prop_map(|(first_page, pages, digest)| {
@@ -452,25 +508,31 @@ mod tests {
     }
 
     fn entries() -> impl Strategy<Value = Vec<LogEntry>> {
-        let one = (0..1u64 << 40, any::<u64>(), any::<u32>(), event());
+        let anchor = proptest::option::of(prop_oneof![0..4u64, 0..u64::MAX / Anchor::STEP_NS]);
+        let one = (0..1u64 << 40, any::<u64>(), any::<u32>(), event(), anchor);
         proptest::collection::vec(one, 0..40).prop_map(|raw| {
             let mut clock = 0;
             raw.into_iter()
-                .map(|(delta, rip, check, event)| {
+                .map(|(delta, rip, check, event, anchor)| {
                     clock += delta;
-                    let stand = Stand {
-                        rip,
-                        registers: RegisterDigest(check),
-                    };
-                    let stand = (event != Event::Progress).then_some(stand);
-                    LogEntry {
-                        clock: Clock(clock),
-                        stand,
-                        event,
+                    match event {
+                        Event::Progress => LogEntry::progress(Clock(clock)),
+                        Event::Arrival(arrival) => {
+                            LogEntry::arrival(&here(clock, rip, check), arrival, anchor.map(Anchor))
+                        }
+                        event => LogEntry::at(&here(clock, rip, check), event),
                     }
                 })
                 .collect()
         })
+    }
+
+    fn here(clock: u64, rip: u64, check: u32) -> Here {
+        let (clock, rcx) = (Clock(clock), 0);
+        Here {
+            point: ExecPoint { clock, rip, rcx },
+            registers: RegisterDigest(check),
+        }
     }
 
     fn encode(entries: &[LogEntry]) -> Vec<u8> {
@@ -521,33 +583,79 @@ mod tests {
     #[test]
     fn a_timer_interrupt_costs_at_most_twelve_bytes() {
         // A 1 GHz block clock, ten ticks a second, the vCPU now in the trap, now halted.
-        let entries: Vec<_> = (1..1000u64)
-            .map(|n| LogEntry {
-                clock: Clock(n * 100_000_000),
-                stand: Some(Stand {
-                    rip: 0x10_00e9 + (n % 2) * 0xae0,
-                    registers: RegisterDigest(n as u32),
-                }),
-                event: Event::Arrival(Arrival::Timer { periods: 1 }),
-            })
-            .collect();
+        let tick = |n: u64| {
+            let here = here(n * 100_000_000, 0x10_00e9 + (n % 2) * 0xae0, n as u32);
+            LogEntry::arrival(&here, Arrival::Timer { periods: 1 }, None)
+        };
+        longest(12, (1..1000).map(tick));
+    }
+
+    fn longest(limit: usize, entries: impl Iterator<Item = LogEntry>) {
         let (mut encoder, mut bytes) = (Encoder::new(), Vec::new());
-        for entry in &entries {
+        for entry in entries {
             bytes.clear();
-            encoder.encode(entry, &mut bytes);
-            assert!(bytes.len() <= 12, "{} bytes for {entry:?}", bytes.len());
+            encoder.encode(&entry, &mut bytes);
+            assert!(bytes.len() <= limit, "{} bytes for {entry:?}", bytes.len());
         }
+    }
+
+    /// A RIP anywhere in the 64-bit address space, another one each time.
+    fn anywhere(n: u64) -> u64 {
+        n.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    #[test]
+    fn so_it_does_in_derived_time_wherever_the_guest_stands() {
+        // Up to 2^28 counts and 2^27 ns (134 ms) of waiting from one tick to the next.
+        let tick = |n: u64| {
+            let here = here(n * ((1 << 28) - 1), anywhere(n), n as u32);
+            let anchor = Anchor::reaching(0, (1 << 27) - Anchor::STEP_NS);
+            LogEntry::arrival(&here, Arrival::Timer { periods: 1 }, Some(anchor))
+        };
+        longest(12, (0..1000).map(tick));
+    }
+
+    #[test]
+    fn the_documented_example_is_encoded_so() {
+        let here = here(3_800_000, 0xffff_ffff_8100_0000, 0x89ab_cdef);
+        let anchor = Anchor::reaching(here.point.clock.0, here.point.clock.0 + 150_000);
+        let entry = LogEntry::arrival(&here, Arrival::Timer { periods: 1 }, Some(anchor));
+        let bytes = [10, 0xe1, 0xc0, 0xf7, 0xe7, 1, 0xef, 0xcd, 0xab, 0x89, 0x13];
+        assert_eq!(encode(&[entry]), bytes);
+    }
+
+    #[test]
+    fn a_frame_does_not_cost_more_in_derived_time() {
+        // Half a minute of silence before each.
+        let frame = |n: u64| {
+            let here = here(n * ((1 << 35) - 1), anywhere(n), n as u32);
+            let anchor = Anchor::reaching(0, 30_000_000_000);
+            LogEntry::arrival(&here, Arrival::Frame(vec![0; 1514]), Some(anchor))
+        };
+        longest(1514 + 16, (0..100).map(frame));
+    }
+
+    #[test]
+    fn anchors_out_of_place_are_refused() {
+        let with = |kind: u8, rest: &[u8]| {
+            let body = [&[kind, 0][..], rest].concat();
+            decode(&[&[body.len() as u8][..], &body].concat())
+        };
+        let both = wire::NO_RIP | wire::ANCHOR;
+        assert!(with(wire::TIMER | both, &[0, 0, 0, 0, 5]).is_ok());
+        assert!(with(wire::TIMER | both, &[0, 0, 0, 0, 0]).is_err(), "zero");
+        let huge = [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert!(with(wire::TIMER | both, &huge).is_err(), "over 64 bits");
+        assert!(with(wire::OUTPUT | both, &[0, 0, 0, 0, 5, 1, 2, 3, 4]).is_err());
+        assert!(with(wire::OUTPUT | wire::NO_RIP, &[0, 0, 0, 0, 1, 2, 3, 4]).is_err());
+        assert!(with(wire::PROGRESS | wire::ANCHOR, &[5]).is_err());
     }
 
     #[test]
     fn a_frame_costs_at_most_sixteen_bytes_more_than_its_length() {
-        let frame = |n: u64| LogEntry {
-            clock: Clock(n * 30_000_000),
-            stand: Some(Stand {
-                rip: (n % 2) << 31,
-                registers: RegisterDigest(7),
-            }),
-            event: Event::Arrival(Arrival::Frame(vec![0; 1514])),
+        let frame = |n: u64| {
+            let event = Event::Arrival(Arrival::Frame(vec![0; 1514]));
+            LogEntry::at(&here(n * 30_000_000, (n % 2) << 31, 7), event)
         };
         let entries: Vec<_> = (0..100).map(frame).collect();
         assert!(encode(&entries).len() <= 100 * (1514 + 16));

@@ -3,6 +3,7 @@
 //! *Answers* are input the guest asked for at an exit; *arrivals* are input nobody asked for;
 //! *outputs* leave the machine.
 
+use crate::anchor::Anchor;
 use crate::point::{Clock, Here, RegisterDigest};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,10 @@ pub enum Question {
     /// Nanoseconds since the machine began, by which PIT channel `0` to `2` counts: asked when it begins
     /// to run, and when its count is read.
     PitElapsed(u8),
+    /// Nanoseconds since the machine began, by which the ACPI timer counts.
+    PmElapsed,
+    /// Eight random bytes for the entropy device.
+    Entropy,
 }
 
 /// Input nobody asked for, delivered at an [`ExecPoint`] the primary chose.
@@ -61,7 +66,7 @@ pub enum Arrival {
     /// Bytes typed at the console.
     Console(Vec<u8>),
     /// Nothing but a stop: an interrupt already pending in the interrupt controller can be taken
-    /// here.
+    /// here, or derived guest time is brought up to real time.
     IrqWindow,
     /// The operator asks the machine to end here.
     Stop,
@@ -173,6 +178,8 @@ pub enum Kind {
     Timer,
     /// Received frames.
     Frame,
+    /// Random bytes.
+    Entropy,
     /// Finished disk requests.
     Disk,
     /// Console input.
@@ -198,6 +205,10 @@ impl Event {
                 question: Question::Tsc,
                 ..
             } => Kind::Tsc,
+            Self::Answer {
+                question: Question::Entropy,
+                ..
+            } => Kind::Entropy,
             Self::Answer { .. } => Kind::ClockRead,
             Self::Arrival(arrival) => match arrival {
                 Arrival::Timer { .. } => Kind::Timer,
@@ -224,6 +235,8 @@ pub struct LogEntry {
     pub clock: Clock,
     /// The registers there; `None` for [`Event::Progress`], which names a clock value only.
     pub stand: Option<Stand>,
+    /// How far it moves derived guest time; only arrivals have one.
+    pub anchor: Anchor,
     /// What happened.
     pub event: Event,
 }
@@ -231,9 +244,9 @@ pub struct LogEntry {
 /// What a log entry says of the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stand {
-    /// Instruction pointer.
-    pub rip: u64,
-    /// Digest of all of them.
+    /// Instruction pointer. `None` for arrivals in derived time, where its bytes go to the anchor.
+    pub rip: Option<u64>,
+    /// Digest of all of them, RIP included.
     pub registers: RegisterDigest,
 }
 
@@ -244,11 +257,35 @@ impl LogEntry {
         Self {
             clock: here.point.clock,
             stand: Some(Stand {
-                rip: here.point.rip,
+                rip: Some(here.point.rip),
                 registers: here.registers,
             }),
+            anchor: Anchor::NONE,
             event,
         }
+    }
+
+    /// The entry of an arrival delivered `here`; `anchor`: in a machine whose time is derived.
+    #[must_use]
+    pub fn arrival(here: &Here, arrival: Arrival, anchor: Option<Anchor>) -> Self {
+        let entry = Self::at(here, Event::Arrival(arrival));
+        let Some(anchor) = anchor else { return entry };
+        let registers = here.registers;
+        let stand = Some(Stand {
+            rip: None,
+            registers,
+        });
+        Self {
+            stand,
+            anchor,
+            ..entry
+        }
+    }
+
+    /// Whether only a machine whose time is derived makes such an entry.
+    #[must_use]
+    pub fn is_anchored(&self) -> bool {
+        self.anchor != Anchor::NONE || self.stand.is_some_and(|stand| stand.rip.is_none())
     }
 
     /// The entry that says the guest got to `clock`.
@@ -257,6 +294,7 @@ impl LogEntry {
         Self {
             clock,
             stand: None,
+            anchor: Anchor::NONE,
             event: Event::Progress,
         }
     }

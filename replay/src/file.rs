@@ -29,7 +29,13 @@ use std::path::{Path, PathBuf};
 /// First bytes of a log file.
 pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 /// Version of header, frames and entries.
-pub const FORMAT_VERSION: u32 = 1;
+///
+/// Version 2 adds anchors to entries, the ACPI timer's and random answers; the mode of time, the initrd
+/// and the board to the machine's configuration, and the engine behind it. The entries of
+/// version 1 are a subset, and its header the same, so that its logs can still be read.
+pub const FORMAT_VERSION: u32 = 2;
+/// Oldest version that can be read.
+const FORMAT_VERSION_MIN: u32 = 1;
 /// Most bytes of a header.
 const HEADER_MAX: usize = 64 << 10;
 /// Most bytes of a frame.
@@ -46,7 +52,7 @@ pub struct LogHeader {
     pub cpu_model: String,
     /// What the clock counts.
     pub clock_kind: ClockKind,
-    /// Machine configuration, in the machine's own encoding.
+    /// Machine configuration, and from version 2 on the engine that ran it, in the machine's own encoding.
     pub config: Vec<u8>,
     /// Digest of the first state.
     pub first_state: u64,
@@ -165,6 +171,7 @@ pub struct Tail {
 pub struct LogReader {
     file: BufReader<File>,
     path: PathBuf,
+    version: u32,
     header: LogHeader,
     decoder: Decoder,
     frame: Vec<u8>,
@@ -193,10 +200,11 @@ impl LogReader {
         if head[..8] != MAGIC {
             return Err(foreign("not a Tandem log (wrong magic number)"));
         }
-        if word(8) != FORMAT_VERSION {
+        let version = word(8);
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
             return Err(foreign(&format!(
-                "log format {}, but this program reads format {FORMAT_VERSION}",
-                word(8)
+                "log format {version}, but this program reads formats {FORMAT_VERSION_MIN} to \
+                 {FORMAT_VERSION}"
             )));
         }
         let malformed = |what: &str| LogError::Malformed {
@@ -218,6 +226,7 @@ impl LogReader {
         Ok(Self {
             file,
             path: path.to_owned(),
+            version,
             header,
             decoder: Decoder::new(),
             frame: Vec::new(),
@@ -227,6 +236,27 @@ impl LogReader {
             ended: false,
             tail: None,
         })
+    }
+
+    /// The format version it was written in.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// That the log's machine can be run again: its configuration is in today's format.
+    ///
+    /// # Errors
+    /// [`LogError::Foreign`] for a log that can only be listed.
+    pub fn check_replayable(&self) -> Result<(), LogError> {
+        if self.version == FORMAT_VERSION {
+            return Ok(());
+        }
+        Err(LogError::Foreign(format!(
+            "{}: log format {}, but this program replays format {FORMAT_VERSION}",
+            self.path.display(),
+            self.version
+        )))
     }
 
     /// What the log says of itself.
@@ -365,6 +395,7 @@ fn io_error(what: &str, path: &Path, source: std::io::Error) -> LogError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::anchor::Anchor;
     use crate::event::{Arrival, Stand};
     use crate::point::{Clock, RegisterDigest};
 
@@ -380,7 +411,7 @@ mod tests {
     fn write(path: &Path, frames: u64) {
         let mut writer = LogWriter::create(path, &header(), || 0).unwrap();
         let stand = Some(Stand {
-            rip: 0x10_0000,
+            rip: Some(0x10_0000),
             registers: RegisterDigest(9),
         });
         for n in 0..frames * 3 {
@@ -389,6 +420,7 @@ mod tests {
                 .append(&LogEntry {
                     clock: Clock(n * 1000),
                     stand,
+                    anchor: Anchor::NONE,
                     event,
                 })
                 .unwrap();
@@ -401,6 +433,7 @@ mod tests {
             .append(&LogEntry {
                 clock: Clock(frames * 3000),
                 stand,
+                anchor: Anchor::NONE,
                 event,
             })
             .unwrap();

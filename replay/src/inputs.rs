@@ -1,5 +1,6 @@
 //! The one door through which nondeterminism enters the machine (invariant 5).
 
+use crate::anchor::Anchor;
 use crate::divergence::Divergence;
 use crate::event::{Arrival, Output, Question};
 use crate::point::{Clock, Here};
@@ -11,6 +12,9 @@ pub enum Stop {
     Never,
     /// At the next place the engine can stop at, whichever that is.
     Soon,
+    /// Like `Soon`, for an interrupt that cannot be taken yet: an engine that sees at no cost where it can
+    /// be need not stop before.
+    Window,
     /// Exactly there.
     At(Clock),
 }
@@ -44,6 +48,17 @@ pub struct Situation {
     pub timer: TimerSpec,
     /// How many more frames the network device can take.
     pub frames_room: u16,
+    /// Guest time here in nanoseconds, if it is derived; `None`: it is asked for and logged.
+    pub time_ns: Option<u64>,
+}
+
+/// What [`Inputs::arrival`] brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What is to be delivered.
+    pub arrival: Arrival,
+    /// How far it moves derived guest time, before anything else; none where time is logged.
+    pub anchor: Anchor,
 }
 
 /// Why inputs could not be had.
@@ -85,7 +100,7 @@ pub trait Inputs {
     ///
     /// # Errors
     /// See [`InputsError`].
-    fn arrival(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError>;
+    fn arrival(&mut self, now: &Situation) -> Result<Option<Delivery>, InputsError>;
 
     /// Takes an output made at `here`.
     ///

@@ -2,6 +2,7 @@
 //!
 //! This crate is the ground the others stand on; it knows neither KVM nor sockets.
 
+pub mod anchor;
 pub mod codec;
 pub mod digest;
 pub mod divergence;
@@ -14,8 +15,9 @@ pub mod recorder;
 pub mod replayer;
 pub mod sink;
 
+pub use anchor::Anchor;
 pub use error::LogError;
 pub use event::{Arrival, Event, Kind, LogEntry, LogIndex, Output, Question, Stand};
-pub use inputs::{Inputs, InputsError, Situation, StateWindow, Stop, TimerSpec};
+pub use inputs::{Delivery, Inputs, InputsError, Situation, StateWindow, Stop, TimerSpec};
 pub use point::{Clock, ClockKind, ExecPoint, Here, RegisterDigest};
 pub use sink::{LogSink, LogSource, Next, NoLog, Outlet, Source};

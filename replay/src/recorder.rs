@@ -10,9 +10,10 @@
 //!
 //! The twin of [`crate::replayer`].
 
+use crate::anchor::Anchor;
 use crate::digest;
 use crate::event::{Arrival, Event, LogEntry, LogIndex, Output, Question};
-use crate::inputs::{Inputs, InputsError, Situation, StateWindow, Stop};
+use crate::inputs::{Delivery, Inputs, InputsError, Situation, StateWindow, Stop};
 use crate::point::{Clock, Here};
 use crate::sink::{LogSink, Outlet, Source};
 
@@ -99,13 +100,22 @@ impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
         Ok(self.log.append(entry)?)
     }
 
-    fn arrived(&mut self, here: &Here, arrival: Arrival) -> Result<Option<Arrival>, InputsError> {
-        let entry = LogEntry::at(here, Event::Arrival(arrival));
+    fn arrived(
+        &mut self,
+        now: &Situation,
+        arrival: Arrival,
+    ) -> Result<Option<Delivery>, InputsError> {
+        // Read after the arrival came, so that a timer's due moment lies behind it.
+        let anchor = now
+            .time_ns
+            .map(|derived_ns| Anchor::reaching(derived_ns, self.source.guest_ns()));
+        let entry = LogEntry::arrival(&now.here, arrival, anchor);
         self.append(&entry)?;
         let Event::Arrival(arrival) = entry.event else {
             unreachable!("it was made an arrival above")
         };
-        Ok(Some(arrival))
+        let anchor = entry.anchor;
+        Ok(Some(Delivery { arrival, anchor }))
     }
 }
 
@@ -116,14 +126,14 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
         Ok(value)
     }
 
-    fn arrival(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
+    fn arrival(&mut self, now: &Situation) -> Result<Option<Delivery>, InputsError> {
         loop {
             if let Some(arrival) = self.source.poll(now)? {
-                return self.arrived(&now.here, arrival);
+                return self.arrived(now, arrival);
             }
             let marked = self.marked_at == Some(now.here.point.clock);
             if now.interrupt_pending && now.interruptible && !now.natural && !marked {
-                return self.arrived(&now.here, Arrival::IrqWindow);
+                return self.arrived(now, Arrival::IrqWindow);
             }
             if !now.halted || now.interrupt_pending {
                 return Ok(None);
@@ -149,7 +159,7 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
             self.log.flush()?;
         }
         if now.interrupt_pending {
-            return Ok(Stop::Soon);
+            return Ok(Stop::Window);
         }
         Ok(self.source.next_stop(now))
     }

@@ -5,10 +5,11 @@
 //! method that finds the log ended has changed nothing, so that whoever takes over (a backup going
 //! live) can be asked the same again.
 
+use crate::anchor::Anchor;
 use crate::digest;
 use crate::divergence::Divergence;
 use crate::event::{Arrival, Event, LogEntry, LogIndex, Output, Question};
-use crate::inputs::{Inputs, InputsError, Situation, StateWindow, Stop};
+use crate::inputs::{Delivery, Inputs, InputsError, Situation, StateWindow, Stop};
 use crate::point::{Clock, ExecPoint, Here};
 use crate::sink::{LogSource, Next, Outlet};
 use std::collections::VecDeque;
@@ -107,7 +108,7 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
         let entry = self.held.take().expect("an entry is held");
         let stand = entry.stand.expect("only progress has no registers");
         let same = entry.clock == here.point.clock
-            && stand.rip == here.point.rip
+            && stand.rip.is_none_or(|rip| rip == here.point.rip)
             && stand.registers == here.registers;
         if !same {
             return Err(self.diverged(here, entry, found));
@@ -173,11 +174,13 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
 pub fn describe(index: LogIndex, entry: &LogEntry) -> String {
     let mut text = format!("entry {index} clock {}", entry.clock);
     if let Some(stand) = entry.stand {
-        let _ = write!(
-            text,
-            " rip {:#x} registers {:08x}",
-            stand.rip, stand.registers.0
-        );
+        if let Some(rip) = stand.rip {
+            let _ = write!(text, " rip {rip:#x}");
+        }
+        let _ = write!(text, " registers {:08x}", stand.registers.0);
+    }
+    if entry.anchor != Anchor::NONE {
+        let _ = write!(text, " anchor {}", entry.anchor.0);
     }
     let _ = match &entry.event {
         Event::Arrival(Arrival::Frame(bytes)) => write!(text, " frame of {} bytes", bytes.len()),
@@ -204,7 +207,7 @@ impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
         }
     }
 
-    fn arrival(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
+    fn arrival(&mut self, now: &Situation) -> Result<Option<Delivery>, InputsError> {
         let here = &now.here;
         self.hold_past(here.point)?;
         let due = self
@@ -213,10 +216,14 @@ impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
             .is_some_and(|e| e.clock == here.point.clock && matches!(e.event, Event::Arrival(_)));
         if due {
             let entry = self.take(here, "vCPU stopped for an arrival")?;
+            if now.time_ns.is_none() && entry.is_anchored() {
+                return Err(self.diverged(here, entry, "a machine whose time is not derived"));
+            }
+            let anchor = entry.anchor;
             let Event::Arrival(arrival) = entry.event else {
                 unreachable!("looked at above")
             };
-            return Ok(Some(arrival));
+            return Ok(Some(Delivery { arrival, anchor }));
         }
         if now.halted && !now.interrupt_pending {
             // Whatever comes next must come here: a halted guest does not move.

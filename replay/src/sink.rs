@@ -69,6 +69,9 @@ pub trait Source {
     /// Answers a question about the world.
     fn answer(&mut self, question: Question) -> u64;
 
+    /// What derived guest time should be by the world's clock, in nanoseconds: never less than before.
+    fn guest_ns(&mut self) -> u64;
+
     /// What has arrived and can be delivered in this situation.
     ///
     /// # Errors

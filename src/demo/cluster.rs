@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use vmm::backends::netns::PrivateNetwork;
 use vmm::backends::switch::{Forward, Switch};
 
-/// The TAPs of a private network, for the two replicas of a pair.
-const TAPS: [&str; 2] = ["tandem0", "tandem1"];
+/// The TAPs of a private network, for the two replicas of a pair: the primary's, the backup's.
+pub const TAPS: [&str; 2] = ["tandem0", "tandem1"];
 /// The guest's address on either network.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// Where kv listens.
@@ -28,8 +28,8 @@ enum Network {
     /// The userspace switch, and a port forward for clients.
     Switch {
         socket: PathBuf,
-        address: SocketAddr,
-        _forward: Forward,
+        /// Leads to one port of the guest; replaced to lead to another.
+        forward: Option<(u16, Forward)>,
         _switch: Switch,
     },
 }
@@ -152,11 +152,45 @@ impl Cluster {
         self.folder.path()
     }
 
+    /// The socket of the userspace switch, if that is the network.
+    pub fn switch_socket(&self) -> Option<&Path> {
+        match &self.network {
+            Network::Tap(_) => None,
+            Network::Switch { socket, .. } => Some(socket),
+        }
+    }
+
     /// Where clients find the guest's server.
     pub fn server(&self) -> SocketAddr {
         match &self.network {
             Network::Tap(_) => SocketAddrV4::new(GUEST, PORT).into(),
-            Network::Switch { address, .. } => *address,
+            Network::Switch { forward, .. } => {
+                let (_, forward) = forward.as_ref().expect("it is missing within serve only");
+                forward.local_addr()
+            }
+        }
+    }
+
+    /// Where clients find the guest's `port`. On the userspace switch the port forward is led there,
+    /// which resets the connections through it: there is one forward on a switch.
+    ///
+    /// # Errors
+    /// If the forward cannot be made anew.
+    pub fn serve(&mut self, port: u16) -> Outcome<SocketAddr> {
+        match &mut self.network {
+            Network::Tap(_) => Ok(SocketAddrV4::new(GUEST, port).into()),
+            Network::Switch {
+                socket, forward, ..
+            } => {
+                if forward
+                    .as_ref()
+                    .is_none_or(|(leads_to, _)| *leads_to != port)
+                {
+                    *forward = None;
+                    *forward = Some((port, lead_to(socket, port)?));
+                }
+                Ok(self.server())
+            }
         }
     }
 
@@ -261,14 +295,18 @@ pub struct PairOptions {
 fn switch(folder: &Path) -> Outcome<Network> {
     let socket = folder.join("switch");
     let switch = Switch::start(&socket)?;
-    let address = free_port()?;
-    let forward = Forward::start(&socket, address, SocketAddrV4::new(GUEST, PORT))?;
+    let forward = lead_to(&socket, PORT)?;
     Ok(Network::Switch {
         socket,
-        address,
+        forward: Some((PORT, forward)),
         _switch: switch,
-        _forward: forward,
     })
+}
+
+/// A forward from any free port of loopback to the guest's `port`, over the switch at `socket`.
+fn lead_to(socket: &Path, port: u16) -> Outcome<Forward> {
+    let any = (Ipv4Addr::LOCALHOST, 0).into();
+    Ok(Forward::start(socket, any, SocketAddrV4::new(GUEST, port))?)
 }
 
 /// An address on loopback nobody listens on now.

@@ -1,5 +1,6 @@
 //! One machine on this host: its configuration, what stands behind its devices, its vCPU thread.
 
+pub mod engine;
 pub mod outside;
 pub mod replica;
 pub mod setup;

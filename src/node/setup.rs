@@ -1,17 +1,49 @@
 //! From arguments, or a peer's word, to a machine that has not run yet.
 
+use super::engine::{AnyMachine, Chosen, EngineArg};
 use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::images::{self, Image};
+use replay::ClockKind;
+use replay::codec::from_bytes;
+use replay::file::LogReader;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::path::Path;
-use vm_memory::GuestMemoryMmap;
-use vmm::kvm::{Host, KvmEngine, Vm};
-use vmm::machine::{Machine, MachineConfig, boot};
+use vmm::engine::EngineKind;
+use vmm::machine::{BoardKind, Machine, MachineConfig, TscMode, boot};
+use vmm::memory::GuestMemory;
 
 /// The guest's network address unless its arguments say otherwise.
 pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
 /// And its gateway: the host's side of the demo's bridge.
 pub const GATEWAY: &str = "10.77.0.1";
+
+/// Guest memory unless the command line or the image says otherwise.
+const MEMORY_MIB: u32 = 64;
+
+/// A Linux kernel's command line unless another is given: messages on the serial port.
+const LINUX_CMDLINE: &str = "console=ttyS0";
+
+/// A machine as one host tells another, or a log its reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// What the first state depends on.
+    pub config: MachineConfig,
+    /// What runs it there.
+    pub engine: EngineKind,
+}
+
+impl Origin {
+    /// What `log` says of its machine.
+    ///
+    /// # Errors
+    /// If it says nothing that makes sense.
+    pub fn of_log(log: &LogReader, path: &Path) -> Outcome<Self> {
+        from_bytes(&log.header().config)
+            .during(format_args!("{}: machine configuration", path.display()))
+    }
+}
 
 /// A machine's configuration, with its image.
 pub struct Blueprint {
@@ -23,8 +55,51 @@ pub struct Blueprint {
 
 /// What the command line asks for.
 pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
-    let image = images::load(&args.guest)?;
+    let initrd = args.initrd.as_deref();
+    let image = images::load(&args.guest, initrd)?;
+    let board = image.bytes().board()?;
     let disk_sectors = args.disk.as_deref().map(disk_sectors).transpose()?;
+    let clock_kind = args.clock.unwrap_or(match board {
+        BoardKind::Bare => ClockKind::Blocks,
+        BoardKind::Pc => ClockKind::Instructions,
+    });
+    let counted = clock_kind == ClockKind::Instructions && args.engine != EngineArg::Kvm;
+    let config = MachineConfig {
+        guest: args.guest.clone(),
+        image_digest: image.digest,
+        memory_mib: args
+            .memory
+            .unwrap_or(image.manifest.as_ref().map_or(MEMORY_MIB, |m| m.memory_mib)),
+        cmdline: cmdline(args, board, &image)?,
+        cpu: args.cpu,
+        clock_kind,
+        // KVM counts no RDTSC: it leaves the guest.
+        tsc: args.tsc.unwrap_or(TscMode::usual(counted)),
+        mac: args.mac.0,
+        disk_sectors,
+        initrd: initrd.map(str::to_owned),
+        board,
+    };
+    config.check()?;
+    Ok(Blueprint { config, image })
+}
+
+/// A bare-metal guest's arguments, with its addresses; or a Linux kernel's command line.
+fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<String> {
+    if board == BoardKind::Pc {
+        let append = args.append.clone();
+        let mut words = match &image.manifest {
+            Some(manifest) => vec![manifest.cmdline.clone(), append.unwrap_or_default()],
+            None => vec![append.unwrap_or(LINUX_CMDLINE.to_owned())],
+        };
+        words.extend(args.args.iter().cloned());
+        return Ok(words.join(" "));
+    }
+    if args.append.is_some() {
+        return Err(Failure::new(
+            "--append is for Linux kernels; this guest takes --arg KEY=VALUE",
+        ));
+    }
     let mut words = Vec::new();
     for (key, value) in [("ip", GUEST_ADDRESS), ("gw", GATEWAY)] {
         if !args
@@ -36,18 +111,20 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         }
     }
     words.extend(args.args.iter().cloned());
-    let config = MachineConfig {
-        guest: args.guest.clone(),
-        image_digest: image.digest,
-        memory_mib: args.memory,
-        cmdline: words.join(" "),
-        cpu: args.cpu,
-        clock_kind: args.clock,
-        mac: args.mac.0,
-        disk_sectors,
-    };
-    config.check()?;
-    Ok(Blueprint { config, image })
+    Ok(words.join(" "))
+}
+
+/// The address a guest with these arguments has.
+///
+/// # Errors
+/// If `ip=` is no address.
+pub fn guest_ip(words: &[String]) -> Outcome<Ipv4Addr> {
+    let given = words.iter().rev().find_map(|word| word.strip_prefix("ip="));
+    let text = given.unwrap_or(GUEST_ADDRESS);
+    let address = text.split_once('/').map_or(text, |(address, _)| address);
+    address
+        .parse()
+        .during(format_args!("the guest's argument ip={text}"))
 }
 
 /// Size of a raw disk image.
@@ -59,52 +136,124 @@ pub fn disk_sectors(path: &Path) -> Outcome<u64> {
     Ok(meta.len() / 512)
 }
 
-/// What a log or a peer asks for; `image` overrides where its guest is found.
-pub fn follow(config: MachineConfig, image: Option<&str>) -> Outcome<Blueprint> {
+/// What a log or a peer asks for; `image` and `initrd` override where its guest is found.
+pub fn follow(
+    config: MachineConfig,
+    image: Option<&str>,
+    initrd: Option<&str>,
+) -> Outcome<Blueprint> {
     config.check()?;
-    let image = images::load(image.unwrap_or(&config.guest))?;
+    let initrd = initrd.or(config.initrd.as_deref());
+    let image = images::load(image.unwrap_or(&config.guest), initrd)?;
     if image.digest != config.image_digest {
         return Err(Failure::new(format!(
             "guest '{}' here is not the one meant: its image has digest {:016x}, not {:016x} \
-             (another version of it? name the right one with --image)",
+             (another version of it? name the right one with --image, --initrd)",
             image.name, image.digest, config.image_digest
         )));
     }
     Ok(Blueprint { config, image })
 }
 
-/// A blueprint with KVM and memory to run it; the vCPU is made by the thread that runs it.
+/// A blueprint with an engine and memory to run it; the vCPU is made by the thread that runs it.
 pub struct Prepared {
     blueprint: Blueprint,
-    memory: GuestMemoryMmap,
-    vm: Vm,
+    memory: GuestMemory,
+    engine: Chosen,
 }
 
-/// Gets KVM and memory.
-pub fn prepare(blueprint: Blueprint) -> Outcome<Prepared> {
-    let host = Host::open()?;
+/// Gets engine and memory.
+pub fn prepare(blueprint: Blueprint, engine: EngineArg) -> Outcome<Prepared> {
     let memory = boot::memory(&blueprint.config)?;
-    let vm = host.create_vm(memory.clone(), blueprint.config.cpu)?;
+    let engine = Chosen::choose(engine, &blueprint.config, &memory)?;
     Ok(Prepared {
         blueprint,
         memory,
-        vm,
+        engine,
     })
 }
 
 impl Prepared {
     /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
-    pub fn boot(self) -> Outcome<(Machine<KvmEngine>, u64)> {
-        let mut engine = self.vm.create_engine()?;
+    pub fn boot(self) -> Outcome<(AnyMachine, u64)> {
         let config = self.blueprint.config;
-        engine.set_clock_kind(config.clock_kind)?;
-        let mut machine = Machine::boot(engine, self.memory, config, &self.blueprint.image.bytes)?;
+        let engine = self.engine.create(&config, &self.memory)?;
+        let mut machine =
+            Machine::boot(engine, self.memory, config, &self.blueprint.image.bytes())?;
         let first_state = machine.digest(None)?;
         Ok((machine, first_state))
+    }
+
+    /// What will run it.
+    pub fn engine_kind(&self) -> EngineKind {
+        self.engine.kind()
     }
 
     /// Its configuration.
     pub fn config(&self) -> &MachineConfig {
         &self.blueprint.config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replay::codec::to_bytes;
+    use replay::file::{LogHeader, LogWriter};
+
+    fn config() -> MachineConfig {
+        MachineConfig {
+            guest: "counter".into(),
+            image_digest: 1,
+            memory_mib: 64,
+            cmdline: String::new(),
+            cpu: Default::default(),
+            clock_kind: replay::ClockKind::Blocks,
+            tsc: TscMode::Logged,
+            mac: [2, 0, 0, 0, 0, 1],
+            disk_sectors: None,
+            initrd: None,
+            board: BoardKind::Bare,
+        }
+    }
+
+    fn log(path: &Path, config: Vec<u8>) {
+        let header = LogHeader {
+            cpu_model: "v1".into(),
+            clock_kind: replay::ClockKind::Blocks,
+            config,
+            first_state: 0,
+        };
+        LogWriter::create(path, &header, || 0).unwrap();
+    }
+
+    #[test]
+    fn a_guest_has_the_address_it_is_given() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(Into::into).collect() };
+        let ip = |text| guest_ip(&words(text)).map_err(|e| e.to_string());
+        assert_eq!(ip("ticks=3"), Ok(Ipv4Addr::new(10, 77, 0, 2)));
+        assert_eq!(
+            ip("gw=10.0.0.1 ip=10.0.0.7/8"),
+            Ok(Ipv4Addr::new(10, 0, 0, 7))
+        );
+        assert_eq!(ip("ip=10.0.0.9"), Ok(Ipv4Addr::new(10, 0, 0, 9)));
+        assert!(ip("ip=guest").unwrap_err().contains("ip=guest"));
+    }
+
+    #[test]
+    fn a_log_says_what_ran_its_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let origin = Origin {
+            config: config(),
+            engine: EngineKind::Soft,
+        };
+        log(&path, to_bytes(&origin));
+        let reader = LogReader::open(&path).unwrap();
+        assert_eq!(Origin::of_log(&reader, &path).unwrap(), origin);
+
+        log(&path, to_bytes(&config()));
+        let reader = LogReader::open(&path).unwrap();
+        assert!(Origin::of_log(&reader, &path).is_err(), "no engine named");
     }
 }

@@ -1,11 +1,11 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
 use super::outside::{self, Direct, Discard};
-use super::setup;
+use super::setup::{self, Origin};
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
-use replay::codec::{from_bytes, to_bytes};
+use replay::codec::to_bytes;
 use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader, LogWriter};
 use replay::recorder::{Recorder, StatePace};
@@ -19,11 +19,11 @@ use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineConfig, MachineError};
+use vmm::machine::{Ended, MachineError, RESET_STATUS};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
-    let (ended, _) = live(
+    let Ran { ended, .. } = live(
         args,
         "vcpu",
         |_, _| Ok(NoLog::default()),
@@ -49,23 +49,26 @@ struct Report {
 /// `tandem record`.
 pub fn record(args: RecordArgs) -> Outcome {
     let begun = Instant::now();
-    let clock_kind = args.run.machine.clock;
     let path = args.output.clone();
     let pace = StatePace {
         every_entries: args.digest_every,
     };
-    let make = move |config: &MachineConfig, first_state| {
+    let make = move |origin: &Origin, first_state| {
         let header = LogHeader {
-            cpu_model: config.cpu.name().to_owned(),
-            clock_kind,
-            config: to_bytes(config),
+            cpu_model: origin.config.cpu.name().to_owned(),
+            clock_kind: origin.config.clock_kind,
+            config: to_bytes(origin),
             first_state,
         };
         Ok(LogWriter::create(&path, &header, || {
             vmm::hostclock::monotonic_ns() / 1000
         })?)
     };
-    let (ended, entries) = live(args.run, "vcpu", make, pace)?;
+    let Ran {
+        ended,
+        entries,
+        clock_kind,
+    } = live(args.run, "vcpu", make, pace)?;
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {
         let report = Report {
@@ -78,9 +81,9 @@ pub fn record(args: RecordArgs) -> Outcome {
             digest: Some(format!("{:016x}", ended.digest)),
             seconds,
         };
-        println!("{}", serde_json::to_string(&report).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
     } else {
-        eprintln!(
+        crate::complain!(
             "recorded {entries} entries, clock {} ({clock_kind}), {seconds:.2} s: {}",
             ended.clock,
             args.output.display()
@@ -93,28 +96,39 @@ fn report_end(ended: &Ended) -> Outcome {
     if ended.code == 0 {
         return Ok(());
     }
+    if ended.code == RESET_STATUS {
+        return Err(Failure::new(format!(
+            "the guest asked for a reset (status {RESET_STATUS}); it is not started again"
+        )));
+    }
     Err(Failure::new(format!(
         "the guest ended with status {}",
         ended.code
     )))
 }
 
-/// Runs a machine with live inputs to its end; entries go to what `make_log` makes. Returns how it
-/// ended and how many entries there were.
+/// A run that ended.
+struct Ran {
+    ended: Ended,
+    entries: u64,
+    clock_kind: ClockKind,
+}
+
+/// Runs a machine with live inputs to its end; entries go to what `make_log` makes.
 fn live<L: LogSink>(
     args: RunArgs,
     thread: &str,
-    make_log: impl FnOnce(&MachineConfig, u64) -> Outcome<L> + Send,
+    make_log: impl FnOnce(&Origin, u64) -> Outcome<L> + Send,
     pace: StatePace,
-) -> Outcome<(Ended, u64)> {
+) -> Outcome<Ran> {
     let set = signals::block()?;
     let mut machine_args = args.machine;
     let blueprint = setup::blueprint(&machine_args)?;
-    let prepared = setup::prepare(blueprint)?;
+    let prepared = setup::prepare(blueprint, machine_args.engine)?;
     let inbox = Inbox::new();
-    let _network = forward(args.forward.as_deref(), &mut machine_args)?;
+    let _network = forward(args.forward.as_deref(), args.guest_ip, &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&machine_args, outside::Disk::Own, &sink)?;
+    let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
     let _typing = args
         .input
         .then(|| ConsoleInput::stdin(sink.clone()))
@@ -124,14 +138,23 @@ fn live<L: LogSink>(
     signals::watch(set, move || {
         stop.push(Arrival::Stop);
     })?;
-    let vcpu = move || -> Outcome<(Ended, u64)> {
+    let engine = prepared.engine_kind();
+    let vcpu = move || -> Outcome<Ran> {
         let (mut machine, first_state) = prepared.boot()?;
-        let log = make_log(machine.config(), first_state)?;
+        let origin = Origin {
+            config: machine.config().clone(),
+            engine,
+        };
+        let log = make_log(&origin, first_state)?;
         let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
         let pages = machine.config().memory_bytes() / 4096;
         let mut recorder = Recorder::new(live, log, Direct(outside), pace, pages);
         let ended = machine.run(&mut recorder)?;
-        Ok((ended, recorder.entries()))
+        Ok(Ran {
+            ended,
+            entries: recorder.entries(),
+            clock_kind: machine.config().clock_kind,
+        })
     };
     on_vcpu_thread(thread, vcpu)
 }
@@ -152,6 +175,7 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
 /// A switch in this process with a port forward on it, if asked for.
 fn forward(
     spec: Option<&str>,
+    guest_ip: Option<Ipv4Addr>,
     args: &mut MachineArgs,
 ) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
     let Some(spec) = spec else { return Ok(None) };
@@ -165,7 +189,8 @@ fn forward(
     let socket = folder.path().join("switch");
     let switch = Switch::start(&socket)?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, host));
-    let to = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), guest);
+    let ip = guest_ip.map_or_else(|| setup::guest_ip(&args.args), Ok)?;
+    let to = SocketAddrV4::new(ip, guest);
     let forward = Forward::start(&socket, listen, to)?;
     args.net = Some(NetArg::Switch(socket));
     Ok(Some((forward, switch, folder)))
@@ -175,15 +200,20 @@ fn forward(
 pub fn replay(args: ReplayArgs) -> Outcome {
     let begun = Instant::now();
     let reader = LogReader::open(&args.log)?;
+    reader.check_replayable()?;
     let header = reader.header().clone();
-    let config: MachineConfig = from_bytes(&header.config).during(format_args!(
-        "{}: machine configuration",
-        args.log.display()
-    ))?;
+    let Origin { config, engine } = Origin::of_log(&reader, &args.log)?;
     let clock_kind = config.clock_kind;
-    let blueprint = setup::follow(config, args.image.as_deref())
+    let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
-    let prepared = setup::prepare(blueprint)?;
+    let prepared = setup::prepare(blueprint, args.engine)?;
+    if engine != prepared.engine_kind() {
+        crate::complain!(
+            "tandem: {}: recorded on {engine}, replayed on {}",
+            args.log.display(),
+            prepared.engine_kind()
+        );
+    }
     let console = args.console.then(Console::stdout);
     let (result, entries, clock) = on_vcpu_thread("vcpu", move || {
         let (mut machine, first_state) = prepared.boot()?;
@@ -222,9 +252,9 @@ pub fn replay(args: ReplayArgs) -> Outcome {
             digest: ended.map(|ended| format!("{:016x}", ended.digest)),
             seconds,
         };
-        println!("{}", serde_json::to_string(&report).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
     } else if ended.is_some() {
-        println!(
+        crate::sayln!(
             "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
              every entry and digest as recorded"
         );

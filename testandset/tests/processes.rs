@@ -1,10 +1,14 @@
 //! Contenders as processes of their own: racing, killed at every system call, and on disks that are
 //! full or read-only.
 
+#[path = "../../tests/common/skipped.rs"]
+mod skipped;
+
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use skipped::skip_this;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -155,7 +159,7 @@ fn killed_at_any_system_call_a_contender_leaves_a_whole_flag_or_none() {
         let (said, ended) = match kill_at(dir.path(), stops, stops) {
             Ok(outcome) => outcome,
             Err(nix::errno::Errno::EPERM | nix::errno::Errno::ENOSYS) => {
-                println!("skipped: tracing a child is not allowed here");
+                skip_this(&"tracing a child is not allowed here");
                 return;
             }
             Err(errno) => panic!("{errno}"),
@@ -206,7 +210,7 @@ fn in_namespace(script: &str) -> Option<String> {
     };
     let able = unshare("mount -t tmpfs -o size=64k tandem \"$DISK\"");
     if !able.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no mount namespace can be made here");
+        skip_this(&"no mount namespace can be made here");
         return None;
     }
     let output = unshare(script).unwrap();

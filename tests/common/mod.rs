@@ -2,12 +2,14 @@
 
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
+pub mod skipped;
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tandem::demo::cluster::{Cluster, Pair, PairOptions, choose_thread_network};
+use tandem::demo::cluster::{Cluster, Pair, PairOptions, choose_network, choose_thread_network};
 use tandem::demo::daemon::use_program;
 
 /// The program under test.
@@ -29,7 +31,7 @@ pub fn have_kvm(test: &str) -> bool {
     match vmm::kvm::Host::open() {
         Ok(_) => true,
         Err(e) => {
-            eprintln!("SKIPPED {test}: {e}");
+            skipped::skipped(&format!("{} ({test})", skipped::this_test()), &e);
             false
         }
     }
@@ -40,6 +42,12 @@ pub fn cluster(arbiter: &str) -> Cluster {
     let cluster = Cluster::start(choose_thread_network(), arbiter).expect("a cluster");
     eprintln!("network: {}", cluster.network_note());
     cluster
+}
+
+/// A cluster on the userspace switch.
+pub fn switch_cluster(arbiter: &str) -> Cluster {
+    let network = choose_network("switch").expect("the switch needs nothing of the host");
+    Cluster::start(network, arbiter).expect("a cluster")
 }
 
 /// Starts a pair with the guest `words` on the network.

@@ -1,11 +1,14 @@
 //! Logs of every format version there was must be read for ever, entry by entry.
 //!
-//! `v1.log` holds one entry of every kind; `v1.txt` says what it says. To add a version, write a new pair
-//! with `TANDEM_GOLDEN=write` and never touch the old ones.
+//! `v2.log` holds one entry of every kind; `v2.txt` says what it says; `v1` are those of version 1, which
+//! had no anchors. To add a version, write a new pair with `TANDEM_GOLDEN=write` and never touch the old
+//! ones.
 
-use replay::file::{LogHeader, LogReader, LogWriter};
+use replay::LogError;
+use replay::file::{FORMAT_VERSION, LogHeader, LogReader, LogWriter};
 use replay::{
-    Arrival, Clock, ClockKind, Event, LogEntry, LogIndex, LogSink, Question, RegisterDigest, Stand,
+    Anchor, Arrival, Clock, ClockKind, Event, ExecPoint, Here, LogEntry, LogIndex, LogSink,
+    Question, RegisterDigest,
 };
 use std::path::{Path, PathBuf};
 
@@ -13,9 +16,40 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-/// One entry of every kind, with values that need short and long numbers.
+/// One entry of every kind, with values that need short and long numbers; anchors at two and none at a
+/// third arrival of derived time.
 fn entries() -> Vec<LogEntry> {
-    let events = vec![
+    let anchored = [
+        (Arrival::Timer { periods: 1 }, Anchor(480)),
+        (Arrival::Frame((0..64).collect()), Anchor(1 << 40)),
+        (Arrival::IrqWindow, Anchor::NONE),
+    ];
+    let mut events: Vec<(Event, Option<Anchor>)> = anchored
+        .into_iter()
+        .map(|(arrival, anchor)| (Event::Arrival(arrival), Some(anchor)))
+        .collect();
+    events.extend(plain().into_iter().map(|event| (event, None)));
+    let entry = |(n, (event, anchor)): (u64, (Event, Option<Anchor>))| {
+        let here = Here {
+            point: ExecPoint {
+                clock: Clock(n * n * n * 1_000_003),
+                rip: 0x10_0000 + n * n * n * 977,
+                rcx: 0,
+            },
+            registers: RegisterDigest(0x9e37_79b9u32.wrapping_mul(n as u32)),
+        };
+        match event {
+            Event::Progress => LogEntry::progress(here.point.clock),
+            Event::Arrival(arrival) => LogEntry::arrival(&here, arrival, anchor),
+            event => LogEntry::at(&here, event),
+        }
+    };
+    (1u64..).zip(events).map(entry).collect()
+}
+
+/// One event of every kind.
+fn plain() -> Vec<Event> {
+    vec![
         Event::Arrival(Arrival::Timer { periods: 1 }),
         Event::Progress,
         Event::Arrival(Arrival::Timer { periods: 300 }),
@@ -48,6 +82,14 @@ fn entries() -> Vec<LogEntry> {
             question: Question::PitElapsed(2),
             value: 54_925_000,
         },
+        Event::Answer {
+            question: Question::PmElapsed,
+            value: 1_000_000_007,
+        },
+        Event::Answer {
+            question: Question::Entropy,
+            value: 0x0123_4567_89ab_cdef,
+        },
         Event::Output {
             digest: 0xdead_beef,
         },
@@ -61,22 +103,25 @@ fn entries() -> Vec<LogEntry> {
             code: 3,
             digest: u64::MAX,
         },
-    ];
-    let numbered = (1u64..).zip(events);
-    let entry = |(n, event): (u64, Event)| {
-        let registers = RegisterDigest(0x9e37_79b9u32.wrapping_mul(n as u32));
-        let stand = Stand {
-            rip: 0x10_0000 + n * n * n * 977,
-            registers,
-        };
-        let stand = (event != Event::Progress).then_some(stand);
-        LogEntry {
-            clock: Clock(n * n * n * 1_000_003),
-            stand,
-            event,
-        }
+    ]
+}
+
+/// An entry in words; what version 1 did not have is named only where it is.
+fn line(entry: &LogEntry) -> String {
+    let stand = entry.stand.map(|stand| {
+        let rip = stand.rip.map_or("none".to_owned(), |rip| rip.to_string());
+        format!("Stand {{ rip: {rip}, registers: {:?} }}", stand.registers)
+    });
+    let stand = stand.map_or("None".to_owned(), |stand| format!("Some({stand})"));
+    let anchor = if entry.anchor == Anchor::NONE {
+        String::new()
+    } else {
+        format!("anchor: {}, ", entry.anchor.0)
     };
-    numbered.map(entry).collect()
+    format!(
+        "LogEntry {{ clock: {:?}, stand: {stand}, {anchor}event: {:?} }}",
+        entry.clock, entry.event
+    )
 }
 
 fn text(path: &Path) -> String {
@@ -84,7 +129,7 @@ fn text(path: &Path) -> String {
     let mut text = format!("{:?}\n", reader.header());
     let mut index = 0;
     while let Some((entry, bytes)) = reader.read().unwrap() {
-        text += &format!("{bytes} bytes: {entry:?}\n");
+        text += &format!("{bytes} bytes: {}\n", line(&entry));
         index += 1;
     }
     assert!(reader.ended() && reader.tail().is_none());
@@ -109,21 +154,35 @@ fn write(path: &Path) {
 }
 
 #[test]
-fn logs_of_version_1_are_read_as_they_were_written() {
-    let (log, expected) = (folder().join("v1.log"), folder().join("v1.txt"));
+fn logs_of_every_version_are_read_as_they_were_written() {
+    let (log, expected) = (folder().join("v2.log"), folder().join("v2.txt"));
     if std::env::var_os("TANDEM_GOLDEN").is_some() {
         write(&log);
         std::fs::write(&expected, text(&log)).unwrap();
     }
-    assert_eq!(text(&log), std::fs::read_to_string(&expected).unwrap());
+    for version in 1..=FORMAT_VERSION {
+        let (log, expected) = ["log", "txt"]
+            .map(|kind| folder().join(format!("v{version}.{kind}")))
+            .into();
+        assert_eq!(LogReader::open(&log).unwrap().version(), version);
+        assert_eq!(text(&log), std::fs::read_to_string(&expected).unwrap());
+    }
 }
 
 #[test]
-fn todays_writer_still_writes_version_1() {
+fn logs_of_an_old_version_are_listed_and_not_replayed() {
+    let old = LogReader::open(&folder().join("v1.log")).unwrap();
+    assert!(matches!(old.check_replayable(), Err(LogError::Foreign(_))));
+    let new = LogReader::open(&folder().join("v2.log")).unwrap();
+    assert!(new.check_replayable().is_ok());
+}
+
+#[test]
+fn todays_writer_still_writes_version_2() {
     let folder_now = tempfile::tempdir().unwrap();
     let now = folder_now.path().join("log");
     write(&now);
-    let golden = std::fs::read(folder().join("v1.log")).unwrap();
+    let golden = std::fs::read(folder().join("v2.log")).unwrap();
     assert_eq!(
         std::fs::read(&now).unwrap(),
         golden,

@@ -4,13 +4,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod proxy;
+mod valve;
+mod wire;
 
-use common::{LIMIT, cluster, have_kvm, machine, os, pair};
+use common::{LIMIT, cluster, have_kvm, machine, os, pair, switch_cluster};
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tandem::demo::cluster::{Cluster, Pair, PairOptions};
+use tandem::demo::cluster::{Cluster, Pair, PairOptions, TAPS};
 use tandem::load::resp::{Client, Reply};
+use wire::Tapped;
 
 fn connect(server: SocketAddr) -> Client {
     Client::connect(server, LIMIT, LIMIT).expect("the guest answers")
@@ -104,6 +107,87 @@ fn p2_both_end_in_the_same_state() {
         pair.events().iter().all(|line| line.event != "flag_won"),
         "nobody failed over"
     );
+}
+
+/// Time the thread called `vcpu` of a process has been given a CPU.
+fn vcpu_time(process: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    let is_vcpu = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == "vcpu")
+    };
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let task = tasks.find(is_vcpu).expect("it has a vCPU");
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap();
+    // proc(5): fields 14 and 15, in ticks of 10 ms; field 3 is the first behind the name's bracket.
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let ticks = |field: usize| fields[field - 3].parse::<u64>().unwrap();
+    Duration::from_millis(10 * (ticks(14) + ticks(15)))
+}
+
+/// The backup, which was given `entries` and no more, stands still while the primary goes on: by all it
+/// says of itself, and by the time its vCPU gets. Returns its guest's clock, as of its last stop.
+fn stands_still(pair: &Pair, entries: usize) -> u64 {
+    valve::wait(LIMIT, "it does not come to a stop", |acks, _| {
+        let (Some(last), Some(early)) = (acks.last(), acks.len().checked_sub(6)) else {
+            return false;
+        };
+        let same = |ack: &logchannel::Ack| ack == last;
+        last.received.0 == entries as u64 && acks[early..].iter().all(same)
+    });
+    let stood = *valve::acks_so_far().last().expect("some came");
+    let (acks_then, sent_then) = (valve::acks_so_far().len(), valve::sent());
+    let time_then = vcpu_time(pair.backup.pid());
+    // Acks are heartbeats too, 20 ms apart: this is a third of a second or more.
+    valve::wait(LIMIT, "one of the two does not go on", |acks, sent| {
+        acks.len() > acks_then + 15 && sent > sent_then + 15
+    });
+    let took = vcpu_time(pair.backup.pid()) - time_then;
+    assert!(took < Duration::from_millis(100), "its vCPU ran {took:?}");
+    for ack in &valve::acks_so_far()[acks_then..] {
+        assert_eq!(*ack, stood, "it moved");
+    }
+    assert!(stood.executed.0 <= entries as u64, "{stood:?}");
+    stood.executed_clock.0
+}
+
+#[test]
+fn p6_the_backup_waits_for_the_first_entry_and_stops_at_the_last_it_has() {
+    let _machine = machine();
+    if !have_kvm("P6") {
+        return;
+    }
+    let cluster = cluster("file");
+    let options = PairOptions {
+        via: Some(valve::start),
+        ..PairOptions::default()
+    };
+    // It spins without a single exit: nothing but the log's end can stop it.
+    let guest = os(&["counter", "--arg", "hz=1000", "--arg", "ticks=1000000000"]);
+    let mut pair = cluster.start_pair("p6", &guest, &options).unwrap();
+    valve::wait(LIMIT, "no entries", |_, sent| sent > 50);
+    assert_eq!(stands_still(&pair, 0), 0, "it ran without an entry");
+    let mut stood = 0;
+    for entries in [1, 2, 10, 30, 50] {
+        valve::open_to(entries);
+        let last = valve::last_passed().expect("there are more than 50");
+        let stands = stands_still(&pair, entries);
+        assert!(stands <= last.0, "it stands at {stands}, past {last}");
+        assert!(stands > stood || entries < 10, "it does not follow");
+        stood = stands;
+    }
+    kill(&mut pair.primary);
+    pair.wait_event("backup", "live").unwrap();
+    let events = pair.events();
+    assert!(
+        events.iter().all(|line| line.event != "diverged"),
+        "{events:?}"
+    );
+    end(&mut pair.backup);
 }
 
 #[test]
@@ -341,6 +425,59 @@ fn p12_while_the_arbiter_is_out_of_reach_nobody_goes_live() {
     end(&mut pair.backup);
 }
 
+/// The guest's hardware address.
+const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0x7a, 0x4d, 1];
+
+/// A reverse ARP request (RFC 903) by the guest for itself, to all, as it stands on the wire: what the
+/// paper's hypervisor sends to have switches learn the way.
+fn announcement() -> Vec<u8> {
+    let mut frame = [[0xff; 6], GUEST_MAC].concat();
+    // Type, Ethernet, IPv4, lengths of their addresses, request.
+    frame.extend([0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    for _ in 0..2 {
+        frame.extend(GUEST_MAC);
+        frame.extend([0; 4]);
+    }
+    frame.resize(60, 0);
+    frame
+}
+
+/// Kills the primary and hears the announcement on the wire. Returns what was heard until a client was
+/// answered, from the first frame on.
+fn hear_announcement(cluster: &Cluster, vm: &str, wire: &Tapped) -> Vec<Vec<u8>> {
+    let mut pair = ready(cluster, vm, &[]);
+    let mut client = connect(cluster.server());
+    assert_eq!(ask(&mut client, &["INCR", "n"]), Reply::Int(1));
+    let mut heard = wire.take();
+    assert!(
+        !heard.contains(&announcement()),
+        "announced while its primary lives: {heard:02x?}"
+    );
+    kill(&mut pair.primary);
+    heard.clear();
+    pair.wait_event("backup", "live").unwrap();
+    let at = |name: &str| {
+        let events = pair.events();
+        let line = events.iter().find(|line| line.event == name);
+        line.map(|line| line.at_ns)
+    };
+    assert!(at("flag_won") < at("announced") && at("announced") < at("live"));
+    assert_eq!(ask(&mut client, &["INCR", "n"]), Reply::Int(2));
+    // A client that never spoke before finds it there.
+    assert_eq!(
+        ask(&mut connect(cluster.server()), &["PING"]),
+        Reply::Simple("PONG".into())
+    );
+    let deadline = Instant::now() + LIMIT;
+    while !heard.contains(&announcement()) {
+        assert!(Instant::now() < deadline, "not announced: {heard:02x?}");
+        heard.extend(wire.take());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    end(&mut pair.backup);
+    heard
+}
+
 #[test]
 fn p13_the_new_primary_announces_its_address() {
     let _machine = machine();
@@ -348,25 +485,26 @@ fn p13_the_new_primary_announces_its_address() {
         return;
     }
     let cluster = cluster("file");
-    let mut pair = ready(&cluster, "p13", &[]);
-    kill(&mut pair.primary);
-    pair.wait_event("backup", "announced").unwrap();
-    let at = |name: &str| {
-        let events = pair.events();
-        events
-            .iter()
-            .find(|line| line.event == name)
-            .map(|line| line.at_ns)
-            .unwrap()
-    };
-    pair.wait_event("backup", "live").unwrap();
-    assert!(at("announced") < at("live"));
-    // A client that never spoke before finds it there.
-    assert_eq!(
-        ask(&mut connect(cluster.server()), &["PING"]),
-        Reply::Simple("PONG".into())
-    );
-    end(&mut pair.backup);
+    if let Some(switch) = cluster.switch_socket() {
+        hear_announcement(&cluster, "p13", &Tapped::switch(switch));
+        return;
+    }
+    let wire = Tapped::interface(TAPS[1]);
+    let heard = hear_announcement(&cluster, "p13", &wire);
+    // The backup's TAP was silent before, so this is the first frame to leave by it.
+    assert_eq!(heard[0], announcement(), "{heard:02x?}");
+    assert!(heard.len() > 1, "its replies left by the same way");
+}
+
+#[test]
+fn p13_the_new_primary_announces_its_address_on_the_userspace_switch() {
+    let _machine = machine();
+    if !have_kvm("P13 on the switch") {
+        return;
+    }
+    let cluster = switch_cluster("file");
+    let wire = Tapped::switch(cluster.switch_socket().expect("it is the network"));
+    hear_announcement(&cluster, "p13s", &wire);
 }
 
 #[test]

@@ -7,15 +7,11 @@ use common::{have_kvm, machine, tandem, tandem_json, text};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use tandem::demo::cluster::Cluster;
 use tandem::load::{Load, LoadOptions};
 
-/// Pairs of recording and replay a guest goes through here; `TANDEM_PAIRS` asks for more.
-fn pairs() -> u64 {
-    std::env::var("TANDEM_PAIRS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(8)
-}
+/// Pairs of recording and replay a guest goes through here; many more, on a busy host, in `pairs`.
+const PAIRS: u64 = 8;
 
 fn record(log: &Path, guest: &[&str]) -> serde_json::Value {
     let mut args = vec![
@@ -43,7 +39,7 @@ fn repeat(name: &str, guest: impl Fn(u64) -> Vec<String>) {
     }
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
-    for seed in 0..pairs() {
+    for seed in 0..PAIRS {
         let words = guest(seed);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let recorded = record(&log, &words);
@@ -95,25 +91,49 @@ fn p4_p17_disk_reads_never_race_with_the_guest() {
     });
 }
 
-/// Records a server on the network while `drive` talks to it, stops it, and replays.
-fn repeat_server(name: &str, guest: &str, port: u16, mut drive: impl FnMut(SocketAddr, u64)) {
+#[test]
+fn derived_time_is_not_in_the_log_and_replays_the_same() {
+    repeat("derived time", |seed| {
+        let reads = format!("reads={}", 200 + seed * 37);
+        let hz = format!("hz={}", 100 + seed * 400);
+        let ticking = ["counter", "--arg", "ticks=50", "--arg", &hz];
+        let reading = ["clock", "--arg", &reads];
+        let guest = if seed % 2 == 0 {
+            &ticking[..]
+        } else {
+            &reading[..]
+        };
+        words(&[guest, &["--tsc", "derived"]].concat())
+    });
     let _machine = machine();
-    if !have_kvm(name) {
+    if !have_kvm("the log of derived time") {
         return;
     }
-    let cluster = common::cluster("file");
-    let mut server = cluster.server();
-    if server.ip().is_loopback() && port != 6379 {
-        eprintln!(
-            "SKIPPED {name}: the port forward of the userspace switch goes to kv's port only"
-        );
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, &["clock", "--tsc", "derived"]);
+    let kinds = &tandem_json(&["log", text(&log), "--json"])["kinds"];
+    assert!(kinds["tsc"].is_null(), "{kinds}");
+    record(&log, &["clock"]);
+    let kinds = &tandem_json(&["log", text(&log), "--json"])["kinds"];
+    assert!(kinds["tsc"]["count"].as_u64() > Some(0), "{kinds}");
+}
+
+/// Records a server on the network that `make` makes while `drive` talks to it, stops it, and replays.
+fn repeat_server(
+    guest: &str,
+    port: u16,
+    make: impl Fn(&str) -> Cluster,
+    drive: impl Fn(SocketAddr, u64),
+) {
+    let _machine = machine();
+    if !have_kvm(guest) {
         return;
     }
-    if !server.ip().is_loopback() {
-        server.set_port(port);
-    }
+    let mut cluster = make("file");
+    let server = cluster.serve(port).unwrap();
     let log = cluster.folder().join("log");
-    for seed in 0..pairs() {
+    for seed in 0..PAIRS {
         let args = ["-o", text(&log), "--json", "--digest-every", "64"];
         let mut machine = cluster
             .start_single("record", &common::os(&[guest]), &common::os(&args), true)
@@ -138,36 +158,50 @@ fn repeat_server(name: &str, guest: &str, port: u16, mut drive: impl FnMut(Socke
     }
 }
 
+fn ask_kv(server: SocketAddr, seed: u64) {
+    let options = LoadOptions {
+        clients: 6,
+        seed,
+        ..LoadOptions::default()
+    };
+    let load = Load::start(server, options).unwrap();
+    assert!(load.wait_replies(400 + 100 * seed % 1000, common::LIMIT));
+    let history = load.stop();
+    assert!(history.breaks.is_empty(), "{:?}", history.breaks);
+}
+
+fn have_echoed(server: SocketAddr, seed: u64) {
+    let mut stream = TcpStream::connect(server).unwrap();
+    let bytes: Vec<u8> = (0..40_000u64)
+        .map(|n| ((n * (seed + 3)) >> 2) as u8)
+        .collect();
+    let mut back = vec![0; bytes.len()];
+    let mut reader = stream.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| reader.read_exact(&mut back).unwrap());
+        stream.write_all(&bytes).unwrap();
+    });
+    assert_eq!(back, bytes);
+}
+
 #[test]
 fn p2_kv_is_replayed_with_its_clients_requests() {
-    repeat_server("kv", "kv", 6379, |server, seed| {
-        let options = LoadOptions {
-            clients: 6,
-            seed,
-            ..LoadOptions::default()
-        };
-        let load = Load::start(server, options).unwrap();
-        assert!(load.wait_replies(400 + 100 * seed % 1000, common::LIMIT));
-        let history = load.stop();
-        assert!(history.breaks.is_empty(), "{:?}", history.breaks);
-    });
+    repeat_server("kv", 6379, common::cluster, ask_kv);
+}
+
+#[test]
+fn p2_kv_is_replayed_on_the_userspace_switch() {
+    repeat_server("kv", 6379, common::switch_cluster, ask_kv);
 }
 
 #[test]
 fn p2_echo_is_replayed_with_its_clients_bytes() {
-    repeat_server("echo", "echo", 7, |server, seed| {
-        let mut stream = TcpStream::connect(server).unwrap();
-        let bytes: Vec<u8> = (0..40_000u64)
-            .map(|n| ((n * (seed + 3)) >> 2) as u8)
-            .collect();
-        let mut back = vec![0; bytes.len()];
-        let mut reader = stream.try_clone().unwrap();
-        std::thread::scope(|scope| {
-            scope.spawn(|| reader.read_exact(&mut back).unwrap());
-            stream.write_all(&bytes).unwrap();
-        });
-        assert_eq!(back, bytes);
-    });
+    repeat_server("echo", 7, common::cluster, have_echoed);
+}
+
+#[test]
+fn p2_echo_is_replayed_on_the_userspace_switch() {
+    repeat_server("echo", 7, common::switch_cluster, have_echoed);
 }
 
 #[test]

@@ -14,7 +14,8 @@ fn have_redis_tools() -> bool {
     let there = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
     let both = there("redis-cli") && there("redis-benchmark");
     if !both {
-        eprintln!("SKIPPED: redis-cli and redis-benchmark are missing (Debian's redis-tools)");
+        let why = "redis-cli and redis-benchmark are missing (Debian's redis-tools)";
+        common::skipped::skip_this(&why);
     }
     both
 }

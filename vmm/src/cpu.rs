@@ -1,7 +1,10 @@
 //! Named CPU models: what the guest sees in CPUID, the same on every host.
 //!
 //! The levels are those of the x86-64 psABI. Hidden on purpose: the TSC's frequency leaves, RDRAND,
-//! RDSEED, XSAVE and all that cannot be replayed or saved, and every paravirtual leaf.
+//! RDSEED, XSAVE and all that cannot be replayed or saved, the APIC and PCID, and every paravirtual leaf.
+//!
+//! An unmodified x86-64 kernel insists on FPU, PSE, MSR, PAE, CX8, PGE, FXSR, CMOV, SSE, SSE2, SYSCALL,
+//! NX and long mode, which the least model has.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +30,16 @@ pub enum CpuModel {
     V1,
     /// x86-64-v2: v1, SSE3 to SSE4.2, POPCNT, CMPXCHG16B, LAHF.
     V2,
+}
+
+/// How much of a model an engine can keep its word on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// KVM's: RDTSC cannot be replayed where it executes, so there is none; no supervisor-mode protection.
+    Bare,
+    /// That of an engine which executes every instruction itself: the TSC, whose rate never changes, SMEP
+    /// and SMAP besides.
+    Full,
 }
 
 /// One CPUID leaf.
@@ -70,6 +83,13 @@ const ECX_V2: [(&str, u32); 6] = [
     ("popcnt", 23),
 ];
 
+/// CPUID.1:EDX of [`Offer::Full`].
+const EDX_FULL: [(&str, u32); 1] = [("tsc", 4)];
+/// CPUID.(7,0):EBX of [`Offer::Full`].
+const EBX7_FULL: [(&str, u32); 2] = [("smep", 7), ("smap", 20)];
+/// CPUID.80000007:EDX of [`Offer::Full`]: the TSC counts at one rate in every state.
+const EDX_POWER_FULL: [(&str, u32); 1] = [("invariant_tsc", 8)];
+
 impl CpuModel {
     /// Every model there is.
     pub const ALL: [CpuModel; 2] = [CpuModel::V1, CpuModel::V2];
@@ -83,9 +103,33 @@ impl CpuModel {
         }
     }
 
-    /// The CPUID table.
+    /// The CPUID table, as the engine can `offer` it, ordered by leaf. A leaf that is not in it is zero.
     #[must_use]
-    pub fn leaves(self) -> Vec<Leaf> {
+    pub fn leaves(self, offer: Offer) -> Vec<Leaf> {
+        let mut leaves = self.bare_leaves();
+        if offer == Offer::Bare {
+            return leaves;
+        }
+        let bits = |set: &[(&str, u32)]| set.iter().fold(0u32, |word, (_, bit)| word | 1 << bit);
+        for leaf in &mut leaves {
+            match leaf.function {
+                0 => leaf.registers[0] = 7, // the last leaf
+                1 => leaf.registers[3] |= bits(&EDX_FULL),
+                _ => {}
+            }
+        }
+        let more = |function, registers| Leaf {
+            function,
+            index: 0,
+            registers,
+        };
+        leaves.push(more(7, [0, bits(&EBX7_FULL), 0, 0]));
+        leaves.push(more(0x8000_0007, [0, 0, 0, bits(&EDX_POWER_FULL)]));
+        leaves.sort_by_key(|leaf| leaf.function);
+        leaves
+    }
+
+    fn bare_leaves(self) -> Vec<Leaf> {
         let bits = |set: &[(&str, u32)]| set.iter().fold(0u32, |word, (_, bit)| word | 1 << bit);
         let v2 = self == Self::V2;
         let ecx1 = if v2 { bits(&ECX_V2) } else { 0 } | 1 << 31; // hypervisor present
@@ -154,5 +198,81 @@ impl std::str::FromStr for CpuModel {
             .into_iter()
             .find(|model| model.name() == text)
             .ok_or_else(|| format!("no CPU model '{text}' (there are v1 and v2)"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers(model: CpuModel, offer: Offer, function: u32) -> [u32; 4] {
+        let leaves = model.leaves(offer);
+        let leaf = leaves.iter().find(|leaf| leaf.function == function);
+        leaf.map_or([0; 4], |leaf| leaf.registers)
+    }
+
+    #[test]
+    fn the_table_of_old_recordings_stays_as_it_was() {
+        let table: Vec<_> = CpuModel::ALL
+            .into_iter()
+            .flat_map(|model| model.leaves(Offer::Bare))
+            .flat_map(|leaf| [&[leaf.function, leaf.index], &leaf.registers[..]].concat())
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        assert_eq!(
+            xxhash_rust::xxh3::xxh3_64(&table),
+            11_226_559_217_633_741_711
+        );
+    }
+
+    #[test]
+    fn only_a_full_offer_has_a_tsc_smep_and_smap() {
+        for model in CpuModel::ALL {
+            assert_eq!(registers(model, Offer::Bare, 1)[3] & 1 << 4, 0);
+            assert_eq!(registers(model, Offer::Bare, 7), [0; 4]);
+            assert_eq!(registers(model, Offer::Full, 1)[3] & 1 << 4, 1 << 4);
+            assert_eq!(registers(model, Offer::Full, 7)[1], 1 << 7 | 1 << 20);
+            assert_eq!(registers(model, Offer::Full, 0x8000_0007)[3], 1 << 8);
+        }
+    }
+
+    #[test]
+    fn a_full_offer_lists_every_leaf_once_and_in_order() {
+        for model in CpuModel::ALL {
+            let leaves: Vec<u32> = model
+                .leaves(Offer::Full)
+                .iter()
+                .map(|l| l.function)
+                .collect();
+            assert!(leaves.is_sorted_by(|a, b| a < b), "{leaves:x?}");
+            assert_eq!(registers(model, Offer::Full, 0)[0], 7);
+        }
+    }
+
+    #[test]
+    fn an_unmodified_kernel_finds_what_it_insists_on_and_nothing_that_cannot_be_replayed() {
+        let [_, _, ecx, edx] = registers(CpuModel::V1, Offer::Full, 1);
+        for (name, bit) in [
+            ("fpu", 0),
+            ("pse", 3),
+            ("msr", 5),
+            ("pae", 6),
+            ("cx8", 8),
+            ("pge", 13),
+            ("cmov", 15),
+            ("fxsr", 24),
+            ("sse", 25),
+            ("sse2", 26),
+        ] {
+            assert!(edx & 1 << bit != 0, "{name}");
+        }
+        let extended = registers(CpuModel::V1, Offer::Full, 0x8000_0001)[3];
+        for (name, bit) in [("syscall", 11), ("nx", 20), ("lm", 29)] {
+            assert!(extended & 1 << bit != 0, "{name}");
+        }
+        assert_eq!(edx & 1 << 9, 0, "apic");
+        for (name, bit) in [("pcid", 17), ("xsave", 26), ("osxsave", 27), ("rdrand", 30)] {
+            assert_eq!(ecx & 1 << bit, 0, "{name}");
+        }
     }
 }

@@ -8,6 +8,36 @@
 
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop};
 
+/// What runs a guest. Two kinds may differ in what the processor leaves open, so a log says which it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// KVM on a processor that virtualises.
+    KvmHardware,
+    /// KVM that runs ring 3 natively and emulates ring 0.
+    KvmSoftware,
+    /// The software processor.
+    Soft,
+}
+
+impl EngineKind {
+    /// Whether a guest does the same on both: on the same, and on the software engine whatever the other.
+    #[must_use]
+    pub fn agrees_with(self, other: Self) -> bool {
+        self == other || self == Self::Soft || other == Self::Soft
+    }
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::KvmHardware => "hardware-virtualised KVM",
+            Self::KvmSoftware => "software-virtualised KVM",
+            Self::Soft => "software engine",
+        })
+    }
+}
+
 /// Which address space an access goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bus {
@@ -15,6 +45,9 @@ pub enum Bus {
     Port,
     /// Memory-mapped registers.
     Mmio,
+    /// The time-stamp counter: RDTSC, RDTSCP, or RDMSR of IA32_TSC, read at address 0 with 8 bytes under
+    /// [`TimeBase::Exit`].
+    Tsc,
 }
 
 /// Why the vCPU left the guest. All but `Stopped` and `Kicked` are natural: they happen at the same
@@ -57,6 +90,21 @@ pub enum VmEntry {
     Resume,
     /// Go on with the data the guest asked for by [`VmExit::Read`].
     ReadData(u64),
+}
+
+/// What the guest's RDTSC yields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeBase {
+    /// It leaves the guest, which reads [`Bus::Tsc`] (or an engine whose guests do so by themselves lets
+    /// them read the control page).
+    #[default]
+    Exit,
+    /// `ns_at_zero` plus the clock, wrapping, and plus whatever the guest's own writes to IA32_TSC
+    /// (0x10) moved it by. That offset is the guest's doing, and part of the vCPU's state.
+    Derived {
+        /// Guest time at clock 0, in nanoseconds, which are ticks.
+        ns_at_zero: u64,
+    },
 }
 
 /// What went wrong in an engine.
@@ -112,6 +160,20 @@ pub trait Engine {
     /// See [`EngineError`].
     fn inject(&mut self, vector: u8) -> Result<(), EngineError>;
 
+    /// What RDTSC yields from here on. Called before the first entry, and between entries whenever derived
+    /// time is moved forward; the default is an engine on which RDTSC always leaves the guest.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] if the engine cannot do it.
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        match time {
+            TimeBase::Exit => Ok(()),
+            TimeBase::Derived { .. } => Err(EngineError::Unsupported(
+                "this engine has no derived time".into(),
+            )),
+        }
+    }
+
     /// The vCPU's state, engine-neutral. Only after `Stopped`, `Halt`, or a write.
     ///
     /// # Errors
@@ -123,4 +185,42 @@ pub trait Engine {
     /// # Errors
     /// See [`EngineError`].
     fn restore(&mut self, state: &crate::state::CpuState) -> Result<(), EngineError>;
+}
+
+impl<E: Engine + ?Sized> Engine for Box<E> {
+    fn clock_kind(&self) -> ClockKind {
+        (**self).clock_kind()
+    }
+
+    fn run(&mut self, entry: VmEntry, stop: Stop) -> Result<VmExit, EngineError> {
+        (**self).run(entry, stop)
+    }
+
+    fn clock(&self) -> Clock {
+        (**self).clock()
+    }
+
+    fn point(&mut self) -> Result<(ExecPoint, RegisterDigest), EngineError> {
+        (**self).point()
+    }
+
+    fn interruptible(&self) -> bool {
+        (**self).interruptible()
+    }
+
+    fn inject(&mut self, vector: u8) -> Result<(), EngineError> {
+        (**self).inject(vector)
+    }
+
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        (**self).set_time(time)
+    }
+
+    fn save(&mut self) -> Result<crate::state::CpuState, EngineError> {
+        (**self).save()
+    }
+
+    fn restore(&mut self, state: &crate::state::CpuState) -> Result<(), EngineError> {
+        (**self).restore(state)
+    }
 }

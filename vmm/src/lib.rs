@@ -12,6 +12,13 @@ pub mod cpu;
 pub mod devices;
 pub mod engine;
 pub mod hostclock;
+pub mod kick;
 pub mod kvm;
 pub mod machine;
+pub mod memory;
+pub mod soft;
 pub mod state;
+
+#[cfg(test)]
+#[path = "../../tests/common/skipped.rs"]
+mod skipped;

@@ -10,6 +10,7 @@
 //! 0xd000_1000  control page (MMIO)
 //! 0xd000_2000  virtio-mmio 0: network, IRQ 10
 //! 0xd000_3000  virtio-mmio 1: block, IRQ 11
+//! 0xd000_4000  virtio-mmio 2: entropy, IRQ 5 (Linux guests only)
 //! ```
 //!
 //! At entry the low 4 GiB are mapped one to one, writable, executable and accessible from ring 3,
@@ -40,6 +41,8 @@ pub const CONTROL_PAGE: u64 = 0xd000_1000;
 pub const NET_PAGE: u64 = 0xd000_2000;
 /// virtio-mmio registers of the block device.
 pub const BLOCK_PAGE: u64 = 0xd000_3000;
+/// virtio-mmio registers of the entropy device.
+pub const RNG_PAGE: u64 = 0xd000_4000;
 /// Bytes of one device's register window.
 pub const WINDOW: u64 = 0x1000;
 
@@ -47,6 +50,8 @@ pub const WINDOW: u64 = 0x1000;
 pub const TIMER_IRQ: u8 = 0;
 /// PIC input of the 16550.
 pub const SERIAL_IRQ: u8 = 4;
+/// PIC input of the entropy device.
+pub const RNG_IRQ: u8 = 5;
 /// PIC input of the RTC.
 pub const RTC_IRQ: u8 = 8;
 /// PIC input of the network device.

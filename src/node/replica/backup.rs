@@ -1,21 +1,21 @@
 //! `tandem backup`.
 
 use super::super::outside::{self, BackupSink, Outside};
-use super::super::setup;
+use super::super::setup::{self, Origin};
+use super::callers::Callers;
 use super::control::{Control, Side};
 use super::events::Events;
 use super::inputs::{FailoverInputs, GoLive};
 use super::primary::incarnation;
 use super::report::{self, Reporter};
-use super::{Message, Offer, VcpuEvent, kvm_name};
+use super::{Message, VcpuEvent};
 use crate::cli::BackupArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
 use logchannel::role::{Event, RoleMachine};
-use logchannel::{Bye, Connection, Hello, Receiver, ReceiverHandle, ReceiverOptions, answer};
+use logchannel::{Bye, Connection, Hello, Receiver, ReceiverHandle, ReceiverOptions};
 use replay::codec::from_bytes;
 use replay::{Arrival, InputsError, Output};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Inlet, Sender as Outlet, SyncSender, channel, sync_channel};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use vmm::backends::ArrivalSink;
 use vmm::machine::live::Inbox;
 use vmm::machine::{Ended, MachineError};
 
-/// Longest time for a primary to greet, once connected, and for its machine to be made here.
+/// Longest time for a primary's machine to be made here, once it has greeted.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
 struct BackupSide {
@@ -68,10 +68,12 @@ impl Side for BackupSide {
     }
 
     fn stop_guest(&mut self) {
+        self.outside.hurry();
         self.inbox.push(Arrival::Stop);
     }
 
     fn halt(&mut self) {
+        self.outside.halt();
         self.reply = None;
         self.receiver.stop();
     }
@@ -110,7 +112,7 @@ impl Side for BackupSide {
             }
             VcpuEvent::Diverged(why) => {
                 events.note("diverged", &why);
-                eprintln!("tandem: {why}");
+                crate::complain!("tandem: {why}");
                 Some(Event::Diverged)
             }
             VcpuEvent::Failed(why) => {
@@ -125,7 +127,7 @@ impl Side for BackupSide {
     }
 
     fn lag_ms(&self) -> u64 {
-        0
+        self.receiver.lag_us() / 1000
     }
 }
 
@@ -137,10 +139,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
     let mut events = Events::open("backup", args.replica.events.as_deref())?;
-    let listener = TcpListener::bind(args.listen).during(format_args!(
-        "cannot listen on {} (is another backup using the port?)",
-        args.listen
-    ))?;
+    let mut callers = Callers::at(args.listen)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
     signals::watch(set, move || {
@@ -149,14 +148,14 @@ pub fn backup(args: BackupArgs) -> Outcome {
             std::process::exit(1);
         }
     })?;
-    let address = listener.local_addr().during("cannot listen")?;
+    let address = callers.address()?;
     let identity = report::identity(&args.replica, &address.to_string())?;
     let reporter = Reporter::start(identity, to_control.clone())?;
     events.note("listening", address);
     let inbox = Inbox::new();
     let (connection, hello, started) =
-        accept(&args, &listener, &vm, &inbox, &to_control, &messages)?;
-    drop(listener);
+        accept(&args, &mut callers, &vm, &inbox, &to_control, &messages)?;
+    drop(callers);
     let options = ReceiverOptions {
         buffer_max: (args.replica.log_buffer as usize) << 20,
         ..Default::default()
@@ -205,46 +204,26 @@ struct Started {
 /// Waits for a primary this backup can follow. One that is refused does not end it.
 fn accept(
     args: &BackupArgs,
-    listener: &TcpListener,
+    callers: &mut Callers,
     vm: &VmId,
     inbox: &Arc<Inbox>,
     control: &Outlet<Message>,
     messages: &Inlet<Message>,
 ) -> Outcome<(Connection, Hello, Started)> {
     loop {
-        let socket = wait_for_connection(listener, messages)?;
+        let (caller, hello) = callers.next(messages)?;
         let mut started = None;
         let decide = |hello: &Hello| -> Result<(), String> {
             let machine = start(args, vm, hello, inbox, control).map_err(|e| e.to_string())?;
             started = Some(machine);
             Ok(())
         };
-        match (answer(socket, HANDSHAKE, decide), started) {
-            (Ok((connection, hello)), Some(started)) => return Ok((connection, hello, started)),
+        match (caller.answer(&hello, HANDSHAKE, decide), started) {
+            (Ok(connection), Some(started)) => return Ok((connection, hello, started)),
             (Err(e), _) => {
-                eprintln!("tandem: a primary was turned away: {e}");
+                crate::complain!("tandem: a primary was turned away: {e}");
             }
             (Ok(_), None) => unreachable!("a welcome primary's machine was started"),
-        }
-    }
-}
-
-/// Waits for a connection or for being asked to stop.
-fn wait_for_connection(
-    listener: &TcpListener,
-    messages: &Inlet<Message>,
-) -> Outcome<std::net::TcpStream> {
-    use nix::poll::{PollFd, PollFlags, poll};
-    use std::os::fd::AsFd;
-    loop {
-        if let Ok(Message::StopAsked) = messages.try_recv() {
-            return Err(Failure::new("stopped before a primary came"));
-        }
-        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, 100u16) {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-            Ok(_) => return Ok(listener.accept().during("cannot accept a primary")?.0),
-            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -263,15 +242,8 @@ fn start(
             hello.vm
         )));
     }
-    let offer: Offer = from_bytes(&hello.config).during("the machine's configuration")?;
-    if offer.kvm != kvm_name() {
-        return Err(Failure::new(format!(
-            "this host's KVM is {}, the primary's {}: the same guest may differ on them",
-            kvm_name(),
-            offer.kvm
-        )));
-    }
-    let config = offer.config;
+    let origin: Origin = from_bytes(&hello.config).during("the machine's configuration")?;
+    let config = origin.config;
     let sectors = args.disk.as_deref().map(setup::disk_sectors).transpose()?;
     if config.disk_sectors != sectors {
         return Err(Failure::new(format!(
@@ -281,11 +253,21 @@ fn start(
         )));
     }
     let mac = config.mac;
-    let prepared = setup::prepare(setup::follow(config, args.image.as_deref())?)?;
+    let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())?;
+    let prepared = setup::prepare(blueprint, args.engine)?;
+    let here = prepared.engine_kind();
+    if !origin.engine.agrees_with(here) {
+        return Err(Failure::new(format!(
+            "this host has {here}, the primary's {}: the same guest may differ on them \
+             (--engine soft follows either)",
+            origin.engine
+        )));
+    }
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(
-        outside::Disk::Shared,
+        // It writes when it has won the flag only.
+        outside::Use::Replica(None),
         args.net.as_ref(),
         args.disk.as_deref(),
         args.quiet,

@@ -1,5 +1,6 @@
 //! The control thread of a replica: carries out what the role machine commands.
 
+use super::claim::Claims;
 use super::events::Events;
 use super::report::Reporter;
 use super::{Message, VcpuEvent};
@@ -176,6 +177,7 @@ impl<S: Side> Control<S> {
                 self.side.leave();
                 self.events.note("ended", "");
             }
+            Command::MarkEnd { view } => self.mark_end(view),
         }
         None
     }
@@ -190,6 +192,11 @@ impl<S: Side> Control<S> {
                 self.events.note("flag_won", format_args!("view {view}"));
                 Event::FlagWon
             }
+            Ok(Verdict::Lost { holder }) if holder.is_end_mark() => {
+                self.events
+                    .note("vm_ended", format_args!("view {view}, says {holder}"));
+                Event::VmEnded
+            }
             Ok(Verdict::Lost { holder }) => {
                 self.events
                     .note("flag_lost", format_args!("view {view}, to {holder}"));
@@ -201,6 +208,21 @@ impl<S: Side> Control<S> {
                 self.events.note("arbiter_unreachable", &e);
                 tracing::warn!("the arbiter gave no answer, asking again: {e}");
                 Event::FlagUnreachable
+            }
+        }
+    }
+
+    fn mark_end(&mut self, view: ViewNumber) {
+        let claims = Claims {
+            arbiter: &*self.arbiter,
+            vm: &self.vm,
+            who: &self.contender,
+        };
+        match claims.mark_end(view.0) {
+            Ok(()) => self.events.note("marked", format_args!("view {view}")),
+            Err(e) => {
+                self.events.note("not_marked", &e);
+                tracing::warn!("{e}");
             }
         }
     }

@@ -6,7 +6,7 @@ use logchannel::{Receiver, ReceiverHandle, Suppressed};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
 use replay::{
-    Arrival, Clock, Here, Inputs, InputsError, LogIndex, NoLog, Outlet, Output, Question,
+    Arrival, Clock, Delivery, Here, Inputs, InputsError, LogIndex, NoLog, Outlet, Output, Question,
     Situation, StateWindow, Stop,
 };
 use std::sync::Arc;
@@ -136,19 +136,25 @@ impl Inputs for FailoverInputs {
         let value = self.ask(|inputs| inputs.answer(here, question))?;
         if self.is_replaying() {
             match question {
-                Question::Tsc | Question::PitElapsed(_) => {
+                Question::Tsc | Question::PitElapsed(_) | Question::PmElapsed => {
                     self.time.tsc = (value, hostclock::monotonic_ns());
                 }
                 Question::WallClock => self.time.wall_ns = value,
+                Question::Entropy => {}
             }
         }
         Ok(value)
     }
 
-    fn arrival(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
-        let arrival = self.ask(|inputs| inputs.arrival(now))?;
+    fn arrival(&mut self, now: &Situation) -> Result<Option<Delivery>, InputsError> {
+        let delivery = self.ask(|inputs| inputs.arrival(now))?;
         if let Phase::Replaying(replayer) = &mut self.phase {
-            match &arrival {
+            if let (Some(delivery), Some(derived_ns)) = (&delivery, now.time_ns) {
+                let anchor_ns = delivery.anchor.ns().unwrap_or(0);
+                let guest_ns = derived_ns.saturating_add(anchor_ns);
+                self.time.tsc = (guest_ns, hostclock::monotonic_ns());
+            }
+            match delivery.as_ref().map(|delivery| &delivery.arrival) {
                 Some(Arrival::Frame(frame)) => self.next.sink.replayed(frame),
                 Some(Arrival::DiskDone { tag, .. }) => {
                     replayer.suppressed_mut().suppressed.completed(*tag);
@@ -156,7 +162,7 @@ impl Inputs for FailoverInputs {
                 _ => {}
             }
         }
-        Ok(arrival)
+        Ok(delivery)
     }
 
     fn output(&mut self, here: &Here, output: Output) -> Result<(), InputsError> {

@@ -1,30 +1,31 @@
 //! `tandem primary`.
 
-use super::super::{outside, setup};
+use super::super::outside;
+use super::super::setup::{self, Origin};
+use super::claim::{Claims, Wish};
 use super::control::{Control, Side};
 use super::events::Events;
 use super::report::{self, Reporter};
-use super::{Message, Offer, VcpuEvent};
+use super::{Message, VcpuEvent};
 use crate::cli::{PrimaryArgs, ReplicaArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
-use logchannel::role::{Event, RoleMachine, ViewNumber};
-use logchannel::{Bye, GateOutlet, Hello, Sender, SenderHandle, SenderOptions, Settings, offer};
+use logchannel::role::{Event, RoleMachine};
+use logchannel::{
+    Bye, GateOutlet, Hello, Lease, Sender, SenderHandle, SenderOptions, Settings, offer,
+};
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, channel, sync_channel};
 use std::time::Duration;
-use testandset::{Arbiter, Contender, Flag, VmId};
+use testandset::{Contender, VmId};
 use vmm::backends::ArrivalSink;
 use vmm::machine::live::{GuestTime, Inbox, Live};
 use vmm::machine::{Ended, MachineError};
 
-/// The first view of a pair, unless a viewservice names another.
-const FIRST_VIEW: ViewNumber = ViewNumber(1);
-/// Views of one name looked at to find one whose flag is free.
-const VIEWS_MAX: u64 = 1000;
 /// Longest time for the backup to answer.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
@@ -51,10 +52,28 @@ fn pause_us(lag_us: u64) -> u64 {
     (lag_us.saturating_sub(LAG_BOUND_US) / 16).min(PAUSE_MAX_US)
 }
 
+/// The way into the gate, on the vCPU thread: notes when the guest has printed.
+struct IntoGate {
+    gate: GateOutlet,
+    printed: Arc<AtomicBool>,
+}
+
+impl Outlet for IntoGate {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
+        if matches!(output, Output::Console(_)) {
+            self.printed.store(true, Ordering::Relaxed);
+        }
+        self.gate.emit(index, output)
+    }
+}
+
 /// The logging channel, with a brake, and a way to die at a given entry.
 struct Channel {
     sender: Sender,
     handle: SenderHandle,
+    outside: Arc<outside::Outside>,
+    /// The guest has printed since the last flush.
+    printed: Arc<AtomicBool>,
     die_at: Option<u64>,
 }
 
@@ -85,7 +104,12 @@ impl LogSink for Channel {
     }
 
     fn flush(&mut self) -> Result<(), LogError> {
-        self.sender.flush()
+        self.sender.flush()?;
+        // With everything on its way, the vCPU may wait for a reader; the threads of the link do not.
+        if self.printed.swap(false, Ordering::Relaxed) {
+            self.outside.wait_for_console();
+        }
+        Ok(())
     }
 
     fn is_followed(&self) -> bool {
@@ -116,11 +140,13 @@ impl Side for PrimarySide {
     fn go_live(&mut self) {}
 
     fn stop_guest(&mut self) {
+        self.outside.hurry();
         self.inbox.push(Arrival::Stop);
     }
 
     fn halt(&mut self) {
         self.sender.halt();
+        self.outside.halt();
     }
 
     fn leave(&mut self) {
@@ -155,6 +181,7 @@ impl Side for PrimarySide {
             "link": self.sender.metrics(),
             "cursors": self.sender.cursors(),
             "lag": self.sender.lag(),
+            "console_held": self.outside.console_held(),
             "tick_late_us": self.inbox.lateness().snapshot(),
         }))
     }
@@ -168,7 +195,10 @@ pub(super) fn incarnation(args: &ReplicaArgs, role: &str) -> Outcome<Contender> 
         std::process::id(),
         vmm::hostclock::wall_ns()
     );
-    Ok(Contender::new(name)?)
+    let name = Contender::new(name)?;
+    // Its mark must fit too: better refused now than at the end.
+    name.end_mark()?;
+    Ok(name)
 }
 
 /// Runs a guest as primary.
@@ -179,11 +209,14 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
     let mut events = Events::open("primary", args.replica.events.as_deref())?;
-    let prepared = setup::prepare(setup::blueprint(&args.machine)?)?;
+    let prepared = setup::prepare(setup::blueprint(&args.machine)?, args.machine.engine)?;
     let config = prepared.config().clone();
+    let engine = prepared.engine_kind();
     let inbox = Inbox::new();
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&args.machine, outside::Disk::Shared, &sink)?;
+    let lease = Lease::new();
+    let used = outside::Use::Replica(Some(lease.clone()));
+    let outside = outside::for_machine(&args.machine, used, &sink)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
     signals::watch(set, move || {
@@ -192,7 +225,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
 
     // The vCPU thread boots the machine, tells the digest of its first state, and waits for the link.
     let (tell_state, first_state) = sync_channel(1);
-    let (give_sender, take_sender) = sync_channel::<(Channel, GateOutlet)>(1);
+    let (give_sender, take_sender) = sync_channel::<(Channel, IntoGate)>(1);
     let (vcpu_inbox, vcpu_control) = (inbox.clone(), to_control.clone());
     let vcpu = move || {
         let result = prepared.boot().and_then(|(machine, state)| {
@@ -219,21 +252,39 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         .during("the vCPU thread failed")?
         .map_err(Failure::new)?;
 
-    let identity = report::identity(&args.replica, &args.backup.to_string())?;
-    let view = match &identity {
-        Some(identity) => ViewNumber(identity.register(args.backup_name.as_deref())?),
-        None => first_free_view(&*arbiter, &vm)?,
+    let socket = connect(args.backup)?;
+    let here = socket.local_addr().during("the link to the backup")?;
+    let identity = report::identity(&args.replica, &here.to_string())?;
+    let wish = match (&identity, args.view) {
+        (Some(identity), _) => Wish::Service(identity.register(args.backup_name.as_deref())?),
+        (None, Some(view)) => Wish::Operator(view),
+        (None, None) => Wish::Next,
     };
+    let claims = Claims {
+        arbiter: &*arbiter,
+        vm: &vm,
+        who: &contender,
+    };
+    let view = claims.begin(wish)?;
+    events.note("begins", format_args!("view {view}"));
     let hello = Hello {
         vm: args.replica.vm.clone(),
         incarnation: contender.to_string(),
         view,
         first_digest: first_state,
         settings: settings(&args.replica),
-        config: replay::codec::to_bytes(&Offer::new(&config)),
+        config: replay::codec::to_bytes(&Origin {
+            config: config.clone(),
+            engine,
+        }),
     };
     let reporter = Reporter::start(identity, to_control.clone())?;
-    let sender = link(&args, &hello, &outside, to_control)?;
+    let sender = link(socket, &args, &hello, &outside, lease, to_control).inspect_err(|_| {
+        // Nothing has run in this view: another start may follow.
+        if let Err(e) = claims.mark_end(view.0) {
+            tracing::warn!("{e}");
+        }
+    })?;
     events.note(
         "primary",
         format_args!("{} with backup {}", vm, args.backup),
@@ -244,9 +295,15 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         inbox,
         ended: None,
     };
-    let gate = sender.outlet();
+    let printed = Arc::new(AtomicBool::new(false));
+    let gate = IntoGate {
+        gate: sender.outlet(),
+        printed: printed.clone(),
+    };
     let channel = Channel {
         handle: sender.handle(),
+        outside,
+        printed,
         sender,
         die_at: args.die_at,
     };
@@ -267,38 +324,25 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     .run()
 }
 
-/// The first view whose flag nobody has: flags are for ever, and an earlier pair of the same name may
-/// have left some.
-fn first_free_view(arbiter: &dyn Arbiter, vm: &VmId) -> Outcome<ViewNumber> {
-    for number in FIRST_VIEW.0..FIRST_VIEW.0 + VIEWS_MAX {
-        let flag = Flag {
-            vm: vm.clone(),
-            view: testandset::ViewNumber(number),
-        };
-        if arbiter.holder(&flag)?.is_none() {
-            return Ok(ViewNumber(number));
-        }
-    }
-    Err(Failure::new(format!(
-        "'{vm}' has used up {VIEWS_MAX} views here: choose another --vm"
-    )))
+fn connect(backup: SocketAddr) -> Outcome<TcpStream> {
+    TcpStream::connect_timeout(&backup, Duration::from_secs(5)).during(format_args!(
+        "cannot reach the backup at {backup} (is 'tandem backup' running?)"
+    ))
 }
 
-/// Connects to the backup and agrees on the machine.
+/// Agrees with the backup on the machine.
 fn link(
+    socket: TcpStream,
     args: &PrimaryArgs,
     hello: &Hello,
     outside: &Arc<outside::Outside>,
+    lease: Arc<Lease>,
     control: mpsc::Sender<Message>,
 ) -> Outcome<Sender> {
-    let socket =
-        TcpStream::connect_timeout(&args.backup, Duration::from_secs(5)).during(format_args!(
-            "cannot reach the backup at {} (is 'tandem backup' running?)",
-            args.backup
-        ))?;
     let connection = offer(socket, hello, HANDSHAKE)?;
     let options = SenderOptions {
         buffer_max: u64::from(args.replica.log_buffer) << 20,
+        lease,
     };
     let on_end = move |end| {
         let _ = control.send(Message::Link(end));
@@ -321,9 +365,9 @@ fn settings(args: &ReplicaArgs) -> Settings {
 
 /// Runs the guest to its end, on the vCPU thread.
 fn run(
-    mut machine: vmm::machine::Machine<vmm::kvm::KvmEngine>,
+    mut machine: crate::node::engine::AnyMachine,
     channel: Channel,
-    gate: GateOutlet,
+    gate: IntoGate,
     inbox: Arc<Inbox>,
 ) -> Outcome<VcpuEvent> {
     let live = Live::new(inbox, GuestTime::default(), true).during("no timer")?;

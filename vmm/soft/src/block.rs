@@ -137,7 +137,7 @@ impl Blocks {
         let key = Key::new(physical, cpu.long_code);
         let number = match self.by_address.get(&key) {
             Some(&number) => number,
-            None => match self.decode(cpu, rip, physical)? {
+            None => match self.decode(cpu, rip, physical, true)? {
                 Place::Alone => return Ok(Place::Alone),
                 Place::Kept(number) => number,
             },
@@ -150,8 +150,30 @@ impl Blocks {
         Ok(Place::Kept(number))
     }
 
-    /// Decodes from `physical` to the end of the block.
-    fn decode(&mut self, cpu: &mut Cpu, rip: u64, physical: u64) -> Result<Place, Trap> {
+    /// The instruction at the processor's RIP, as a block that is not kept: it writes to its own page.
+    ///
+    /// # Errors
+    /// As for [`Blocks::find`].
+    pub fn one(&mut self, cpu: &mut Cpu) -> Result<Place, Trap> {
+        let physical = fetch_address(cpu, cpu.rip)?;
+        self.decode(cpu, cpu.rip, physical, false)
+    }
+
+    /// Decodes from `physical` to the end of the block. Only if `keep`, and only in RAM whose writes are
+    /// noticed, the block is more than one instruction and is kept.
+    fn decode(
+        &mut self,
+        cpu: &mut Cpu,
+        rip: u64,
+        physical: u64,
+        keep: bool,
+    ) -> Result<Place, Trap> {
+        let guarded = cpu.physical.has_code(physical);
+        let keep = keep && cpu.physical.set_code(physical / PAGE, true);
+        if keep && !guarded {
+            cpu.tlb.guard(physical & !OFFSET);
+        }
+        let length = if keep { LENGTH_MAX } else { 1 };
         let mut bytes = [0; PAGE as usize];
         let on_page = (PAGE - (physical & OFFSET)) as usize;
         let window = &mut bytes[..on_page.min(256)];
@@ -160,9 +182,12 @@ impl Blocks {
         }
         let mut ops = Vec::with_capacity(16);
         let mut at = 0;
-        while at < window.len() && at + LONGEST < 255 && ops.len() < LENGTH_MAX {
+        while at < window.len() && at + LONGEST < 255 && ops.len() < length {
             match decode::decode(&window[at..], at as u8, cpu.long_code, &self.features) {
-                Ok(lowered) => {
+                Ok(mut lowered) => {
+                    if lowered.counts {
+                        lowered.op.imm = ops.len() as u64;
+                    }
                     at += usize::from(lowered.op.len);
                     ops.push(lowered.op);
                     if lowered.ends {
@@ -172,8 +197,8 @@ impl Blocks {
                 Err(Undecodable::Short) if ops.is_empty() => {
                     return self.decode_crossing(cpu, rip, &window[at..].to_vec());
                 }
-                Err(Undecodable::Invalid) if ops.is_empty() => {
-                    let lowered = decode::invalid(at as u8, cpu.long_code);
+                Err(error) if ops.is_empty() => {
+                    let lowered = decode::undecodable(error, cpu.long_code);
                     at += 1;
                     ops.push(lowered.op);
                     break;
@@ -185,11 +210,10 @@ impl Blocks {
             ops: ops.into(),
             bytes: at as u64,
         };
-        if !cpu.physical.set_code(physical / PAGE, true) {
+        if !keep {
             self.alone = block;
             return Ok(Place::Alone);
         }
-        cpu.tlb.guard(physical & !OFFSET);
         Ok(Place::Kept(self.keep(cpu, physical, block)))
     }
 
@@ -230,7 +254,7 @@ impl Blocks {
             return Err(cpu.stop(crate::trap::Cause::Unimplemented));
         }
         let lowered = decode::decode(&bytes, 0, cpu.long_code, &self.features)
-            .unwrap_or_else(|_| decode::invalid(0, cpu.long_code));
+            .unwrap_or_else(|error| decode::undecodable(error, cpu.long_code));
         self.alone = Block {
             bytes: lowered.op.len.into(),
             ops: Box::new([lowered.op]),

@@ -128,6 +128,9 @@ pub struct Msrs {
     pub pat: u64,
 }
 
+/// IA32_PAT at reset (SDM volume 3, 12.12.4).
+const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
+
 /// How the time-stamp counter is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeBase {
@@ -159,6 +162,8 @@ pub struct Cpu {
     pub cpl: u8,
     /// No interrupt before the next instruction (`sti`, `mov ss`).
     pub shadow: bool,
+    /// The instruction just retired has no single-step trap (it loaded SS, or entered a handler).
+    pub(crate) untraced: bool,
     /// It stands in a halt.
     pub halted: bool,
     /// An external interrupt to take before anything else.
@@ -208,6 +213,7 @@ impl Cpu {
             long_code: false,
             cpl: 0,
             shadow: false,
+            untraced: false,
             halted: false,
             pending_interrupt: None,
             cause: Cause::Halt,
@@ -215,7 +221,10 @@ impl Cpu {
             gdt: Table::default(),
             idt: Table::default(),
             control: Control::default(),
-            msrs: Msrs::default(),
+            msrs: Msrs {
+                pat: PAT_AT_RESET,
+                ..Default::default()
+            },
             debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             time: TimeBase::Clock(0),
             fpu: Fpu::default(),

@@ -17,6 +17,7 @@
 mod block;
 pub mod cpu;
 mod decode;
+mod describe;
 mod execute;
 pub mod flags;
 pub mod fpu;
@@ -25,6 +26,7 @@ pub mod model;
 pub mod op;
 mod outside;
 mod run;
+pub mod state;
 #[doc(hidden)]
 pub mod testing;
 pub mod trap;

@@ -3,11 +3,12 @@
 use crate::block::{Block, Blocks, Place};
 use crate::cpu::Cpu;
 use crate::decode::Features;
+use crate::execute::debug;
 use crate::flags;
 use crate::memory::Physical;
 use crate::model::Model;
 use crate::op::slot;
-use crate::trap::{Access, Cause, Exception, vector};
+use crate::trap::{Access, Cause, Exception, Trap, vector};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a run ended.
@@ -49,6 +50,12 @@ impl Soft {
         }
     }
 
+    /// The instruction at RIP, for a message: its bytes and what they mean.
+    #[must_use]
+    pub fn describe(&mut self) -> String {
+        crate::describe::instruction(&mut self.cpu)
+    }
+
     /// Answers the read the last run ended with.
     pub fn answer(&mut self, value: u64) {
         self.cpu.outside.answer(value);
@@ -75,23 +82,24 @@ impl Soft {
         self.cpu.pending_interrupt = Some(vector);
     }
 
-    /// Runs until the clock reads `until`, an exit, or `kick`.
+    /// Runs until the clock reads `until`, an exit, or `kick`; with `window`, at most until an interrupt can
+    /// be taken.
     ///
     /// Each retired instruction counts one on the clock (for REP see [`crate::Cpu`]'s string
     /// instructions). Whoever handles an exit may add to the clock.
-    pub fn run(&mut self, until: u64, kick: &AtomicBool) -> Exit {
+    pub fn run(&mut self, until: u64, window: bool, kick: &AtomicBool) -> Exit {
         if let Some(write) = self.cpu.outside.posted.pop_front() {
             return Exit::Write(write);
         }
         // The instruction that waited for an answer ends first, then the interrupt is taken.
         if self.cpu.outside.is_answered() {
-            if let Some(exit) = self.step_alone() {
+            if let Some(exit) = self.step(true, true) {
                 return exit;
             }
         }
         if let Some(vector) = self.cpu.pending_interrupt.take() {
-            if self.cpu.deliver_interrupt(vector).is_err() {
-                return Exit::TripleFault;
+            if let Some(exit) = self.deliver(|cpu| cpu.deliver_interrupt(vector)) {
+                return exit;
             }
         }
         loop {
@@ -104,6 +112,10 @@ impl Soft {
             if let Some(exit) = self.block(until) {
                 return exit;
             }
+            // Whatever lets interrupts in ends its block.
+            if window && self.cpu.interruptible() {
+                return Exit::Stopped;
+            }
         }
     }
 
@@ -112,7 +124,7 @@ impl Soft {
     /// # Errors
     /// Why it did not retire.
     #[doc(hidden)]
-    pub fn step(&mut self) -> Result<(), Cause> {
+    pub fn one(&mut self) -> Result<(), Cause> {
         loop {
             let Ok(place) = self.blocks.find(&mut self.cpu) else {
                 return Err(self.cpu.cause);
@@ -137,19 +149,17 @@ impl Soft {
     /// Runs one block, or as much of it as `until` allows.
     #[inline(always)]
     fn block(&mut self, until: u64) -> Option<Exit> {
+        if self.cpu.steps() {
+            return self.step(false, true);
+        }
         let place = match self.blocks.find(&mut self.cpu) {
             Ok(place) => place,
             Err(_) => return self.trapped(),
         };
         let block = self.blocks.get(place);
         let cpu = &mut self.cpu;
-        let mut allowed = until - cpu.clock;
-        let single = cpu.shadow || cpu.system_flags & flags::TF != 0;
-        if single {
-            allowed = 1;
-            cpu.shadow = false;
-        }
         cpu.set_slot(slot::BLOCK, cpu.rip);
+        let allowed = until - cpu.clock;
         if allowed < block.ops.len() as u64 {
             return self.part(place, allowed as usize);
         }
@@ -159,12 +169,8 @@ impl Soft {
                 return self.broken_off(n, place);
             }
         }
-        let cpu = &mut self.cpu;
         cpu.clock += block.ops.len() as u64;
         cpu.rip = cpu.next_rip;
-        if single {
-            return self.single();
-        }
         None
     }
 
@@ -180,15 +186,8 @@ impl Soft {
                 return self.broken_off(n, place);
             }
         }
-        self.cpu.clock += count as u64;
-        self.cpu.rip = self.cpu.next_rip;
-        self.single()
-    }
-
-    /// After an instruction carried out by itself: the interrupt shadow ends, the trap flag traps.
-    fn single(&mut self) -> Option<Exit> {
-        let cpu = &mut self.cpu;
-        let _ = cpu;
+        cpu.clock += count as u64;
+        cpu.rip = cpu.next_rip;
         None
     }
 
@@ -200,23 +199,34 @@ impl Soft {
         cpu.clock += n as u64;
         let op = &block.ops[n];
         cpu.rip = cpu.rip.wrapping_add(op.start.into());
-        if cpu.cause == Cause::Halt {
-            cpu.clock += 1;
-            cpu.rip = cpu.rip.wrapping_add(op.len.into());
+        match cpu.cause {
+            Cause::Halt => {
+                cpu.clock += 1;
+                cpu.rip = cpu.rip.wrapping_add(op.len.into());
+            }
+            Cause::Stepped => {
+                cpu.clock += 1;
+                cpu.rip = cpu.next_rip;
+            }
+            _ => cpu.judge_fault(op),
         }
         self.trapped()
     }
 
-    /// The instruction at RIP did not retire.
+    /// The instruction at RIP did not retire, or did with something to follow.
     fn trapped(&mut self) -> Option<Exit> {
         match self.cpu.cause {
-            Cause::Exception(exception) => self.except(exception),
+            Cause::Exception(exception) => self.deliver(|cpu| cpu.deliver_exception(exception)),
             Cause::CodeWrite(page) => {
                 self.blocks.invalidate(&mut self.cpu, page);
-                None
+                self.step(false, false)
             }
             Cause::Access(access) if access.value.is_none() => Some(Exit::Read(access)),
-            Cause::Access(_) => self.step_alone(),
+            Cause::Access(_) => self.step(true, true),
+            Cause::Stepped => {
+                self.cpu.debug[6] |= debug::SINGLE_STEP;
+                self.deliver(|cpu| cpu.deliver_exception(Exception::plain(vector::DB)))
+            }
             Cause::Halt => {
                 self.cpu.halted = true;
                 Some(Exit::Halt)
@@ -226,45 +236,116 @@ impl Soft {
         }
     }
 
-    fn except(&mut self, exception: Exception) -> Option<Exit> {
-        debug_assert!(exception.vector != vector::DF || exception.error == Some(0));
-        match self.cpu.deliver_exception(exception) {
-            Ok(()) => None,
-            Err(_) => Some(Exit::TripleFault),
+    /// Delivers an interrupt or exception, dropping the instructions its frame is written over.
+    fn deliver(&mut self, body: impl Fn(&mut Cpu) -> Result<(), Trap>) -> Option<Exit> {
+        loop {
+            if body(&mut self.cpu).is_ok() {
+                return None;
+            }
+            match self.cpu.cause {
+                Cause::CodeWrite(page) => self.blocks.invalidate(&mut self.cpu, page),
+                Cause::TripleFault => return Some(Exit::TripleFault),
+                // Tables or stacks in device memory, too.
+                _ => return Some(Exit::Unimplemented),
+            }
         }
     }
 
-    /// Carries out the instruction at RIP by itself: its answers are there, its writes may be posted.
-    fn step_alone(&mut self) -> Option<Exit> {
-        loop {
-            let place = match self.blocks.find(&mut self.cpu) {
-                Ok(place) => place,
-                Err(_) => return self.trapped(),
-            };
-            let block = self.blocks.get(place);
-            let cpu = &mut self.cpu;
-            let op = block.ops[0];
-            cpu.set_slot(slot::BLOCK, cpu.rip);
-            cpu.next_rip = cpu.rip.wrapping_add(op.len.into());
-            cpu.outside.start();
-            cpu.outside.posting = true;
-            let result = (op.run)(cpu, &op);
-            cpu.outside.posting = false;
-            if result.is_err() {
-                if let Cause::CodeWrite(page) = cpu.cause {
-                    cpu.outside.posted.clear();
-                    self.blocks.invalidate(cpu, page);
-                    continue;
-                }
-                if !matches!(cpu.cause, Cause::Access(_)) {
-                    cpu.outside.commit();
-                }
-                return self.trapped();
-            }
-            cpu.outside.commit();
-            cpu.clock += 1;
-            cpu.rip = cpu.next_rip;
-            return cpu.outside.posted.pop_front().map(Exit::Write);
+    /// Carries out the instruction at RIP by itself, with all that can follow one instruction: the end of
+    /// an interrupt shadow, the single-step trap, breakpoints.
+    ///
+    /// `post`: its writes to the outside may be posted. `keep`: it may be kept decoded; not so if it is to
+    /// write over itself.
+    fn step(&mut self, post: bool, mut keep: bool) -> Option<Exit> {
+        let cpu = &mut self.cpu;
+        let (shadow, before) = (cpu.shadow, cpu.system_flags);
+        if before & flags::RF == 0 && cpu.at_breakpoint() {
+            return self.deliver(|cpu| cpu.deliver_exception(Exception::plain(vector::DB)));
         }
+        let outcome = loop {
+            let outcome = self.attempt(post, keep);
+            let cpu = &mut self.cpu;
+            if outcome != Outcome::Failed {
+                break outcome;
+            }
+            cpu.shadow = shadow;
+            cpu.system_flags |= before & flags::RF;
+            cpu.take_watch_hits();
+            if let Cause::CodeWrite(page) = cpu.cause {
+                self.blocks.invalidate(cpu, page);
+                keep = false;
+                continue;
+            }
+            if !matches!(cpu.cause, Cause::Access(_)) {
+                cpu.outside.commit();
+            }
+            return self.trapped();
+        };
+        let cpu = &mut self.cpu;
+        cpu.outside.commit();
+        let traced = before & flags::TF != 0 && !std::mem::take(&mut cpu.untraced);
+        let mut hits = cpu.take_watch_hits();
+        if traced || outcome == Outcome::Stepped {
+            hits |= debug::SINGLE_STEP;
+        }
+        if hits != 0 {
+            cpu.debug[6] |= hits;
+            let exit = self.deliver(|cpu| cpu.deliver_exception(Exception::plain(vector::DB)));
+            if exit.is_some() {
+                return exit;
+            }
+        } else if outcome == Outcome::Halted {
+            cpu.halted = true;
+            return Some(Exit::Halt);
+        }
+        self.cpu.outside.posted.pop_front().map(Exit::Write)
     }
+
+    /// Tries the instruction at RIP.
+    fn attempt(&mut self, post: bool, keep: bool) -> Outcome {
+        let found = if keep {
+            self.blocks.find(&mut self.cpu)
+        } else {
+            self.blocks.one(&mut self.cpu)
+        };
+        let Ok(place) = found else {
+            return Outcome::Failed;
+        };
+        let op = self.blocks.get(place).ops[0];
+        let cpu = &mut self.cpu;
+        cpu.set_slot(slot::BLOCK, cpu.rip);
+        cpu.next_rip = cpu.rip.wrapping_add(op.len.into());
+        cpu.shadow = false;
+        cpu.system_flags &= !flags::RF;
+        cpu.outside.start();
+        cpu.outside.posting = post;
+        let result = (op.run)(cpu, &op);
+        cpu.outside.posting = false;
+        let outcome = match (result, cpu.cause) {
+            (Ok(()), _) => Outcome::Retired,
+            (_, Cause::Halt) => Outcome::Halted,
+            (_, Cause::Stepped) => Outcome::Stepped,
+            _ => {
+                cpu.outside.posted.clear();
+                cpu.judge_fault(&op);
+                return Outcome::Failed;
+            }
+        };
+        cpu.clock += 1;
+        cpu.rip = cpu.next_rip;
+        outcome
+    }
+}
+
+/// What became of one instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It retired.
+    Retired,
+    /// It retired, and the processor halts.
+    Halted,
+    /// It retired, and a single-step trap follows.
+    Stepped,
+    /// It did not retire: [`Cpu::cause`] says why.
+    Failed,
 }

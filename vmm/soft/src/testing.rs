@@ -98,7 +98,7 @@ impl Machine {
     /// Runs `count` more instructions, or to an exit.
     pub fn run(&mut self, count: u64) -> Exit {
         let until = self.soft.cpu.clock + count;
-        self.soft.run(until, &AtomicBool::new(false))
+        self.soft.run(until, false, &AtomicBool::new(false))
     }
 }
 

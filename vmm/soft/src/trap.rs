@@ -108,6 +108,8 @@ pub enum Cause {
     CodeWrite(u64),
     /// It halted: it does retire, but nothing follows it until an interrupt.
     Halt,
+    /// Nothing is wrong: it does retire, and the single-step trap follows.
+    Stepped,
     /// An exception could not be delivered, nor the double fault after it.
     TripleFault,
     /// It is one this processor has but we lack.

@@ -1,10 +1,13 @@
 //! The guest's console.
 //!
 //! ```text
-//!  Console::write ──▶ stdout, or a buffer (capture)
+//!  Console::write ──▶ stdout, at once or behind a queue, or a buffer (capture)
 //!  sink ◀── Arrival::Console, Arrival::Stop (Ctrl-A x) ── ConsoleInput ◀── stdin
 //! ```
 
+mod queue;
+
+use self::queue::Queue;
 use super::ArrivalSink;
 use super::worker::{Next, Worker, retry};
 use nix::errno::Errno;
@@ -28,8 +31,12 @@ enum Target {
         turn: Mutex<()>,
         closed: AtomicBool,
     },
+    Queued(Arc<Queue>),
     Capture(Arc<Capture>),
 }
+
+/// Bytes a queued console holds before a vCPU that prints has to wait.
+const QUEUE_BYTES_MAX: usize = 16 << 10;
 
 impl Console {
     /// A console on stdout.
@@ -39,6 +46,57 @@ impl Console {
             turn: Mutex::new(()),
             closed: AtomicBool::new(false),
         }))
+    }
+
+    /// A console on stdout for a replica: [`Self::write`] never waits, [`Self::wait_for_room`] does.
+    ///
+    /// # Errors
+    /// If there is no descriptor or no thread to be had.
+    pub fn queued_stdout() -> io::Result<Self> {
+        let fd = io::stdout().as_fd().try_clone_to_owned()?;
+        let queue = Queue::start(fd, QUEUE_BYTES_MAX)?;
+        Ok(Self(Arc::new(Target::Queued(queue))))
+    }
+
+    fn queue(&self) -> Option<&Queue> {
+        match &*self.0 {
+            Target::Queued(queue) => Some(queue),
+            _ => None,
+        }
+    }
+
+    /// Where the vCPU waits after it has printed, if nobody reads. Reads no clock.
+    pub fn wait_for_room(&self) {
+        if let Some(queue) = self.queue() {
+            queue.wait_for_room();
+        }
+    }
+
+    /// Nobody waits for room from now on: the guest is to end.
+    pub fn hurry(&self) {
+        if let Some(queue) = self.queue() {
+            queue.hurry();
+        }
+    }
+
+    /// Nothing leaves any more, not even what is held.
+    pub fn halt(&self) {
+        if let Some(queue) = self.queue() {
+            queue.halt();
+        }
+    }
+
+    /// Bytes nobody has read yet.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.queue().map_or(0, Queue::held)
+    }
+
+    /// Waits until everything is written, at most `limit`; the bytes that are not. Not for a vCPU thread:
+    /// it reads the clock.
+    #[must_use]
+    pub fn finish(&self, limit: Duration) -> usize {
+        self.queue().map_or(0, |queue| queue.finish(limit))
     }
 
     /// A console in memory, and what it collects: the first `bytes_max` bytes.
@@ -55,7 +113,8 @@ impl Console {
         )
     }
 
-    /// Writes all of `bytes`. Waits for a reader that is slow; once stdout is closed, bytes go nowhere.
+    /// Writes all of `bytes`. Waits for a reader that is slow, unless it has a queue; once stdout is
+    /// closed, bytes go nowhere.
     /// Reads no clock.
     pub fn write(&self, bytes: &[u8]) {
         match &*self.0 {
@@ -67,6 +126,7 @@ impl Console {
                     closed.store(true, Ordering::Relaxed);
                 }
             }
+            Target::Queued(queue) => queue.push(bytes),
             Target::Capture(capture) => capture.append(bytes),
         }
     }
@@ -380,7 +440,7 @@ mod tests {
     fn a_terminal_is_raw_while_it_is_read_and_cooked_after() {
         isolated(|| {
             let Some((master, slave)) = openpty() else {
-                println!("SKIPPED: no pseudo-terminal");
+                crate::skipped::skip_this(&"no pseudo-terminal");
                 return;
             };
             dup2_stdin(&slave).expect("a new stdin");
@@ -403,7 +463,7 @@ mod tests {
     fn a_terminal_is_cooked_after_exit_without_drop() {
         isolated(|| {
             let Some((_master, slave)) = openpty() else {
-                println!("SKIPPED: no pseudo-terminal");
+                crate::skipped::skip_this(&"no pseudo-terminal");
                 return;
             };
             // SAFETY: this process has one thread.

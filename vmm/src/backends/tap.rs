@@ -284,7 +284,7 @@ mod tests {
         match crate::backends::netns::PrivateNetwork::enter(&[]) {
             Ok(_) => true,
             Err(error) => {
-                println!("SKIPPED: {error}");
+                crate::skipped::skip_this(&error);
                 false
             }
         }
@@ -317,7 +317,7 @@ mod tests {
     fn without_rights_it_says_so() {
         isolated(|| {
             if !nix::unistd::geteuid().is_root() || !Path::new(TUN).exists() {
-                println!("SKIPPED: needs root and {TUN}");
+                crate::skipped::skip_this(&format_args!("needs root and {TUN}"));
                 return;
             }
             // Still the host's network: nothing may be made in it.

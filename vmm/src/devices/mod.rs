@@ -10,6 +10,7 @@
 //! for, as an answer; input comes to it as an arrival (invariant 5). Every chip can be saved and
 //! restored; restored bytes are as untrusted as the guest's rings.
 
+pub mod acpi_pm;
 pub mod pic;
 pub mod pit;
 pub mod rtc;

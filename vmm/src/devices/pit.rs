@@ -171,9 +171,10 @@ impl Channel {
             }
     }
 
-    /// Length of a period, or of the one shot, in nanoseconds, rounded down.
+    /// Length of a period, or of the one shot, in nanoseconds, rounded up: a guest that looks at the count
+    /// when the tick comes finds that it has ended.
     fn period_ns(&self) -> u64 {
-        u64::from(self.initial) * NS_PER_S / PIT_HZ
+        (u64::from(self.initial) * NS_PER_S).div_ceil(PIT_HZ)
     }
 
     /// Count and output at `now_ns`; `None`: it does not run.
@@ -317,6 +318,17 @@ impl Pit {
             refresh: false,
         };
         Self { state }
+    }
+
+    /// The timer as a PC's firmware leaves it: channel 0 ticks at the slowest rate, 18.2 Hz. A kernel
+    /// that latches its count waits until there is one (NULL COUNT).
+    #[must_use]
+    pub fn started() -> Self {
+        let mut pit = Self::new();
+        let channel = &mut pit.state.channels[0];
+        channel.mode = 3;
+        channel.loaded = true;
+        pit
     }
 
     /// What channel 0 does: modes 2 and 3 tick for ever, modes 0 and 4 once. Periods under

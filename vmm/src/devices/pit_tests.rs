@@ -127,7 +127,7 @@ fn mode_4_strobes_when_the_count_ends() {
 fn a_count_of_0_is_the_greatest() {
     let mut pit = counting(2, 0);
     assert_eq!(count(&mut pit, at(1)), 0xffff);
-    assert_eq!(pit.timer().period_ns, 65_536 * NS_PER_S / PIT_HZ);
+    assert_eq!(pit.timer().period_ns, (65_536 * NS_PER_S).div_ceil(PIT_HZ));
     write(&mut pit, 0, &[(0x43, 0x35), (0x40, 0), (0x40, 0)]);
     assert_eq!(count(&mut pit, at(1)), 0x9999, "BCD: 10000");
 }
@@ -259,7 +259,7 @@ fn time_that_cannot_be_had_changes_nothing() {
 fn timer_says_how_channel_0_ticks() {
     assert_eq!(Pit::new().timer().period_ns, 0, "not programmed");
     let ticking = counting(2, 11_932).timer();
-    assert_eq!(ticking.period_ns, 11_932 * NS_PER_S / PIT_HZ);
+    assert_eq!(ticking.period_ns, (11_932 * NS_PER_S).div_ceil(PIT_HZ));
     assert!(!ticking.one_shot && !counting(3, 9).timer().one_shot);
     assert!(counting(0, 9).timer().one_shot && counting(4, 9).timer().one_shot);
     assert_eq!(
@@ -296,7 +296,7 @@ fn each_programming_of_channel_0_starts_a_new_generation() {
 
 #[test]
 fn ticks_come_no_closer_than_a_tenth_of_a_millisecond() {
-    for (count, period) in [(1, PERIOD_MIN_NS), (119, PERIOD_MIN_NS), (120, 100_571)] {
+    for (count, period) in [(1, PERIOD_MIN_NS), (119, PERIOD_MIN_NS), (120, 100_572)] {
         assert_eq!(counting(2, count).timer().period_ns, period);
         assert_eq!(counting(0, count).timer().period_ns, period);
     }

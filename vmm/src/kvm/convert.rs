@@ -1,7 +1,7 @@
 //! Between KVM's register layouts and ours.
 
 use crate::state::{CpuState, Fpu, Segment, Table};
-use kvm_bindings::{kvm_dtable, kvm_fpu, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{kvm_dtable, kvm_fpu, kvm_regs, kvm_segment, kvm_sregs, kvm_xsave};
 
 pub(super) fn general(regs: &kvm_regs) -> [u64; 16] {
     [
@@ -153,8 +153,24 @@ pub(super) fn take_fpu(fpu: &kvm_fpu) -> Fpu {
         fsw: fpu.fsw,
         ftw: fpu.ftwx,
         xmm: fpu.xmm,
-        mxcsr: fpu.mxcsr,
+        // KVM_GET_FPU does not tell it: see `take_mxcsr`.
+        mxcsr: 0,
     }
+}
+
+/// MXCSR and its mask in the XSAVE area, in words (SDM volume 1, 10.5.1).
+const MXCSR: usize = 24 / 4;
+/// XSTATE_BV in the XSAVE header, in words, and its bit for SSE (SDM volume 1, 13.4.2).
+const XSTATE_BV: usize = 512 / 4;
+const XSTATE_SSE: u32 = 1 << 1;
+
+pub(super) fn take_mxcsr(xsave: &kvm_xsave) -> u32 {
+    xsave.region[MXCSR]
+}
+
+pub(super) fn put_mxcsr(xsave: &mut kvm_xsave, mxcsr: u32) {
+    xsave.region[MXCSR] = mxcsr;
+    xsave.region[XSTATE_BV] |= XSTATE_SSE;
 }
 
 pub(super) fn fpu(fpu: &Fpu) -> kvm_fpu {

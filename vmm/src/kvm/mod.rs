@@ -2,7 +2,6 @@
 
 mod convert;
 pub mod counter;
-pub mod kick;
 mod vcpu;
 mod vm;
 

@@ -18,10 +18,10 @@
 //! step in ring 3, no step is ever reported there: `tandem doctor` finds that out.
 
 use super::convert;
-use super::kick::Target;
 use super::vm::{KvmKind, Vm};
 use crate::cpu::SAVED_MSRS;
-use crate::engine::{Bus, Engine, EngineError, VmEntry, VmExit};
+use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
+use crate::kick::Target;
 use crate::state::CpuState;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
@@ -83,7 +83,7 @@ impl KvmEngine {
         let run: *mut kvm_run = fd.get_kvm_run();
         // SAFETY: the mapping lives as long as `fd`, which is dropped after the target; the engine is
         // not `Send` (it holds a raw pointer), so both stay on this thread.
-        let target = unsafe { Target::new(run) };
+        let target = unsafe { Target::new(&raw mut (*run).immediate_exit) };
         let engine = Self {
             target,
             _tsc: TscTrap::set(),
@@ -318,6 +318,12 @@ impl KvmEngine {
 }
 
 impl Engine for KvmEngine {
+    /// In either mode: its guests' RDTSC leaves the guest by the control page, and is answered from
+    /// derived time there.
+    fn set_time(&mut self, _: TimeBase) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn clock_kind(&self) -> ClockKind {
         self.kind
     }
@@ -329,7 +335,7 @@ impl Engine for KvmEngine {
         }
         let goal = match stop {
             Stop::Never => None,
-            Stop::Soon => Some(self.clock + 1),
+            Stop::Soon | Stop::Window => Some(self.clock + 1),
             Stop::At(clock) => Some(clock.0),
         };
         assert!(
@@ -443,6 +449,8 @@ impl Engine for KvmEngine {
             halted: self.halted,
             ..Default::default()
         };
+        let xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
+        state.fpu.mxcsr = convert::take_mxcsr(&xsave);
         convert::take_sregs(&mut state, &sregs);
         for index in SAVED_MSRS {
             let entry = kvm_msr_entry {
@@ -470,6 +478,10 @@ impl Engine for KvmEngine {
         self.fd
             .set_fpu(&convert::fpu(&state.fpu))
             .map_err(|e| ioctl("KVM_SET_FPU", e))?;
+        let mut xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
+        convert::put_mxcsr(&mut xsave, state.fpu.mxcsr);
+        // SAFETY: no feature with state beyond 4 KiB is enabled for the guest.
+        unsafe { self.fd.set_xsave(&xsave) }.map_err(|e| ioctl("KVM_SET_XSAVE", e))?;
         for &(index, data) in &state.msrs {
             if !SAVED_MSRS.contains(&index) {
                 return Err(EngineError::Unsupported(format!(

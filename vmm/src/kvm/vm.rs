@@ -1,13 +1,14 @@
 //! The host's KVM and one virtual machine on it.
 
 use super::vcpu::KvmEngine;
-use crate::cpu::CpuModel;
+use crate::cpu::{CpuModel, Offer};
 use crate::engine::EngineError;
+use crate::memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Why KVM cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,15 @@ impl KvmKind {
     }
 }
 
+impl From<KvmKind> for crate::engine::EngineKind {
+    fn from(kind: KvmKind) -> Self {
+        match kind {
+            KvmKind::Hardware => Self::KvmHardware,
+            KvmKind::Software => Self::KvmSoftware,
+        }
+    }
+}
+
 /// The host's KVM.
 pub struct Host {
     kvm: Kvm,
@@ -86,7 +96,7 @@ impl Host {
     /// # Errors
     /// See [`KvmError`].
     pub fn open() -> Result<Self, KvmError> {
-        super::kick::install().map_err(|source| KvmError::Ioctl {
+        crate::kick::install().map_err(|source| KvmError::Ioctl {
             operation: "cannot install the kick signal's handler".into(),
             source,
         })?;
@@ -128,7 +138,7 @@ impl Host {
     ///
     /// # Errors
     /// See [`KvmError`].
-    pub fn create_vm(&self, memory: GuestMemoryMmap, model: CpuModel) -> Result<Vm, KvmError> {
+    pub fn create_vm(&self, memory: GuestMemory, model: CpuModel) -> Result<Vm, KvmError> {
         let missing = self.missing_features(model)?;
         if !missing.is_empty() {
             return Err(KvmError::Lacking(format!(
@@ -136,9 +146,7 @@ impl Host {
                 missing.join(", ")
             )));
         }
-        let fd = self
-            .kvm
-            .create_vm()
+        let fd = uninterrupted(|| self.kvm.create_vm())
             .map_err(|e| KvmError::ioctl("KVM_CREATE_VM", e))?;
         // Intel processors without unrestricted guest need two places for KVM's own use; harmless
         // elsewhere, and refused by kinds of KVM that have no such need.
@@ -180,6 +188,19 @@ impl Host {
     }
 }
 
+/// Does what a signal may cut short (a process stopped and let go on while KVM waits for the kernel, say)
+/// until it is not. For steps that have changed nothing when they end so.
+fn uninterrupted<T>(
+    mut step: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match step() {
+            Err(e) if e.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
 /// One virtual machine.
 #[derive(Clone)]
 pub struct Vm {
@@ -188,7 +209,7 @@ pub struct Vm {
 
 struct VmInner {
     fd: VmFd,
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     clock_page: MmapRegion,
     model: CpuModel,
 }
@@ -196,7 +217,7 @@ struct VmInner {
 impl Vm {
     /// Guest memory.
     #[must_use]
-    pub fn memory(&self) -> &GuestMemoryMmap {
+    pub fn memory(&self) -> &GuestMemory {
         &self.inner.memory
     }
 
@@ -210,15 +231,12 @@ impl Vm {
     /// # Errors
     /// See [`KvmError`].
     pub fn create_engine(&self) -> Result<KvmEngine, KvmError> {
-        let fd = self
-            .inner
-            .fd
-            .create_vcpu(0)
+        let fd = uninterrupted(|| self.inner.fd.create_vcpu(0))
             .map_err(|e| KvmError::ioctl("KVM_CREATE_VCPU", e))?;
         let leaves: Vec<kvm_cpuid_entry2> = self
             .inner
             .model
-            .leaves()
+            .leaves(Offer::Bare)
             .into_iter()
             .map(|leaf| kvm_cpuid_entry2 {
                 function: leaf.function,

@@ -1,7 +1,13 @@
 //! The board: chips on two buses, their interrupt lines, and what goes in and out of them.
+//!
+//! Of its two kinds ([`BoardKind`]) the one for Linux has more chips ([`Pc`]), and puts up with accesses
+//! to what is not there, as far as [`legacy`] names them.
 
-use super::config::MachineConfig;
+pub mod legacy;
+
+use super::config::{BoardKind, MachineConfig};
 use crate::devices::DeviceError;
+use crate::devices::acpi_pm::{self, AcpiPm, PmWrite};
 use crate::devices::pic::Pic;
 use crate::devices::pit::Pit;
 use crate::devices::rtc::Rtc;
@@ -9,9 +15,10 @@ use crate::devices::uart::Uart;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::mmio::VirtioMmio;
 use crate::devices::virtio::net::Net;
+use crate::devices::virtio::rng::Entropy;
 use crate::engine::Bus;
+use crate::memory::GuestMemory;
 use replay::{Arrival, InputsError, Output, Question, TimerSpec};
-use vm_memory::GuestMemoryMmap;
 
 /// Console bytes that leave as one output, unless a line ends or the guest halts before.
 const CONSOLE_CHUNK: usize = 256;
@@ -67,6 +74,21 @@ pub struct Write {
 /// The way chips ask questions.
 pub type Ask<'a> = dyn FnMut(Question) -> Result<u64, InputsError> + 'a;
 
+/// What only the board for Linux has.
+pub(super) struct Pc {
+    pub(super) pm: AcpiPm,
+    pub(super) rng: VirtioMmio<Entropy>,
+}
+
+impl Pc {
+    fn new() -> Self {
+        Self {
+            pm: AcpiPm::new(),
+            rng: VirtioMmio::new(Entropy),
+        }
+    }
+}
+
 /// All chips of one machine.
 pub struct Board {
     pub(super) pic: Pic,
@@ -75,6 +97,7 @@ pub struct Board {
     pub(super) uart: Uart,
     pub(super) net: VirtioMmio<Net>,
     pub(super) block: Option<VirtioMmio<Block>>,
+    pub(super) pc: Option<Pc>,
     /// Bytes the guest sent to the console that have not left yet.
     pub(super) console: Vec<u8>,
     /// Console input the UART has no room for yet.
@@ -85,15 +108,17 @@ impl Board {
     /// The board of a machine that was just switched on.
     #[must_use]
     pub fn new(config: &MachineConfig) -> Self {
+        let pc = config.board == BoardKind::Pc;
         Self {
-            pic: Pic::new(),
-            pit: Pit::new(),
+            pic: if pc { Pic::started() } else { Pic::new() },
+            pit: if pc { Pit::started() } else { Pit::new() },
             rtc: Rtc::new(),
             uart: Uart::new(),
             net: VirtioMmio::new(Net::new(config.mac)),
             block: config
                 .disk_sectors
                 .map(|sectors| VirtioMmio::new(Block::new(sectors))),
+            pc: pc.then(Pc::new),
             console: Vec::new(),
             typed: Vec::new(),
         }
@@ -118,7 +143,7 @@ impl Board {
 
     /// How many frames the network device can take.
     #[must_use]
-    pub fn frames_room(&self, memory: &GuestMemoryMmap) -> u16 {
+    pub fn frames_room(&self, memory: &GuestMemory) -> u16 {
         self.net.rx_room(memory)
     }
 
@@ -135,11 +160,7 @@ impl Board {
     ///
     /// # Errors
     /// If there is no such device or request.
-    pub fn deliver(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        arrival: Arrival,
-    ) -> Result<(), BoardError> {
+    pub fn deliver(&mut self, memory: &GuestMemory, arrival: Arrival) -> Result<(), BoardError> {
         match arrival {
             Arrival::Timer { .. } => self.pic.pulse(abi::TIMER_IRQ),
             Arrival::Frame(frame) => {
@@ -198,35 +219,54 @@ impl Board {
             bus,
             address,
         };
-        match bus {
-            Bus::Port if size == 1 => {
-                let port = u16::try_from(address).map_err(|_| nobody)?;
-                Ok(u64::from(self.read_port(port, ask)?.ok_or(
-                    BoardError::Nobody {
-                        verb: "reads",
-                        size,
-                        bus,
-                        address,
-                    },
-                )?))
-            }
-            Bus::Mmio => match address - address % abi::WINDOW {
-                abi::NET_PAGE => Ok(self.net.read(address % abi::WINDOW, size)),
-                abi::BLOCK_PAGE => match &mut self.block {
-                    Some(block) => Ok(block.read(address % abi::WINDOW, size)),
-                    // An empty virtio-mmio slot: a driver finds magic number 0 (virtio 1.2, 4.2.2.1).
-                    None => Ok(0),
-                },
-                abi::CONTROL_PAGE if address % abi::WINDOW == abi::control::TSC && size == 8 => {
-                    Ok(ask(Question::Tsc)?)
-                }
-                _ => Err(nobody),
+        let offset = address % abi::WINDOW;
+        let value = match bus {
+            Bus::Port => match u16::try_from(address) {
+                Ok(port) => self.read_ports(port, size, ask)?,
+                Err(_) => None,
             },
-            Bus::Port => Err(nobody),
-        }
+            Bus::Tsc if address == 0 && size == 8 => Some(ask(Question::Tsc)?),
+            Bus::Tsc => None,
+            Bus::Mmio => match (address - offset, &mut self.pc) {
+                (abi::NET_PAGE, _) => Some(self.net.read(offset, size)),
+                (abi::BLOCK_PAGE, _) => Some(match &mut self.block {
+                    Some(block) => block.read(offset, size),
+                    // An empty virtio-mmio slot: a driver finds magic number 0 (virtio 1.2, 4.2.2.1).
+                    None => 0,
+                }),
+                (abi::RNG_PAGE, Some(pc)) => Some(pc.rng.read(offset, size)),
+                (abi::CONTROL_PAGE, None) if offset == abi::control::TSC && size == 8 => {
+                    Some(ask(Question::Tsc)?)
+                }
+                _ => None,
+            },
+        };
+        value.ok_or(nobody)
     }
 
-    fn read_port(&mut self, port: u16, ask: &mut Ask<'_>) -> Result<Option<u8>, BoardError> {
+    /// The guest reads ports; `None`: nobody is there.
+    fn read_ports(
+        &mut self,
+        port: u16,
+        size: u8,
+        ask: &mut Ask<'_>,
+    ) -> Result<Option<u64>, InputsError> {
+        if size == 1
+            && let Some(value) = self.read_port(port, ask)?
+        {
+            return Ok(Some(value.into()));
+        }
+        let Some(pc) = &self.pc else {
+            return Ok(None);
+        };
+        if let acpi_pm::EVENT_PORT..=acpi_pm::LAST_PORT = port {
+            let value = pc.pm.read(port, size, &mut || ask(Question::PmElapsed))?;
+            return Ok(Some(value.into()));
+        }
+        Ok(legacy::why_tolerated(port, size).map(|_| legacy::ones(size)))
+    }
+
+    fn read_port(&mut self, port: u16, ask: &mut Ask<'_>) -> Result<Option<u8>, InputsError> {
         Ok(Some(match port {
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.read(port),
             0x40..=0x43 | 0x61 => self
@@ -248,7 +288,7 @@ impl Board {
     /// If nobody is there, or an answer the chip needs cannot be had.
     pub fn write(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         Write {
             bus,
             address,
@@ -266,9 +306,14 @@ impl Board {
         };
         let offset = address % abi::WINDOW;
         match bus {
-            Bus::Port
-                if size == 1 && self.write_port(address, (value & 0xff) as u8, ask, out)? => {}
-            Bus::Port => return Err(nobody),
+            Bus::Tsc => return Err(nobody),
+            Bus::Port => {
+                let wrote = match u16::try_from(address) {
+                    Ok(port) => self.write_ports(port, size, value, ask, out)?,
+                    Err(_) => None,
+                };
+                return wrote.ok_or(nobody);
+            }
             Bus::Mmio => match address - offset {
                 abi::NET_PAGE => {
                     if self.net.write(offset, size, value, memory, out) {
@@ -283,11 +328,20 @@ impl Board {
                         self.pic.pulse(abi::BLOCK_IRQ);
                     }
                 }
-                abi::CONTROL_PAGE if offset == abi::control::POWER_OFF && size == 4 => {
-                    let code = (value & 0xffff_ffff) as u32;
-                    self.flush_console(out);
-                    out.push(Output::PowerOff { code });
-                    return Ok(Wrote::PowerOff(code));
+                abi::RNG_PAGE => {
+                    let Some(pc) = &mut self.pc else {
+                        return Err(nobody);
+                    };
+                    let pulse = pc.rng.write(offset, size, value, memory, out);
+                    let word = &mut || ask(Question::Entropy);
+                    if pc.rng.serve(memory, word)? || pulse {
+                        self.pic.pulse(abi::RNG_IRQ);
+                    }
+                }
+                abi::CONTROL_PAGE
+                    if offset == abi::control::POWER_OFF && size == 4 && self.pc.is_none() =>
+                {
+                    return Ok(self.power_off((value & 0xffff_ffff) as u32, out));
                 }
                 _ => return Err(nobody),
             },
@@ -295,17 +349,49 @@ impl Board {
         Ok(Wrote::Done)
     }
 
+    /// The machine ends with this status.
+    fn power_off(&mut self, code: u32, out: &mut Vec<Output>) -> Wrote {
+        self.flush_console(out);
+        out.push(Output::PowerOff { code });
+        Wrote::PowerOff(code)
+    }
+
+    /// The guest writes ports; `None`: nobody is there.
+    fn write_ports(
+        &mut self,
+        port: u16,
+        size: u8,
+        value: u64,
+        ask: &mut Ask<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<Wrote>, InputsError> {
+        if size == 1 && self.write_port(port, (value & 0xff) as u8, ask, out)? {
+            return Ok(Some(Wrote::Done));
+        }
+        let Some(pc) = &mut self.pc else {
+            return Ok(None);
+        };
+        if let acpi_pm::EVENT_PORT..=acpi_pm::LAST_PORT = port {
+            let value = (value & 0xffff_ffff) as u32;
+            return Ok(Some(match pc.pm.write(port, size, value) {
+                PmWrite::Done => Wrote::Done,
+                PmWrite::Off => self.power_off(0, out),
+            }));
+        }
+        if legacy::resets(port, size, value) {
+            return Ok(Some(self.power_off(legacy::RESET_STATUS, out)));
+        }
+        Ok(legacy::why_tolerated(port, size).map(|_| Wrote::Done))
+    }
+
     /// Whether there is such a port.
     fn write_port(
         &mut self,
-        address: u64,
+        port: u16,
         value: u8,
         ask: &mut Ask<'_>,
         out: &mut Vec<Output>,
     ) -> Result<bool, InputsError> {
-        let Ok(port) = u16::try_from(address) else {
-            return Ok(false);
-        };
         match port {
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.write(port, value),
             0x40..=0x43 | 0x61 => self.pit.write(port, value, &mut |channel| {
@@ -327,3 +413,7 @@ impl Board {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

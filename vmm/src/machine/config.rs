@@ -1,5 +1,6 @@
 //! What two replicas must agree on before either runs.
 
+use super::time::TscMode;
 use crate::cpu::CpuModel;
 use crate::devices::virtio::block::SECTORS_MAX;
 use replay::ClockKind;
@@ -10,12 +11,32 @@ pub const MEMORY_MIB_MIN: u32 = 16;
 /// Most guest memory, in MiB: what lies below the device windows.
 pub const MEMORY_MIB_MAX: u32 = 3072;
 
+/// What surrounds the vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoardKind {
+    /// What bare-metal guests need, and nothing an access to would be a mistake.
+    #[default]
+    Bare,
+    /// What an unmodified Linux kernel needs besides: ACPI, an entropy source, and the ports it tries out.
+    Pc,
+}
+
+impl std::fmt::Display for BoardKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bare => "bare",
+            Self::Pc => "pc",
+        })
+    }
+}
+
 /// A machine's configuration: everything its first state depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineConfig {
     /// The guest: the name of a built-in one, or a path.
     pub guest: String,
-    /// Digest of its image (xxh3-64).
+    /// Digest of its image ([`super::boot::GuestImage::digest`]).
     pub image_digest: u64,
     /// Guest memory in MiB.
     pub memory_mib: u32,
@@ -25,10 +46,16 @@ pub struct MachineConfig {
     pub cpu: CpuModel,
     /// What the clock counts.
     pub clock_kind: ClockKind,
+    /// Where guest time comes from.
+    pub tsc: TscMode,
     /// Address of the network device.
     pub mac: [u8; 6],
     /// Size of the disk in sectors of 512 bytes, [`SECTORS_MAX`] at most; no disk if absent.
     pub disk_sectors: Option<u64>,
+    /// The path of a Linux kernel's initrd, if it has one.
+    pub initrd: Option<String>,
+    /// What surrounds the vCPU, as the image needs it ([`super::boot::GuestImage::board`]).
+    pub board: BoardKind,
 }
 
 /// Why a configuration cannot be run.
@@ -91,8 +118,11 @@ mod tests {
             cmdline: String::new(),
             cpu: CpuModel::V1,
             clock_kind: ClockKind::Blocks,
+            tsc: TscMode::Logged,
             mac: [2, 0, 0, 0, 0, 1],
             disk_sectors: None,
+            initrd: None,
+            board: BoardKind::Bare,
         }
     }
 

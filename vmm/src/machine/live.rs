@@ -7,10 +7,11 @@
 //! ```
 
 use super::lateness::Lateness;
+use super::pace::{AHEAD_NS_MAX, Pace};
 use crate::backends::ArrivalSink;
 use crate::hostclock;
-use crate::kvm::kick::{self, Kicker};
-use replay::{Arrival, InputsError, Question, Situation, Source, Stop, TimerSpec};
+use crate::kick::{self, Kicker};
+use replay::{Arrival, InputsError, Question, Situation, Source, Stop};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,9 @@ const PROGRESS_NS: u64 = 4_000_000;
 /// cost more than that.
 const BUSY_NS: u64 = 500_000;
 const FRAME_WAIT_NS: u64 = 60_000;
+
+/// Longest run of a guest in derived time without a look at how far it is off.
+const PACE_NS: u64 = 4_000_000;
 
 /// Where the vCPU thread is.
 mod place {
@@ -143,7 +147,8 @@ impl ArrivalSink for Inbox {
 /// Where guest time stands: what was answered last, so that a new primary goes on from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestTime {
-    /// Last time-stamp counter or PIT time answered, and the host's monotonic time then.
+    /// Last time-stamp counter or PIT time answered, or derived time anchored, and the host's monotonic
+    /// time then.
     pub tsc: (u64, u64),
     /// Last wall clock answered.
     pub wall_ns: u64,
@@ -154,10 +159,7 @@ pub struct Live {
     inbox: Arc<Inbox>,
     seen: u32,
     time: GuestTime,
-    /// Guest time-stamp counter minus the host's monotonic nanoseconds, wrapping.
-    tsc_offset: u64,
-    spec: TimerSpec,
-    due_ns: Option<u64>,
+    pace: Pace,
     alarm: Alarm,
     /// Whether a follower needs to know of progress.
     followed: bool,
@@ -172,20 +174,19 @@ impl Live {
     /// # Errors
     /// If the kernel has no timer for us.
     pub fn new(inbox: Arc<Inbox>, time: GuestTime, followed: bool) -> std::io::Result<Self> {
+        kick::install()?;
         inbox.bind_current_thread();
         let now = hostclock::monotonic_ns();
         // From zero, or on from the last answer plus what passed since.
-        let tsc_offset = match time.tsc {
-            (0, 0) => 0u64.wrapping_sub(now),
-            (answered, at) => answered.wrapping_sub(at),
+        let pace = match time.tsc {
+            (0, 0) => Pace::new(0, now),
+            (answered, at) => Pace::new(answered, at),
         };
         Ok(Self {
             inbox,
             seen: 0,
             time,
-            tsc_offset,
-            spec: TimerSpec::default(),
-            due_ns: None,
+            pace,
             alarm: Alarm::new()?,
             followed,
             told_ns: now,
@@ -198,26 +199,40 @@ impl Live {
         self.followed = followed;
     }
 
-    fn follow_timer(&mut self, spec: TimerSpec) {
-        if spec == self.spec {
-            return;
+    /// Whether something can be delivered in this situation.
+    fn has_arrivals(&self, now: &Situation) -> bool {
+        let queues = self.inbox.queues();
+        !queues.urgent.is_empty() || (now.frames_room > 0 && !queues.frames.is_empty())
+    }
+
+    /// Holds the vCPU back while derived time is ahead of real time, until that has caught up or
+    /// something is to be delivered. Returns the host's time afterwards, given that before.
+    fn hold_back(&self, now: &Situation, mut clock: u64) -> u64 {
+        let mut bearable = AHEAD_NS_MAX;
+        loop {
+            let ahead = self.pace.ahead_ns(now, clock);
+            let until_due = self
+                .pace
+                .due_ns()
+                .map_or(u64::MAX, |due| due.saturating_sub(clock));
+            let seen = self.inbox.pushes.load(Ordering::SeqCst);
+            if ahead <= bearable || until_due == 0 || self.has_arrivals(now) {
+                return clock;
+            }
+            bearable = 0;
+            self.inbox.place.store(place::WAITING, Ordering::SeqCst);
+            futex_wait(&self.inbox.pushes, seen, Some(ahead.min(until_due)));
+            self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
+            clock = hostclock::monotonic_ns();
         }
-        self.spec = spec;
-        self.due_ns = (spec.period_ns != 0).then(|| hostclock::monotonic_ns() + spec.period_ns);
     }
 
     fn timer(&mut self) -> Option<Arrival> {
-        let due = self.due_ns?;
-        let late = hostclock::monotonic_ns().checked_sub(due)?;
-        self.inbox.lateness.record(late);
-        if self.spec.one_shot {
-            self.due_ns = None;
-            return Some(Arrival::Timer { periods: 1 });
-        }
-        let periods = late / self.spec.period_ns + 1;
-        self.due_ns = Some(due + periods * self.spec.period_ns);
+        self.pace.due_ns()?;
+        let tick = self.pace.tick(hostclock::monotonic_ns())?;
+        self.inbox.lateness.record(tick.late_ns);
         Some(Arrival::Timer {
-            periods: u32::try_from(periods).unwrap_or(u32::MAX),
+            periods: tick.periods,
         })
     }
 }
@@ -226,10 +241,10 @@ impl Source for Live {
     fn answer(&mut self, question: Question) -> u64 {
         match question {
             // Both are nanoseconds of the one guest clock that never steps back.
-            Question::Tsc | Question::PitElapsed(_) => {
+            Question::Tsc | Question::PitElapsed(_) | Question::PmElapsed => {
                 const { assert!(abi::TSC_HZ == 1_000_000_000, "one tick is one nanosecond") };
                 let now = hostclock::monotonic_ns();
-                let tsc = now.wrapping_add(self.tsc_offset).max(self.time.tsc.0 + 1);
+                let tsc = self.pace.real_ns(now).max(self.time.tsc.0 + 1);
                 self.time.tsc = (tsc, now);
                 tsc
             }
@@ -237,12 +252,17 @@ impl Source for Live {
                 self.time.wall_ns = hostclock::wall_ns().max(self.time.wall_ns);
                 self.time.wall_ns
             }
+            Question::Entropy => entropy(),
         }
+    }
+
+    fn guest_ns(&mut self) -> u64 {
+        self.pace.real_ns(hostclock::monotonic_ns())
     }
 
     fn poll(&mut self, now: &Situation) -> Result<Option<Arrival>, InputsError> {
         self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
-        self.follow_timer(now.timer);
+        self.pace.follow(now, hostclock::monotonic_ns);
         if let Some(tick) = self.timer() {
             return Ok(Some(tick));
         }
@@ -262,12 +282,18 @@ impl Source for Live {
         if frame.is_some() && self.busy_until_ns == 0 {
             self.busy_until_ns = hostclock::monotonic_ns() + BUSY_NS;
         }
+        drop(queues);
+        let alone = frame.is_none() && now.time_ns.is_some();
+        if alone && self.pace.is_behind(now, hostclock::monotonic_ns()) {
+            return Ok(Some(Arrival::IrqWindow));
+        }
         Ok(frame.map(Arrival::Frame))
     }
 
     fn wait(&mut self, _: &Situation) -> Result<(), InputsError> {
         let timeout = self
-            .due_ns
+            .pace
+            .due_ns()
             .map(|due| due.saturating_sub(hostclock::monotonic_ns()));
         self.inbox.place.store(place::WAITING, Ordering::SeqCst);
         futex_wait(&self.inbox.pushes, self.seen, timeout);
@@ -285,14 +311,19 @@ impl Source for Live {
     }
 
     fn next_stop(&mut self, now: &Situation) -> Stop {
-        self.follow_timer(now.timer);
+        self.pace.follow(now, hostclock::monotonic_ns);
         let mut place = place::GUEST;
-        if self.followed || self.due_ns.is_some() || self.busy_until_ns != 0 {
-            let clock = hostclock::monotonic_ns();
-            if self.due_ns.is_some_and(|due| due <= clock) {
+        let derived = now.time_ns.is_some();
+        let due_ns = self.pace.due_ns();
+        if self.followed || derived || due_ns.is_some() || self.busy_until_ns != 0 {
+            let clock = self.hold_back(now, hostclock::monotonic_ns());
+            if due_ns.is_some_and(|due| due <= clock) || self.pace.is_behind(now, clock) {
                 return Stop::Soon;
             }
-            let mut ring = self.due_ns.unwrap_or(u64::MAX);
+            let mut ring = due_ns.unwrap_or(u64::MAX);
+            if derived {
+                ring = ring.min(clock + PACE_NS);
+            }
             if self.followed {
                 ring = ring.min((self.told_ns + PROGRESS_NS).max(clock + FRAME_WAIT_NS));
             }
@@ -307,11 +338,26 @@ impl Source for Live {
             }
         }
         self.inbox.place.store(place, Ordering::SeqCst);
-        let queues = self.inbox.queues();
-        if !queues.urgent.is_empty() || (now.frames_room > 0 && !queues.frames.is_empty()) {
+        if self.has_arrivals(now) {
             return Stop::Soon;
         }
         Stop::Never
+    }
+}
+
+/// Eight bytes of the host's random number generator.
+fn entropy() -> u64 {
+    let mut bytes = [0u8; 8];
+    loop {
+        // SAFETY: the pointer and length are those of `bytes`.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        // Up to 256 bytes come whole, unless a signal comes before the generator is seeded (getrandom(2)).
+        if got == bytes.len() as isize {
+            return u64::from_ne_bytes(bytes);
+        }
+        let error = std::io::Error::last_os_error();
+        let again = error.kind() == std::io::ErrorKind::Interrupted;
+        assert!(again, "getrandom: {error}");
     }
 }
 
@@ -400,3 +446,7 @@ fn futex_wait(word: &AtomicU32, seen: u32, timeout_ns: Option<u64>) {
         libc::syscall(libc::SYS_futex, word.as_ptr(), op, seen, timeout);
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

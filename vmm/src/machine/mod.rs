@@ -1,11 +1,13 @@
 //! The machine: a vCPU, its memory and its board, and the loop that runs them.
 //!
 //! ```text
-//!  boot   image, start info and first registers into an empty machine
+//!  boot   image, what it is told, and first registers into an empty machine
 //!  board  ports and MMIO to chips; arrivals into chips; outputs out of them
 //!  run    the loop: exit ▶ board ▶ arrivals ▶ injection ▶ entry
 //!  live   the live world: inbox, timer, clocks (a `replay::Source`)
 //!  lateness  how late its timer ticks were
+//!  pace   guest time against the host's, and when the timer is due
+//!  time   guest time: logged, or derived from the clock
 //! ```
 
 pub mod board;
@@ -13,8 +15,16 @@ pub mod boot;
 mod config;
 pub mod lateness;
 pub mod live;
+mod pace;
 mod run;
 pub mod snapshot;
+pub mod time;
 
-pub use config::{ConfigError, MachineConfig};
+pub use board::legacy::RESET_STATUS;
+pub use boot::GuestImage;
+pub use config::{BoardKind, ConfigError, MachineConfig};
 pub use run::{Ended, Machine, MachineError};
+pub use time::TscMode;
+
+#[cfg(test)]
+mod derived_tests;

@@ -11,13 +11,14 @@
 
 use super::board::{Board, BoardError, Write, Wrote};
 use super::config::MachineConfig;
+use super::time::{GuestClock, TimeError};
 use super::{boot, snapshot};
 use crate::engine::{Engine, EngineError, VmEntry, VmExit};
+use crate::memory::GuestMemory;
 use replay::{
-    Arrival, Clock, ExecPoint, Here, Inputs, InputsError, Output, RegisterDigest, Situation,
-    StateWindow,
+    Anchor, Arrival, Clock, Delivery, ExecPoint, Here, Inputs, InputsError, Output, Question,
+    RegisterDigest, Situation, StateWindow,
 };
-use vm_memory::GuestMemoryMmap;
 
 /// Why a machine stopped for good.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,14 @@ pub enum MachineError {
     /// The guest could not be put into memory.
     #[error(transparent)]
     Boot(#[from] boot::BootError),
+    /// Guest time would leave its range.
+    #[error("{error} ({at})")]
+    Time {
+        /// Where the guest was.
+        at: ExecPoint,
+        /// What happened.
+        error: TimeError,
+    },
     /// A snapshot cannot be taken or put back.
     #[error(transparent)]
     Snapshot(#[from] snapshot::SnapshotError),
@@ -61,12 +70,26 @@ pub struct Ended {
 pub struct Machine<E> {
     pub(super) engine: E,
     pub(super) board: Board,
-    pub(super) memory: GuestMemoryMmap,
+    pub(super) memory: GuestMemory,
     pub(super) config: MachineConfig,
+    /// Guest time.
+    pub(super) time: GuestClock,
     /// How the vCPU is to be entered next.
     pub(super) entry: VmEntry,
     /// Whether the guest stands in a halt.
     pub(super) halted: bool,
+}
+
+/// How chips ask at `here`: derived time answers what it can, `inputs` the rest.
+fn asking(
+    inputs: &mut dyn Inputs,
+    time: GuestClock,
+    here: Here,
+) -> impl FnMut(Question) -> Result<u64, InputsError> {
+    move |question| match time.answer(question, here.point.clock) {
+        Some(value) => Ok(value),
+        None => inputs.answer(&here, question),
+    }
 }
 
 /// What a stop leads to.
@@ -86,18 +109,21 @@ impl<E: Engine> Machine<E> {
     /// If the image cannot be loaded or the vCPU not set up.
     pub fn boot(
         mut engine: E,
-        memory: GuestMemoryMmap,
+        memory: GuestMemory,
         config: MachineConfig,
-        image: &[u8],
+        image: &boot::GuestImage<'_>,
     ) -> Result<Self, MachineError> {
         let state = boot::load(&config, image, &memory)?;
+        let time = GuestClock::new(config.tsc);
         engine.restore(&state)?;
+        engine.set_time(time.base())?;
         let board = Board::new(&config);
         Ok(Self {
             engine,
             board,
             memory,
             config,
+            time,
             entry: VmEntry::Resume,
             halted: false,
         })
@@ -163,7 +189,8 @@ impl<E: Engine> Machine<E> {
         }
         let mut now = self.situation(here, natural);
         let mut delivered = false;
-        while let Some(arrival) = inputs.arrival(&now)? {
+        while let Some(Delivery { arrival, anchor }) = inputs.arrival(&now)? {
+            self.anchor(here.point, anchor)?;
             if arrival == Arrival::Stop {
                 return Ok(Next::End {
                     here,
@@ -191,6 +218,17 @@ impl<E: Engine> Machine<E> {
         Ok(Next::Enter(self.situation(here, natural)))
     }
 
+    /// Brings derived time forward, for the chips and for the vCPU.
+    fn anchor(&mut self, at: ExecPoint, anchor: Anchor) -> Result<(), MachineError> {
+        if anchor == Anchor::NONE {
+            return Ok(());
+        }
+        self.time
+            .advance(anchor)
+            .map_err(|error| MachineError::Time { at, error })?;
+        Ok(self.engine.set_time(self.time.base())?)
+    }
+
     fn situation(&self, here: Here, natural: bool) -> Situation {
         Situation {
             here,
@@ -200,6 +238,7 @@ impl<E: Engine> Machine<E> {
             halted: self.halted,
             timer: self.board.timer(),
             frames_room: self.board.frames_room(&self.memory),
+            time_ns: self.time.now_ns(here.point.clock),
         }
     }
 
@@ -229,6 +268,7 @@ impl<E: Engine> Machine<E> {
             };
             now = Situation {
                 here,
+                time_ns: self.time.now_ns(clock),
                 natural: false,
                 interruptible: false,
                 ..now
@@ -252,10 +292,10 @@ impl<E: Engine> Machine<E> {
             }
             VmExit::Read { bus, address, size } => {
                 let here = self.here()?;
-                let mut ask = |question| inputs.answer(&here, question);
+                let ask = &mut asking(inputs, self.time, here);
                 let value = self
                     .board
-                    .read(bus, address, size, &mut ask)
+                    .read(bus, address, size, ask)
                     .map_err(|error| Self::board_error(here.point, error))?;
                 self.entry = VmEntry::ReadData(value);
                 Ok(None)
@@ -268,7 +308,6 @@ impl<E: Engine> Machine<E> {
             } => {
                 let here = self.here()?;
                 let mut out = Vec::new();
-                let mut ask = |question| inputs.answer(&here, question);
                 let write = Write {
                     bus,
                     address,
@@ -277,7 +316,12 @@ impl<E: Engine> Machine<E> {
                 };
                 let wrote = self
                     .board
-                    .write(&self.memory, write, &mut ask, &mut out)
+                    .write(
+                        &self.memory,
+                        write,
+                        &mut asking(inputs, self.time, here),
+                        &mut out,
+                    )
                     .map_err(|error| Self::board_error(here.point, error))?;
                 for output in out {
                     inputs.output(&here, output)?;

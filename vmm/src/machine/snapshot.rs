@@ -8,22 +8,25 @@
 //!      memory:   length u64 LE, crc u32 LE, then the pages
 //! ```
 //!
-//! The first section is the machine's configuration; then the vCPU, each chip, and last the memory.
+//! The first section is the machine's configuration; then the vCPU, what the board keeps besides its
+//! chips, guest time (none where it is logged), each chip, and last the memory.
 //! Bytes left over are an error.
 
 use super::board::Board;
 use super::config::{ConfigError, MachineConfig};
 use super::run::{Machine, MachineError};
+use super::time::{GuestClock, TimeError};
 use crate::devices::{Chip, DeviceError};
 use crate::engine::{Engine, EngineError, VmEntry};
+use crate::memory::GuestMemory;
 use crate::state::CpuState;
 use replay::StateWindow;
 use replay::codec::{from_bytes, to_bytes};
 use replay::digest::StateHasher;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 const MAGIC: [u8; 8] = *b"TANDEMSN";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PAGE: u64 = 4096;
 /// Most bytes of one section that is not memory.
 const SECTION_MAX: usize = 16 << 20;
@@ -43,6 +46,9 @@ pub enum SnapshotError {
     /// A chip refuses its section.
     #[error("snapshot: {0}")]
     Device(#[from] DeviceError),
+    /// Its guest time is not one.
+    #[error("snapshot: {0}")]
+    Time(#[from] TimeError),
     /// The configuration in it is out of bounds.
     #[error("snapshot: {0}")]
     Config(#[from] ConfigError),
@@ -61,6 +67,9 @@ impl Board {
         let mut chips: Vec<&dyn Chip> =
             vec![&self.pic, &self.pit, &self.rtc, &self.uart, &self.net];
         chips.extend(self.block.as_ref().map(|block| block as &dyn Chip));
+        if let Some(pc) = &self.pc {
+            chips.extend([&pc.pm as &dyn Chip, &pc.rng]);
+        }
         chips
     }
 
@@ -73,6 +82,9 @@ impl Board {
             &mut self.net,
         ];
         chips.extend(self.block.as_mut().map(|block| block as &mut dyn Chip));
+        if let Some(pc) = &mut self.pc {
+            chips.extend([&mut pc.pm as &mut dyn Chip, &mut pc.rng]);
+        }
         chips
     }
 }
@@ -89,6 +101,9 @@ pub(super) fn digest<E: Engine>(
         hash.update(&chip.save_bytes());
     }
     hash.update(&to_bytes(&pending(machine)));
+    if let Some(skipped_ns) = machine.time.saved() {
+        hash.update(&skipped_ns.to_le_bytes());
+    }
     let pages = machine.config.memory_bytes() / PAGE;
     let window = window.unwrap_or(StateWindow {
         first_page: 0,
@@ -167,6 +182,8 @@ fn section<'a>(bytes: &mut &'a [u8], kind: &str) -> Result<(u16, &'a [u8]), Snap
     Ok((version, payload))
 }
 
+/// Sections that are no chip's.
+const OTHERS: usize = 4;
 /// Version of the sections that are no chip's.
 const SECTION_VERSION: u16 = 1;
 
@@ -198,7 +215,11 @@ impl<E: Engine> Machine<E> {
         let chips = self.board.chips();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&u32::try_from(chips.len() + 3).expect("few").to_le_bytes());
+        out.extend_from_slice(
+            &u32::try_from(chips.len() + OTHERS)
+                .expect("few")
+                .to_le_bytes(),
+        );
         put(
             &mut out,
             "machine",
@@ -208,6 +229,8 @@ impl<E: Engine> Machine<E> {
         put(&mut out, "cpu", SECTION_VERSION, &to_bytes(&cpu));
         let pending = to_bytes(&pending(self));
         put(&mut out, "pending", SECTION_VERSION, &pending);
+        let time = to_bytes(&self.time.saved());
+        put(&mut out, "time", SECTION_VERSION, &time);
         for chip in chips {
             put(&mut out, chip.kind(), chip.version(), &chip.save_bytes());
         }
@@ -240,7 +263,7 @@ impl<E: Engine> Machine<E> {
     /// If the bytes are not a whole snapshot of a machine of this version.
     pub fn restore(
         mut engine: E,
-        memory: GuestMemoryMmap,
+        memory: GuestMemory,
         mut bytes: &[u8],
     ) -> Result<Self, MachineError> {
         let config = Self::snapshot_config(bytes)?;
@@ -249,9 +272,11 @@ impl<E: Engine> Machine<E> {
         section(bytes, "machine")?;
         let cpu: CpuState = decode(bytes, "cpu")?;
         let pending: Pending = decode(bytes, "pending")?;
+        let saved: Option<u64> = decode(bytes, "time")?;
+        let time = GuestClock::restored(config.tsc, saved).map_err(SnapshotError::from)?;
         let mut board = Board::new(&config);
         let chips = board.chips_mut();
-        if sections as usize != chips.len() + 3 {
+        if sections as usize != chips.len() + OTHERS {
             return Err(SnapshotError::Malformed(format!("{sections} sections")).into());
         }
         for chip in chips {
@@ -263,12 +288,14 @@ impl<E: Engine> Machine<E> {
         board.typed = pending.typed;
         restore_memory(bytes, &config, &memory)?;
         engine.restore(&cpu)?;
+        engine.set_time(time.base())?;
         let (entry, halted) = (VmEntry::Resume, pending.halted);
         Ok(Self {
             engine,
             board,
             memory,
             config,
+            time,
             entry,
             halted,
         })
@@ -290,7 +317,7 @@ fn head(bytes: &mut &[u8]) -> Result<u32, SnapshotError> {
 fn restore_memory(
     bytes: &mut &[u8],
     config: &MachineConfig,
-    memory: &GuestMemoryMmap,
+    memory: &GuestMemory,
 ) -> Result<(), SnapshotError> {
     let malformed = |what: &str| SnapshotError::Malformed(what.into());
     let length = u64::from_le_bytes(take(bytes, 8)?.try_into().expect("8 bytes"));

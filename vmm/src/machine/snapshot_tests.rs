@@ -3,14 +3,15 @@
 
 use super::*;
 use crate::cpu::CpuModel;
-use crate::engine::{Bus, VmExit};
+use crate::engine::{Bus, TimeBase, VmExit};
 use crate::machine::board::Write;
-use crate::machine::boot;
-use replay::{Arrival, Clock, ClockKind, ExecPoint, Output, RegisterDigest, Stop};
+use crate::machine::time::TscMode;
+use crate::machine::{BoardKind, boot};
+use replay::{Anchor, Arrival, Clock, ClockKind, ExecPoint, Output, RegisterDigest, Stop};
 
 /// A vCPU that has a state and never runs.
 #[derive(Default)]
-struct Still(CpuState);
+struct Still(CpuState, TimeBase);
 
 impl Engine for Still {
     fn clock_kind(&self) -> ClockKind {
@@ -38,6 +39,11 @@ impl Engine for Still {
         Ok(())
     }
 
+    fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
+        self.1 = time;
+        Ok(())
+    }
+
     fn save(&mut self) -> Result<CpuState, EngineError> {
         Ok(self.0.clone())
     }
@@ -56,8 +62,11 @@ fn config() -> MachineConfig {
         cmdline: "a=b".into(),
         cpu: CpuModel::V1,
         clock_kind: ClockKind::Blocks,
+        tsc: TscMode::Derived,
         mac: [2, 0, 0, 0, 0, 1],
         disk_sectors: Some(64),
+        initrd: None,
+        board: BoardKind::Bare,
     }
 }
 
@@ -67,6 +76,7 @@ fn fresh() -> Machine<Still> {
         engine: Still::default(),
         board: Board::new(&config),
         memory: boot::memory(&config).unwrap(),
+        time: GuestClock::new(config.tsc),
         config,
         entry: VmEntry::Resume,
         halted: false,
@@ -115,6 +125,7 @@ fn changed() -> Machine<Still> {
     machine.engine.0.rip = 0x10_0000;
     machine.engine.0.clock = Clock(77);
     machine.halted = true;
+    machine.time.advance(Anchor(1234)).unwrap();
     machine.ports(&[
         (0x20, 0x11),
         (0x21, 0x20),
@@ -172,6 +183,9 @@ fn a_machine_goes_through_a_snapshot_unchanged() {
         machine.digest(None).unwrap()
     );
     assert!(restored.save().unwrap() == bytes, "and saves the same");
+    assert_eq!(restored.engine.1, machine.time.base(), "RDTSC goes on");
+    let now = restored.time.now_ns(Clock(77));
+    assert_eq!(now, Some(77 + 1234 * Anchor::STEP_NS));
     assert_ne!(fresh().digest(None).unwrap(), machine.digest(None).unwrap());
     // And both go on alike.
     for machine in [&mut machine, &mut restored] {

@@ -10,7 +10,7 @@ pub(crate) struct Features {
 }
 
 /// Sets every x86-64 processor has; they have no CPUID bit, or one that is always set here.
-const ALWAYS: [CpuidFeature; 15] = [
+const ALWAYS: [CpuidFeature; 16] = [
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL186,
     CpuidFeature::INTEL286,
@@ -18,6 +18,8 @@ const ALWAYS: [CpuidFeature; 15] = [
     CpuidFeature::INTEL486,
     CpuidFeature::X64,
     CpuidFeature::CPUID,
+    // CR4.TSD governs RDTSC, not its CPUID bit.
+    CpuidFeature::TSC,
     CpuidFeature::FPU,
     CpuidFeature::FPU287,
     CpuidFeature::FPU387,
@@ -30,8 +32,7 @@ const ALWAYS: [CpuidFeature; 15] = [
 ];
 
 /// Sets behind a CPUID bit: leaf, register (EAX to EDX are 0 to 3), bit.
-const BY_BIT: [(CpuidFeature, u32, usize, u32); 21] = [
-    (CpuidFeature::TSC, 1, 3, 4),
+const BY_BIT: [(CpuidFeature, u32, usize, u32); 20] = [
     (CpuidFeature::MSR, 1, 3, 5),
     (CpuidFeature::CX8, 1, 3, 8),
     (CpuidFeature::SEP, 1, 3, 11),

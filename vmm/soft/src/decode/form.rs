@@ -1,6 +1,7 @@
 //! An instruction's operands, as [`Op`]s have them.
 
 use super::Lowered;
+use crate::execute::loose;
 use crate::op::{Handler, Op, slot};
 use iced_x86::{Instruction, OpKind, Register};
 
@@ -53,6 +54,7 @@ impl<'a> Form<'a> {
         Lowered {
             op: Op { run, ..self.op },
             ends: false,
+            counts: false,
         }
     }
 
@@ -61,7 +63,29 @@ impl<'a> Form<'a> {
         Lowered {
             op: Op { run, ..self.op },
             ends: true,
+            counts: false,
         }
+    }
+
+    /// Sets everything an operand needs whose form is looked at when it runs (see
+    /// [`crate::execute::loose`]); `size` in bytes.
+    pub fn loose(&mut self, operand: u32, size: usize) -> &mut Self {
+        self.op.extra |= size as u8;
+        if self.is_memory(operand) {
+            self.loose_memory();
+        } else {
+            self.src(operand);
+        }
+        self
+    }
+
+    /// Sets everything a memory operand needs whose form is looked at when it runs.
+    pub fn loose_memory(&mut self) -> &mut Self {
+        self.op.extra |= loose::MEMORY;
+        if self.memory() == AddressForm::Narrow {
+            self.op.extra |= loose::NARROW;
+        }
+        self
     }
 
     pub fn is_register(&self, operand: u32) -> bool {

@@ -10,6 +10,8 @@ mod general;
 mod integer;
 mod select;
 mod simd;
+mod simd_float;
+mod simd_later;
 mod string;
 mod system;
 mod x87;
@@ -30,6 +32,8 @@ pub(crate) struct Lowered {
     /// Nothing after it belongs to the same block: it branches, or changes how what follows is fetched,
     /// decoded or interrupted.
     pub ends: bool,
+    /// It reads the clock: its [`Op::imm`] is to be the instructions of its block before it.
+    pub counts: bool,
 }
 
 /// Why bytes are no instruction.
@@ -39,6 +43,8 @@ pub(crate) enum Undecodable {
     Short,
     /// They are none.
     Invalid,
+    /// They are more than an instruction may have.
+    Long,
 }
 
 /// Longest instruction (SDM volume 2A, 2.3.11).
@@ -61,6 +67,7 @@ pub(crate) fn decode(
     match decoder.last_error() {
         DecoderError::None => {}
         DecoderError::NoMoreBytes if bytes.len() < LONGEST => return Err(Undecodable::Short),
+        DecoderError::NoMoreBytes => return Err(Undecodable::Long),
         _ => return Err(Undecodable::Invalid),
     }
     let mut form = Form::new(&instruction, start, long);
@@ -74,15 +81,26 @@ pub(crate) fn decode(
         .or_else(|| string::lower(&mut form))
         .or_else(|| system::lower(&mut form))
         .or_else(|| simd::lower(&mut form))
+        .or_else(|| simd_float::lower(&mut form))
+        .or_else(|| simd_later::lower(&mut form))
         .or_else(|| x87::lower(&mut form));
     Ok(lowered.unwrap_or_else(|| form.ending(unimplemented)))
 }
 
-/// An op for bytes that are no instruction: #UD.
-pub(crate) fn invalid(start: u8, long: bool) -> Lowered {
+/// An op for bytes that are no instruction: #UD, or #GP for too many (SDM volume 3, 6.15).
+pub(crate) fn undecodable(error: Undecodable, long: bool) -> Lowered {
     let mut instruction = Instruction::default();
     instruction.set_len(1);
-    Form::new(&instruction, start, long).ending(undefined)
+    let form = Form::new(&instruction, 0, long);
+    form.ending(match error {
+        Undecodable::Long => too_long,
+        _ => undefined,
+    })
+}
+
+/// #GP.
+fn too_long(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
+    Err(cpu.general_protection(0))
 }
 
 /// #UD.

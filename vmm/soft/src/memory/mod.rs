@@ -222,7 +222,7 @@ impl Cpu {
     /// outside the 48 canonical bits (SDM volume 1, 3.3.7.1).
     pub(crate) fn check_canonical(&mut self, address: u64, size: u64) -> Result<(), Trap> {
         let canonical = |a: u64| (a as i64) << 16 >> 16 == a as i64;
-        if self.long_code && !(canonical(address) && canonical(address.wrapping_add(size - 1))) {
+        if !(canonical(address) && canonical(address.wrapping_add(size - 1))) {
             return Err(self.general_protection(0));
         }
         Ok(())
@@ -244,7 +244,8 @@ impl Cpu {
                 self.tlb.fill(address, intent, mode, &found, host, code);
                 Ok(page | address & OFFSET)
             }
-            Err(error) => {
+            Err(walk::Fault::Code(page)) => Err(self.stop(Cause::CodeWrite(page))),
+            Err(walk::Fault::Page(error)) => {
                 self.control.cr2 = address;
                 Err(self.raise(Exception::with_error(vector::PF, error)))
             }

@@ -1,6 +1,6 @@
 //! Page walks: four levels, pages of 4 KiB, 2 MiB and 1 GiB (SDM volume 3, 4.5 and 4.6).
 
-use super::Mode;
+use super::{Mode, PAGE};
 use crate::Cpu;
 use crate::cpu::bits;
 
@@ -26,6 +26,16 @@ pub(super) struct Found {
     pub global: bool,
     /// The page is larger than 4 KiB.
     pub large: bool,
+}
+
+/// Why a walk found nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A page fault with this error code.
+    Page(u32),
+    /// An accessed or dirty bit is to be set in this page, by number, which has decoded instructions:
+    /// those have to go first.
+    Code(u64),
 }
 
 /// Bits of a paging entry.
@@ -55,9 +65,13 @@ const PHYSICAL_BITS: u32 = 40;
 const ADDRESS: u64 = (1 << 52) - 4096;
 
 /// Walks the tables for an access; sets accessed and dirty bits only if it is allowed.
-///
-/// The error is the page fault's code.
-pub(super) fn walk(cpu: &mut Cpu, address: u64, intent: Intent, mode: Mode) -> Result<Found, u32> {
+/// A walk that ends early because of decoded instructions can be begun again.
+pub(super) fn walk(
+    cpu: &mut Cpu,
+    address: u64,
+    intent: Intent,
+    mode: Mode,
+) -> Result<Found, Fault> {
     let control = cpu.control;
     if control.cr0 & bits::CR0_PG == 0 {
         return Ok(Found {
@@ -86,11 +100,11 @@ pub(super) fn walk(cpu: &mut Cpu, address: u64, intent: Intent, mode: Mode) -> R
         let value = cpu.physical.read(at, 8).unwrap_or(u64::MAX);
         path[level as usize] = (at, value);
         if value & entry::PRESENT == 0 {
-            return Err(code);
+            return Err(Fault::Page(code));
         }
         let large = level > 0 && value & entry::LARGE != 0;
         if reserved(value, level, large, nxe) {
-            return Err(code | error::PRESENT | error::RESERVED);
+            return Err(Fault::Page(code | error::PRESENT | error::RESERVED));
         }
         rights &= value;
         no_execute |= value & entry::NO_EXECUTE;
@@ -99,7 +113,7 @@ pub(super) fn walk(cpu: &mut Cpu, address: u64, intent: Intent, mode: Mode) -> R
             continue;
         }
         if !allowed(cpu, rights, no_execute != 0, intent, mode) {
-            return Err(code | error::PRESENT);
+            return Err(Fault::Page(code | error::PRESENT));
         }
         let mut leaf = value | entry::ACCESSED;
         if intent == Intent::Write {
@@ -107,11 +121,11 @@ pub(super) fn walk(cpu: &mut Cpu, address: u64, intent: Intent, mode: Mode) -> R
         }
         for &(at, value) in &path[level as usize + 1..] {
             if value & entry::ACCESSED == 0 {
-                cpu.write_table(at, value | entry::ACCESSED);
+                cpu.write_table(at, value | entry::ACCESSED)?;
             }
         }
         if leaf != value {
-            cpu.write_table(at, leaf);
+            cpu.write_table(at, leaf)?;
         }
         let inside = (1u64 << shift) - 1;
         let writable = leaf & entry::DIRTY != 0 && allowed(cpu, rights, false, Intent::Write, mode);
@@ -157,9 +171,12 @@ fn allowed(cpu: &Cpu, rights: u64, no_execute: bool, intent: Intent, mode: Mode)
 }
 
 impl Cpu {
-    /// Sets bits in a paging entry. Tables may lie in a page with decoded instructions: those are dropped
-    /// by whoever finds [`crate::memory::Physical`] changed.
-    fn write_table(&mut self, at: u64, value: u64) {
+    /// Sets bits in a paging entry, unless its page has decoded instructions.
+    fn write_table(&mut self, at: u64, value: u64) -> Result<(), Fault> {
+        if self.physical.has_code(at) {
+            return Err(Fault::Code(at / PAGE));
+        }
         self.physical.write(at, value, 8);
+        Ok(())
     }
 }

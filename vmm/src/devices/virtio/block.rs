@@ -11,10 +11,10 @@
 use super::VirtioDevice;
 use super::ring::{Chain, Piece, Ring, gather, length, scatter};
 use crate::devices::DeviceError;
+use crate::memory::GuestMemory;
 use replay::Output;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
-use vm_memory::GuestMemoryMmap;
 
 /// Feature bits (5.2.3): most bytes of a segment, most segments, flush.
 const F_SIZE_MAX: u64 = 1 << 1;
@@ -129,7 +129,7 @@ impl Block {
     }
 
     /// Splits header and status byte off a chain, wherever its pieces end (2.7.4.2: no framing).
-    fn parse(memory: &GuestMemoryMmap, chain: &Chain) -> Option<Parsed> {
+    fn parse(memory: &GuestMemory, chain: &Chain) -> Option<Parsed> {
         if chain.broken {
             return None;
         }
@@ -158,7 +158,7 @@ impl Block {
     }
 
     /// What a request asks for, or the status it ends with at once.
-    fn accept(&self, memory: &GuestMemoryMmap, parsed: &Parsed) -> Result<(Kind, u64), u8> {
+    fn accept(&self, memory: &GuestMemory, parsed: &Parsed) -> Result<(Kind, u64), u8> {
         let kind = match parsed.kind {
             T_IN => Kind::Read {
                 len: data_length(&parsed.into)?,
@@ -197,7 +197,7 @@ impl Block {
     fn begin(
         &mut self,
         ring: &mut Ring,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         chain: &Chain,
         out: &mut Vec<Output>,
     ) -> bool {
@@ -243,7 +243,7 @@ impl Block {
     pub(super) fn complete(
         &mut self,
         ring: &mut Ring,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         tag: u32,
         ok: bool,
         data: &[u8],
@@ -329,7 +329,7 @@ impl VirtioDevice for Block {
         &mut self,
         _: usize,
         rings: &mut [Ring],
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         out: &mut Vec<Output>,
     ) -> bool {
         let ring = &mut rings[0];

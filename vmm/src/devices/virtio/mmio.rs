@@ -9,10 +9,10 @@ use super::block::Block;
 use super::net::Net;
 use super::ring::{self, Ring};
 use crate::devices::{DeviceError, Stateful};
+use crate::memory::GuestMemory;
 use replay::Output;
 use serde::{Deserialize, Serialize};
 use virtio_queue::QueueT;
-use vm_memory::GuestMemoryMmap;
 
 /// Registers (table 4.1).
 mod reg {
@@ -144,7 +144,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         offset: u64,
         size: u8,
         value: u64,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         out: &mut Vec<Output>,
     ) -> bool {
         if size != 4 || offset >= reg::CONFIG {
@@ -198,7 +198,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     }
 
     /// Whether the interrupt line pulses.
-    fn set_up_queue(&mut self, offset: u64, value: u32, memory: &GuestMemoryMmap) -> bool {
+    fn set_up_queue(&mut self, offset: u64, value: u32, memory: &GuestMemory) -> bool {
         let Some(ring) = self.selected() else {
             return false;
         };
@@ -246,7 +246,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         running
     }
 
-    fn notify(&mut self, index: u32, memory: &GuestMemoryMmap, out: &mut Vec<Output>) -> bool {
+    fn notify(&mut self, index: u32, memory: &GuestMemory, out: &mut Vec<Output>) -> bool {
         let index = index as usize;
         if !self.is_running() || !self.rings.get(index).is_some_and(Ring::ready) {
             return false;
@@ -258,8 +258,16 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         self.pulse(wanted)
     }
 
+    /// Queue `index`, if it and the device are in use.
+    pub(super) fn running_ring(&mut self, index: usize) -> Option<&mut Ring> {
+        let running = self.is_running();
+        self.rings
+            .get_mut(index)
+            .filter(|ring| running && ring.ready())
+    }
+
     /// Sets the interrupt's status if an interrupt is `wanted`, which it returns.
-    fn pulse(&mut self, wanted: bool) -> bool {
+    pub(super) fn pulse(&mut self, wanted: bool) -> bool {
         if wanted {
             self.registers.interrupt_status |= USED_BUFFER;
         }
@@ -278,7 +286,7 @@ fn half(value: u64, which: u32) -> u32 {
 impl VirtioMmio<Net> {
     /// How many frames the driver has buffers for.
     #[must_use]
-    pub fn rx_room(&self, memory: &GuestMemoryMmap) -> u16 {
+    pub fn rx_room(&self, memory: &GuestMemory) -> u16 {
         if self.is_running() {
             self.rings[Net::RX].available(memory).unwrap_or(0)
         } else {
@@ -287,7 +295,7 @@ impl VirtioMmio<Net> {
     }
 
     /// Copies a received frame into guest memory; lost if there is no room. Whether the line pulses.
-    pub fn receive(&mut self, memory: &GuestMemoryMmap, frame: &[u8]) -> bool {
+    pub fn receive(&mut self, memory: &GuestMemory, frame: &[u8]) -> bool {
         if !self.is_running() {
             return false;
         }
@@ -307,7 +315,7 @@ impl VirtioMmio<Block> {
     /// [`DeviceError::UnknownTag`], [`DeviceError::Length`].
     pub fn complete(
         &mut self,
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         tag: u32,
         ok: bool,
         data: &[u8],

@@ -357,11 +357,9 @@ fn impossible_states_are_refused() {
 #[test]
 fn a_restored_ring_that_is_nowhere_touches_nothing() {
     let mut net = net();
-    let elsewhere = vm_memory::GuestMemoryMmap::<()>::from_ranges(&[(
-        vm_memory::GuestAddress(0x100_0000),
-        0x1000,
-    )])
-    .unwrap();
+    let elsewhere =
+        crate::memory::GuestMemory::from_ranges(&[(vm_memory::GuestAddress(0x100_0000), 0x1000)])
+            .unwrap();
     assert!(
         net.device
             .write(reg::QUEUE_NOTIFY, 4, 1, &elsewhere, &mut net.out)

@@ -3,7 +3,8 @@
 //! ```text
 //!  mmio    the registers of one device (4.2.2), generic over
 //!   ├ net     network card (5.1)
-//!   └ block   disk (5.2)
+//!   ├ block   disk (5.2)
+//!   └ rng     entropy source (5.4)
 //!  ring    split virtqueues (2.7), whose content is the guest's and not trusted
 //! ```
 
@@ -11,12 +12,13 @@ pub mod block;
 pub mod mmio;
 pub mod net;
 pub mod ring;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 
+use crate::memory::GuestMemory;
 use replay::Output;
 use ring::Ring;
-use vm_memory::GuestMemoryMmap;
 
 /// What one kind of device adds to the transport.
 pub trait VirtioDevice {
@@ -42,7 +44,7 @@ pub trait VirtioDevice {
         &mut self,
         index: usize,
         rings: &mut [Ring],
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         out: &mut Vec<Output>,
     ) -> bool;
 

@@ -2,8 +2,8 @@
 
 use super::VirtioDevice;
 use super::ring::{Chain, Ring, gather, length, scatter};
+use crate::memory::GuestMemory;
 use replay::Output;
-use vm_memory::GuestMemoryMmap;
 
 /// `VIRTIO_NET_F_MAC`.
 const F_MAC: u64 = 1 << 5;
@@ -32,7 +32,7 @@ impl Net {
 
     /// Copies `frame` into the next receive buffer; whether the driver wants an interrupt. Without a
     /// buffer the frame is lost, as on a wire; so is one too long for the buffer, which stays available.
-    pub(super) fn receive(ring: &mut Ring, memory: &GuestMemoryMmap, frame: &[u8]) -> bool {
+    pub(super) fn receive(ring: &mut Ring, memory: &GuestMemory, frame: &[u8]) -> bool {
         let Some(chain) = ring.pop(memory) else {
             return false;
         };
@@ -53,7 +53,7 @@ impl Net {
     }
 
     /// The frame in a transmit chain, if it is one.
-    fn frame(memory: &GuestMemoryMmap, chain: &Chain) -> Option<Vec<u8>> {
+    fn frame(memory: &GuestMemory, chain: &Chain) -> Option<Vec<u8>> {
         let total = usize::try_from(length(&chain.readable)).unwrap_or(usize::MAX);
         if chain.broken || !(HEADER + FRAME_MIN..=HEADER + FRAME_MAX).contains(&total) {
             return None;
@@ -82,7 +82,7 @@ impl VirtioDevice for Net {
         &mut self,
         index: usize,
         rings: &mut [Ring],
-        memory: &GuestMemoryMmap,
+        memory: &GuestMemory,
         out: &mut Vec<Output>,
     ) -> bool {
         if index != Self::TX {

@@ -4,12 +4,13 @@
 //! followed for at most as many descriptors as the queue has; indirect tables are not offered, and a
 //! chain that uses one all the same is followed within the same bound.
 
+use crate::memory::GuestMemory;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// A virtqueue.
 pub struct Ring {
@@ -46,7 +47,7 @@ pub fn length(pieces: &[Piece]) -> u64 {
 
 /// Copies the first `most` bytes of `pieces` out of guest memory.
 #[must_use]
-pub fn gather(memory: &GuestMemoryMmap, pieces: &[Piece], most: usize) -> Vec<u8> {
+pub fn gather(memory: &GuestMemory, pieces: &[Piece], most: usize) -> Vec<u8> {
     let total = usize::try_from(length(pieces))
         .unwrap_or(usize::MAX)
         .min(most);
@@ -67,7 +68,7 @@ pub fn gather(memory: &GuestMemoryMmap, pieces: &[Piece], most: usize) -> Vec<u8
 }
 
 /// Copies `bytes` into `pieces`, as far as they go; how many were copied.
-pub fn scatter(memory: &GuestMemoryMmap, pieces: &[Piece], bytes: &[u8]) -> usize {
+pub fn scatter(memory: &GuestMemory, pieces: &[Piece], bytes: &[u8]) -> usize {
     let mut at = 0;
     for piece in pieces {
         let count = (piece.length as usize).min(bytes.len() - at);
@@ -119,7 +120,7 @@ impl Ring {
 
     /// Whether all of it lies in guest memory.
     #[must_use]
-    pub fn is_valid(&self, memory: &GuestMemoryMmap) -> bool {
+    pub fn is_valid(&self, memory: &GuestMemory) -> bool {
         self.queue.is_valid(memory)
     }
 
@@ -132,7 +133,7 @@ impl Ring {
     /// Chains available and not taken yet, at most the queue's size. `None`: the driver's index is one
     /// no driver can have come to.
     #[must_use]
-    pub fn available(&self, memory: &GuestMemoryMmap) -> Option<u16> {
+    pub fn available(&self, memory: &GuestMemory) -> Option<u16> {
         if !self.queue.ready() {
             return Some(0);
         }
@@ -142,7 +143,7 @@ impl Ring {
     }
 
     /// Takes the next chain.
-    pub fn pop(&mut self, memory: &GuestMemoryMmap) -> Option<Chain> {
+    pub fn pop(&mut self, memory: &GuestMemory) -> Option<Chain> {
         if !self.queue.ready() {
             return None;
         }
@@ -169,7 +170,7 @@ impl Ring {
 
     /// Gives a chain back, `written` bytes of it having been written; whether the driver wants an
     /// interrupt for it.
-    pub fn push(&mut self, memory: &GuestMemoryMmap, head: u16, written: u32) -> bool {
+    pub fn push(&mut self, memory: &GuestMemory, head: u16, written: u32) -> bool {
         if !self.queue.ready() || self.queue.add_used(memory, head, written).is_err() {
             return false;
         }
@@ -229,7 +230,7 @@ impl Ring {
 }
 
 impl Chain {
-    fn add(&mut self, memory: &GuestMemoryMmap, descriptor: &Descriptor) {
+    fn add(&mut self, memory: &GuestMemory, descriptor: &Descriptor) {
         let piece = Piece {
             address: descriptor.addr().0,
             length: descriptor.len(),

@@ -9,8 +9,9 @@
 
 use super::VirtioDevice;
 use super::mmio::VirtioMmio;
+use crate::memory::GuestMemory;
 use replay::Output;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 /// Where buffers may lie.
 pub const BUFFERS: u64 = 0x4000;
@@ -33,12 +34,12 @@ pub const NEEDS_RESET: u64 = 64;
 /// ACKNOWLEDGE, DRIVER, FEATURES_OK, DRIVER_OK.
 pub const RUNNING: u64 = 15;
 
-pub fn memory() -> GuestMemoryMmap {
+pub fn memory() -> GuestMemory {
     let regions = [
         (GuestAddress(0), HOLE as usize),
         (GuestAddress(BEYOND), (END - BEYOND) as usize),
     ];
-    GuestMemoryMmap::from_ranges(&regions).unwrap()
+    GuestMemory::from_ranges(&regions).unwrap()
 }
 
 pub const fn table(queue: u64) -> u64 {
@@ -56,7 +57,7 @@ pub const fn used(queue: u64) -> u64 {
 /// A device, its memory, and what it sent.
 pub struct Rig<D> {
     pub device: VirtioMmio<D>,
-    pub memory: GuestMemoryMmap,
+    pub memory: GuestMemory,
     pub out: Vec<Output>,
 }
 

@@ -1,0 +1,86 @@
+//! Which engine runs the guest.
+
+use crate::failure::{Failure, Outcome};
+use replay::ClockKind;
+use vmm::cpu::Offer;
+use vmm::engine::{Engine, EngineKind};
+use vmm::kvm::{Host, KvmKind, Vm};
+use vmm::machine::{BoardKind, Machine, MachineConfig};
+use vmm::memory::GuestMemory;
+use vmm::soft::SoftEngine;
+
+/// What `--engine` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineArg {
+    /// KVM where the guest can be stopped exactly there, else the software engine.
+    #[default]
+    Auto,
+    /// The host's KVM.
+    Kvm,
+    /// The software processor.
+    Soft,
+}
+
+/// A machine on whichever engine.
+pub type AnyMachine = Machine<Box<dyn Engine>>;
+
+/// An engine that was chosen; the vCPU is made by the thread that runs it.
+pub enum Chosen {
+    /// KVM, with its virtual machine.
+    Kvm(Vm),
+    /// The software processor.
+    Soft,
+}
+
+impl Chosen {
+    /// Chooses, and says so on standard error where `auto` could not take KVM.
+    pub fn choose(arg: EngineArg, config: &MachineConfig, memory: &GuestMemory) -> Outcome<Self> {
+        let kvm = || -> Outcome<Self> {
+            let vm = Host::open()?.create_vm(memory.clone(), config.cpu)?;
+            Ok(Self::Kvm(vm))
+        };
+        match arg {
+            EngineArg::Kvm => kvm(),
+            EngineArg::Soft => Ok(Self::Soft),
+            // A guest that does not count for itself is stopped exactly only by single steps on KVM, a
+            // hundred times slower than the software engine.
+            EngineArg::Auto if config.clock_kind != ClockKind::Blocks => Ok(Self::Soft),
+            EngineArg::Auto => match kvm() {
+                Ok(kvm) => Ok(kvm),
+                Err(why) => {
+                    tracing::warn!("software engine: {why}");
+                    Ok(Self::Soft)
+                }
+            },
+        }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> EngineKind {
+        match self {
+            Self::Kvm(_) => KvmKind::of_this_host().into(),
+            Self::Soft => EngineKind::Soft,
+        }
+    }
+
+    /// The vCPU, on the thread that will run it.
+    pub fn create(self, config: &MachineConfig, memory: &GuestMemory) -> Outcome<Box<dyn Engine>> {
+        match self {
+            Self::Kvm(vm) => {
+                let mut engine = vm.create_engine()?;
+                engine.set_clock_kind(config.clock_kind)?;
+                Ok(Box::new(engine))
+            }
+            Self::Soft => {
+                let offer = match config.board {
+                    BoardKind::Bare => Offer::Bare,
+                    BoardKind::Pc => Offer::Full,
+                };
+                let engine = SoftEngine::new(memory.clone(), config.cpu, offer, config.clock_kind)
+                    .map_err(|e| Failure::new(e.to_string()))?;
+                Ok(Box::new(engine))
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Debug registers and what they do (SDM volume 3, chapter 18).
+//!
+//! While DR7 enables any breakpoint, instructions are carried out one by one: plain code pays nothing.
+//! Breakpoints on instructions are looked at before each; those on data and ports are not modelled and never
+//! fire.
+
+use crate::cpu::{bits, segment};
+use crate::op::Op;
+use crate::trap::{Cause, Exception, vector};
+use crate::{Cpu, Trap, flags};
+
+/// DR6: a single-step trap.
+pub(crate) const SINGLE_STEP: u64 = 1 << 14;
+/// DR6: an access to a debug register while DR7 forbids them.
+const ACCESS: u64 = 1 << 13;
+/// DR7: accesses to debug registers trap.
+const GENERAL_DETECT: u64 = 1 << 13;
+/// DR7: any of the four breakpoints is enabled.
+const ENABLED: u64 = 0xff;
+/// DR6: bits that are always set.
+const DR6_FIXED: u64 = 0xffff_0ff0;
+/// DR7: the bit that is always set.
+const DR7_FIXED: u64 = 1 << 10;
+/// DR7: bits that can be set.
+const DR7_KNOWN: u64 = 0xffff_23ff;
+
+impl Cpu {
+    /// Whether the next instruction has to be carried out by itself.
+    #[inline(always)]
+    pub(crate) fn steps(&self) -> bool {
+        self.shadow
+            || self.system_flags & (flags::TF | flags::RF) != 0
+            || self.debug[7] & ENABLED != 0
+    }
+
+    /// Whether an instruction breakpoint is at RIP; notes it in DR6.
+    pub(crate) fn at_breakpoint(&mut self) -> bool {
+        let dr7 = self.debug[7];
+        if dr7 & ENABLED == 0 {
+            return false;
+        }
+        let linear = if self.long_code {
+            self.rip
+        } else {
+            self.rip.wrapping_add(self.segments[segment::CS].base) & 0xffff_ffff
+        };
+        let mut hits = 0;
+        for n in 0..4 {
+            let enabled = dr7 >> (2 * n) & 3 != 0;
+            // Condition 0 and length 0: execution.
+            if enabled && dr7 >> (16 + 4 * n) & 0xf == 0 && self.debug[n] == linear {
+                hits |= 1 << n;
+            }
+        }
+        self.debug[6] |= hits;
+        hits != 0
+    }
+
+    /// Data breakpoints the last instruction hit, as bits of DR6: none, they are not modelled.
+    pub(crate) fn take_watch_hits(&mut self) -> u64 {
+        0
+    }
+
+    /// Whether debug register `number` may be accessed, and which it is: 4 and 5 are 6 and 7 unless CR4.DE.
+    fn debug_register(&mut self, number: u8) -> Result<usize, Trap> {
+        let old = matches!(number, 4 | 5);
+        if old && self.control.cr4 & bits::CR4_DE != 0 {
+            return Err(self.undefined());
+        }
+        self.check_ring_0()?;
+        if self.debug[7] & GENERAL_DETECT != 0 {
+            self.debug[6] |= ACCESS;
+            return Err(self.raise(Exception::plain(vector::DB)));
+        }
+        Ok(usize::from(if old { number + 2 } else { number }))
+    }
+
+    /// Looks at a fault of `op`, which did not retire: a memory operand on the stack whose address is not
+    /// canonical raises #SS, not #GP (SDM volume 1, 3.3.7.1).
+    pub(crate) fn judge_fault(&mut self, op: &Op) {
+        use crate::op::{Address, Full, slot};
+        let general = Cause::Exception(Exception::with_error(vector::GP, 0));
+        let on_stack =
+            matches!(op.base, slot::RSP | slot::RBP) && op.scale_segment >> 2 == slot::ZERO;
+        if self.cause != general || !on_stack || !self.long_code {
+            return;
+        }
+        let address = Full::linear(self, op);
+        if (address as i64) << 16 >> 16 != address as i64 {
+            self.cause = Cause::Exception(Exception::with_error(vector::SS, 0));
+        }
+    }
+}
+
+/// `mov register, drN`: number in [`Op::dst`].
+pub(crate) fn read(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let number = cpu.debug_register(op.dst)?;
+    let value = cpu.debug[number];
+    cpu.set_sized(op.src, value, op.extra.into());
+    Ok(())
+}
+
+/// `mov drN, register`.
+pub(crate) fn write(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let number = cpu.debug_register(op.dst)?;
+    let mut value = cpu.loose(op)?;
+    if number >= 6 {
+        if value >> 32 != 0 {
+            return Err(cpu.general_protection(0));
+        }
+        value = match number {
+            6 => value & 0xe00f | DR6_FIXED,
+            _ => value & DR7_KNOWN | DR7_FIXED,
+        };
+    }
+    cpu.debug[number] = value;
+    Ok(())
+}

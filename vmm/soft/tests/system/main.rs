@@ -1,0 +1,10 @@
+//! System instructions, exceptions, page tables: small guests that say what they saw.
+
+mod compat;
+mod exceptions;
+mod guest;
+mod memory;
+mod registers;
+mod stepping;
+mod stop_anywhere;
+mod transfers;

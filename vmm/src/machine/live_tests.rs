@@ -1,0 +1,56 @@
+//! Derived time against the host's own clock.
+
+use super::*;
+
+fn situation(time_ns: u64, timer: replay::TimerSpec) -> Situation {
+    Situation {
+        time_ns: Some(time_ns),
+        timer,
+        ..Situation::default()
+    }
+}
+
+fn live() -> (Arc<Inbox>, Live) {
+    let inbox = Inbox::new();
+    let live = Live::new(inbox.clone(), GuestTime::default(), false).unwrap();
+    (inbox, live)
+}
+
+#[test]
+fn a_guest_that_runs_ahead_is_held_back_until_real_time_is_there() {
+    let (_inbox, mut live) = live();
+    let idle = replay::TimerSpec::default();
+    live.next_stop(&situation(0, idle));
+    let ahead = live.guest_ns() + 20_000_000;
+    assert_eq!(live.next_stop(&situation(ahead, idle)), Stop::Never);
+    assert!(live.guest_ns() >= ahead);
+}
+
+#[test]
+fn it_is_not_held_back_while_something_waits_for_delivery_or_the_timer_is_due() {
+    let hour_ns = 3_600_000_000_000;
+    let (inbox, mut live) = live();
+    let timer = replay::TimerSpec {
+        period_ns: 1_000_000,
+        generation: 1,
+        one_shot: true,
+    };
+    live.next_stop(&situation(0, timer));
+    assert_eq!(live.next_stop(&situation(hour_ns, timer)), Stop::Soon);
+    assert!(inbox.push(Arrival::Stop));
+    assert_eq!(live.next_stop(&situation(hour_ns, timer)), Stop::Soon);
+    assert!(live.guest_ns() < hour_ns);
+}
+
+#[test]
+fn a_guest_that_fell_behind_gets_an_anchor_with_nothing_else() {
+    let (_inbox, mut live) = live();
+    let now = situation(0, replay::TimerSpec::default());
+    live.next_stop(&now);
+    let behind = Pace::new(1_000_000_000, hostclock::monotonic_ns());
+    live.pace = behind;
+    assert_eq!(live.next_stop(&now), Stop::Soon);
+    assert_eq!(live.poll(&now).unwrap(), Some(Arrival::IrqWindow));
+    let caught_up = situation(live.guest_ns(), now.timer);
+    assert_eq!(live.poll(&caught_up).unwrap(), None);
+}

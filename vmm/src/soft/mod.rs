@@ -1,0 +1,9 @@
+//! The software engine: the processor of the `tandem-soft` crate as a vCPU of the machine.
+//!
+//! It needs no KVM, stops after any instruction, and counts either instructions or, for guests that count
+//! for themselves, blocks; so it can follow a recording made on KVM.
+
+mod convert;
+mod vcpu;
+
+pub use vcpu::SoftEngine;
