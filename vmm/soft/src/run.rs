@@ -92,15 +92,15 @@ impl Soft {
             return Exit::Write(write);
         }
         // The instruction that waited for an answer ends first, then the interrupt is taken.
-        if self.cpu.outside.is_answered() {
-            if let Some(exit) = self.single(true, true) {
-                return exit;
-            }
+        if self.cpu.outside.is_answered()
+            && let Some(exit) = self.single(true, true)
+        {
+            return exit;
         }
-        if let Some(vector) = self.cpu.pending_interrupt.take() {
-            if let Some(exit) = self.deliver(|cpu| cpu.deliver_interrupt(vector)) {
-                return exit;
-            }
+        if let Some(vector) = self.cpu.pending_interrupt.take()
+            && let Some(exit) = self.deliver(|cpu| cpu.deliver_interrupt(vector))
+        {
+            return exit;
         }
         loop {
             if self.cpu.clock >= until {
