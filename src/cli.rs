@@ -3,7 +3,7 @@
 use crate::node::engine::EngineArg;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
 use vmm::machine::TscMode;
@@ -163,6 +163,9 @@ pub struct RunArgs {
     /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
     #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
     pub forward: Option<String>,
+    /// The guest's address for --forward, if it is not that of its argument ip=
+    #[arg(long, value_name = "ADDRESS", requires = "forward")]
+    pub guest_ip: Option<Ipv4Addr>,
     /// Type to the guest's console (on a terminal each key goes to it; Ctrl-A x ends the machine)
     #[arg(long)]
     pub input: bool,

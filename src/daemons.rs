@@ -21,7 +21,7 @@ async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
         "cannot listen on {address} (is the port taken?)"
     ))?;
     let address = listener.local_addr().during("cannot listen")?;
-    println!("listening on {address}");
+    crate::sayln!("listening on {address}");
     Ok(listener)
 }
 
@@ -41,7 +41,7 @@ fn asked_to_end() -> Outcome<impl Future<Output = ()>> {
 pub fn arbiter(args: &ArbiterArgs) -> Outcome {
     let (store, recovery) = testandset::Store::open(&args.store)?;
     if recovery.cut_bytes > 0 {
-        eprintln!(
+        crate::complain!(
             "tandem: cut {} bytes of an unfinished record off the store",
             recovery.cut_bytes
         );
@@ -76,7 +76,7 @@ pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
 pub fn status(args: &StatusArgs) -> Outcome {
     let status = viewservice::Client::new(&args.viewservice.to_string())?.status()?;
     if args.json {
-        println!("{}", serde_json::to_string(&status).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&status).during("report")?);
         return Ok(());
     }
     let columns = [
@@ -99,8 +99,8 @@ pub fn status(args: &StatusArgs) -> Outcome {
             or_dash(vm.lag_ms.map(|lag| lag.to_string())),
         ]);
     }
-    print!("{table}");
-    println!();
+    crate::report::say(&table.to_string());
+    crate::sayln!("");
     let mut table = Table::new(&[
         ("host", Align::Left),
         ("address", Align::Left),
@@ -115,7 +115,7 @@ pub fn status(args: &StatusArgs) -> Outcome {
             state,
         ]);
     }
-    print!("{table}");
+    crate::report::say(&table.to_string());
     Ok(())
 }
 

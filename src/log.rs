@@ -2,15 +2,15 @@
 
 use crate::cli::LogArgs;
 use crate::failure::{During, Failure, Outcome};
+use crate::node::setup::Origin;
 use crate::report::table::{Align, Table};
-use replay::codec::from_bytes;
 use replay::file::{LogReader, Tail};
 use replay::{ClockKind, Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use vmm::machine::MachineConfig;
+use vmm::engine::EngineKind;
 
 /// Entries of one kind.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -28,6 +28,8 @@ pub struct Share {
 struct Summary {
     guest: String,
     cpu_model: String,
+    /// What recorded it; null in logs of version 1.
+    engine: Option<EngineKind>,
     clock_kind: ClockKind,
     entries: u64,
     clock: u64,
@@ -52,7 +54,7 @@ pub fn mbit_s(bytes: u64, us: u64) -> f64 {
 /// Says what is in a log.
 pub fn log(args: &LogArgs) -> Outcome {
     let mut reader = LogReader::open(&args.log)?;
-    let guest = guest(&reader, &args.log)?;
+    let (guest, engine) = guest(&reader, &args.log)?;
     let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
     let (mut entries, mut clock) = (0, 0);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -76,6 +78,7 @@ pub fn log(args: &LogArgs) -> Outcome {
     let summary = Summary {
         guest,
         cpu_model: reader.header().cpu_model.clone(),
+        engine,
         clock_kind: reader.header().clock_kind,
         entries,
         clock,
@@ -86,7 +89,7 @@ pub fn log(args: &LogArgs) -> Outcome {
         kinds,
     };
     if args.json {
-        println!("{}", serde_json::to_string(&summary).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&summary).during("report")?);
     } else if !args.entries {
         print(&summary);
     }
@@ -100,7 +103,7 @@ pub fn log(args: &LogArgs) -> Outcome {
         )));
     }
     if !summary.whole {
-        eprintln!(
+        crate::complain!(
             "tandem: {}: the recording was cut off: it has no end entry",
             args.log.display()
         );
@@ -108,20 +111,28 @@ pub fn log(args: &LogArgs) -> Outcome {
     Ok(())
 }
 
-/// The guest's name; a log of an old format has a machine configuration this program does not read.
-fn guest(reader: &LogReader, path: &Path) -> Outcome<String> {
+/// The guest's name, and what ran it; a log of an old format has a machine configuration this program does
+/// not read.
+fn guest(reader: &LogReader, path: &Path) -> Outcome<(String, Option<EngineKind>)> {
     if reader.check_replayable().is_err() {
-        return Ok(format!("unknown (log format {})", reader.version()));
+        let name = format!("unknown (log format {})", reader.version());
+        return Ok((name, None));
     }
-    let config: MachineConfig = from_bytes(&reader.header().config)
-        .during(format_args!("{}: machine configuration", path.display()))?;
-    Ok(config.guest)
+    let origin = Origin::of_log(reader, path)?;
+    Ok((origin.config.guest, Some(origin.engine)))
 }
 
 fn print(summary: &Summary) {
-    println!(
-        "guest {} on CPU model {}, clock {} ({}), {:.2} s",
-        summary.guest, summary.cpu_model, summary.clock, summary.clock_kind, summary.seconds
+    crate::sayln!(
+        "guest {} on CPU model {}, {}, clock {} ({}), {:.2} s",
+        summary.guest,
+        summary.cpu_model,
+        summary
+            .engine
+            .map_or("engine not recorded".into(), |engine| engine.to_string()),
+        summary.clock,
+        summary.clock_kind,
+        summary.seconds
     );
     let columns = [
         ("kind", Align::Left),
@@ -144,7 +155,7 @@ fn print(summary: &Summary) {
         ));
     }
     table.row(row("all", count, bytes, rate));
-    print!("{table}");
+    crate::report::say(&table.to_string());
 }
 
 fn row(name: &str, count: u64, bytes: u64, rate: f64) -> [String; 5] {

@@ -18,6 +18,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .without_time()
         .with_writer(std::io::stderr)
+        // It would complain of a closed stderr, on stderr.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             EnvFilter::try_from_env("TANDEM_TRACE").unwrap_or_else(|_| EnvFilter::new("warn")),
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
     match tandem::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("tandem: {failure}");
+            tandem::complain!("tandem: {failure}");
             ExitCode::FAILURE
         }
     }

@@ -9,19 +9,21 @@
 /// If the kernel has no monotonic clock.
 #[must_use]
 pub fn now_us() -> u64 {
+    read_us(libc::CLOCK_MONOTONIC)
+}
+
+/// Microseconds of `clock`, which must not step, by system call.
+///
+/// # Panics
+/// If the kernel has no such clock.
+pub(crate) fn read_us(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: the call writes one timespec to the address given, which is that of a live local.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_clock_gettime,
-            libc::CLOCK_MONOTONIC,
-            &raw mut time,
-        )
-    };
-    assert_eq!(result, 0, "clock_gettime(CLOCK_MONOTONIC)");
+    let result = unsafe { libc::syscall(libc::SYS_clock_gettime, clock, &raw mut time) };
+    assert_eq!(result, 0, "clock_gettime({clock})");
     let seconds = u64::try_from(time.tv_sec).expect("monotonic time is positive");
     let nanoseconds = u64::try_from(time.tv_nsec).expect("nanoseconds are positive");
     seconds * 1_000_000 + nanoseconds / 1_000

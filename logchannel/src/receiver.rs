@@ -10,6 +10,7 @@
 //! What was received is replayed, whatever becomes of the link: the queue outlives it. A torn, changed
 //! or misplaced frame ends the link, and no entry of that frame or behind it is seen.
 
+use crate::clock::now_us;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
 use crate::handshake::Connection;
@@ -82,6 +83,41 @@ struct AckOut {
     told: Ack,
 }
 
+/// Time between two samples, and most samples kept: one a millisecond, for seconds.
+const SAMPLE_US: u64 = 1_000;
+const SAMPLES_MAX: usize = 8192;
+
+/// When entries came, to tell how long they have been waiting.
+#[derive(Default)]
+struct LagSamples {
+    /// All entries below an index were here at a time, and not all of them before it.
+    samples: VecDeque<(LogIndex, u64)>,
+}
+
+impl LagSamples {
+    fn received(&mut self, end: LogIndex, now_us: u64) {
+        let full = self.samples.len() >= SAMPLES_MAX;
+        match self.samples.back_mut() {
+            // What comes within a sample's time, or when there are too many, counts as its youngest.
+            Some((last, at)) if now_us.saturating_sub(*at) < SAMPLE_US => *last = end,
+            Some((last, _)) if full => *last = end,
+            _ => self.samples.push_back((end, now_us)),
+        }
+    }
+
+    fn us(&mut self, executed: LogIndex, now_us: u64) -> u64 {
+        while self
+            .samples
+            .front()
+            .is_some_and(|(end, _)| *end <= executed)
+        {
+            self.samples.pop_front();
+        }
+        let oldest = self.samples.front();
+        oldest.map_or(0, |(_, at)| now_us.saturating_sub(*at))
+    }
+}
+
 /// Order of locks: `queue` and `acks` are never held together.
 struct Shared {
     link: Link,
@@ -96,6 +132,7 @@ struct Shared {
     received: AtomicU64,
     executed: AtomicU64,
     executed_clock: AtomicU64,
+    lag: Mutex<LagSamples>,
     released: AtomicU64,
     stopped: AtomicBool,
     /// Something other than an entry is to be looked at.
@@ -105,6 +142,10 @@ struct Shared {
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no panic with the queue locked")
+    }
+
+    fn lag(&self) -> MutexGuard<'_, LagSamples> {
+        self.lag.lock().expect("no panic with the samples locked")
     }
 
     fn wake_all(&self) {
@@ -193,7 +234,9 @@ impl Shared {
         }
         queue.bytes += batch.bytes;
         queue.batches.push_back(batch);
-        self.received.fetch_add(count, SeqCst);
+        let received = self.received.fetch_add(count, SeqCst) + count;
+        drop(queue);
+        self.lag().received(LogIndex(received), now_us());
         true
     }
 }
@@ -380,6 +423,7 @@ impl Receiver {
             received: AtomicU64::new(0),
             executed: AtomicU64::new(0),
             executed_clock: AtomicU64::new(0),
+            lag: Mutex::default(),
             released: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -554,6 +598,14 @@ impl ReceiverHandle {
         LogIndex(self.0.received.load(SeqCst))
     }
 
+    /// Execution lag: how long the oldest entry that is here and not executed has been here, in
+    /// microseconds, counted in steps of a millisecond; 0 if all are executed.
+    #[must_use]
+    pub fn lag_us(&self) -> u64 {
+        let executed = LogIndex(self.0.executed.load(SeqCst));
+        self.0.lag().us(executed, now_us())
+    }
+
     /// The primary's `released` cursor: all outputs of entries below have left.
     #[must_use]
     pub fn released(&self) -> LogIndex {
@@ -570,5 +622,35 @@ impl ReceiverHandle {
     #[must_use]
     pub fn metrics(&self) -> MetricsSnapshot {
         self.0.link.metrics.snapshot()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_entry_not_executed() {
+        let mut lag = LagSamples::default();
+        assert_eq!(lag.us(LogIndex(0), 5), 0);
+        lag.received(LogIndex(3), 10_000);
+        lag.received(LogIndex(5), 10_400);
+        lag.received(LogIndex(8), 30_000);
+        assert_eq!(lag.us(LogIndex(2), 40_000), 30_000);
+        assert_eq!(lag.us(LogIndex(4), 40_000), 30_000, "one sample with 3");
+        assert_eq!(lag.us(LogIndex(5), 40_000), 10_000);
+        assert_eq!(lag.us(LogIndex(8), 40_000), 0);
+    }
+
+    #[test]
+    fn a_backup_far_behind_keeps_a_bounded_number_of_samples() {
+        let mut lag = LagSamples::default();
+        for n in 1..=3 * SAMPLES_MAX as u64 {
+            lag.received(LogIndex(n), n * SAMPLE_US);
+        }
+        assert_eq!(lag.samples.len(), SAMPLES_MAX);
+        let last = 3 * SAMPLES_MAX as u64;
+        assert!(lag.us(LogIndex(last - 1), last * SAMPLE_US) > 0);
+        assert_eq!(lag.us(LogIndex(last), last * SAMPLE_US), 0);
     }
 }

@@ -22,6 +22,7 @@ use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{FrameKind, PAYLOAD_MAX, seal};
 use crate::gate::SharedGate;
 use crate::handshake::Connection;
+use crate::lease::Lease;
 use crate::link::{Link, join, spawn};
 use crate::messages::{Bye, ENTRIES_HEAD, ENTRIES_MAX, Entries};
 use crate::metrics::{MetricsSnapshot, add};
@@ -39,16 +40,19 @@ const _: () = assert!(ENTRIES_HEAD + FRAME_TARGET + ENTRY_MAX + 8 <= PAYLOAD_MAX
 const HELD_COST: u64 = 64;
 
 /// How a sender is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SenderOptions {
     /// Bytes of entries and held outputs that may be unacked before the vCPU waits.
     pub buffer_max: u64,
+    /// What the primary's right to write to a shared disk is told by.
+    pub lease: Arc<Lease>,
 }
 
 impl Default for SenderOptions {
     fn default() -> Self {
         Self {
             buffer_max: 64 << 20,
+            lease: Lease::new(),
         }
     }
 }
@@ -105,6 +109,7 @@ impl Sender {
             cursors: SharedCursors::default(),
             mode: AtomicU8::new(Mode::Linked as u8),
             buffer_max: options.buffer_max,
+            lease: options.lease,
             appended_cost: AtomicU64::new(0),
             released_cost: AtomicU64::new(0),
             ledger: Mutex::default(),
@@ -112,6 +117,7 @@ impl Sender {
             out: Mutex::default(),
             writer: Condvar::new(),
         });
+        shared.lease.begin(settings);
         let mut sender = Self {
             shared: shared.clone(),
             encoder: Encoder::new(),
@@ -163,6 +169,8 @@ impl Sender {
         }
         let shared = &self.shared;
         shared.link.leaving.store(true, SeqCst);
+        // Nobody goes live after this, so that what is still on its way may arrive.
+        shared.lease.free();
         let sent = {
             let mut out = shared.out();
             let sent = out.queue.sent();
@@ -311,6 +319,7 @@ impl SenderHandle {
     /// Stops this replica for good: when this returns no output leaves any more, and appends fail.
     /// Closes the link if it is still up.
     pub fn halt(&self) {
+        self.0.lease.end();
         self.0.gate.halt();
         self.0.set_mode(Mode::Halted);
         self.0.end(LinkEnd::Left);

@@ -338,7 +338,10 @@ fn a_silent_backup_is_suspected_and_a_waiting_vcpu_let_go() {
         backup: _silent,
         ..
     } = wire(QUICK);
-    let options = SenderOptions { buffer_max: 50_000 };
+    let options = SenderOptions {
+        buffer_max: 50_000,
+        ..SenderOptions::default()
+    };
     let mut primary = primary(connection, options);
     let handle = primary.sender.handle();
     let begun = Instant::now();
@@ -375,6 +378,7 @@ fn held_outputs_count_against_the_buffer() {
     } = wire(QUICK);
     let options = SenderOptions {
         buffer_max: 1 << 20,
+        ..SenderOptions::default()
     };
     let mut primary = primary(connection, options);
     let handle = primary.sender.handle();

@@ -60,6 +60,7 @@ fn entries_arrive_in_order_and_outputs_leave_after_their_ack() {
     until("the released cursor gets to the backup", || {
         watched.1.released() == LogIndex(COUNT)
     });
+    assert_eq!(watched.1.lag_us(), 0, "all is executed");
     until("execution is known to the primary", || {
         watched.0.lag().entries == 0
     });
@@ -69,6 +70,18 @@ fn entries_arrive_in_order_and_outputs_leave_after_their_ack() {
     assert_eq!((sent.entries, got.entries), (COUNT, COUNT));
     assert_eq!(sent.kinds, got.kinds);
     assert!(primary.ended.try_recv().is_err() && backup.ended.try_recv().is_err());
+}
+
+#[test]
+fn a_backup_that_executes_nothing_lags_more_and_more() {
+    let options = (SenderOptions::default(), ReceiverOptions::default());
+    let (mut primary, backup) = pair(PATIENT, options.0, options.1);
+    let handle = backup.receiver.handle();
+    primary.sender.append(&entry(1)).unwrap();
+    primary.sender.flush().unwrap();
+    until("it lags", || handle.lag_us() > 3_000);
+    handle.executed(LogIndex(1), Clock(10));
+    assert_eq!(handle.lag_us(), 0);
 }
 
 #[test]
@@ -94,6 +107,7 @@ fn a_full_backup_holds_the_primary_back_and_nobody_is_suspected() {
     const COUNT: u64 = 200_000;
     let sending = SenderOptions {
         buffer_max: 100_000,
+        ..SenderOptions::default()
     };
     let receiving = ReceiverOptions {
         buffer_max: 100_000,

@@ -30,8 +30,8 @@ use std::path::{Path, PathBuf};
 pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 /// Version of header, frames and entries.
 ///
-/// Version 2 adds anchors to entries, the ACPI timer's and random answers, and the mode of time, the
-/// initrd and the board to the machine's configuration. The entries of
+/// Version 2 adds anchors to entries, the ACPI timer's and random answers; the mode of time, the initrd
+/// and the board to the machine's configuration, and the engine behind it. The entries of
 /// version 1 are a subset, and its header the same, so that its logs can still be read.
 pub const FORMAT_VERSION: u32 = 2;
 /// Oldest version that can be read.
@@ -52,7 +52,7 @@ pub struct LogHeader {
     pub cpu_model: String,
     /// What the clock counts.
     pub clock_kind: ClockKind,
-    /// Machine configuration, in the machine's own encoding.
+    /// Machine configuration, and from version 2 on the engine that ran it, in the machine's own encoding.
     pub config: Vec<u8>,
     /// Digest of the first state.
     pub first_state: u64,

@@ -72,10 +72,10 @@ pub fn demo(args: &DemoArgs) -> Outcome {
         .unwrap_or_else(|| vmm::hostclock::wall_ns() % 1_000_000);
     let mut rng = Rng::new(seed, 0);
     if !args.json {
-        println!("network   {}", cluster.network_note());
-        println!("arbiter   {}", cluster.arbiter());
-        println!("guest     kv, a key-value server that speaks Redis's protocol");
-        println!(
+        crate::sayln!("network   {}", cluster.network_note());
+        crate::sayln!("arbiter   {}", cluster.arbiter());
+        crate::sayln!("guest     kv, a key-value server that speaks Redis's protocol");
+        crate::sayln!(
             "clients   {}, one open TCP connection each; seed {seed}\n",
             args.clients
         );
@@ -105,7 +105,7 @@ pub fn demo(args: &DemoArgs) -> Outcome {
             summary.first_failover_s = begun.elapsed().as_secs_f64();
         }
         if !args.json && (args.kills == 1 || !round.is_good()) {
-            println!("{}", round.timeline());
+            crate::sayln!("{}", round.timeline());
         }
         add(&mut summary, &round);
         if let Some(bar) = &progress {
@@ -119,7 +119,7 @@ pub fn demo(args: &DemoArgs) -> Outcome {
     summary.seconds = begun.elapsed().as_secs_f64();
     spread(&mut summary, &rounds);
     if args.json {
-        println!("{}", serde_json::to_string(&summary).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&summary).during("report")?);
     } else {
         print_verdict(&summary);
     }
@@ -129,7 +129,7 @@ pub fn demo(args: &DemoArgs) -> Outcome {
     }
     for round in &rounds {
         if !round.is_good() {
-            eprintln!("{}", round.explain());
+            crate::complain!("{}", round.explain());
         }
     }
     let again = format!("tandem demo --kills {} --seed {seed}", args.kills);
@@ -184,38 +184,42 @@ fn spread(summary: &mut Summary, rounds: &[Round]) {
 
 fn print_verdict(s: &Summary) {
     let yes = |good: bool| if good { "yes" } else { "NO" };
-    println!(
+    crate::sayln!(
         "kills                {} (the {}, SIGKILL, under load)",
-        s.kills, s.killed
+        s.kills,
+        s.killed
     );
-    println!("operations           {}", s.operations);
-    println!("connections broken   {}", s.connections_broken);
-    println!(
+    crate::sayln!("operations           {}", s.operations);
+    crate::sayln!("connections broken   {}", s.connections_broken);
+    crate::sayln!(
         "acknowledged writes  {}, lost {}",
-        s.acked_writes, s.lost_writes
+        s.acked_writes,
+        s.lost_writes
     );
-    println!("linearizable         {}", yes(s.linearizable));
-    println!(
+    crate::sayln!("linearizable         {}", yes(s.linearizable));
+    crate::sayln!(
         "client stall         p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-        s.stall_ms.p50, s.stall_ms.p99, s.stall_ms.max
+        s.stall_ms.p50,
+        s.stall_ms.p99,
+        s.stall_ms.max
     );
     let p = &s.phases_us;
     let ms = |us: u64| us as f64 / 1000.0;
     if s.killed == "primary" {
-        println!(
+        crate::sayln!(
             "after the kill       noticed {:.1} ms, flag won {:.1} ms, log drained {:.1} ms,",
             ms(p.noticed),
             ms(p.flag_won),
             ms(p.drained)
         );
-        println!(
+        crate::sayln!(
             "  (medians)          live {:.1} ms, first byte to a client {:.1} ms",
             ms(p.live),
             ms(p.first_reply)
         );
     }
     let good = s.connections_broken == 0 && s.lost_writes == 0 && s.linearizable;
-    println!(
+    crate::sayln!(
         "\nverdict              {}",
         if good {
             "no client noticed more than a pause"

@@ -3,8 +3,8 @@
 use crate::failure::{Failure, Outcome};
 use replay::ClockKind;
 use vmm::cpu::Offer;
-use vmm::engine::Engine;
-use vmm::kvm::{Host, Vm};
+use vmm::engine::{Engine, EngineKind};
+use vmm::kvm::{Host, KvmKind, Vm};
 use vmm::machine::{BoardKind, Machine, MachineConfig};
 use vmm::memory::GuestMemory;
 use vmm::soft::SoftEngine;
@@ -55,12 +55,12 @@ impl Chosen {
         }
     }
 
-    /// Its name.
+    /// Its kind.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub fn kind(&self) -> EngineKind {
         match self {
-            Self::Kvm(_) => "kvm",
-            Self::Soft => "soft",
+            Self::Kvm(_) => KvmKind::of_this_host().into(),
+            Self::Soft => EngineKind::Soft,
         }
     }
 

@@ -2,14 +2,16 @@
 
 use crate::cli::{MachineArgs, NetArg};
 use crate::failure::{During, Outcome};
+use logchannel::Lease;
 use replay::{Arrival, InputsError, LogIndex, Outlet, Output};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use vmm::backends::announce;
 use vmm::backends::console::Console;
-use vmm::backends::disk::DiskFile;
+use vmm::backends::disk::{DiskFile, WritePermit};
 use vmm::backends::shadow::Shadow;
 use vmm::backends::switch::SwitchPort;
 use vmm::backends::tap::Tap;
@@ -24,6 +26,8 @@ pub struct Outside {
     net: Option<Box<dyn NetPort>>,
     disk: Mutex<Option<DiskFile>>,
     console: Option<Console>,
+    /// This replica is halted, or at its end.
+    over: AtomicBool,
 }
 
 impl Outside {
@@ -71,6 +75,7 @@ impl Outside {
 
     /// Nothing leaves any more.
     pub fn halt(&self) {
+        self.over.store(true, Ordering::SeqCst);
         if let Some(console) = &self.console {
             console.halt();
         }
@@ -79,6 +84,7 @@ impl Outside {
     /// Waits until every disk request that was let out is done, and a while for the console's reader. To
     /// be called before the process ends.
     pub fn finish(&self) {
+        self.over.store(true, Ordering::SeqCst);
         if let Some(console) = &self.console {
             match console.finish(LAST_WORDS) {
                 0 => {}
@@ -93,22 +99,53 @@ impl Outside {
         );
     }
 
-    /// Tells the network where the guest is now.
-    pub fn announce(&self, mac: [u8; 6]) {
-        if let Some(net) = &self.net {
-            net.announce(mac);
+    /// Tells the network where the guest is now: at once, and a few times more from a thread of its own,
+    /// as long as these backends are there.
+    pub fn announce(self: &Arc<Self>, mac: [u8; 6]) {
+        let Some(net) = &self.net else { return };
+        net.announce(mac);
+        let begun = Instant::now();
+        let outside = Arc::downgrade(self);
+        let again = move || {
+            for after in announce::AGAIN {
+                std::thread::sleep(after.saturating_sub(begun.elapsed()));
+                let Some(outside) = outside.upgrade() else {
+                    return;
+                };
+                if outside.over.load(Ordering::SeqCst) {
+                    return;
+                }
+                if let Some(net) = &outside.net {
+                    net.announce(mac);
+                }
+            }
+        };
+        if let Err(e) = std::thread::Builder::new()
+            .name("announce".into())
+            .spawn(again)
+        {
+            tracing::warn!("the guest's address is announced once only: {e}");
         }
     }
 }
 
 /// Whether a machine runs alone, or is one of two replicas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Use {
     /// Alone: its disk is locked against other machines, its console written at once.
     Alone,
     /// A replica: its disk is shared, every write durable before the guest hears of it; its console has a
-    /// queue.
-    Replica,
+    /// queue. A primary writes to the disk by a lease.
+    Replica(Option<Arc<Lease>>),
+}
+
+/// The lease of a primary, for its disk.
+struct Leased(Arc<Lease>);
+
+impl WritePermit for Leased {
+    fn wait(&self) -> bool {
+        self.0.wait()
+    }
 }
 
 /// Plugs a machine in; what arrives goes to `sink`.
@@ -125,19 +162,27 @@ pub fn plug_in(
         Some(NetArg::Tap(name)) => Some(Box::new(Tap::open(name, mac, sink.clone())?)),
         Some(NetArg::Switch(path)) => Some(Box::new(SwitchPort::connect(path, mac, sink.clone())?)),
     };
-    let disk = disk.map(|path| open_disk(used, path, sink)).transpose()?;
+    let disk = disk.map(|path| open_disk(&used, path, sink)).transpose()?;
     let console = match used {
         _ if quiet => None,
         Use::Alone => Some(Console::stdout()),
-        Use::Replica => Some(Console::queued_stdout().during("the console")?),
+        Use::Replica(_) => Some(Console::queued_stdout().during("the console")?),
     };
     let disk = Mutex::new(disk);
-    Ok(Arc::new(Outside { net, disk, console }))
+    Ok(Arc::new(Outside {
+        net,
+        disk,
+        console,
+        over: AtomicBool::new(false),
+    }))
 }
 
-fn open_disk(used: Use, path: &Path, sink: &Arc<dyn ArrivalSink>) -> Outcome<DiskFile> {
-    if used == Use::Replica {
-        return Ok(DiskFile::open_durable(path, sink.clone())?);
+fn open_disk(used: &Use, path: &Path, sink: &Arc<dyn ArrivalSink>) -> Outcome<DiskFile> {
+    if let Use::Replica(lease) = used {
+        let permit = lease
+            .clone()
+            .map(|lease| Arc::new(Leased(lease)) as Arc<dyn WritePermit>);
+        return Ok(DiskFile::open_durable(path, sink.clone(), permit)?);
     }
     let disk = DiskFile::open(path, sink.clone())?;
     disk.lock_exclusive()?;
@@ -247,5 +292,60 @@ impl ArrivalSink for BackupSink {
         }
         shadow.saw(frame);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Sender, channel};
+
+    struct Told(Mutex<Sender<Instant>>);
+
+    impl NetPort for Told {
+        fn send(&self, _: &[u8]) {
+            let _ = self.0.lock().unwrap().send(Instant::now());
+        }
+
+        fn dropped(&self) -> u64 {
+            0
+        }
+    }
+
+    fn outside() -> (Arc<Outside>, std::sync::mpsc::Receiver<Instant>) {
+        let (tell, told) = channel();
+        let net: Box<dyn NetPort> = Box::new(Told(Mutex::new(tell)));
+        let outside = Outside {
+            net: Some(net),
+            disk: Mutex::default(),
+            console: None,
+            over: AtomicBool::new(false),
+        };
+        (Arc::new(outside), told)
+    }
+
+    #[test]
+    fn an_address_is_announced_at_once_and_again_without_anyone_waiting() {
+        let (outside, told) = outside();
+        let begun = Instant::now();
+        outside.announce([2; 6]);
+        assert!(begun.elapsed() < announce::AGAIN[2], "nobody waits");
+        let limit = Duration::from_secs(30);
+        let times: Vec<Instant> = (0..4).map(|_| told.recv_timeout(limit).unwrap()).collect();
+        for (after, at) in announce::AGAIN.iter().zip(&times[1..]) {
+            assert!(*at - begun >= *after, "not before its time");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_halted_announces_nothing_more() {
+        let (outside, told) = outside();
+        outside.announce([2; 6]);
+        outside.halt();
+        let limit = Duration::from_secs(30);
+        assert!(told.recv_timeout(limit).is_ok(), "the one at once");
+        drop(outside);
+        // Its thread lets go of the backends, and with them of the sender, having told nothing.
+        assert!(told.recv_timeout(limit).is_err());
     }
 }

@@ -5,7 +5,12 @@ use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::images::{self, Image};
 use replay::ClockKind;
+use replay::codec::from_bytes;
+use replay::file::LogReader;
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::path::Path;
+use vmm::engine::EngineKind;
 use vmm::machine::{BoardKind, Machine, MachineConfig, TscMode, boot};
 use vmm::memory::GuestMemory;
 
@@ -19,6 +24,26 @@ const MEMORY_MIB: u32 = 64;
 
 /// A Linux kernel's command line unless another is given: messages on the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
+
+/// A machine as one host tells another, or a log its reader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// What the first state depends on.
+    pub config: MachineConfig,
+    /// What runs it there.
+    pub engine: EngineKind,
+}
+
+impl Origin {
+    /// What `log` says of its machine.
+    ///
+    /// # Errors
+    /// If it says nothing that makes sense.
+    pub fn of_log(log: &LogReader, path: &Path) -> Outcome<Self> {
+        from_bytes(&log.header().config)
+            .during(format_args!("{}: machine configuration", path.display()))
+    }
+}
 
 /// A machine's configuration, with its image.
 pub struct Blueprint {
@@ -89,6 +114,19 @@ fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<Strin
     Ok(words.join(" "))
 }
 
+/// The address a guest with these arguments has.
+///
+/// # Errors
+/// If `ip=` is no address.
+pub fn guest_ip(words: &[String]) -> Outcome<Ipv4Addr> {
+    let given = words.iter().rev().find_map(|word| word.strip_prefix("ip="));
+    let text = given.unwrap_or(GUEST_ADDRESS);
+    let address = text.split_once('/').map_or(text, |(address, _)| address);
+    address
+        .parse()
+        .during(format_args!("the guest's argument ip={text}"))
+}
+
 /// Size of a raw disk image.
 pub fn disk_sectors(path: &Path) -> Outcome<u64> {
     let meta = std::fs::metadata(path).during(format_args!(
@@ -146,8 +184,76 @@ impl Prepared {
         Ok((machine, first_state))
     }
 
+    /// What will run it.
+    pub fn engine_kind(&self) -> EngineKind {
+        self.engine.kind()
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &MachineConfig {
         &self.blueprint.config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replay::codec::to_bytes;
+    use replay::file::{LogHeader, LogWriter};
+
+    fn config() -> MachineConfig {
+        MachineConfig {
+            guest: "counter".into(),
+            image_digest: 1,
+            memory_mib: 64,
+            cmdline: String::new(),
+            cpu: Default::default(),
+            clock_kind: replay::ClockKind::Blocks,
+            tsc: TscMode::Logged,
+            mac: [2, 0, 0, 0, 0, 1],
+            disk_sectors: None,
+            initrd: None,
+            board: BoardKind::Bare,
+        }
+    }
+
+    fn log(path: &Path, config: Vec<u8>) {
+        let header = LogHeader {
+            cpu_model: "v1".into(),
+            clock_kind: replay::ClockKind::Blocks,
+            config,
+            first_state: 0,
+        };
+        LogWriter::create(path, &header, || 0).unwrap();
+    }
+
+    #[test]
+    fn a_guest_has_the_address_it_is_given() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(Into::into).collect() };
+        let ip = |text| guest_ip(&words(text)).map_err(|e| e.to_string());
+        assert_eq!(ip("ticks=3"), Ok(Ipv4Addr::new(10, 77, 0, 2)));
+        assert_eq!(
+            ip("gw=10.0.0.1 ip=10.0.0.7/8"),
+            Ok(Ipv4Addr::new(10, 0, 0, 7))
+        );
+        assert_eq!(ip("ip=10.0.0.9"), Ok(Ipv4Addr::new(10, 0, 0, 9)));
+        assert!(ip("ip=guest").unwrap_err().contains("ip=guest"));
+    }
+
+    #[test]
+    fn a_log_says_what_ran_its_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let origin = Origin {
+            config: config(),
+            engine: EngineKind::Soft,
+        };
+        log(&path, to_bytes(&origin));
+        let reader = LogReader::open(&path).unwrap();
+        assert_eq!(Origin::of_log(&reader, &path).unwrap(), origin);
+
+        log(&path, to_bytes(&config()));
+        let reader = LogReader::open(&path).unwrap();
+        assert!(Origin::of_log(&reader, &path).is_err(), "no engine named");
     }
 }

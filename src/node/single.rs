@@ -1,11 +1,11 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
 use super::outside::{self, Direct, Discard};
-use super::setup;
+use super::setup::{self, Origin};
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
-use replay::codec::{from_bytes, to_bytes};
+use replay::codec::to_bytes;
 use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader, LogWriter};
 use replay::recorder::{Recorder, StatePace};
@@ -19,7 +19,7 @@ use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineConfig, MachineError, RESET_STATUS};
+use vmm::machine::{Ended, MachineError, RESET_STATUS};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
@@ -53,11 +53,11 @@ pub fn record(args: RecordArgs) -> Outcome {
     let pace = StatePace {
         every_entries: args.digest_every,
     };
-    let make = move |config: &MachineConfig, first_state| {
+    let make = move |origin: &Origin, first_state| {
         let header = LogHeader {
-            cpu_model: config.cpu.name().to_owned(),
-            clock_kind: config.clock_kind,
-            config: to_bytes(config),
+            cpu_model: origin.config.cpu.name().to_owned(),
+            clock_kind: origin.config.clock_kind,
+            config: to_bytes(origin),
             first_state,
         };
         Ok(LogWriter::create(&path, &header, || {
@@ -81,9 +81,9 @@ pub fn record(args: RecordArgs) -> Outcome {
             digest: Some(format!("{:016x}", ended.digest)),
             seconds,
         };
-        println!("{}", serde_json::to_string(&report).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
     } else {
-        eprintln!(
+        crate::complain!(
             "recorded {entries} entries, clock {} ({clock_kind}), {seconds:.2} s: {}",
             ended.clock,
             args.output.display()
@@ -118,7 +118,7 @@ struct Ran {
 fn live<L: LogSink>(
     args: RunArgs,
     thread: &str,
-    make_log: impl FnOnce(&MachineConfig, u64) -> Outcome<L> + Send,
+    make_log: impl FnOnce(&Origin, u64) -> Outcome<L> + Send,
     pace: StatePace,
 ) -> Outcome<Ran> {
     let set = signals::block()?;
@@ -126,7 +126,7 @@ fn live<L: LogSink>(
     let blueprint = setup::blueprint(&machine_args)?;
     let prepared = setup::prepare(blueprint, machine_args.engine)?;
     let inbox = Inbox::new();
-    let _network = forward(args.forward.as_deref(), &mut machine_args)?;
+    let _network = forward(args.forward.as_deref(), args.guest_ip, &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
     let _typing = args
@@ -138,9 +138,14 @@ fn live<L: LogSink>(
     signals::watch(set, move || {
         stop.push(Arrival::Stop);
     })?;
+    let engine = prepared.engine_kind();
     let vcpu = move || -> Outcome<Ran> {
         let (mut machine, first_state) = prepared.boot()?;
-        let log = make_log(machine.config(), first_state)?;
+        let origin = Origin {
+            config: machine.config().clone(),
+            engine,
+        };
+        let log = make_log(&origin, first_state)?;
         let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
         let pages = machine.config().memory_bytes() / 4096;
         let mut recorder = Recorder::new(live, log, Direct(outside), pace, pages);
@@ -170,6 +175,7 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
 /// A switch in this process with a port forward on it, if asked for.
 fn forward(
     spec: Option<&str>,
+    guest_ip: Option<Ipv4Addr>,
     args: &mut MachineArgs,
 ) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
     let Some(spec) = spec else { return Ok(None) };
@@ -183,7 +189,8 @@ fn forward(
     let socket = folder.path().join("switch");
     let switch = Switch::start(&socket)?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, host));
-    let to = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), guest);
+    let ip = guest_ip.map_or_else(|| setup::guest_ip(&args.args), Ok)?;
+    let to = SocketAddrV4::new(ip, guest);
     let forward = Forward::start(&socket, listen, to)?;
     args.net = Some(NetArg::Switch(socket));
     Ok(Some((forward, switch, folder)))
@@ -195,14 +202,18 @@ pub fn replay(args: ReplayArgs) -> Outcome {
     let reader = LogReader::open(&args.log)?;
     reader.check_replayable()?;
     let header = reader.header().clone();
-    let config: MachineConfig = from_bytes(&header.config).during(format_args!(
-        "{}: machine configuration",
-        args.log.display()
-    ))?;
+    let Origin { config, engine } = Origin::of_log(&reader, &args.log)?;
     let clock_kind = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
     let prepared = setup::prepare(blueprint, args.engine)?;
+    if engine != prepared.engine_kind() {
+        crate::complain!(
+            "tandem: {}: recorded on {engine}, replayed on {}",
+            args.log.display(),
+            prepared.engine_kind()
+        );
+    }
     let console = args.console.then(Console::stdout);
     let (result, entries, clock) = on_vcpu_thread("vcpu", move || {
         let (mut machine, first_state) = prepared.boot()?;
@@ -241,9 +252,9 @@ pub fn replay(args: ReplayArgs) -> Outcome {
             digest: ended.map(|ended| format!("{:016x}", ended.digest)),
             seconds,
         };
-        println!("{}", serde_json::to_string(&report).during("report")?);
+        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
     } else if ended.is_some() {
-        println!(
+        crate::sayln!(
             "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
              every entry and digest as recorded"
         );

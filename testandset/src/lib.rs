@@ -21,7 +21,6 @@
 
 mod client;
 mod error;
-mod lines;
 mod names;
 mod protocol;
 mod record;
@@ -31,7 +30,8 @@ mod store;
 
 pub use client::ServerArbiter;
 pub use error::ArbiterError;
-pub use names::{Contender, Flag, NameError, ViewNumber, VmId};
+pub use lines::{NameError, ViewNumber, VmId};
+pub use names::{Contender, Flag};
 pub use server::serve;
 pub use shared_disk::SharedDisk;
 pub use store::{Recovery, Store};

@@ -16,37 +16,11 @@ use serde::{Deserialize, Serialize};
 /// Longest line either side takes, newline included, in bytes.
 pub(crate) const MAX_LINE: usize = 4096;
 
-const PROTOCOL: &str = "tandem-arbiter";
-const VERSION: u32 = 1;
-
-/// The first line of either side.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    protocol: String,
-    version: u32,
-}
-
-impl Hello {
-    /// What this build says.
-    pub(crate) fn ours() -> Self {
-        Self {
-            protocol: PROTOCOL.into(),
-            version: VERSION,
-        }
-    }
-
-    /// Checks the other side's first line; the error is for a person.
-    pub(crate) fn check(line: &[u8]) -> Result<(), String> {
-        match serde_json::from_slice::<Self>(line) {
-            Ok(hello) if hello == Self::ours() => Ok(()),
-            Ok(hello) => Err(format!(
-                "it speaks {:.32} version {}, not {PROTOCOL} version {VERSION}",
-                hello.protocol, hello.version
-            )),
-            Err(_) => Err(format!("its first line is no {PROTOCOL} greeting")),
-        }
-    }
-}
+/// What is spoken here.
+pub(crate) const PROTOCOL: lines::Protocol = lines::Protocol {
+    name: "tandem-arbiter",
+    version: 1,
+};
 
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,11 +54,4 @@ pub(crate) enum Reply {
     Refused { reason: String },
     /// The answer could not be made durable; whose the flag is, is unknown.
     StoreFailed { reason: String },
-}
-
-/// A message as a line.
-pub(crate) fn to_line<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(message).expect("messages are plain JSON");
-    line.push(b'\n');
-    line
 }

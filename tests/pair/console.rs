@@ -4,7 +4,7 @@ use super::common::{LIMIT, PROGRAM, have_kvm, machine};
 use super::{Replica, Site};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ fn clients_are_served_though_nobody_reads_the_console() {
     let server = listener.local_addr().unwrap();
     drop(listener);
     let guest = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 6379);
-    let _forward = Forward::start(&socket, SocketAddr::from(server), guest).unwrap();
+    let _forward = Forward::start(&socket, server, guest).unwrap();
     let net = format!("switch:{}", socket.display());
     let (mut backup, at) = site.backup(&["--net", &net]);
     let mut primary = Stalled::start(&site, &["kv", "--net", &net], &at);
@@ -141,7 +141,15 @@ fn a_guest_that_prints_too_much_waits_and_its_pair_stays() {
     }
     let site = Site::new();
     let (mut backup, at) = site.backup(&["--suspect-ms", "300"]);
-    let words = ["clock", "--arg", "reads=500", "--arg", "rtc=500"];
+    let words = [
+        "clock",
+        "--arg",
+        "reads=500",
+        "--arg",
+        "rtc=500",
+        "--arg",
+        "hz=10",
+    ];
     let mut primary = Stalled::start(&site, &words, &at);
     primary.wait_held(16 << 10);
     // Three times the silence that makes a replica suspicious.
@@ -168,7 +176,15 @@ fn a_guest_that_waits_for_a_reader_ends_when_asked() {
     }
     let site = Site::new();
     let (mut backup, at) = site.backup(&[]);
-    let words = ["clock", "--arg", "reads=500", "--arg", "rtc=500"];
+    let words = [
+        "clock",
+        "--arg",
+        "reads=500",
+        "--arg",
+        "rtc=500",
+        "--arg",
+        "hz=10",
+    ];
     let mut primary = Stalled::start(&site, &words, &at);
     primary.wait_held(16 << 10);
     primary.ask_to_end();

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod console;
+mod fence;
 
 use common::{LIMIT, have_kvm, machine, os};
 use std::ffi::OsString;

@@ -1,23 +1,16 @@
 //! The client of the service.
 
-use crate::protocol::{self, Hello, MAX_REPLY, Reply, Request};
+use crate::protocol::{MAX_REPLY, PROTOCOL, Reply, Request};
 use crate::{Orders, Ping, Register, Registered, Report, Status, ViewError, VmId};
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
-
-/// How long one call may take, unless set.
-const TIMEOUT: Duration = Duration::from_millis(1000);
+use lines::CallError;
+use std::time::Duration;
 
 /// A view service, asked over TCP: a connection per call, each within a time limit.
 ///
 /// A protected pair needs no answer to go on: a failed ping or report may be ignored, as the next ping
 /// says the same again.
 #[derive(Clone, Debug)]
-pub struct Client {
-    address: String,
-    timeout: Duration,
-}
+pub struct Client(lines::Client);
 
 impl Client {
     /// The service at `address` (`HOST:PORT`); does not connect yet.
@@ -25,30 +18,17 @@ impl Client {
     /// # Errors
     /// [`ViewError::BadAddress`].
     pub fn new(address: &str) -> Result<Self, ViewError> {
-        let bad = |reason| ViewError::BadAddress {
+        let client = lines::Client::new(address, PROTOCOL, MAX_REPLY);
+        client.map(Self).map_err(|reason| ViewError::BadAddress {
             given: address.into(),
             reason,
-        };
-        let (host, port) = address
-            .rsplit_once(':')
-            .ok_or_else(|| bad("expected HOST:PORT"))?;
-        if host.is_empty() || host.contains(char::is_whitespace) {
-            return Err(bad("expected a host's name or address before the port"));
-        }
-        if !port.parse::<u16>().is_ok_and(|port| port > 0) {
-            return Err(bad("expected a port from 1 to 65535"));
-        }
-        Ok(Self {
-            address: address.into(),
-            timeout: TIMEOUT,
         })
     }
 
     /// Limits a call to `timeout` (one second unless set); resolving a host's name comes on top.
     #[must_use]
-    pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self(self.0.with_timeout(timeout))
     }
 
     /// Says that a host lives, and what it runs; says what it is to do.
@@ -107,129 +87,48 @@ impl Client {
         }
     }
 
-    fn unreachable(&self, reason: impl ToString) -> ViewError {
-        ViewError::Unreachable {
-            address: self.address.clone(),
-            reason: reason.to_string(),
-        }
+    fn address(&self) -> String {
+        self.0.address().to_owned()
     }
 
-    fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for address in self.address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, left(deadline)?) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    /// Sends greeting and request; the server's greeting and reply, as lines.
-    fn exchange(&self, request: &Request) -> io::Result<[Vec<u8>; 2]> {
-        let deadline = Instant::now() + self.timeout;
-        let mut stream = self.connect(deadline)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(left(deadline)?))?;
-        stream.write_all(
-            &[
-                protocol::to_line(&Hello::ours()),
-                protocol::to_line(request),
-            ]
-            .concat(),
-        )?;
-        let mut received = Vec::new();
-        let mut hello_end = None;
-        loop {
-            let mut chunk = [0; 4096];
-            stream.set_read_timeout(Some(left(deadline)?))?;
-            let n = match stream.read(&mut chunk) {
-                Ok(0) => {
-                    // A refusal may come instead of the greeting, and nothing after it.
-                    return match received.strip_suffix(b"\n") {
-                        Some(line) if Hello::check(line).is_err() => Ok([line.to_vec(), vec![]]),
-                        _ => Err(io::ErrorKind::UnexpectedEof.into()),
-                    };
-                }
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            for (i, byte) in chunk[..n].iter().enumerate() {
-                match (byte, hello_end) {
-                    (b'\n', None) => hello_end = Some(received.len() + i),
-                    (b'\n', Some(end)) => {
-                        received.extend_from_slice(&chunk[..i]);
-                        let reply = received.split_off(end + 1);
-                        received.truncate(end);
-                        return Ok([received, reply]);
-                    }
-                    _ => {}
-                }
-            }
-            received.extend_from_slice(&chunk[..n]);
-            if received.len() > MAX_REPLY {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "too long a reply",
-                ));
-            }
+    fn refused(&self, reason: String) -> ViewError {
+        ViewError::Refused {
+            address: self.address(),
+            reason,
         }
     }
 
     fn ask(&self, request: &Request) -> Result<Reply, ViewError> {
-        let [hello, reply] = self.exchange(request).map_err(|e| match e.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-                self.unreachable(format!("no answer within {} ms", self.timeout.as_millis()))
-            }
-            io::ErrorKind::UnexpectedEof => {
-                self.unreachable("it closed the connection before answering")
-            }
-            _ => self.unreachable(e),
-        })?;
-        let address = || self.address.clone();
-        if let Err(reason) = Hello::check(&hello) {
-            return Err(match serde_json::from_slice(&hello) {
-                Ok(Reply::Refused { reason }) => ViewError::Refused {
-                    address: address(),
-                    reason,
-                },
-                _ => ViewError::Protocol {
-                    address: address(),
-                    reason,
-                },
-            });
-        }
-        match serde_json::from_slice(&reply) {
-            Ok(Reply::Refused { reason }) => Err(ViewError::Refused {
-                address: address(),
+        let protocol = |reason: String| ViewError::Protocol {
+            address: self.address(),
+            reason,
+        };
+        let reply = self.0.call(request).map_err(|error| match error {
+            CallError::Unreachable(reason) => ViewError::Unreachable {
+                address: self.address(),
                 reason,
-            }),
+            },
+            CallError::NotGreeted { line, reason } => match serde_json::from_slice(&line) {
+                Ok(Reply::Refused { reason }) => self.refused(reason),
+                _ => protocol(reason),
+            },
+        })?;
+        match serde_json::from_slice(&reply) {
+            Ok(Reply::Refused { reason }) => Err(self.refused(reason)),
             Ok(Reply::Failed { reason }) => Err(ViewError::Failed {
-                address: address(),
+                address: self.address(),
                 reason,
             }),
             Ok(reply) => Ok(reply),
-            Err(error) => Err(ViewError::Protocol {
-                address: address(),
-                reason: format!("its reply is no reply: {error}"),
-            }),
+            Err(error) => Err(protocol(format!("its reply is no reply: {error}"))),
         }
     }
 
     /// A reply, but to another question.
     fn beside_the_point(&self, reply: &Reply) -> ViewError {
         ViewError::Protocol {
-            address: self.address.clone(),
+            address: self.address(),
             reason: format!("its reply does not fit the request: {reply:?}"),
         }
-    }
-}
-
-/// Time until `deadline`; an error once it has passed.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    match deadline.checked_duration_since(Instant::now()) {
-        Some(left) if !left.is_zero() => Ok(left),
-        _ => Err(io::ErrorKind::TimedOut.into()),
     }
 }

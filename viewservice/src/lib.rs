@@ -18,7 +18,6 @@
 
 mod client;
 mod error;
-mod lines;
 mod machine;
 mod names;
 mod protocol;
@@ -29,8 +28,9 @@ mod store;
 
 pub use client::Client;
 pub use error::ViewError;
+pub use lines::{NameError, ViewNumber, VmId};
 pub use machine::{Change, Event, Rejected, Settings, Views};
-pub use names::{Address, HostId, NameError, ViewNumber, VmId};
+pub use names::{Address, HostId};
 pub use protocol::{Assignment, Held, Orders, Ping, Register, Registered, Report};
 pub use server::serve;
 pub use state::{Role, State, View};

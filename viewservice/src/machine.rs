@@ -535,13 +535,15 @@ impl Views {
             let view = views.current();
             let held = |host: &HostId| self.lives.get(host).and_then(|life| life.held.get(vm));
             let primary = held(&view.primary).filter(|held| held.view == view.number);
+            let backup = view.backup.as_ref().and_then(held);
+            let backup = backup.filter(|held| held.view == view.number);
             VmStatus {
                 name: vm.clone(),
                 role: primary.map(|held| held.role),
                 view: view.number,
                 primary: view.primary.clone(),
                 backup: view.backup.clone(),
-                lag_ms: primary.and_then(|held| held.lag_ms),
+                lag_ms: [backup, primary].into_iter().find_map(|held| held?.lag_ms),
                 roles: self
                     .lives
                     .keys()

@@ -19,37 +19,11 @@ pub(crate) const MAX_REQUEST: usize = 256 << 10;
 /// Longest reply, newline included, in bytes: the status of as many VMs and hosts as there may be.
 pub(crate) const MAX_REPLY: usize = 2 << 20;
 
-const PROTOCOL: &str = "tandem-views";
-const VERSION: u32 = 1;
-
-/// The first line of either side.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Hello {
-    protocol: String,
-    version: u32,
-}
-
-impl Hello {
-    /// What this build says.
-    pub(crate) fn ours() -> Self {
-        Self {
-            protocol: PROTOCOL.into(),
-            version: VERSION,
-        }
-    }
-
-    /// Checks the other side's first line; the error is for a person.
-    pub(crate) fn check(line: &[u8]) -> Result<(), String> {
-        match serde_json::from_slice::<Self>(line) {
-            Ok(hello) if hello == Self::ours() => Ok(()),
-            Ok(hello) => Err(format!(
-                "it speaks {:.32} version {}, not {PROTOCOL} version {VERSION}",
-                hello.protocol, hello.version
-            )),
-            Err(_) => Err(format!("its first line is no {PROTOCOL} greeting")),
-        }
-    }
-}
+/// What is spoken here.
+pub(crate) const PROTOCOL: lines::Protocol = lines::Protocol {
+    name: "tandem-views",
+    version: 1,
+};
 
 /// A replica as its host sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +34,8 @@ pub struct Held {
     pub view: ViewNumber,
     /// What it is.
     pub role: Role,
-    /// How far the backup's execution is behind, in milliseconds; a primary knows.
+    /// How far the backup's execution is behind, in milliseconds: by its own account, or as the
+    /// primary knows it from acks.
     #[serde(default)]
     pub lag_ms: Option<u64>,
 }
@@ -177,18 +152,12 @@ pub(crate) enum Reply {
     },
 }
 
-/// A message as a line.
-pub(crate) fn to_line<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut line = serde_json::to_vec(message).expect("messages are plain JSON");
-    line.push(b'\n');
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::machine::{MAX_HOSTS, MAX_VMS};
     use crate::{Event, Settings, State, Views};
+    use lines::to_line;
 
     fn long(n: usize, max: usize) -> String {
         format!("{n:05}{}", "x".repeat(max - 5))

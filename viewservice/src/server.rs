@@ -1,8 +1,8 @@
 //! The service: the view machine behind TCP, on a durable state.
 
-use crate::lines::{self, Answer, Answerer, Limits};
-use crate::protocol::{self, Hello, MAX_REQUEST, Reply, Request};
+use crate::protocol::{MAX_REQUEST, PROTOCOL, Reply, Request};
 use crate::{Change, Event, Settings, State, Store, ViewError, Views};
+use lines::{Answer, Answerer, Limits};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -73,18 +73,18 @@ struct Inner {
 
 impl Answerer for Service {
     fn answer(&self, line: Option<&[u8]>, first: bool) -> Answer {
-        let refused = |reason: String| Answer::Last(protocol::to_line(&Reply::Refused { reason }));
+        let refused = |reason: String| Answer::Last(lines::to_line(&Reply::Refused { reason }));
         let Some(line) = line else {
             return refused(format!("a line is at most {MAX_REQUEST} bytes"));
         };
         if first {
-            return match Hello::check(line) {
-                Ok(()) => Answer::Reply(protocol::to_line(&Hello::ours())),
+            return match PROTOCOL.check(line) {
+                Ok(()) => Answer::Reply(PROTOCOL.greeting()),
                 Err(reason) => refused(format!("cannot talk to this client: {reason}")),
             };
         }
         match serde_json::from_slice(line) {
-            Ok(request) => Answer::Reply(protocol::to_line(&self.handle(request))),
+            Ok(request) => Answer::Reply(lines::to_line(&self.handle(request))),
             Err(error) => refused(format!("no such request: {error}")),
         }
     }

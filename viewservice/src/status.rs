@@ -27,7 +27,8 @@ pub struct VmStatus {
     pub primary: HostId,
     /// The backup's host.
     pub backup: Option<HostId>,
-    /// How far the backup's execution is behind, in milliseconds, as the primary last said.
+    /// How far the backup's execution is behind, in milliseconds, as it last said itself, else as
+    /// the primary did.
     pub lag_ms: Option<u64>,
     /// What each live host last said its replica is.
     pub roles: BTreeMap<HostId, Role>,

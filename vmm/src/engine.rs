@@ -8,6 +8,36 @@
 
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop};
 
+/// What runs a guest. Two kinds may differ in what the processor leaves open, so a log says which it is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// KVM on a processor that virtualises.
+    KvmHardware,
+    /// KVM that runs ring 3 natively and emulates ring 0.
+    KvmSoftware,
+    /// The software processor.
+    Soft,
+}
+
+impl EngineKind {
+    /// Whether a guest does the same on both: on the same, and on the software engine whatever the other.
+    #[must_use]
+    pub fn agrees_with(self, other: Self) -> bool {
+        self == other || self == Self::Soft || other == Self::Soft
+    }
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::KvmHardware => "hardware-virtualised KVM",
+            Self::KvmSoftware => "software-virtualised KVM",
+            Self::Soft => "software engine",
+        })
+    }
+}
+
 /// Which address space an access goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bus {

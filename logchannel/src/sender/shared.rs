@@ -6,6 +6,7 @@ use crate::cursors::SharedCursors;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
 use crate::gate::SharedGate;
+use crate::lease::Lease;
 use crate::link::Link;
 use crate::messages::{Ack, Heartbeat};
 use crate::metrics::add;
@@ -13,11 +14,14 @@ use crate::outgoing::Outgoing;
 use replay::LogIndex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// Time between two samples for [`Lag::us`], and most samples kept.
 const SAMPLE_US: u64 = 1_000;
 const SAMPLES_MAX: usize = 4096;
+
+/// Least time between two renewals of the lease: acks come far more often.
+const RENEWAL_US: u64 = 1_000;
 
 /// Who decides what an append does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,7 @@ pub(super) struct Shared {
     pub(super) cursors: SharedCursors,
     pub(super) mode: AtomicU8,
     pub(super) buffer_max: u64,
+    pub(super) lease: Arc<Lease>,
     /// Cost of everything appended, and of what was released of it.
     pub(super) appended_cost: AtomicU64,
     pub(super) released_cost: AtomicU64,
@@ -100,6 +105,11 @@ impl Shared {
         let ledger = self.ledger();
         if self.mode() != Mode::Halted {
             self.mode.store(mode as u8, SeqCst);
+            match mode {
+                Mode::Undecided => self.lease.suspend(),
+                Mode::Solo => self.lease.free(),
+                Mode::Linked | Mode::Halted => {}
+            }
         }
         self.changed.notify_all();
         drop(ledger);
@@ -258,6 +268,7 @@ impl Shared {
 pub(super) fn read_acks(shared: &Shared, mut incoming: FrameBuffer) {
     let suspect_us = u64::from(shared.link.settings.suspect_ms) * 1_000;
     let mut read_us = now_us();
+    let mut renewed_us = read_us;
     let end = loop {
         shared.link.deaf.store(true, SeqCst);
         let outlet_us = match take_acks(shared, &mut incoming, read_us) {
@@ -274,11 +285,15 @@ pub(super) fn read_acks(shared: &Shared, mut incoming: FrameBuffer) {
         if silence_us >= suspect_us {
             // This side slept. The acks it finds now may be from before the backup went live, and
             // what they would release may contradict what that backup has done since. (A pause within
-            // the outlet is not seen here; only fencing at the disk itself could rule that out.)
+            // the outlet is not seen here, but by the lease.)
             let silence_ms = silence_us / 1_000;
             break LinkLost::Silence { silence_ms }.into();
         }
         read_us = now;
+        if now.saturating_sub(renewed_us) >= RENEWAL_US {
+            renewed_us = now;
+            shared.lease.heard();
+        }
         if shared.link.over() {
             return;
         }

@@ -1,14 +1,14 @@
 //! `tandem backup`.
 
 use super::super::outside::{self, BackupSink, Outside};
-use super::super::setup;
+use super::super::setup::{self, Origin};
 use super::callers::Callers;
 use super::control::{Control, Side};
 use super::events::Events;
 use super::inputs::{FailoverInputs, GoLive};
 use super::primary::incarnation;
 use super::report::{self, Reporter};
-use super::{Message, Offer, VcpuEvent, kvm_name};
+use super::{Message, VcpuEvent};
 use crate::cli::BackupArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
@@ -112,7 +112,7 @@ impl Side for BackupSide {
             }
             VcpuEvent::Diverged(why) => {
                 events.note("diverged", &why);
-                eprintln!("tandem: {why}");
+                crate::complain!("tandem: {why}");
                 Some(Event::Diverged)
             }
             VcpuEvent::Failed(why) => {
@@ -127,7 +127,7 @@ impl Side for BackupSide {
     }
 
     fn lag_ms(&self) -> u64 {
-        0
+        self.receiver.lag_us() / 1000
     }
 }
 
@@ -221,7 +221,7 @@ fn accept(
         match (caller.answer(&hello, HANDSHAKE, decide), started) {
             (Ok(connection), Some(started)) => return Ok((connection, hello, started)),
             (Err(e), _) => {
-                eprintln!("tandem: a primary was turned away: {e}");
+                crate::complain!("tandem: a primary was turned away: {e}");
             }
             (Ok(_), None) => unreachable!("a welcome primary's machine was started"),
         }
@@ -242,15 +242,8 @@ fn start(
             hello.vm
         )));
     }
-    let offer: Offer = from_bytes(&hello.config).during("the machine's configuration")?;
-    if offer.kvm != kvm_name() {
-        return Err(Failure::new(format!(
-            "this host's KVM is {}, the primary's {}: the same guest may differ on them",
-            kvm_name(),
-            offer.kvm
-        )));
-    }
-    let config = offer.config;
+    let origin: Origin = from_bytes(&hello.config).during("the machine's configuration")?;
+    let config = origin.config;
     let sectors = args.disk.as_deref().map(setup::disk_sectors).transpose()?;
     if config.disk_sectors != sectors {
         return Err(Failure::new(format!(
@@ -262,10 +255,19 @@ fn start(
     let mac = config.mac;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())?;
     let prepared = setup::prepare(blueprint, args.engine)?;
+    let here = prepared.engine_kind();
+    if !origin.engine.agrees_with(here) {
+        return Err(Failure::new(format!(
+            "this host has {here}, the primary's {}: the same guest may differ on them \
+             (--engine soft follows either)",
+            origin.engine
+        )));
+    }
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(
-        outside::Use::Replica,
+        // It writes when it has won the flag only.
+        outside::Use::Replica(None),
         args.net.as_ref(),
         args.disk.as_deref(),
         args.quiet,

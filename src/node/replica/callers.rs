@@ -108,7 +108,7 @@ impl Callers {
                 Ok(None) => at += 1,
                 Ok(Some(hello)) => return Some((self.silent.remove(at), hello)),
                 Err(e) => {
-                    eprintln!("tandem: a caller was turned away: {e}");
+                    crate::complain!("tandem: a caller was turned away: {e}");
                     self.silent.remove(at);
                 }
             }

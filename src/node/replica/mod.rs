@@ -22,34 +22,8 @@ pub use events::Line;
 pub use primary::primary;
 
 use replay::Output;
-use serde::{Deserialize, Serialize};
 use std::sync::mpsc::SyncSender;
-use vmm::kvm::KvmKind;
-use vmm::machine::{Ended, MachineConfig};
-
-/// What a primary tells its backup of the machine.
-#[derive(Serialize, Deserialize)]
-struct Offer {
-    config: MachineConfig,
-    /// The kind of KVM the primary runs on.
-    kvm: String,
-}
-
-impl Offer {
-    fn new(config: &MachineConfig) -> Self {
-        Self {
-            config: config.clone(),
-            kvm: kvm_name().to_owned(),
-        }
-    }
-}
-
-fn kvm_name() -> &'static str {
-    match KvmKind::of_this_host() {
-        KvmKind::Hardware => "hardware-virtualised",
-        KvmKind::Software => "software-virtualised",
-    }
-}
+use vmm::machine::Ended;
 
 /// What reaches the control thread.
 enum Message {

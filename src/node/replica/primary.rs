@@ -1,16 +1,19 @@
 //! `tandem primary`.
 
-use super::super::{outside, setup};
+use super::super::outside;
+use super::super::setup::{self, Origin};
 use super::claim::{Claims, Wish};
 use super::control::{Control, Side};
 use super::events::Events;
 use super::report::{self, Reporter};
-use super::{Message, Offer, VcpuEvent};
+use super::{Message, VcpuEvent};
 use crate::cli::{PrimaryArgs, ReplicaArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
 use logchannel::role::{Event, RoleMachine};
-use logchannel::{Bye, GateOutlet, Hello, Sender, SenderHandle, SenderOptions, Settings, offer};
+use logchannel::{
+    Bye, GateOutlet, Hello, Lease, Sender, SenderHandle, SenderOptions, Settings, offer,
+};
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
 use std::net::{SocketAddr, TcpStream};
@@ -208,9 +211,12 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let mut events = Events::open("primary", args.replica.events.as_deref())?;
     let prepared = setup::prepare(setup::blueprint(&args.machine)?, args.machine.engine)?;
     let config = prepared.config().clone();
+    let engine = prepared.engine_kind();
     let inbox = Inbox::new();
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&args.machine, outside::Use::Replica, &sink)?;
+    let lease = Lease::new();
+    let used = outside::Use::Replica(Some(lease.clone()));
+    let outside = outside::for_machine(&args.machine, used, &sink)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
     signals::watch(set, move || {
@@ -246,8 +252,9 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         .during("the vCPU thread failed")?
         .map_err(Failure::new)?;
 
-    let identity = report::identity(&args.replica, &args.backup.to_string())?;
     let socket = connect(args.backup)?;
+    let here = socket.local_addr().during("the link to the backup")?;
+    let identity = report::identity(&args.replica, &here.to_string())?;
     let wish = match (&identity, args.view) {
         (Some(identity), _) => Wish::Service(identity.register(args.backup_name.as_deref())?),
         (None, Some(view)) => Wish::Operator(view),
@@ -266,10 +273,13 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         view,
         first_digest: first_state,
         settings: settings(&args.replica),
-        config: replay::codec::to_bytes(&Offer::new(&config)),
+        config: replay::codec::to_bytes(&Origin {
+            config: config.clone(),
+            engine,
+        }),
     };
     let reporter = Reporter::start(identity, to_control.clone())?;
-    let sender = link(socket, &args, &hello, &outside, to_control).inspect_err(|_| {
+    let sender = link(socket, &args, &hello, &outside, lease, to_control).inspect_err(|_| {
         // Nothing has run in this view: another start may follow.
         if let Err(e) = claims.mark_end(view.0) {
             tracing::warn!("{e}");
@@ -326,11 +336,13 @@ fn link(
     args: &PrimaryArgs,
     hello: &Hello,
     outside: &Arc<outside::Outside>,
+    lease: Arc<Lease>,
     control: mpsc::Sender<Message>,
 ) -> Outcome<Sender> {
     let connection = offer(socket, hello, HANDSHAKE)?;
     let options = SenderOptions {
         buffer_max: u64::from(args.replica.log_buffer) << 20,
+        lease,
     };
     let on_end = move |end| {
         let _ = control.send(Message::Link(end));

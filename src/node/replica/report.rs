@@ -199,7 +199,7 @@ fn ping(identity: &Identity, held: &[Held], control: &Sender<Message>) {
 fn hold(identity: &Identity, role: Role, view: u64, lag_ms: u64) -> Vec<Held> {
     let (role, lag_ms) = match role {
         Role::Primary => (ViewRole::Primary, Some(lag_ms)),
-        Role::Backup => (ViewRole::Backup, None),
+        Role::Backup => (ViewRole::Backup, Some(lag_ms)),
         Role::Solo => (ViewRole::Solo, None),
         Role::Halted => return Vec::new(),
     };

@@ -124,7 +124,7 @@ impl Soft {
     /// # Errors
     /// Why it did not retire.
     #[doc(hidden)]
-    pub fn step(&mut self) -> Result<(), Cause> {
+    pub fn one(&mut self) -> Result<(), Cause> {
         loop {
             let Ok(place) = self.blocks.find(&mut self.cpu) else {
                 return Err(self.cpu.cause);

@@ -12,6 +12,7 @@
 
 use super::Mac;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 /// Bytes of these frames: the shortest that Ethernet allows, without check sequence.
 pub const ANNOUNCEMENT_BYTES: usize = 60;
@@ -37,8 +38,15 @@ pub fn gratuitous_arp(mac: Mac, ip: Ipv4Addr) -> [u8; ANNOUNCEMENT_BYTES] {
     build(TYPE_ARP, OP_ARP_REQUEST, mac, ip, [0; 6], ip)
 }
 
-/// All that should be sent when `mac` has moved: once at once; again, after a second or so, where
-/// the network may lose them.
+/// When to announce again, counted from the announcement at once: switches may drop a frame, or be
+/// learning another way at that very moment.
+pub const AGAIN: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(1000),
+];
+
+/// All that should be sent when `mac` has moved: at once, and [`AGAIN`].
 #[must_use]
 pub fn frames(mac: Mac, ip: Option<Ipv4Addr>) -> Vec<[u8; ANNOUNCEMENT_BYTES]> {
     let mut frames = vec![rarp(mac)];

@@ -60,6 +60,21 @@ pub enum DiskError {
     },
 }
 
+/// The right to write to a disk that is shared with another replica.
+pub trait WritePermit: Send + Sync {
+    /// Waits until it may be written; false if it may not, for ever.
+    fn wait(&self) -> bool;
+}
+
+/// A disk that is nobody else's.
+struct Always;
+
+impl WritePermit for Always {
+    fn wait(&self) -> bool {
+        true
+    }
+}
+
 /// A raw file as a disk. On drop, what was submitted is done first.
 #[derive(Debug)]
 pub struct DiskFile {
@@ -77,19 +92,29 @@ impl DiskFile {
     /// # Errors
     /// See [`DiskError`].
     pub fn open(path: &Path, sink: Arc<dyn ArrivalSink>) -> Result<Self, DiskError> {
-        Self::open_as(path, sink, false)
+        Self::open_as(path, sink, false, Arc::new(Always))
     }
 
     /// As [`DiskFile::open`], with every write durable before its end is told: a guest that lives on
-    /// after its host died must not miss a write it saw done.
+    /// after its host died must not miss a write it saw done. Before each write `permit` is asked, if there
+    /// is one; when it is refused, neither this write nor any later one is done, nor is its end told.
     ///
     /// # Errors
     /// See [`DiskError`].
-    pub fn open_durable(path: &Path, sink: Arc<dyn ArrivalSink>) -> Result<Self, DiskError> {
-        Self::open_as(path, sink, true)
+    pub fn open_durable(
+        path: &Path,
+        sink: Arc<dyn ArrivalSink>,
+        permit: Option<Arc<dyn WritePermit>>,
+    ) -> Result<Self, DiskError> {
+        Self::open_as(path, sink, true, permit.unwrap_or_else(|| Arc::new(Always)))
     }
 
-    fn open_as(path: &Path, sink: Arc<dyn ArrivalSink>, durable: bool) -> Result<Self, DiskError> {
+    fn open_as(
+        path: &Path,
+        sink: Arc<dyn ArrivalSink>,
+        durable: bool,
+        permit: Arc<dyn WritePermit>,
+    ) -> Result<Self, DiskError> {
         let at = || path.to_owned();
         let failed = |operation| {
             move |source| DiskError::Io {
@@ -123,7 +148,7 @@ impl DiskFile {
         let disk = file.clone();
         let worker = std::thread::Builder::new()
             .name("disk".into())
-            .spawn(move || serve(&queue, &disk, bytes, &*sink))
+            .spawn(move || serve(&queue, &disk, bytes, &*sink, &*permit))
             .map_err(failed("cannot start a thread"))?;
         Ok(Self {
             path: at(),
@@ -187,8 +212,20 @@ impl Drop for DiskFile {
     }
 }
 
-fn serve(queue: &Receiver<Output>, file: &File, bytes: u64, sink: &dyn ArrivalSink) {
+fn serve(
+    queue: &Receiver<Output>,
+    file: &File,
+    bytes: u64,
+    sink: &dyn ArrivalSink,
+    permit: &dyn WritePermit,
+) {
     while let Ok(output) = queue.recv() {
+        // Right before the system call: a pause between the two is all that is left to go wrong.
+        if matches!(output, Output::DiskWrite { .. }) && !permit.wait() {
+            tracing::info!("disk writes are not done any more: this replica is halted");
+            while queue.recv().is_ok() {}
+            return;
+        }
         let (tag, result) = execute(file, bytes, output);
         let (ok, data) = match result {
             Ok(data) => (true, data),
@@ -245,6 +282,39 @@ mod tests {
     use super::*;
     use crate::backends::testing::{Heard, isolated, threads_and_fds};
     use std::io::Write;
+
+    /// Says yes or no once it is told.
+    struct Told(std::sync::Mutex<Receiver<bool>>);
+
+    impl WritePermit for Told {
+        fn wait(&self) -> bool {
+            self.0.lock().unwrap().recv().unwrap()
+        }
+    }
+
+    #[test]
+    fn a_write_waits_for_its_permit_and_is_not_done_without() {
+        let file = file(4096);
+        let heard = Heard::new();
+        let (tell, told) = std::sync::mpsc::channel();
+        let permit: Arc<dyn WritePermit> = Arc::new(Told(std::sync::Mutex::new(told)));
+        let disk = DiskFile::open_durable(file.path(), heard.clone(), Some(permit)).unwrap();
+        let write = |tag, byte| Output::DiskWrite {
+            tag,
+            offset: 0,
+            data: vec![byte; 512],
+        };
+        disk.submit(write(1, b'a'));
+        assert_eq!(heard.arrivals().len(), 0);
+        tell.send(true).unwrap();
+        heard.wait_for_arrivals(1);
+        disk.submit(write(2, b'b'));
+        disk.submit(write(3, b'c'));
+        tell.send(false).unwrap();
+        drop(disk);
+        assert_eq!(heard.arrivals().len(), 1, "the end of neither is told");
+        assert!(std::fs::read(file.path()).unwrap()[..512] == [b'a'; 512]);
+    }
 
     fn file(bytes: usize) -> tempfile::NamedTempFile {
         let mut file = tempfile::NamedTempFile::new().expect("a file");

@@ -229,6 +229,23 @@ impl Pic {
         Self::default()
     }
 
+    /// Both as a PC's firmware leaves them: initialised, with its vectors, and all inputs masked. A kernel
+    /// that finds out whether there are any writes a mask and reads it back.
+    #[must_use]
+    pub fn started() -> Self {
+        let half = |base| Half {
+            next: Next::Mask,
+            imr: 0xff,
+            base,
+            lowest: 7,
+            ..Half::default()
+        };
+        Self {
+            master: half(0x08),
+            slave: half(0x70),
+        }
+    }
+
     fn half(&mut self, irq: u8) -> &mut Half {
         assert!(irq < 16 && irq != CASCADE, "no IRQ {irq}");
         if irq < 8 {

@@ -76,6 +76,15 @@ impl KvmKind {
     }
 }
 
+impl From<KvmKind> for crate::engine::EngineKind {
+    fn from(kind: KvmKind) -> Self {
+        match kind {
+            KvmKind::Hardware => Self::KvmHardware,
+            KvmKind::Software => Self::KvmSoftware,
+        }
+    }
+}
+
 /// The host's KVM.
 pub struct Host {
     kvm: Kvm,

@@ -110,9 +110,9 @@ impl Board {
     pub fn new(config: &MachineConfig) -> Self {
         let pc = config.board == BoardKind::Pc;
         Self {
-            pic: Pic::new(),
+            pic: if pc { Pic::started() } else { Pic::new() },
             pit: if pc { Pit::started() } else { Pit::new() },
-            rtc: Rtc::new(),
+            rtc: if pc { Rtc::started() } else { Rtc::new() },
             uart: Uart::new(),
             net: VirtioMmio::new(Net::new(config.mac)),
             block: config
@@ -413,3 +413,7 @@ impl Board {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+#[path = "board_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@ use super::Lowered;
 use super::form::Form;
 use crate::execute::x87::arithmetic::{self, POP_TWICE, TO_FLAGS, UNORDERED};
 use crate::execute::x87::host::source;
+use crate::execute::x87::transcendental::{self, function};
 use crate::execute::x87::{control, environment, remainder, transfer};
 use crate::op::Handler;
 use iced_x86::{MemorySize, Mnemonic, Register};
@@ -175,7 +176,8 @@ fn storing(form: &mut Form) -> Option<Handler> {
     use transfer::{POP, TRUNCATE};
     form.op.imm = match form.instruction.mnemonic() {
         M::Fst | M::Fist => 0,
-        M::Fstp | M::Fistp | M::Fbstp | M::Fstpnce => POP,
+        M::Fstp | M::Fistp | M::Fbstp => POP,
+        M::Fstpnce => POP | transfer::UNCHECKED,
         M::Fisttp => POP | TRUNCATE,
         _ => return None,
     };
@@ -199,6 +201,14 @@ fn whole(form: &mut Form) -> Option<Handler> {
         M::Fxtract => (0, arithmetic::fxtract),
         M::Fxam => (0, arithmetic::fxam),
         M::Ftst => (0, arithmetic::ftst),
+        M::F2xm1 => (function::F2XM1, transcendental::of_one),
+        M::Fsin => (function::FSIN, transcendental::of_one),
+        M::Fcos => (function::FCOS, transcendental::of_one),
+        M::Fyl2x => (function::FYL2X, transcendental::of_two),
+        M::Fyl2xp1 => (function::FYL2XP1, transcendental::of_two),
+        M::Fpatan => (function::FPATAN, transcendental::of_two),
+        M::Fsincos => (function::FSINCOS, transcendental::two_of_one),
+        M::Fptan => (function::FPTAN, transcendental::two_of_one),
         M::Fprem => (0, remainder::fprem),
         M::Fprem1 => (remainder::NEAREST, remainder::fprem),
         M::Fnstenv => (0, environment::fnstenv),

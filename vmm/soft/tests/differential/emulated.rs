@@ -87,7 +87,7 @@ impl Emulated {
         let mut fault = None;
         // A repeated string instruction may take several steps.
         loop {
-            match soft.step() {
+            match soft.one() {
                 Ok(()) if soft.cpu.rip == case.state.rip => {}
                 Ok(()) => break,
                 Err(Cause::Exception(exception)) => {

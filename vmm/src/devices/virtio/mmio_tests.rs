@@ -358,7 +358,7 @@ fn impossible_states_are_refused() {
 fn a_restored_ring_that_is_nowhere_touches_nothing() {
     let mut net = net();
     let elsewhere =
-        vm_memory::GuestMemory::<()>::from_ranges(&[(vm_memory::GuestAddress(0x100_0000), 0x1000)])
+        crate::memory::GuestMemory::from_ranges(&[(vm_memory::GuestAddress(0x100_0000), 0x1000)])
             .unwrap();
     assert!(
         net.device

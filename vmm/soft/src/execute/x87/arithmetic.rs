@@ -75,17 +75,21 @@ pub(crate) fn compare(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
                 host::fcom
             };
             let host = run(op.extra, fpu.fcw, fpu.st(0), b);
-            (host.status & CONDITIONS, fpu.take_status(host.status, C1))
+            let clear = if op.imm & TO_FLAGS != 0 { 0 } else { C1 };
+            (
+                host.status & CONDITIONS,
+                fpu.take_status(host.status, clear),
+            )
         }
         _ => (C0 | C2 | C3, fpu.stack_fault(false)),
     };
-    if !done {
-        return Ok(());
-    }
     if op.imm & TO_FLAGS == 0 {
-        fpu.fsw = fpu.fsw & !(C0 | C2 | C3) | conditions;
+        // Unmasked errors keep it from popping, not from comparing.
+        fpu.fsw = fpu.fsw & !(C0 | C2 | C3) | conditions & !C1;
     }
-    pop_times(fpu, op.imm);
+    if done {
+        pop_times(fpu, op.imm);
+    }
     if op.imm & TO_FLAGS != 0 {
         let flag = |condition: u16, flag: u64| if conditions & condition != 0 { flag } else { 0 };
         cpu.arithmetic = Arithmetic::from_bits(flag(C0, CF) | flag(C2, PF) | flag(C3, ZF));
@@ -97,15 +101,15 @@ pub(crate) fn compare(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 pub(crate) fn ftst(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
     let fpu = &mut cpu.fpu;
-    let (conditions, done) = if fpu.is_empty(0) {
-        (C0 | C2 | C3, fpu.stack_fault(false))
+    let conditions = if fpu.is_empty(0) {
+        fpu.stack_fault(false);
+        C0 | C2 | C3
     } else {
         let host = host::ftst(fpu.fcw, fpu.st(0), 0);
-        (host.status & CONDITIONS, fpu.take_status(host.status, C1))
+        fpu.take_status(host.status, C1);
+        host.status
     };
-    if done {
-        fpu.fsw = fpu.fsw & !(C0 | C2 | C3) | conditions;
-    }
+    fpu.fsw = fpu.fsw & !(C0 | C2 | C3) | conditions & (C0 | C2 | C3);
     Ok(())
 }
 

@@ -6,9 +6,12 @@
 pub(crate) mod arithmetic;
 pub(crate) mod control;
 pub(crate) mod environment;
+mod functions;
 pub(crate) mod host;
 pub(crate) mod remainder;
+pub(crate) mod transcendental;
 pub(crate) mod transfer;
+mod wide;
 
 use crate::fpu::{ES, EXCEPTIONS, Fpu};
 use crate::trap::{Exception, vector};
@@ -113,9 +116,14 @@ impl Fpu {
 
     /// Takes over the error flags of `status` and the condition codes in `conditions`. Returns whether
     /// the instruction is to be completed: no operand was wrong in an unmasked way.
-    pub(crate) fn take_status(&mut self, status: u16, conditions: u16) -> bool {
+    pub(crate) fn take_status(&mut self, mut status: u16, conditions: u16) -> bool {
+        let done = status & BEFORE & !self.fcw == 0;
+        if !done {
+            // No result, and so no error of one.
+            status &= BEFORE | CONDITIONS & !C1;
+        }
         self.fsw = self.fsw & !conditions | status & (EXCEPTIONS | conditions);
         self.refresh_summary();
-        status & BEFORE & !self.fcw == 0
+        done
     }
 }

@@ -1,6 +1,7 @@
 //! FPREM and FPREM1, in integers: how far one step of a long reduction goes is the processor's choice.
 
-use super::{C0, C1, C2, C3, CONDITIONS, DE, IE, INDEFINITE, host};
+use super::wide::Wide;
+use super::{C0, C1, C2, C3, CONDITIONS, DE, IE, INDEFINITE, UE, host};
 use crate::op::Op;
 use crate::{Cpu, Trap};
 
@@ -48,6 +49,7 @@ fn pack(negative: bool, exponent: i32, significand: u64) -> u128 {
 pub(crate) fn fprem(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
     let fpu = &mut cpu.fpu;
+    fpu.fsw &= !C2;
     if fpu.is_empty(0) || fpu.is_empty(1) {
         if fpu.stack_fault(false) {
             fpu.set_st(0, INDEFINITE);
@@ -73,7 +75,7 @@ pub(crate) fn fprem(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     }
     let denormal = |v: u128| v >> 64 & 0x7fff == 0 && !zero(v);
     let raised = if denormal(a) || denormal(b) { DE } else { 0 };
-    if !fpu.take_status(raised, 0) {
+    if !fpu.take_status(raised, C1) {
         return Ok(());
     }
     let (value, conditions) = if zero(a) || special(b) {
@@ -82,6 +84,14 @@ pub(crate) fn fprem(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         reduce(a, b, op.imm & NEAREST != 0)
     };
     fpu.fsw = fpu.fsw & !CONDITIONS | conditions;
+    // Exact, and so an underflow only where that is an error.
+    let value = if denormal(value) && fpu.fcw & UE == 0 {
+        let (value, status) = Wide::of(value).round(fpu.fcw);
+        fpu.take_status(status, 0);
+        value
+    } else {
+        value
+    };
     fpu.set_st(0, value);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Loads, stores and moves.
 
 use super::host::{self, CONSTANTS, source};
-use super::{C1, INDEFINITE, OE, UE};
+use super::{C1, IE, INDEFINITE, OE, UE};
 use crate::execute::simd::Any;
 use crate::op::{Address, Op};
 use crate::{Cpu, Trap};
@@ -10,6 +10,9 @@ use crate::{Cpu, Trap};
 pub(crate) const POP: u64 = 1;
 /// In [`Op::imm`] of a store: truncate, whatever the rounding control says.
 pub(crate) const TRUNCATE: u64 = 2;
+
+/// In [`Op::imm`] of a store: an empty register is popped without being stored (`fstpnce`).
+pub(crate) const UNCHECKED: u64 = 4;
 
 /// Bytes of a format.
 fn size(form: u8) -> usize {
@@ -48,7 +51,8 @@ pub(crate) fn load(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         return Ok(());
     }
     let host = host::load(op.extra, fpu.fcw, value);
-    if fpu.take_status(host.status, C1) {
+    // A denormal is loaded even where it is an error.
+    if fpu.take_status(host.status, C1) || host.status & IE == 0 {
         fpu.push(host.st0);
     }
     Ok(())
@@ -58,9 +62,9 @@ pub(crate) fn load(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 pub(crate) fn load_register(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
     let fpu = &mut cpu.fpu;
-    let overflow = !fpu.is_empty(7);
-    if overflow || fpu.is_empty(op.src) {
-        if fpu.stack_fault(overflow) {
+    let underflow = fpu.is_empty(op.src);
+    if underflow || !fpu.is_empty(7) {
+        if fpu.stack_fault(!underflow) {
             fpu.push(INDEFINITE);
         }
         return Ok(());
@@ -153,6 +157,11 @@ fn store_value(cpu: &mut Cpu, address: u64, form: u8, value: u128) -> Result<(),
 pub(crate) fn store_register(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
     let fpu = &mut cpu.fpu;
+    if fpu.is_empty(0) && op.imm & UNCHECKED != 0 {
+        fpu.fsw &= !C1;
+        fpu.pop();
+        return Ok(());
+    }
     let value = if fpu.is_empty(0) {
         if !fpu.stack_fault(false) {
             return Ok(());
@@ -192,7 +201,7 @@ pub(crate) fn exchange(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     Ok(())
 }
 
-/// `fcmovCC`. [`Op::imm`]: 0 to 3 for B, E, BE, U; 4 to 7 for their opposites.
+/// `fcmovCC`. [`Op::imm`]: 0 to 3 for B, E, BE, U; 4 to 7 for their opposites. C1 stays, as AMD has it.
 pub(crate) fn conditional(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
     let flags = cpu.arithmetic;
@@ -204,12 +213,11 @@ pub(crate) fn conditional(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     } != (op.imm & 4 != 0);
     let fpu = &mut cpu.fpu;
     if fpu.is_empty(0) || fpu.is_empty(op.src) {
-        if fpu.stack_fault(false) && holds {
+        if fpu.stack_fault(false) {
             fpu.set_st(0, INDEFINITE);
         }
         return Ok(());
     }
-    fpu.fsw &= !C1;
     if holds {
         let value = fpu.st(op.src);
         fpu.set_st(0, value);
@@ -220,6 +228,7 @@ pub(crate) fn conditional(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 /// `ffree st(i)`, and `ffreep`, which also pops. [`Op::imm`]: [`POP`].
 pub(crate) fn free(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_x87_waiting()?;
+    cpu.fpu.fsw &= !C1;
     cpu.fpu.free(op.dst);
     if op.imm & POP != 0 {
         cpu.fpu.pop();

@@ -13,17 +13,17 @@ use tokio::time::timeout;
 
 /// What a server grants its peers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Longest line, newline included, in bytes.
-    pub(crate) line: usize,
+    pub line: usize,
     /// Connections at once; more wait in the listener's backlog.
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// How long a peer may be silent between lines, or take to read a reply.
-    pub(crate) idle: Duration,
+    pub idle: Duration,
 }
 
 /// What to do with a line.
-pub(crate) enum Answer {
+pub enum Answer {
     /// Send this line; more may follow.
     Reply(Vec<u8>),
     /// Send this line and close.
@@ -32,12 +32,13 @@ pub(crate) enum Answer {
 
 /// Answers lines; called where blocking is allowed. `first` marks a connection's first line; `None`
 /// is a line that was too long.
-pub(crate) trait Answerer: Send + Sync + 'static {
+pub trait Answerer: Send + Sync + 'static {
+    /// What to do with `line`.
     fn answer(&self, line: Option<&[u8]>, first: bool) -> Answer;
 }
 
 /// Serves until `shutdown` ends; then requests already being answered are, and all is closed.
-pub(crate) async fn serve(
+pub async fn serve(
     listener: TcpListener,
     limits: Limits,
     answerer: Arc<dyn Answerer>,

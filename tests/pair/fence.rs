@@ -1,0 +1,82 @@
+//! A primary that is paused among disk writes, and wakes when its backup has written newer data.
+
+use super::common::{LIMIT, have_kvm, machine};
+use super::{Replica, Site};
+use nix::sys::signal::Signal;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Pairs to try: a pause may find the disk's queue empty.
+const PAIRS: u32 = 6;
+
+/// Waits until all threads of the process are stopped: a system call under way has ended then.
+fn wait_stopped(replica: &Replica) {
+    let tasks = format!("/proc/{}/task", replica.daemon.pid());
+    let stopped = || {
+        std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state stands behind the name, which is in parentheses.
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+            state.is_none_or(|state| state == b'T')
+        })
+    };
+    let begun = Instant::now();
+    while !stopped() {
+        assert!(begun.elapsed() < LIMIT, "it is not stopped");
+        std::thread::yield_now();
+    }
+}
+
+/// What the disk holds, and when it was last written to.
+fn look(disk: &Path) -> (Vec<u8>, i64, i64) {
+    let meta = std::fs::metadata(disk).unwrap();
+    (
+        std::fs::read(disk).unwrap(),
+        meta.mtime(),
+        meta.mtime_nsec(),
+    )
+}
+
+#[test]
+fn a_paused_primary_writes_nothing_after_its_backup_went_live() {
+    let _machine = machine();
+    if !have_kvm("a paused primary") {
+        return;
+    }
+    for round in 0..PAIRS {
+        let site = Site::new();
+        let disk = site.path("disk.img");
+        std::fs::write(&disk, vec![0x5a; 1 << 20]).unwrap();
+        let image = disk.to_str().unwrap();
+        let (mut backup, at) = site.backup(&["--disk", image]);
+        let guest = [
+            "disk",
+            "--arg",
+            "rounds=4000",
+            "--arg",
+            "mode=write",
+            "--arg",
+            "ms=1500",
+            "--disk",
+            image,
+        ];
+        let mut primary = site.primary(&guest, &at);
+        primary.wait_event("primary");
+        let before = look(&disk);
+        let begun = Instant::now();
+        while look(&disk) == before {
+            assert!(begun.elapsed() < LIMIT, "the guest writes nothing");
+        }
+        std::thread::sleep(Duration::from_millis(u64::from(round) * 13));
+        primary.daemon.signal(Signal::SIGSTOP);
+        wait_stopped(&primary);
+        backup.wait_event("live");
+        backup.ends_well();
+        let after = look(&disk);
+        primary.daemon.signal(Signal::SIGCONT);
+        let why = primary.is_refused();
+        assert!(why.contains("has the flag"), "{why}");
+        assert!(look(&disk) == after, "round {round}: a late write");
+    }
+}
