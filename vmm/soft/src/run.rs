@@ -125,25 +125,13 @@ impl Soft {
     /// Why it did not retire.
     #[doc(hidden)]
     pub fn one(&mut self) -> Result<(), Cause> {
-        loop {
-            let Ok(place) = self.blocks.find(&mut self.cpu) else {
-                return Err(self.cpu.cause);
-            };
-            let op = self.blocks.get(place).ops[0];
-            let cpu = &mut self.cpu;
-            cpu.set_slot(slot::BLOCK, cpu.rip);
-            cpu.next_rip = cpu.rip.wrapping_add(op.len.into());
-            cpu.outside.start();
-            if (op.run)(cpu, &op).is_ok() {
-                cpu.clock += 1;
-                cpu.rip = cpu.next_rip;
-                return Ok(());
-            }
-            match cpu.cause {
-                Cause::CodeWrite(page) => self.blocks.invalidate(cpu, page),
+        while self.attempt(false, false) == Outcome::Failed {
+            match self.cpu.cause {
+                Cause::CodeWrite(page) => self.blocks.invalidate(&mut self.cpu, page),
                 cause => return Err(cause),
             }
         }
+        Ok(())
     }
 
     /// Runs one block, or as much of it as `until` allows.

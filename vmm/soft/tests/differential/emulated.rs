@@ -79,7 +79,6 @@ impl Emulated {
         }
         self.set_mode(case.bitness == 64);
         let soft = &mut self.machine.soft;
-        soft.page_written(PHYSICAL >> 12);
         soft.cpu.regs[..16].copy_from_slice(&case.state.regs);
         soft.cpu.rip = case.state.rip;
         soft.cpu.fpu = to_fpu(&case.state.fx);

@@ -139,7 +139,18 @@ fn belongs(code: Code, bitness: u32) -> bool {
         && !LEFT_OUT
             .iter()
             .any(|(mnemonics, _)| mnemonics.contains(&code.mnemonic()))
+        && (!is_prefetch_group(code) || is_amd())
         && info.address_size() != 16
+}
+
+/// Opcode 0F 0D without a name, which only AMD's processors refuse with a register operand.
+fn is_prefetch_group(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 trait Far {
