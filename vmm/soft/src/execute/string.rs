@@ -211,8 +211,6 @@ impl Cpu {
     fn rewrite(&mut self, page: u64) {
         self.physical.set_code(page, false);
         self.tlb.unguard(page * PAGE);
-        // Every block is looked for anew.
-        self.tlb.generation += 1;
         self.rewritten.push(page);
     }
 
