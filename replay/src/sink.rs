@@ -64,6 +64,21 @@ pub trait LogSource {
     fn next(&mut self, wait: bool) -> Result<Next, InputsError>;
 }
 
+/// A source that can be read again from an earlier place.
+pub trait Rewind: LogSource {
+    /// A place in the log.
+    type Mark;
+
+    /// The place it is at.
+    fn mark(&self) -> Self::Mark;
+
+    /// Goes to a place it was at.
+    ///
+    /// # Errors
+    /// If the log cannot be read there, or is another one now.
+    fn rewind(&mut self, mark: &Self::Mark) -> Result<(), LogError>;
+}
+
 /// The live world of a machine: its clocks, and what arrives from its backends.
 pub trait Source {
     /// Answers a question about the world.

@@ -146,6 +146,7 @@ pub enum TimeBase {
 /// The processor.
 ///
 /// Between [`crate::Soft::run`]s, `rip` is the instruction that comes next and no handler is under way.
+#[derive(Clone)]
 pub struct Cpu {
     /// General registers and what addresses are made of (see [`slot`]).
     pub regs: [u64; slot::COUNT],

@@ -36,7 +36,7 @@ pub enum Exit {
 pub struct Soft {
     /// The processor.
     pub cpu: Cpu,
-    blocks: Blocks,
+    pub(crate) blocks: Blocks,
 }
 
 impl Soft {
@@ -88,18 +88,7 @@ impl Soft {
     /// Each retired instruction counts one on the clock (for REP see [`crate::Cpu`]'s string
     /// instructions). Whoever handles an exit may add to the clock.
     pub fn run(&mut self, until: u64, window: bool, kick: &AtomicBool) -> Exit {
-        if let Some(write) = self.cpu.outside.posted.pop_front() {
-            return Exit::Write(write);
-        }
-        // The instruction that waited for an answer ends first, then the interrupt is taken.
-        if self.cpu.outside.is_answered()
-            && let Some(exit) = self.single(true, true)
-        {
-            return exit;
-        }
-        if let Some(vector) = self.cpu.pending_interrupt.take()
-            && let Some(exit) = self.deliver(|cpu| cpu.deliver_interrupt(vector))
-        {
+        if let Some(exit) = self.settle() {
             return exit;
         }
         loop {
@@ -134,9 +123,24 @@ impl Soft {
         Ok(())
     }
 
+    /// Does what is left of the instruction that ended the last run, then takes the interrupt handed over.
+    pub(crate) fn settle(&mut self) -> Option<Exit> {
+        if let Some(write) = self.cpu.outside.posted.pop_front() {
+            return Some(Exit::Write(write));
+        }
+        // The instruction that waited for an answer ends first, then the interrupt is taken.
+        if self.cpu.outside.is_answered()
+            && let Some(exit) = self.single(true, true)
+        {
+            return Some(exit);
+        }
+        let vector = self.cpu.pending_interrupt.take()?;
+        self.deliver(|cpu| cpu.deliver_interrupt(vector))
+    }
+
     /// Runs one block, or as much of it as `until` allows.
     #[inline(always)]
-    fn block(&mut self, until: u64) -> Option<Exit> {
+    pub(crate) fn block(&mut self, until: u64) -> Option<Exit> {
         if self.cpu.steps() {
             return self.single(false, true);
         }

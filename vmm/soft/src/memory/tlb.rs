@@ -73,6 +73,7 @@ const CODE_EMPTY: CodeEntry = CodeEntry {
 };
 
 /// All translations.
+#[derive(Clone)]
 pub struct Tlb {
     /// With whose rights the running program accesses data.
     pub mode: Mode,
@@ -209,6 +210,24 @@ impl Tlb {
             if entry.page == page || entry.physical & flag::LARGE != 0 {
                 *entry = CODE_EMPTY;
             }
+        }
+    }
+
+    /// Takes on the translations of `other`, a copy made earlier, as `has_code` says which physical pages
+    /// have decoded instructions now.
+    pub(crate) fn put_back(&mut self, other: &Self, has_code: impl Fn(u64) -> bool) {
+        let generation = self.generation + 1;
+        self.clone_from(other);
+        self.generation = generation;
+        for &(mode, n) in &self.used {
+            let (mode, n) = (usize::from(mode), usize::from(n));
+            let entry = &mut self.data[mode][n];
+            let direct = entry.read != NONE && entry.physical & flag::WRITABLE != 0;
+            entry.write = if direct && !has_code(entry.physical & !OFFSET) {
+                self.pages[mode][n]
+            } else {
+                NONE
+            };
         }
     }
 
