@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::demo::guest::GuestArg;
 use crate::node::engine::EngineArg;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
@@ -348,6 +349,15 @@ pub struct DownArgs {
 /// `tandem demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
+    /// What runs: kv (built in) or linux (Debian's kernel and redis-server; needs apt once)
+    #[arg(long, default_value = "kv", value_name = "GUEST")]
+    pub guest: GuestArg,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineArg,
+    /// What runs it on the backup, if not the same
+    #[arg(long, value_name = "ENGINE")]
+    pub backup_engine: Option<EngineArg>,
     /// Pairs to start and primaries to kill, one after the other
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub kills: u32,

@@ -21,10 +21,12 @@ mod words;
 
 use crate::cli::{BenchArgs, DemoArgs};
 use crate::demo::cluster::{Cluster, choose_network};
+use crate::demo::guest::{DemoGuest, GuestArg};
 use crate::demo::round;
 use crate::doctor::host::HostFacts;
 use crate::failure::{During, Failure, Outcome};
 use crate::load::bench::Stats;
+use crate::node::engine::EngineArg;
 use crate::report::say;
 use indicatif::{ProgressBar, ProgressStyle};
 use logs::{EntryBytes, LogCost};
@@ -240,6 +242,9 @@ impl Session<'_> {
         let kills = KILLS * self.args.rounds;
         let seed = vmm::hostclock::wall_ns() % 1_000_000;
         let demo = DemoArgs {
+            guest: GuestArg::Kv,
+            engine: EngineArg::Auto,
+            backup_engine: None,
             kills,
             clients: 8,
             net: self.args.net.clone(),
@@ -250,10 +255,17 @@ impl Session<'_> {
             json: self.args.json,
         };
         let mut rounds = Vec::new();
+        let guest = DemoGuest::get(&demo)?;
         for number in 0..kills {
             self.progress.set_message(format!("kill {}", number + 1));
-            let round = round::run(self.bench.cluster, &demo, number, seed + u64::from(number))
-                .during(format_args!("kill {} of {kills}", number + 1))?;
+            let round = round::run(
+                self.bench.cluster,
+                &demo,
+                &guest,
+                number,
+                seed + u64::from(number),
+            )
+            .during(format_args!("kill {} of {kills}", number + 1))?;
             rounds.push(round);
             self.progress.inc(1);
         }

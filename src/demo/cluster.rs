@@ -234,6 +234,7 @@ impl Cluster {
             args.extend(["--disk".into(), disk.into()]);
         }
         args.extend(options.both.iter().cloned());
+        args.extend(options.backup.iter().cloned());
         let backup = Daemon::start("backup", &args, path("backup.err"))?;
         let listening = wait_event(&events[1], "listening", &backup)?;
         let mut args: Vec<OsString> = vec!["primary".into()];
@@ -286,6 +287,8 @@ pub struct PairOptions {
     pub disk: Option<PathBuf>,
     /// More arguments for the primary.
     pub primary: Vec<OsString>,
+    /// More arguments for the backup.
+    pub backup: Vec<OsString>,
     /// More arguments for both replicas.
     pub both: Vec<OsString>,
     /// Where the primary finds its backup, if not where it listens: a proxy in between.
@@ -327,8 +330,13 @@ pub struct Pair {
 impl Pair {
     /// Waits until the guest prints a line with `word` in it.
     pub fn wait_ready(&self, word: &str) -> Outcome {
+        self.wait_ready_within(word, READY)
+    }
+
+    /// [`Pair::wait_ready`], for `patience` at most.
+    pub fn wait_ready_within(&self, word: &str, patience: Duration) -> Outcome {
         self.primary
-            .wait_line(READY, |line| line.contains(word))
+            .wait_line(patience, |line| line.contains(word))
             .map(|_| ())
     }
 

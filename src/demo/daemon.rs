@@ -19,7 +19,8 @@ pub fn use_program(program: impl Into<PathBuf>) {
     PROGRAM.get_or_init(|| program.into());
 }
 
-fn program() -> Outcome<PathBuf> {
+/// The program children are made of.
+pub(super) fn program() -> Outcome<PathBuf> {
     match PROGRAM.get() {
         Some(path) => Ok(path.clone()),
         None => std::env::current_exe().during("cannot find this program"),

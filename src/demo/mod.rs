@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  daemon   child processes that end with their parent
+//!  guest    what can run in it, and how one knows that it serves
 //!  cluster  network, arbiter, viewservice, pairs: also what `tandem bench` measures on
 //!  round    one pair, its clients, one kill, and what the clients saw
 //! ```
 
 pub mod cluster;
 pub mod daemon;
+pub mod guest;
 pub mod round;
 
 use crate::cli::DemoArgs;
@@ -15,6 +17,7 @@ use crate::failure::{During, Failure, Outcome};
 use crate::load::histogram::quantile;
 use crate::load::rng::Rng;
 use cluster::{Cluster, choose_network};
+use guest::DemoGuest;
 use round::Round;
 use serde::Serialize;
 use std::time::Instant;
@@ -24,6 +27,7 @@ use std::time::Instant;
 struct Summary {
     kills: u32,
     killed: &'static str,
+    guest: &'static str,
     network: String,
     arbiter: String,
     seed: u64,
@@ -64,6 +68,7 @@ struct Phases {
 /// Runs the demo.
 pub fn demo(args: &DemoArgs) -> Outcome {
     let begun = Instant::now();
+    let guest = DemoGuest::get(args)?;
     // Before anything starts a thread: the namespace is the thread's that makes it.
     let network = choose_network(&args.net)?;
     let cluster = Cluster::start(network, &args.arbiter)?;
@@ -74,7 +79,7 @@ pub fn demo(args: &DemoArgs) -> Outcome {
     if !args.json {
         crate::sayln!("network   {}", cluster.network_note());
         crate::sayln!("arbiter   {}", cluster.arbiter());
-        crate::sayln!("guest     kv, a key-value server that speaks Redis's protocol");
+        crate::sayln!("guest     {}", guest.what);
         crate::sayln!(
             "clients   {}, one open TCP connection each; seed {seed}\n",
             args.clients
@@ -86,6 +91,7 @@ pub fn demo(args: &DemoArgs) -> Outcome {
         } else {
             "primary"
         },
+        guest: guest.name,
         network: cluster.network_note().to_owned(),
         arbiter: cluster.arbiter().to_owned(),
         seed,
@@ -96,11 +102,9 @@ pub fn demo(args: &DemoArgs) -> Outcome {
     let mut rounds = Vec::new();
     let progress = progress_bar(args);
     for number in 0..args.kills {
-        let round = round::run(&cluster, args, number, rng.next_u64()).during(format_args!(
-            "kill {} of {} (seed {seed})",
-            number + 1,
-            args.kills
-        ))?;
+        let round = round::run(&cluster, args, &guest, number, rng.next_u64()).during(
+            format_args!("kill {} of {} (seed {seed})", number + 1, args.kills),
+        )?;
         if number == 0 {
             summary.first_failover_s = begun.elapsed().as_secs_f64();
         }

@@ -1,6 +1,7 @@
 //! One pair, its clients, one kill, and what the clients saw.
 
 use super::cluster::{Cluster, Pair, PairOptions};
+use super::guest::{self, DemoGuest};
 use crate::cli::DemoArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::load::history::{History, NEVER};
@@ -8,7 +9,6 @@ use crate::load::rng::Rng;
 use crate::load::{CheckOptions, Load, LoadOptions, Pace, Verdict, check, read_all, stalls};
 use crate::node::replica::Line;
 use crate::report::timeline::{Colour, Source, Timeline};
-use std::ffi::OsString;
 use std::time::Duration;
 use vmm::hostclock;
 
@@ -37,20 +37,29 @@ pub struct Round {
 }
 
 /// Starts a pair, lets clients at it, kills one replica at a random moment, and judges what was seen.
-pub fn run(cluster: &Cluster, args: &DemoArgs, number: u32, seed: u64) -> Outcome<Round> {
+pub fn run(
+    cluster: &Cluster,
+    args: &DemoArgs,
+    guest: &DemoGuest,
+    number: u32,
+    seed: u64,
+) -> Outcome<Round> {
     let mut rng = Rng::new(seed, 1);
-    let guest: Vec<OsString> = vec!["kv".into()];
+    let [primary, backup] = guest::engines(args);
     let options = PairOptions {
         network: true,
+        primary,
+        backup,
         ..PairOptions::default()
     };
-    let mut pair = cluster.start_pair(&format!("kv-{number}"), &guest, &options)?;
-    pair.wait_ready("ready")?;
+    let name = format!("{}-{number}", guest.name);
+    let mut pair = cluster.start_pair(&name, &guest.words, &options)?;
+    pair.wait_ready_within(guest.ready, guest.patience)?;
     let clients = u16::try_from(args.clients).during("--clients")?;
     let options = LoadOptions {
         clients,
         seed,
-        pace: Pace::Think(Duration::from_micros(500)),
+        pace: Pace::Think(guest.think),
         max_ops: 400_000,
         ..LoadOptions::default()
     };
@@ -81,7 +90,7 @@ pub fn run(cluster: &Cluster, args: &DemoArgs, number: u32, seed: u64) -> Outcom
     let verdict = check(
         &history,
         CheckOptions {
-            lease_slack_ms: 20,
+            lease_slack_ms: guest.lease_slack_ms,
             ..CheckOptions::default()
         },
     );

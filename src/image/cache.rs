@@ -45,20 +45,28 @@ pub struct Sums {
     pub missing: Vec<String>,
 }
 
+/// Where it is.
+///
+/// # Errors
+/// If there is no place for it.
+pub fn folder() -> Outcome<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let base = set("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    let base = base.ok_or_else(|| {
+        Failure::new("no place for the cache: neither XDG_CACHE_HOME nor HOME is set")
+    })?;
+    Ok(base.join("tandem"))
+}
+
 impl Cache {
     /// Opens the user's cache, and waits for another process that holds it; `on_wait` is called if so.
     ///
     /// # Errors
     /// If there is no place for it, or the user asks to end while waiting.
     pub fn open(stop: &Stop, on_wait: impl FnOnce()) -> Outcome<Self> {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let base = set("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache")));
-        let base = base.ok_or_else(|| {
-            Failure::new("no place for the cache: neither XDG_CACHE_HOME nor HOME is set")
-        })?;
-        Self::open_in(&base.join("tandem"), stop, on_wait)
+        Self::open_in(&folder()?, stop, on_wait)
     }
 
     /// As [`Cache::open`], in `folder`.

@@ -66,6 +66,8 @@ struct Summary {
     seconds: f64,
 }
 
+pub use cache::folder as cache_folder;
+
 /// Builds an image.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use super::common::{LIMIT, PROGRAM, have_kvm, machine};
 use super::{Replica, Site};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -116,7 +116,7 @@ fn clients_are_served_though_nobody_reads_the_console() {
     let server = listener.local_addr().unwrap();
     drop(listener);
     let guest = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 6379);
-    let _forward = Forward::start(&socket, SocketAddr::from(server), guest).unwrap();
+    let _forward = Forward::start(&socket, server, guest).unwrap();
     let net = format!("switch:{}", socket.display());
     let (mut backup, at) = site.backup(&["--net", &net]);
     let mut primary = Stalled::start(&site, &["kv", "--net", &net], &at);

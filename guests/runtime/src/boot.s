@@ -51,8 +51,10 @@ _start:
     mov     eax, {TSS}
     ltr     ax
     mov     eax, {USER_DATA}
-    mov     ds, eax
-    mov     es, eax
+    mov     ds, eax                     # all four: ring 3 may keep them, where IRETQ takes those
+    mov     es, eax                     # of ring 0 away, on some processors and not on others
+    mov     fs, eax
+    mov     gs, eax
 
     .macro  outb port, value
     mov     al, \value

@@ -195,7 +195,7 @@ impl Blocks {
                     }
                 }
                 Err(Undecodable::Short) if ops.is_empty() => {
-                    return self.decode_crossing(cpu, rip, &window[at..].to_vec());
+                    return self.decode_crossing(cpu, rip, &window[at..]);
                 }
                 Err(error) if ops.is_empty() => {
                     let lowered = decode::undecodable(error, cpu.long_code);

@@ -92,15 +92,15 @@ impl Soft {
             return Exit::Write(write);
         }
         // The instruction that waited for an answer ends first, then the interrupt is taken.
-        if self.cpu.outside.is_answered() {
-            if let Some(exit) = self.step(true, true) {
-                return exit;
-            }
+        if self.cpu.outside.is_answered()
+            && let Some(exit) = self.single(true, true)
+        {
+            return exit;
         }
-        if let Some(vector) = self.cpu.pending_interrupt.take() {
-            if let Some(exit) = self.deliver(|cpu| cpu.deliver_interrupt(vector)) {
-                return exit;
-            }
+        if let Some(vector) = self.cpu.pending_interrupt.take()
+            && let Some(exit) = self.deliver(|cpu| cpu.deliver_interrupt(vector))
+        {
+            return exit;
         }
         loop {
             if self.cpu.clock >= until {
@@ -150,7 +150,7 @@ impl Soft {
     #[inline(always)]
     fn block(&mut self, until: u64) -> Option<Exit> {
         if self.cpu.steps() {
-            return self.step(false, true);
+            return self.single(false, true);
         }
         let place = match self.blocks.find(&mut self.cpu) {
             Ok(place) => place,
@@ -219,10 +219,10 @@ impl Soft {
             Cause::Exception(exception) => self.deliver(|cpu| cpu.deliver_exception(exception)),
             Cause::CodeWrite(page) => {
                 self.blocks.invalidate(&mut self.cpu, page);
-                self.step(false, false)
+                self.single(false, false)
             }
             Cause::Access(access) if access.value.is_none() => Some(Exit::Read(access)),
-            Cause::Access(_) => self.step(true, true),
+            Cause::Access(_) => self.single(true, true),
             Cause::Stepped => {
                 self.cpu.debug[6] |= debug::SINGLE_STEP;
                 self.deliver(|cpu| cpu.deliver_exception(Exception::plain(vector::DB)))
@@ -256,7 +256,7 @@ impl Soft {
     ///
     /// `post`: its writes to the outside may be posted. `keep`: it may be kept decoded; not so if it is to
     /// write over itself.
-    fn step(&mut self, post: bool, mut keep: bool) -> Option<Exit> {
+    fn single(&mut self, post: bool, mut keep: bool) -> Option<Exit> {
         let cpu = &mut self.cpu;
         let (shadow, before) = (cpu.shadow, cpu.system_flags);
         if before & flags::RF == 0 && cpu.at_breakpoint() {

@@ -98,6 +98,15 @@ impl Rtc {
         }
     }
 
+    /// A clock as a PC's firmware leaves it: in BCD, 24-hour mode. Linux on x86 takes it for BCD whatever
+    /// register B says (`RTC_ALWAYS_BCD`).
+    #[must_use]
+    pub fn started() -> Self {
+        let mut rtc = Self::new();
+        rtc.state.memory[0x0b] = HOURS_24;
+        rtc
+    }
+
     /// The guest reads `port`; `wall_ns` asks for the time, if that is what is read.
     ///
     /// # Errors
@@ -214,6 +223,13 @@ mod tests {
         assert_eq!(read(&mut rtc, 7, LEAP_DAY), 0x29);
         assert_eq!(read(&mut rtc, 4, 0), 0x12, "midnight");
         assert_eq!(read(&mut rtc, 4, 12 * 3600), 0x92, "noon");
+    }
+
+    #[test]
+    fn a_pc_finds_it_in_bcd() {
+        let mut rtc = Rtc::started();
+        let shown = [0, 2, 4, 7, 8, 9, CENTURY].map(|index| read(&mut rtc, index, LEAP_DAY));
+        assert_eq!(shown, [0x05, 0x04, 0x15, 0x29, 0x02, 0x24, 0x20]);
     }
 
     #[test]

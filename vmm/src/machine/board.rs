@@ -112,7 +112,7 @@ impl Board {
         Self {
             pic: if pc { Pic::started() } else { Pic::new() },
             pit: if pc { Pit::started() } else { Pit::new() },
-            rtc: Rtc::new(),
+            rtc: if pc { Rtc::started() } else { Rtc::new() },
             uart: Uart::new(),
             net: VirtioMmio::new(Net::new(config.mac)),
             block: config

@@ -565,7 +565,7 @@ fn anchors_in_a_log_of_logged_time_are_a_divergence_and_huge_ones_an_error() {
 
 /// A backup's inputs: a log, and a live world behind its end.
 enum Failover<'a> {
-    Replaying(Replayer<Reading<'a>, &'a mut Seen>, Option<World>),
+    Replaying(Box<Replayer<Reading<'a>, &'a mut Seen>>, Option<World>),
     Live(Recorder<World, replay::NoLog, Forget>),
 }
 
@@ -583,7 +583,7 @@ impl Failover<'_> {
         question: impl Fn(&mut dyn Inputs) -> Result<T, InputsError>,
     ) -> Result<T, InputsError> {
         if let Self::Replaying(replayer, world) = self {
-            match question(replayer) {
+            match question(&mut **replayer) {
                 Err(InputsError::LogEnded { .. }) => {
                     let world = world.take().expect("it goes live once");
                     let pace = StatePace { every_entries: 0 };
@@ -644,7 +644,7 @@ fn a_backup_goes_live_at_every_entry_and_time_goes_on() {
             let mut seen = Seen::default();
             let replayer = Replayer::new(Reading::new(&log.bytes, entries), &mut seen);
             let world = World::new(entries as u64, 20_000, guest_ns);
-            let mut inputs = Failover::Replaying(replayer, Some(world));
+            let mut inputs = Failover::Replaying(Box::new(replayer), Some(world));
             let mut backup = machine(TscMode::Derived, Some(5000));
             let ended = backup
                 .run(&mut inputs)

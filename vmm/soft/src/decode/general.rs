@@ -69,7 +69,7 @@ pub(super) fn lower(form: &mut Form) -> Option<Handler> {
         Mnemonic::Cdq => multiply::spread::<u32>,
         Mnemonic::Cqo => multiply::spread::<u64>,
         Mnemonic::Xchg => place_register!(form, xchg),
-        Mnemonic::Xadd => place_register!(form, xadd),
+        Mnemonic::Xadd => xadd(form),
         Mnemonic::Cmpxchg => place_register!(form, cmpxchg),
         Mnemonic::Cmpxchg8b => by_address!(form.memory(), A => exchange::cmpxchg8b::<A>),
         Mnemonic::Cmpxchg16b => by_address!(form.memory(), A => exchange::cmpxchg16b::<A>),
@@ -139,6 +139,18 @@ fn movsxd(form: &mut Form) -> Handler {
         2 => widening!(form, u16, movsx),
         _ => widening!(form, u32, movsx),
     }
+}
+
+fn xadd(form: &mut Form) -> Handler {
+    form.src(1);
+    by_size!(form.size(1), W => {
+        if form.is_memory(0) {
+            by_address!(form.memory(), A => exchange::xadd_memory::<W, A>)
+        } else {
+            form.dst(0);
+            exchange::xadd::<W>
+        }
+    })
 }
 
 fn imul(form: &mut Form) -> Handler {

@@ -67,7 +67,8 @@ pub(crate) fn decode(
     match decoder.last_error() {
         DecoderError::None => {}
         DecoderError::NoMoreBytes if bytes.len() < LONGEST => return Err(Undecodable::Short),
-        DecoderError::NoMoreBytes => return Err(Undecodable::Long),
+        // Nothing but the limit ends it there: what the bytes say is not looked at.
+        _ if decoder.position() == LONGEST => return Err(Undecodable::Long),
         _ => return Err(Undecodable::Invalid),
     }
     let mut form = Form::new(&instruction, start, long);

@@ -18,18 +18,23 @@ pub(crate) fn xchg<W: Word, D: Place>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
     Ok(())
 }
 
-/// `xadd place, register`. If both are one register it gets the sum.
-pub(crate) fn xadd<W: Word, D: Place>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    let old: W = D::read_to_modify(cpu, op)?;
-    let before = W::get(cpu, op.src);
-    let (sum, flags) = Add::apply(cpu.arithmetic, old, before);
-    // A write to memory can fail, one to a register cannot: the source goes first and back if need be.
-    let whole = cpu.slot(op.src & !slot::HIGH);
+/// `xadd register, register`. If both are one it gets the sum.
+pub(crate) fn xadd<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let old = W::get(cpu, op.dst);
+    let (sum, flags) = Add::apply(cpu.arithmetic, old, W::get(cpu, op.src));
     old.set(cpu, op.src);
-    if let Err(trap) = D::write(cpu, op, sum) {
-        cpu.set_slot(op.src & !slot::HIGH, whole);
-        return Err(trap);
-    }
+    sum.set(cpu, op.dst);
+    cpu.arithmetic = flags;
+    Ok(())
+}
+
+/// `xadd memory, register`.
+pub(crate) fn xadd_memory<W: Word, A: Address>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let address = A::linear(cpu, op);
+    let old: W = cpu.load_to_modify(address)?;
+    let (sum, flags) = Add::apply(cpu.arithmetic, old, W::get(cpu, op.src));
+    cpu.store(address, sum)?;
+    old.set(cpu, op.src);
     cpu.arithmetic = flags;
     Ok(())
 }

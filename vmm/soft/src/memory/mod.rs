@@ -11,6 +11,10 @@
 //! The TLB is part of the machine's definition, not a mere cache: what a guest sees that changes its
 //! tables and does not flush depends on it, and so it must be the same in every run. Nothing that differs
 //! between runs (where a run was stopped, which blocks were decoded) may fill it or empty it.
+//!
+//! What of the architecture is not here: alignment checks (CR0.AM with RFLAGS.AC never raise #AC), and in
+//! compatibility mode the limits and types of data segments when they are used (they are judged when they
+//! are loaded; bases count). The code segment's limit is judged by far transfers alone.
 
 mod physical;
 mod tlb;
@@ -187,10 +191,7 @@ impl Cpu {
     }
 
     #[inline(always)]
-    fn load_slowly<T: Word>(&mut self, address: u64) -> Result<u64, Trap>
-    where
-        T: Word,
-    {
+    fn load_slowly<T: Word>(&mut self, address: u64) -> Result<u64, Trap> {
         self.load_slowly_sized(address, T::BYTES)
     }
 
@@ -218,7 +219,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// #GP (or #SS, which a stack access by RSP or RBP would raise: left to the caller) for addresses
+    /// #GP (a stack access makes it #SS: [`Cpu::judge_fault`], [`Cpu::as_stack_fault`]) for addresses
     /// outside the 48 canonical bits (SDM volume 1, 3.3.7.1).
     pub(crate) fn check_canonical(&mut self, address: u64, size: u64) -> Result<(), Trap> {
         let canonical = |a: u64| (a as i64) << 16 >> 16 == a as i64;

@@ -152,7 +152,7 @@ impl Tlb {
             return;
         }
         // Writable here means: writable and dirty already, so that the first write walks.
-        physical |= u64::from(found.writable) * flag::WRITABLE | flag::VALID;
+        physical |= (u64::from(found.writable) * flag::WRITABLE) | flag::VALID;
         let n = index(address);
         let entry = &mut self.data[mode as usize][n];
         if entry.physical & flag::VALID == 0 {

@@ -84,9 +84,10 @@ pub(super) fn walk(
     let nxe = control.efer & bits::EFER_NXE != 0;
     let code = {
         let fetch = intent == Intent::Execute && (nxe || control.cr4 & bits::CR4_SMEP != 0);
-        u32::from(intent == Intent::Write) * error::WRITE
-            | u32::from(mode == Mode::User) * error::USER
-            | u32::from(fetch) * error::FETCH
+        let when = |holds: bool, bit: u32| if holds { bit } else { 0 };
+        when(intent == Intent::Write, error::WRITE)
+            | when(mode == Mode::User, error::USER)
+            | when(fetch, error::FETCH)
     };
     let mut table = control.cr3 & ADDRESS;
     // Rights are the intersection of all levels'; no-execute is their union.
@@ -163,7 +164,10 @@ fn allowed(cpu: &Cpu, rights: u64, no_execute: bool, intent: Intent, mode: Mode)
         (Mode::User, Intent::Read) => user_page,
         (Mode::User, Intent::Write) => user_page && writable,
         (Mode::User, Intent::Execute) => user_page && !no_execute,
-        (_, Intent::Execute) => !no_execute && !(user_page && control.cr4 & bits::CR4_SMEP != 0),
+        (_, Intent::Execute) => {
+            let barred = user_page && control.cr4 & bits::CR4_SMEP != 0;
+            !no_execute && !barred
+        }
         (Mode::SupervisorStrict, _) if user_page => false,
         (_, Intent::Read) => true,
         (_, Intent::Write) => writable || control.cr0 & bits::CR0_WP == 0,

@@ -81,6 +81,8 @@ impl Guest {
             guest.bytes(HALTS + vector * 16, &[0xf4]);
         }
         guest.write(TSS + 4, RSP0);
+        // No I/O map.
+        guest.write(TSS + 0x60, 0xffff << 48);
         guest.write(TSS + 0x24, IST1);
         guest.write(TSS + 0x2c, IST2);
         let cpu = &mut guest.machine.soft.cpu;

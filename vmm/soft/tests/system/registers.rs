@@ -12,7 +12,7 @@ fn one(mut guest: Guest) -> (Guest, Option<(u64, Option<u64>)>) {
     guest.machine.run(1);
     let cpu = &guest.machine.soft.cpu;
     if (crate::guest::HALTS..crate::guest::HALTS + 0x1000).contains(&cpu.rip) {
-        let frame = guest.trap();
+        let frame = guest.frame();
         return (guest, Some((frame.vector, frame.error)));
     }
     (guest, None)
@@ -75,24 +75,24 @@ fn swapgs_swaps_what_gs_operands_use() {
 #[test]
 fn control_registers_refuse_what_the_model_lacks() {
     type Body = fn(&mut CodeAssembler);
-    let cr0: Body = |a| a.mov(cr0, rax).unwrap();
-    let cr3: Body = |a| a.mov(cr3, rax).unwrap();
-    let cr4: Body = |a| a.mov(cr4, rax).unwrap();
-    let cr8: Body = |a| a.mov(cr8, rax).unwrap();
+    let to_cr0: Body = |a| a.mov(cr0, rax).unwrap();
+    let to_cr3: Body = |a| a.mov(cr3, rax).unwrap();
+    let to_cr4: Body = |a| a.mov(cr4, rax).unwrap();
+    let to_cr8: Body = |a| a.mov(cr8, rax).unwrap();
     for (body, value, expected) in [
-        (cr0, 0x8005_0033u64, None),
-        (cr0, 0x8000_0032, GP),
-        (cr0, 0xa000_0033, GP),
-        (cr0, 0x0000_0033, GP),
-        (cr0, 0x1_8000_0033, GP),
-        (cr3, 0x1018, None),
-        (cr3, 1 << 40, GP),
-        (cr4, 0x6a0, None),
-        (cr4, 0x680, GP),
-        (cr4, 0x6a0 | 1 << 18, GP),
-        (cr4, 0x6a0 | 1 << 17, GP),
-        (cr8, 15, None),
-        (cr8, 16, GP),
+        (to_cr0, 0x8005_0033u64, None),
+        (to_cr0, 0x8000_0032, GP),
+        (to_cr0, 0xa000_0033, GP),
+        (to_cr0, 0x0000_0033, GP),
+        (to_cr0, 0x1_8000_0033, GP),
+        (to_cr3, 0x1018, None),
+        (to_cr3, 1 << 40, GP),
+        (to_cr4, 0x6a0, None),
+        (to_cr4, 0x680, GP),
+        (to_cr4, 0x6a0 | 1 << 18, GP),
+        (to_cr4, 0x6a0 | 1 << 17, GP),
+        (to_cr8, 15, None),
+        (to_cr8, 16, GP),
     ] {
         let mut guest = Guest::new(0, |a| {
             body(a);
@@ -257,7 +257,7 @@ fn cpuid_answers_from_the_model() {
 fn the_fpu_is_refused_while_switched_off() {
     let sse: fn(&mut CodeAssembler) = |a| a.xorps(xmm0, xmm0).unwrap();
     let x87: fn(&mut CodeAssembler) = |a| a.fld1().unwrap();
-    for (body, cr0, cr4, vector) in [
+    for (body, in_cr0, in_cr4, vector) in [
         (sse, 1 << 3, 0x620, 7),
         (sse, 1 << 2, 0x620, 6),
         (sse, 0, 0x20, 6),
@@ -265,8 +265,8 @@ fn the_fpu_is_refused_while_switched_off() {
         (x87, 1 << 2, 0x620, 7),
     ] {
         let mut guest = Guest::new(0, body);
-        guest.machine.soft.cpu.control.cr0 |= cr0;
-        guest.machine.soft.cpu.control.cr4 = cr4;
+        guest.machine.soft.cpu.control.cr0 |= in_cr0;
+        guest.machine.soft.cpu.control.cr4 = in_cr4;
         assert_eq!(guest.trap().vector, vector);
     }
 }

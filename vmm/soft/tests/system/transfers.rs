@@ -122,7 +122,7 @@ fn far_branches_and_returns() {
         a.db(&[0xff, 0x1b]).unwrap(); // call far [rbx]
         a.hlt().unwrap();
     });
-    guest.put(sub, |a| a.retf().unwrap());
+    guest.bytes(sub, &[0xcb]); // retf of 32 bits
     guest.set(slot::RBX, DATA);
     guest.write(DATA, sub | u64::from(KERNEL_CODE) << 32);
     assert_eq!(guest.machine.run(10), Exit::Halt);

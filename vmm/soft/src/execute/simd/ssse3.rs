@@ -48,7 +48,7 @@ lanewise! {
     Pabsw, i16s, from_i16s, |_: i16, b: i16| b.wrapping_abs();
     Pabsd, i32s, from_i32s, |_: i32, b: i32| b.wrapping_abs();
     Pmulhrsw, i16s, from_i16s, |a: i16, b: i16| {
-        ((i32::from(a) * i32::from(b) >> 14) + 1 >> 1) as i16
+        ((((i32::from(a) * i32::from(b)) >> 14) + 1) >> 1) as i16
     };
     Pmulld, i32s, from_i32s, |a: i32, b: i32| a.wrapping_mul(b);
     Pcmpeqq, u64s, from_u64s, |a: u64, b: u64| u64::from(a == b).wrapping_neg();

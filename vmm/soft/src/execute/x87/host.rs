@@ -66,8 +66,6 @@ macro_rules! run {
     }};
 }
 
-pub(super) use run;
-
 /// Source of an arithmetic instruction: ST(1), or memory, in one of its formats.
 pub(crate) mod source {
     /// ST(1).

@@ -170,7 +170,7 @@ impl Wide {
         let divisor = u128::from(divisor);
         let (whole, rest) = (self.significand / divisor, self.significand % divisor);
         let shift = whole.leading_zeros();
-        let significand = whole << shift | (rest << shift) / divisor;
+        let significand = (whole << shift) | ((rest << shift) / divisor);
         Self::normal(self.negative, self.exponent - shift as i32, significand)
     }
 
