@@ -46,9 +46,9 @@ fn main() {
         text += "    x ^ y\n}\n";
     }
     let names: String = (0..FUNCTIONS).map(|n| format!("f{n}, ")).collect();
-    let _ = write!(
+    let _ = writeln!(
         text,
-        "static FUNCTIONS: [fn(u64, u64) -> u64; {FUNCTIONS}] = [{names}];\n"
+        "static FUNCTIONS: [fn(u64, u64) -> u64; {FUNCTIONS}] = [{names}];"
     );
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     std::fs::write(out.join("functions.rs"), text).expect("OUT_DIR can be written");
