@@ -1,38 +1,39 @@
-//! Builds the guests and makes their images part of the program.
+//! Builds the guests, and the programs that run inside Linux guests, and makes their images part of the program.
 //!
-//! The guests are a cargo workspace of their own (other target options, other lints), so this runs cargo
-//! on it, in a target folder shared by all profiles of the host build.
+//! Both are cargo workspaces of their own (other target options, other lints), so this runs cargo on them, in
+//! target folders shared by all profiles of the host build.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The guests whose images become part of the program.
 const GUESTS: [&str; 5] = ["counter", "clock", "echo", "disk", "kv"];
+/// The programs that do.
+const PROGRAMS: [&str; 1] = ["cpu"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 fn main() {
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(var("OUT_DIR"));
-    let guests = root.join("guests");
-    for entry in std::fs::read_dir(&guests)
-        .expect("guests/ is there")
-        .flatten()
-    {
-        if entry.file_name() != "target" {
-            println!("cargo:rerun-if-changed={}", entry.path().display());
-        }
-    }
     // OUT_DIR is TARGET_DIR/PROFILE/build/NAME-HASH/out.
-    let target = out
-        .ancestors()
-        .nth(4)
-        .expect("OUT_DIR is deep")
-        .join("guests");
-    build(&guests, &target);
-    for guest in GUESTS {
-        let image = target.join(TARGET).join("release").join(guest);
-        std::fs::copy(&image, out.join(guest))
-            .unwrap_or_else(|e| panic!("guest image {}: {e}", image.display()));
+    let target = out.ancestors().nth(4).expect("OUT_DIR is deep");
+    for (workspace, images) in [("guests", &GUESTS[..]), ("programs", &PROGRAMS)] {
+        let folder = root.join(workspace);
+        for entry in std::fs::read_dir(&folder)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+            .flatten()
+        {
+            if entry.file_name() != "target" {
+                println!("cargo:rerun-if-changed={}", entry.path().display());
+            }
+        }
+        let target = target.join(workspace);
+        build(&folder, &target);
+        for name in images {
+            let image = target.join(TARGET).join("release").join(name);
+            std::fs::copy(&image, out.join(name))
+                .unwrap_or_else(|e| panic!("image {}: {e}", image.display()));
+        }
     }
 }
 
@@ -40,7 +41,7 @@ fn var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }
 
-fn build(guests: &Path, target: &Path) {
+fn build(workspace: &Path, target: &Path) {
     let mut cargo = Command::new(var("CARGO"));
     // What cargo set for this build would change that one.
     for (name, _) in std::env::vars_os() {
@@ -63,7 +64,7 @@ fn build(guests: &Path, target: &Path) {
         }
     }
     let status = cargo
-        .current_dir(guests)
+        .current_dir(workspace)
         .args([
             "build",
             "--release",
@@ -75,5 +76,5 @@ fn build(guests: &Path, target: &Path) {
         .arg(target)
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "the guests do not build");
+    assert!(status.success(), "{} does not build", workspace.display());
 }

@@ -387,7 +387,8 @@ pub struct DemoArgs {
 /// `tandem bench`.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
-    /// Workloads: counter, kv, disk, failover; all if none is named
+    /// Workloads: counter, kv, disk, failover (these if none is named); of the software engine with a Linux
+    /// guest, beside QEMU if that is installed: cpu, boot, idle
     pub workloads: Vec<String>,
     /// Rounds of each measurement, of which medians are quoted
     #[arg(long, default_value_t = 3, value_name = "N")]
@@ -398,6 +399,10 @@ pub struct BenchArgs {
     /// Folder for results.json and the plots
     #[arg(short, long, default_value = "bench-results", value_name = "DIR")]
     pub output: PathBuf,
+    /// The Linux guest of cpu, boot and idle: what `tandem image` made, without a disk (if not given, it is
+    /// made)
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
     /// Network: auto, tap (private bridge) or switch (userspace)
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,

@@ -3,6 +3,7 @@
 //! ```text
 //!  measure, kv    each workload without FT, recording, under FT: interleaved rounds
 //!  demo::round    kills of a primary under load
+//!  soft           the software engine: processor kernels, boot and idling of Linux
 //!       │ logs (counters, recordings), memory
 //!       ▼
 //!  results ──▶ goals ──▶ words (table) │ JSON │ plots (SVG)
@@ -17,6 +18,7 @@ mod others;
 mod paper;
 mod plots;
 mod results;
+mod soft;
 mod words;
 
 use crate::cli::{BenchArgs, DemoArgs};
@@ -37,12 +39,15 @@ use results::{
     Failover, Latency, PerMode, ReplicaMemory, Results, StallMs, TickLate, Workload, latency_us,
     merged,
 };
+use soft::Soft;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 
-/// What can be measured.
+/// What is measured if nothing is named.
 const WORKLOADS: [&str; 4] = ["counter", "kv", "disk", "failover"];
+/// What else can be: of the software engine, with a Linux guest.
+const SOFT_WORKLOADS: [&str; 3] = ["cpu", "boot", "idle"];
 /// Kills for each round asked for.
 const KILLS: u32 = 2;
 
@@ -52,6 +57,12 @@ pub fn bench(args: &BenchArgs) -> Outcome {
     if args.rounds == 0 || args.seconds == 0 {
         return Err(Failure::new("--rounds and --seconds take at least 1"));
     }
+    // Before the network is left for a private one: an image may have to be fetched.
+    let soft = workloads
+        .iter()
+        .any(|name| SOFT_WORKLOADS.contains(name))
+        .then(|| Soft::prepare(args.image.as_deref()))
+        .transpose()?;
     // Before anything starts a thread: the namespace is the thread's that makes it.
     let network = choose_network(&args.net)?;
     let folder = &args.output;
@@ -62,6 +73,7 @@ pub fn bench(args: &BenchArgs) -> Outcome {
             cluster: &cluster,
             seconds: args.seconds,
         },
+        soft,
         args,
         progress: progress_bar(&workloads, args.rounds),
         results: Results {
@@ -77,6 +89,7 @@ pub fn bench(args: &BenchArgs) -> Outcome {
             memory: None,
             tick_late: None,
             entry_sizes: None,
+            soft: None,
             goals: Vec::new(),
         },
         memory: Memory::default(),
@@ -94,19 +107,21 @@ pub fn bench(args: &BenchArgs) -> Outcome {
     failed.map_or(Ok(()), Err)
 }
 
-/// The workloads asked for, in the order of [`WORKLOADS`]; all if none is named.
+/// The workloads asked for, in their own order; [`WORKLOADS`] if none is named.
 fn chosen(names: &[String]) -> Outcome<Vec<&'static str>> {
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| !WORKLOADS.contains(&name.as_str()))
-    {
+    let all = || WORKLOADS.into_iter().chain(SOFT_WORKLOADS);
+    if let Some(unknown) = names.iter().find(|name| all().all(|known| known != *name)) {
         return Err(Failure::new(format!(
             "no workload '{unknown}': there are {}",
-            WORKLOADS.join(", ")
+            all().collect::<Vec<_>>().join(", ")
         )));
     }
-    let wanted = |name: &&str| names.is_empty() || names.iter().any(|n| n == name);
-    Ok(WORKLOADS.into_iter().filter(wanted).collect())
+    if names.is_empty() {
+        return Ok(WORKLOADS.into());
+    }
+    Ok(all()
+        .filter(|name| names.iter().any(|n| n == name))
+        .collect())
 }
 
 /// A bar on a terminal, and nothing on a pipe.
@@ -114,8 +129,15 @@ fn progress_bar(workloads: &[&str], rounds: u32) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let steps =
-        |name: &&str| u64::from(rounds) * if *name == "failover" { KILLS.into() } else { 3 };
+    let steps = |name: &&str| {
+        let runs = match *name {
+            "failover" => KILLS.into(),
+            "cpu" | "boot" => soft::RUNS_MAX,
+            "idle" => 1,
+            _ => 3,
+        };
+        u64::from(rounds) * runs
+    };
     let bar = ProgressBar::new(workloads.iter().map(steps).sum());
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len}, {eta} left: {msg}");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -124,6 +146,8 @@ fn progress_bar(workloads: &[&str], rounds: u32) -> ProgressBar {
 /// A benchmark under way.
 struct Session<'a> {
     bench: Bench<'a>,
+    /// If the software engine is to be measured.
+    soft: Option<Soft>,
     args: &'a BenchArgs,
     progress: ProgressBar,
     results: Results,
@@ -138,8 +162,28 @@ impl Session<'_> {
             "counter" => self.self_ending(SelfEnding::Counter, "iterations"),
             "disk" => self.self_ending(SelfEnding::Disk, "bytes"),
             "kv" => self.kv(),
-            _ => self.failover(),
+            "failover" => self.failover(),
+            _ => self.soft(name),
         }
+    }
+
+    fn soft(&mut self, name: &str) -> Outcome {
+        let Some(soft) = &mut self.soft else {
+            return Ok(());
+        };
+        let bar = &self.progress;
+        let mut progress = |engine: &str| {
+            bar.set_message(format!("{name} {engine}"));
+            bar.inc(1);
+        };
+        let (rounds, seconds) = (self.args.rounds, self.args.seconds);
+        let measured = match name {
+            "cpu" => soft.cpu(rounds, seconds, &mut progress),
+            "boot" => soft.boot(rounds, &mut progress),
+            _ => soft.idle(rounds, seconds, &mut progress),
+        };
+        self.results.soft = Some(soft.results());
+        measured.during(name)
     }
 
     /// Does `step` for each round and mode, in turn.
@@ -348,6 +392,10 @@ mod tests {
         assert_eq!(
             chosen(&names(&["disk", "counter"])).unwrap(),
             ["counter", "disk"]
+        );
+        assert_eq!(
+            chosen(&names(&["idle", "kv", "cpu"])).unwrap(),
+            ["kv", "cpu", "idle"]
         );
         let failure = chosen(&names(&["kv", "netperf"])).unwrap_err().to_string();
         assert!(

@@ -2,11 +2,12 @@
 
 use super::paper;
 use super::results::Results;
+use super::soft::SoftResults;
 use crate::failure::{During, Outcome};
 use crate::load::histogram::Histogram;
 use crate::log::kind_name;
 use crate::report::plot::{
-    Bar, Line, Mark, PlotError, ft_ratio, latency_cdf, log_bandwidth, stall_cdf,
+    Bar, Line, Mark, PlotError, ft_ratio, latency_cdf, log_bandwidth, speeds, stall_cdf,
 };
 use replay::Kind;
 use std::collections::BTreeSet;
@@ -67,7 +68,38 @@ pub fn write(
         });
         save("failover.svg", stall_cdf(&stalls_ms, &goals))?;
     }
+    if let Some(soft) = results.soft.as_ref().filter(|soft| !soft.cpu.is_empty()) {
+        save("cpu.svg", processors(soft))?;
+    }
     Ok(paths)
+}
+
+/// Speeds of the software engine over QEMU's translator; over the host, where there is no QEMU.
+fn processors(soft: &SoftResults) -> Result<String, PlotError> {
+    let (axis, kinds): (_, &[&str]) = if soft.qemu {
+        (
+            "times the speed of QEMU",
+            &["beside TCG", "recorded, beside TCG -icount"],
+        )
+    } else {
+        ("times the speed of the host", &["software engine"])
+    };
+    let bars = soft.cpu.iter().flat_map(|kernel| {
+        let ratios = &kernel.ratios;
+        let values = if soft.qemu {
+            [ratios.soft_to_tcg, ratios.recorded_to_icount]
+        } else {
+            [ratios.soft_to_native, None]
+        };
+        let bar = |(kind, value): (usize, Option<f64>)| Some(Bar::new(&kernel.name, kind, value?));
+        values.into_iter().enumerate().filter_map(bar)
+    });
+    speeds(
+        "Software engine, by kind of work",
+        axis,
+        kinds,
+        &bars.collect::<Vec<_>>(),
+    )
 }
 
 fn bandwidth(results: &Results) -> Result<String, PlotError> {
@@ -98,6 +130,7 @@ fn bandwidth(results: &Results) -> Result<String, PlotError> {
 #[cfg(test)]
 mod tests {
     use super::super::results::tests::example;
+    use super::super::soft::example as soft_example;
     use super::*;
 
     #[test]
@@ -117,7 +150,12 @@ mod tests {
         for word in ["timer", "frame", "framing", "kv, 50 connections"] {
             assert!(bandwidth.contains(word), "{word}");
         }
+        results.soft = Some(soft_example());
+        assert_eq!(write(folder.path(), &results, None).unwrap().len(), 4);
+        let cpu = std::fs::read_to_string(folder.path().join("cpu.svg")).unwrap();
+        assert!(cpu.contains("integer") && cpu.contains("speed of the host"));
         results.workloads.clear();
+        results.soft = None;
         results.failover = None;
         assert!(write(folder.path(), &results, None).unwrap().is_empty());
         let nowhere = folder.path().join("missing");

@@ -2,6 +2,7 @@
 
 use super::logs::{Bytes, EntryBytes, LogCost, quantile_of_counts};
 use super::measure::Memory;
+use super::soft::SoftResults;
 use crate::doctor::host::HostFacts;
 use crate::load::bench::Stats;
 use crate::load::histogram::{Histogram, quantile};
@@ -236,6 +237,9 @@ pub struct Results {
     pub tick_late: Option<TickLate>,
     /// If anything was recorded.
     pub entry_sizes: Option<EntrySizes>,
+    /// If the software engine was measured: `cpu`, `boot`, `idle`.
+    #[serde(flatten)]
+    pub soft: Option<SoftResults>,
     /// Those of them that were measured.
     pub goals: Vec<Goal>,
 }
@@ -466,6 +470,7 @@ pub(super) mod tests {
                 timer: bytes.clone(),
                 frame_beyond_its_length: bytes,
             }),
+            soft: None,
             goals: Vec::new(),
         }
     }

@@ -79,6 +79,9 @@ pub fn render(results: &Results) -> String {
     if !results.goals.is_empty() {
         let _ = write!(out, "\n{}", goals(results));
     }
+    if let Some(soft) = &results.soft {
+        out += &super::soft::render(soft);
+    }
     out
 }
 

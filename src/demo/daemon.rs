@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ const LINES_MAX: usize = 10_000;
 #[derive(Default)]
 struct Lines {
     lines: Vec<String>,
+    /// When each came.
+    times: Vec<Instant>,
     ended: bool,
 }
 
@@ -56,6 +58,7 @@ impl Said {
                 let mut lines = said.lock();
                 if lines.lines.len() < LINES_MAX {
                     lines.lines.push(line);
+                    lines.times.push(Instant::now());
                 }
                 said.changed.notify_all();
             }
@@ -88,7 +91,15 @@ impl Daemon {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let program = program()?;
+        Self::start_other(name, &program()?, args, errors)
+    }
+
+    /// Starts `program` in the same way.
+    pub fn start_other<I, S>(name: &str, program: &Path, args: I, errors: PathBuf) -> Outcome<Self>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
         let stderr = std::fs::File::options()
             .create(true)
             .append(true)
@@ -206,6 +217,13 @@ impl Daemon {
     /// What it has said on stdout so far.
     pub fn said(&self) -> Vec<String> {
         self.out.lock().lines.clone()
+    }
+
+    /// The same, each line with the time it came.
+    pub fn said_when(&self) -> Vec<(Instant, String)> {
+        let lines = self.out.lock();
+        let times = lines.times.iter().copied();
+        times.zip(lines.lines.iter().cloned()).collect()
     }
 
     /// Waits for its end.

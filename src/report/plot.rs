@@ -148,6 +148,14 @@ pub fn log_bandwidth(kinds: &[&str], bars: &[Bar]) -> Result<String, PlotError> 
     bar_chart("Log bandwidth by kind of entry", "Mbit/s", 1, kinds, bars)
 }
 
+/// Speeds beside that of something else, whose speed is 1; `kinds` names the parts of `bars`.
+///
+/// # Errors
+/// [`PlotError`].
+pub fn speeds(title: &str, axis: &str, kinds: &[&str], bars: &[Bar]) -> Result<String, PlotError> {
+    bar_chart(title, axis, 2, kinds, bars)
+}
+
 /// Latencies in microseconds as cumulative distributions, on a logarithmic axis.
 ///
 /// # Errors

@@ -1,0 +1,153 @@
+//! The Linux guest that is measured: the same kernel and the same first root for every engine.
+
+use crate::demo::daemon::Daemon;
+use crate::failure::{During, Failure, Outcome};
+use crate::image::bundle::Bundle;
+use crate::image::cpio::{Meta, S_IFREG, Writer};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The program of processor kernels, built along with this one.
+pub const CPU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cpu"));
+/// Guest memory, in MiB.
+pub const MEMORY_MIB: u32 = 256;
+/// Most bytes of an image file.
+const IMAGE_MAX: u64 = 1 << 30;
+/// Longest time for an image to be built: packages may have to be fetched.
+const BUILD_LIMIT: Duration = Duration::from_secs(600);
+/// The kernel's command line, but for what runs: no clock is doubted that a slow engine keeps, and
+/// nothing is done against faults of processors nobody emulates.
+const CMDLINE: &str =
+    "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off tandem.ip=none tandem.run=";
+
+/// Files of the guest, in a folder that goes with this.
+pub struct Linux {
+    folder: tempfile::TempDir,
+    /// As the kernel calls its release.
+    pub release: String,
+}
+
+impl Linux {
+    /// From an image `tandem image` made, or one that it makes now.
+    pub fn prepare(image: Option<&Path>) -> Outcome<Self> {
+        let folder = tempfile::tempdir().during("cannot make a folder")?;
+        let path = match image {
+            Some(path) => path.to_owned(),
+            None => build(folder.path())?,
+        };
+        let during = format!("cannot read the image {}", path.display());
+        let meta = std::fs::metadata(&path).during(&during)?;
+        if !meta.is_file() || meta.len() > IMAGE_MAX {
+            return Err(Failure::new(format!(
+                "{} is not what `tandem image` makes",
+                path.display()
+            )));
+        }
+        let bytes = std::fs::read(&path).during(&during)?;
+        let bundle = Bundle::parse(&bytes).during(path.display())?;
+        if bundle.manifest.disk {
+            return Err(Failure::new(format!(
+                "{} has its root on a disk; an image without one is needed",
+                path.display()
+            )));
+        }
+        let linux = Self {
+            release: bundle.manifest.kernel_release.clone(),
+            folder,
+        };
+        linux.write(&linux.kernel(), bundle.kernel)?;
+        linux.write(&linux.initrd(), &with_program(bundle.initrd)?)?;
+        linux.write(&linux.program(), CPU)?;
+        make_executable(&linux.program())?;
+        Ok(linux)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Outcome {
+        std::fs::write(path, bytes).during(format_args!("cannot write {}", path.display()))
+    }
+
+    /// A file beside the guest's.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The bzImage.
+    pub fn kernel(&self) -> PathBuf {
+        self.file("kernel")
+    }
+
+    /// The first root, with the program in it.
+    pub fn initrd(&self) -> PathBuf {
+        self.file("initrd")
+    }
+
+    /// The program for this host.
+    pub fn program(&self) -> PathBuf {
+        self.file("cpu")
+    }
+
+    /// The kernel's command line to run `command`, of words without spaces and commas.
+    pub fn cmdline(command: &[String]) -> String {
+        format!("{CMDLINE}{}", command.join(","))
+    }
+}
+
+/// A first root with the program as `/cpu` in it: Linux unpacks archives that stand one behind the other.
+fn with_program(initrd: &[u8]) -> Outcome<Vec<u8>> {
+    let program = Meta {
+        mode: S_IFREG | 0o755,
+        ..Meta::default()
+    };
+    let mut more = Writer::default();
+    more.add("cpu", program, CPU)?;
+    // An archive begins at a multiple of 4 (Documentation/driver-api/early-userspace/buffer-format.rst).
+    let mut all = initrd.to_vec();
+    all.resize(all.len().next_multiple_of(4), 0);
+    all.extend(more.finish());
+    Ok(all)
+}
+
+fn make_executable(path: &Path) -> Outcome {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+        .during(format_args!("cannot change {}", path.display()))
+}
+
+/// Has the program itself build an image in `folder`.
+fn build(folder: &Path) -> Outcome<PathBuf> {
+    let path = folder.join("shell.img");
+    let args: [OsString; 3] = ["image".into(), "-o".into(), path.clone().into()];
+    let mut builder = Daemon::start("image builder", args, folder.join("image.err"))?;
+    if builder.wait(BUILD_LIMIT)?.success() {
+        return Ok(path);
+    }
+    Err(Failure::new(format!(
+        "no Linux image to measure with{}; one made elsewhere can be given with --image",
+        builder.complaint()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::cpio::Reader;
+
+    #[test]
+    fn the_program_is_a_static_file_behind_the_first_root() {
+        assert!(CPU.starts_with(b"\x7fELF"));
+        let all = with_program(b"070701 odd").unwrap();
+        assert_eq!(all[..12], *b"070701 odd\0\0");
+        let members: Vec<_> = Reader::new(&all[12..]).map(|m| m.unwrap()).collect();
+        let [program] = &members[..] else {
+            panic!("{} members", members.len())
+        };
+        assert_eq!((program.name, program.data), ("cpu", CPU));
+    }
+
+    #[test]
+    fn the_guest_is_told_what_to_run_in_one_word() {
+        let command = ["/cpu", "all", "3"].map(String::from);
+        assert!(Linux::cmdline(&command).ends_with(" tandem.run=/cpu,all,3"));
+    }
+}

@@ -1,0 +1,176 @@
+//! The software engine for people, in 80 columns.
+
+use super::engines::Engine;
+use super::results::{Boot, Idle, SoftResults};
+use crate::report::{Align, Table};
+use std::fmt::Write as _;
+
+/// Everything there is.
+#[must_use]
+pub fn render(results: &SoftResults) -> String {
+    let mut out = format!(
+        "\nSoftware engine: Linux {}, {} MiB, one processor{}\n",
+        results.kernel,
+        results.memory_mib,
+        if results.qemu {
+            ""
+        } else {
+            "; QEMU is not installed here"
+        }
+    );
+    if !results.cpu.is_empty() {
+        let _ = write!(
+            out,
+            "\nKernels, ms (and how many times the speed of QEMU TCG, of -icount)\n\n{}",
+            kernels(results)
+        );
+    }
+    if let Some(boot) = &results.boot {
+        let _ = write!(out, "\n{}", boot_words(boot));
+    }
+    if let Some(idle) = &results.idle {
+        let _ = write!(out, "\n{}", idle_words(idle));
+    }
+    for failure in &results.failures {
+        let _ = writeln!(out, "FAILED           {failure}");
+    }
+    for kernel in results
+        .cpu
+        .iter()
+        .filter(|kernel| kernel.checksums.len() > 1)
+    {
+        for (computed, engines) in &kernel.checksums {
+            let names: Vec<_> = engines.iter().map(|engine| engine.name()).collect();
+            let _ = writeln!(
+                out,
+                "DIFFERS          {}: {computed}: {}",
+                kernel.name,
+                names.join(", ")
+            );
+        }
+    }
+    out
+}
+
+fn figure(value: Option<f64>) -> String {
+    match value {
+        None => "-".into(),
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) => format!("{value:.1}"),
+    }
+}
+
+fn times(value: Option<f64>) -> String {
+    value.map_or("-".into(), |value| format!("{value:.2}"))
+}
+
+fn kernels(results: &SoftResults) -> Table {
+    let mut table = Table::new(&[
+        ("kernel", Align::Left),
+        ("native", Align::Right),
+        ("soft", Align::Right),
+        ("MIPS", Align::Right),
+        ("rec.", Align::Right),
+        ("replay", Align::Right),
+        ("TCG", Align::Right),
+        ("icount", Align::Right),
+        ("/TCG", Align::Right),
+        ("/icnt", Align::Right),
+    ]);
+    for kernel in &results.cpu {
+        table.row([
+            kernel.name.clone(),
+            figure(kernel.native_ms),
+            figure(kernel.soft_ms),
+            figure(kernel.mips),
+            figure(kernel.soft_recorded_ms),
+            figure(kernel.replay_ms),
+            figure(kernel.tcg_ms),
+            figure(kernel.icount_ms),
+            times(kernel.ratios.soft_to_tcg),
+            times(kernel.ratios.recorded_to_icount),
+        ]);
+    }
+    table
+}
+
+fn boot_words(boot: &Boot) -> String {
+    let parts: Vec<String> = boot
+        .ms
+        .iter()
+        .map(|(engine, ms)| {
+            let mips = match (engine, boot.mips) {
+                (Engine::SoftRecorded, Some(mips)) => format!(" ({mips:.0} MIPS)"),
+                _ => String::new(),
+            };
+            format!("{} {:.2}{mips}", engine.name(), ms / 1e3)
+        })
+        .collect();
+    const INDENT: &str = "                 ";
+    let width = crate::report::table::WIDTH - INDENT.len();
+    let lines = crate::report::timeline::wrap(&parts.join(", "), width);
+    let mut out = String::new();
+    for (n, line) in lines.iter().filter(|line| !line.is_empty()).enumerate() {
+        let start = if n == 0 { "boot, s          " } else { INDENT };
+        let _ = writeln!(out, "{start}{line}");
+    }
+    out
+}
+
+fn idle_words(idle: &Idle) -> String {
+    format!(
+        "idle             {:.1} kbit/s of log ({:.2} MIPS), {} s asleep; VMware FT (2010): 500-1500\n",
+        idle.log_kbit_s, idle.mips, idle.seconds
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::example;
+    use super::*;
+    use crate::report::table::WIDTH;
+
+    #[test]
+    fn everything_is_told_in_eighty_columns() {
+        let mut results = example();
+        let kernel = &mut results.cpu[0];
+        kernel.name = "branches".into();
+        for ms in [
+            &mut kernel.soft_ms,
+            &mut kernel.tcg_ms,
+            &mut kernel.replay_ms,
+        ] {
+            *ms = Some(123_456.0);
+        }
+        let boot = results.boot.as_mut().unwrap();
+        boot.ms = Engine::ALL.map(|engine| (engine, 123_456.0)).into();
+        let text = render(&results);
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+        for words in [
+            "QEMU is not installed",
+            "branches",
+            "500-1500",
+            "8.0 kbit/s",
+            "(100 MIPS)",
+        ] {
+            assert!(text.contains(words), "{words} is missing in\n{text}");
+        }
+        assert!(!text.contains('…') && !text.contains("DIFFERS"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_engine_is_named() {
+        let mut results = example();
+        let wrong = ("ff of 7".to_owned(), [Engine::Replay].into());
+        results.cpu[0].checksums.extend([wrong]);
+        results.failures.push("QEMU TCG: it failed".into());
+        let text = render(&results);
+        assert!(
+            text.contains("DIFFERS          integer: ff of 7: replayed"),
+            "{text}"
+        );
+        assert!(text.contains("FAILED           QEMU TCG"), "{text}");
+    }
+}
