@@ -216,9 +216,7 @@ impl Tlb {
     /// Takes on the translations of `other`, a copy made earlier, as `has_code` says which physical pages
     /// have decoded instructions now.
     pub(crate) fn put_back(&mut self, other: &Self, has_code: impl Fn(u64) -> bool) {
-        let generation = self.generation + 1;
         self.clone_from(other);
-        self.generation = generation;
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];
