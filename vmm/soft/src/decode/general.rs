@@ -135,12 +135,9 @@ fn movsx(form: &mut Form) -> Handler {
     }
 }
 
-/// Without REX.W it moves as much as the register takes.
+/// Without REX.W it moves as much as the register takes; it reads 32 bits even so, as AMD's processors do.
 fn movsxd(form: &mut Form) -> Handler {
-    match form.size(0) {
-        2 => widening!(form, u16, movsx),
-        _ => widening!(form, u32, movsx),
-    }
+    widening!(form, u32, movsx)
 }
 
 fn xadd(form: &mut Form) -> Handler {

@@ -79,7 +79,8 @@ pub(crate) fn cmpxchg8b<A: Address>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> 
     Ok(())
 }
 
-/// `cmpxchg16b memory`, which must be aligned.
+/// `cmpxchg16b memory`, which must be aligned. On a stack within 16 bytes of what is not canonical a
+/// misaligned one raises #SS, where the processor raises #GP.
 pub(crate) fn cmpxchg16b<A: Address>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let pair = |cpu: &Cpu, high, low| u128::from(cpu.slot(high)) << 64 | u128::from(cpu.slot(low));
     let address = A::linear(cpu, op);
