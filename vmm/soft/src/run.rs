@@ -125,8 +125,14 @@ impl Soft {
     /// Why it did not retire.
     #[doc(hidden)]
     pub fn one(&mut self) -> Result<(), Cause> {
+        let mut keep = true;
         loop {
-            let Ok(place) = self.blocks.find(&mut self.cpu) else {
+            let found = if keep {
+                self.blocks.find(&mut self.cpu)
+            } else {
+                self.blocks.one(&mut self.cpu)
+            };
+            let Ok(place) = found else {
                 return Err(self.cpu.cause);
             };
             let op = self.blocks.get(place).ops[0];
@@ -140,7 +146,11 @@ impl Soft {
                 return Ok(());
             }
             match cpu.cause {
-                Cause::CodeWrite(page) => self.blocks.invalidate(cpu, page),
+                Cause::CodeWrite(page) => {
+                    self.blocks.invalidate(cpu, page);
+                    // It may write to its own page.
+                    keep = false;
+                }
                 cause => return Err(cause),
             }
         }
