@@ -8,7 +8,8 @@
 //!  results ──▶ words, JSON, plot
 //! ```
 //!
-//! Times are taken outside, by the arrival of lines: clocks of a guest are its engine's.
+//! Times are taken outside, when lines arrive: clocks of a guest are its engine's. What engines are held
+//! beside each other by is the processor time of their process, which other programs of the host disturb less.
 
 mod engines;
 mod linux;
@@ -21,6 +22,7 @@ pub use results::SoftResults;
 pub use results::tests::example;
 pub use words::render;
 
+use crate::bench::results::ratio;
 use crate::failure::{During, Failure, Outcome};
 use crate::log::mbit_s;
 use engines::{Engine, Said, qemu, recording};
@@ -138,8 +140,12 @@ impl Soft {
         for _ in 0..rounds {
             let engines = self.engines(false);
             for (engine, said) in self.round(engines, &["true".into()], progress) {
-                let (ms, line) = said.line(RUNS)?;
-                boot.rounds_ms.entry(engine).or_default().push(ms);
+                let (took, line) = said.line(RUNS)?;
+                boot.rounds_ms.entry(engine).or_default().push(took.ms);
+                boot.rounds_cpu_ms
+                    .entry(engine)
+                    .or_default()
+                    .push(took.cpu_ms);
                 if engine == Engine::SoftRecorded {
                     let marks = Marks::find(&recording(&self.linux), [line.to_owned()])?;
                     let clock = marks.at(line).map_or(marks.end, |mark| mark.clock);
@@ -159,7 +165,7 @@ impl Soft {
         for _ in 0..rounds {
             let engine = [Engine::SoftRecorded].into_iter();
             for (_, said) in self.round(engine, &command, progress) {
-                let ((from_ms, from), (to_ms, to)) = (said.line(RUNS)?, said.line(ENDED)?);
+                let ((begun, from), (ended, to)) = (said.line(RUNS)?, said.line(ENDED)?);
                 let lines = [from, to].map(str::to_owned);
                 let marks = Marks::find(&recording(&self.linux), lines)?;
                 let (Some(first), Some(last)) = (marks.at(from), marks.at(to)) else {
@@ -167,7 +173,7 @@ impl Soft {
                         "the recording does not show the guest's lines",
                     ));
                 };
-                let us = ((to_ms - from_ms) * 1e3) as u64;
+                let us = ((ended.ms - begun.ms) * 1e3) as u64;
                 let kbit_s = mbit_s(last.bytes.saturating_sub(first.bytes), us) * 1e3;
                 idle.rounds_kbit_s.push(kbit_s);
                 let instructions = last.clock.saturating_sub(first.clock);
@@ -191,7 +197,7 @@ impl Soft {
 
 /// Adds the times of one run.
 fn take_kernels(kernels: &mut Vec<CpuKernel>, engine: Engine, said: &Said) -> Outcome {
-    let ends = said.kernels().during("the program's lines")?;
+    let ends = said.kernels(engine).during("the program's lines")?;
     if ends.is_empty() {
         return Err(Failure::new("no kernel ran"));
     }
@@ -208,7 +214,7 @@ fn take_kernels(kernels: &mut Vec<CpuKernel>, engine: Engine, said: &Said) -> Ou
 
 /// Adds the instructions of a recording.
 fn take_instructions(kernels: &mut [CpuKernel], log: &Path, said: &Said) -> Outcome {
-    let ends = said.kernels()?;
+    let ends = said.kernels(Engine::SoftRecorded)?;
     let lines = ends
         .iter()
         .flat_map(|end| [end.begin.clone(), end.line.clone()]);
