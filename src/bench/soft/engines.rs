@@ -126,6 +126,13 @@ pub fn run(engine: Engine, linux: &Linux, command: &[String]) -> Outcome<Said> {
     let errors = linux.file(&format!("{engine:?}.err"));
     // What an earlier run complained of is not this one's.
     std::fs::write(&errors, "")?;
+    if engine == Engine::SoftRecorded {
+        // Else a recording that fails would have an earlier one replayed.
+        match std::fs::remove_file(recording(linux)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+    }
     let begun = Instant::now();
     let mut daemon = match engine {
         Engine::Native => {

@@ -109,11 +109,12 @@ impl Soft {
         for _ in 0..rounds {
             let engines = self.engines(true);
             for (engine, said) in self.round(engines, &command, progress) {
-                if let Err(why) = take_kernels(&mut kernels, engine, &said) {
-                    self.failed(engine, &why);
+                let mut taken = take_kernels(&mut kernels, engine, &said);
+                if engine == Engine::SoftRecorded && taken.is_ok() {
+                    taken = take_instructions(&mut kernels, &recording(&self.linux), &said);
                 }
-                if engine == Engine::SoftRecorded {
-                    take_instructions(&mut kernels, &recording(&self.linux), &said)?;
+                if let Err(why) = taken {
+                    self.failed(engine, &why);
                 }
             }
         }
@@ -140,16 +141,8 @@ impl Soft {
         for _ in 0..rounds {
             let engines = self.engines(false);
             for (engine, said) in self.round(engines, &["true".into()], progress) {
-                let (took, line) = said.line(RUNS)?;
-                boot.rounds_ms.entry(engine).or_default().push(took.ms);
-                boot.rounds_cpu_ms
-                    .entry(engine)
-                    .or_default()
-                    .push(took.cpu_ms);
-                if engine == Engine::SoftRecorded {
-                    let marks = Marks::find(&recording(&self.linux), [line.to_owned()])?;
-                    let clock = marks.at(line).map_or(marks.end, |mark| mark.clock);
-                    boot.instructions.push(clock);
+                if let Err(why) = take_boot(&mut boot, engine, &said, &recording(&self.linux)) {
+                    self.failed(engine, &why);
                 }
             }
         }
@@ -179,6 +172,8 @@ impl Soft {
                 let instructions = last.clock.saturating_sub(first.clock);
                 idle.rounds_mips
                     .push(instructions as f64 / us.max(1) as f64);
+                let busy = ratio(ended.cpu_ms - begun.cpu_ms, ended.ms - begun.ms);
+                idle.rounds_cpu_percent.push(busy * 100.0);
             }
         }
         idle.judge(seconds);
@@ -208,6 +203,21 @@ fn take_kernels(kernels: &mut Vec<CpuKernel>, engine: Engine, said: &Said) -> Ou
             kernels.len() - 1
         });
         kernels[at].take(engine, &end);
+    }
+    Ok(())
+}
+
+/// Adds one start, with its instructions if it was recorded in `log`.
+fn take_boot(boot: &mut Boot, engine: Engine, said: &Said, log: &Path) -> Outcome {
+    let (took, line) = said.line(RUNS)?;
+    boot.rounds_ms.entry(engine).or_default().push(took.ms);
+    boot.rounds_cpu_ms
+        .entry(engine)
+        .or_default()
+        .push(took.cpu_ms);
+    if engine == Engine::SoftRecorded {
+        let mark = Marks::find(log, [line.to_owned()])?.at(line);
+        boot.instructions.extend(mark.map(|mark| mark.clock));
     }
     Ok(())
 }
