@@ -57,29 +57,34 @@ pub fn bench(args: &BenchArgs) -> Outcome {
     if args.rounds == 0 || args.seconds == 0 {
         return Err(Failure::new("--rounds and --seconds take at least 1"));
     }
-    // Before the network is left for a private one: an image may have to be fetched.
-    let soft = workloads
+    let (of_soft, of_pairs): (Vec<_>, Vec<_>) = workloads
         .iter()
-        .any(|name| SOFT_WORKLOADS.contains(name))
+        .partition::<Vec<&str>, _>(|name| SOFT_WORKLOADS.contains(name));
+    // Before the network is left for a private one: an image may have to be fetched.
+    let soft = (!of_soft.is_empty())
         .then(|| Soft::prepare(args.image.as_deref()))
         .transpose()?;
-    // Before anything starts a thread: the namespace is the thread's that makes it.
-    let network = choose_network(&args.net)?;
     let folder = &args.output;
     std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
-    let cluster = Cluster::start(network, "file")?;
+    // Before anything starts a thread: a private network is the thread's that makes it.
+    let cluster = (!of_pairs.is_empty())
+        .then(|| Cluster::start(choose_network(&args.net)?, "file"))
+        .transpose()?;
     let mut session = Session {
-        bench: Bench {
-            cluster: &cluster,
+        bench: cluster.as_ref().map(|cluster| Bench {
+            cluster,
             seconds: args.seconds,
-        },
+        }),
         soft,
         args,
         progress: progress_bar(&workloads, args.rounds),
         results: Results {
             version: env!("CARGO_PKG_VERSION"),
             host: HostFacts::gather(),
-            network: cluster.network_note().to_owned(),
+            network: cluster
+                .as_ref()
+                .map_or("none", Cluster::network_note)
+                .to_owned(),
             rounds: args.rounds,
             seconds: args.seconds,
             others_percent: None,
@@ -145,7 +150,8 @@ fn progress_bar(workloads: &[&str], rounds: u32) -> ProgressBar {
 
 /// A benchmark under way.
 struct Session<'a> {
-    bench: Bench<'a>,
+    /// If pairs are to be measured.
+    bench: Option<Bench<'a>>,
     /// If the software engine is to be measured.
     soft: Option<Soft>,
     args: &'a BenchArgs,
@@ -165,6 +171,11 @@ impl Session<'_> {
             "failover" => self.failover(),
             _ => self.soft(name),
         }
+    }
+
+    fn bench(&self) -> Outcome<&Bench<'_>> {
+        let bench = self.bench.as_ref();
+        bench.ok_or_else(|| Failure::new("nothing was set up to run pairs"))
     }
 
     fn soft(&mut self, name: &str) -> Outcome {
@@ -200,7 +211,7 @@ impl Session<'_> {
         for round in 0..self.args.rounds {
             for mode in Mode::ALL {
                 self.progress.set_message(format!("{what} {}", mode.name()));
-                let result = step(&self.bench, mode, round)?;
+                let result = step(self.bench()?, mode, round)?;
                 match mode {
                     Mode::Without => all.without_ft.push(result),
                     Mode::Recording => all.recording.push(result),
@@ -303,7 +314,7 @@ impl Session<'_> {
         for number in 0..kills {
             self.progress.set_message(format!("kill {}", number + 1));
             let round = round::run(
-                self.bench.cluster,
+                self.bench()?.cluster,
                 &demo,
                 &guest,
                 number,

@@ -20,7 +20,7 @@ pub fn use_program(program: impl Into<PathBuf>) {
 }
 
 /// The program children are made of.
-pub(super) fn program() -> Outcome<PathBuf> {
+pub fn program() -> Outcome<PathBuf> {
     match PROGRAM.get() {
         Some(path) => Ok(path.clone()),
         None => std::env::current_exe().during("cannot find this program"),
@@ -33,9 +33,26 @@ const LINES_MAX: usize = 10_000;
 #[derive(Default)]
 struct Lines {
     lines: Vec<String>,
-    /// When each came.
-    times: Vec<Instant>,
+    /// When each came, and how much processor time its writer had taken then.
+    times: Vec<(Instant, Option<Duration>)>,
     ended: bool,
+}
+
+/// A line of a child.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// When it came.
+    pub at: Instant,
+    /// How much processor time the child had taken when it came; none if the child was gone by then.
+    pub cpu: Option<Duration>,
+    /// Without its end.
+    pub line: String,
+}
+
+/// The processor time a process has taken, all its threads together.
+fn cpu_time(pid: Pid) -> Option<Duration> {
+    let clock = nix::time::clock_getcpuclockid(pid).ok()?;
+    Some(nix::time::clock_gettime(clock).ok()?.into())
 }
 
 /// What a child says, line by line.
@@ -50,15 +67,16 @@ impl Said {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listen(self: &Arc<Self>, from: impl std::io::Read + Send + 'static) -> Outcome {
+    fn listen(self: &Arc<Self>, writer: Pid, from: impl std::io::Read + Send + 'static) -> Outcome {
         let said = self.clone();
         let listen = move || {
             for line in BufReader::new(from).lines() {
                 let Ok(line) = line else { break };
+                let (now, cpu) = (Instant::now(), cpu_time(writer));
                 let mut lines = said.lock();
                 if lines.lines.len() < LINES_MAX {
                     lines.lines.push(line);
-                    lines.times.push(Instant::now());
+                    lines.times.push((now, cpu));
                 }
                 said.changed.notify_all();
             }
@@ -127,7 +145,8 @@ impl Daemon {
             .during(format_args!("cannot start the {name}"))?;
         let out = Arc::new(Said::default());
         if let Some(stdout) = child.stdout.take() {
-            out.listen(stdout)?;
+            let pid = i32::try_from(child.id()).during("a process id")?;
+            out.listen(Pid::from_raw(pid), stdout)?;
         }
         Ok(Self {
             name: name.to_owned(),
@@ -220,10 +239,19 @@ impl Daemon {
     }
 
     /// The same, each line with the time it came.
-    pub fn said_when(&self) -> Vec<(Instant, String)> {
+    pub fn heard(&self) -> Vec<Heard> {
         let lines = self.out.lock();
-        let times = lines.times.iter().copied();
-        times.zip(lines.lines.iter().cloned()).collect()
+        let with_time = |(line, (at, cpu)): (&String, &(Instant, Option<Duration>))| Heard {
+            at: *at,
+            cpu: *cpu,
+            line: line.clone(),
+        };
+        lines
+            .lines
+            .iter()
+            .zip(&lines.times)
+            .map(with_time)
+            .collect()
     }
 
     /// Waits for its end.

@@ -1,7 +1,7 @@
 //! What runs the same guest: this program in three ways, and QEMU's translator in two.
 
 use super::linux::{Linux, MEMORY_MIB};
-use crate::demo::daemon::Daemon;
+use crate::demo::daemon::{Daemon, Heard};
 use crate::doctor::value_of;
 use crate::failure::{Failure, Outcome};
 use serde::Serialize;
@@ -68,19 +68,42 @@ impl Engine {
 /// What one run said, and when.
 pub struct Said {
     begun: Instant,
-    lines: Vec<(Instant, String)>,
+    lines: Vec<Heard>,
+}
+
+/// How long something took, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Took {
+    /// Processor time of the process.
+    pub cpu_ms: f64,
+    /// Time.
+    pub ms: f64,
 }
 
 impl Said {
-    /// The time from the start of the run to the line that begins with `start`, in milliseconds, and the
-    /// line.
-    pub fn line(&self, start: &str) -> Outcome<(f64, &str)> {
-        self.lines
+    /// What it took from the start of the run to the line that begins with `start`, and the line.
+    pub fn line(&self, start: &str) -> Outcome<(Took, &str)> {
+        let found = self
+            .lines
             .iter()
-            .find(|(_, line)| line.starts_with(start))
-            .map(|(at, line)| ((*at - self.begun).as_secs_f64() * 1e3, line.as_str()))
-            .ok_or_else(|| Failure::new(format!("the guest did not say '{start}'")))
+            .find(|heard| heard.line.starts_with(start));
+        let heard =
+            found.ok_or_else(|| Failure::new(format!("the guest did not say '{start}'")))?;
+        let took = Took {
+            cpu_ms: ms(cpu(heard)?),
+            ms: ms(heard.at - self.begun),
+        };
+        Ok((took, &heard.line))
     }
+}
+
+fn cpu(heard: &Heard) -> Outcome<Duration> {
+    let gone = || Failure::new(format!("the process was gone after '{}'", heard.line));
+    heard.cpu.ok_or_else(gone)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// Where QEMU is, if it is installed.
@@ -103,6 +126,13 @@ pub fn run(engine: Engine, linux: &Linux, command: &[String]) -> Outcome<Said> {
     let errors = linux.file(&format!("{engine:?}.err"));
     // What an earlier run complained of is not this one's.
     std::fs::write(&errors, "")?;
+    if engine == Engine::SoftRecorded {
+        // Else a recording that fails would have an earlier one replayed.
+        match std::fs::remove_file(recording(linux)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+    }
     let begun = Instant::now();
     let mut daemon = match engine {
         Engine::Native => {
@@ -125,7 +155,7 @@ pub fn run(engine: Engine, linux: &Linux, command: &[String]) -> Outcome<Said> {
     }
     Ok(Said {
         begun,
-        lines: daemon.said_when(),
+        lines: daemon.heard(),
     })
 }
 
@@ -199,10 +229,8 @@ pub struct KernelEnd {
     pub begin: String,
     /// The line after it.
     pub line: String,
-    /// The time between them, in milliseconds.
-    pub ms: f64,
-    /// The same by the program's clock.
-    pub own_ms: f64,
+    /// What it took between them.
+    pub took: Took,
     /// Work done.
     pub items: u64,
     /// Of what was computed, in hexadecimal.
@@ -210,31 +238,40 @@ pub struct KernelEnd {
 }
 
 impl Said {
-    /// The kernels that ran to their end.
-    pub fn kernels(&self) -> Outcome<Vec<KernelEnd>> {
-        let mut begun: Option<(Instant, &str)> = None;
+    /// The kernels that ran to their end. Natively the program itself knows best what they took: it may be gone
+    /// when its last line is read.
+    pub fn kernels(&self, engine: Engine) -> Outcome<Vec<KernelEnd>> {
+        let mut begun: Option<&Heard> = None;
         let mut ends = Vec::new();
-        for (at, line) in &self.lines {
+        for heard in &self.lines {
+            let line = &heard.line;
             if line.starts_with("cpu: begin ") {
-                begun = Some((*at, line));
+                begun = Some(heard);
             } else if let Some(rest) = line.strip_prefix("cpu: end ") {
                 let broken = || Failure::new(format!("a broken line '{line}'"));
-                let (from, begin) = begun.take().ok_or_else(broken)?;
+                let from = begun.take().ok_or_else(broken)?;
                 let value = |key| value_of(line, key).ok_or_else(broken);
                 let checksum = rest
                     .split_whitespace()
                     .find_map(|word| word.strip_prefix("checksum="))
                     .ok_or_else(broken)?;
                 let name = rest.split_whitespace().next().unwrap_or_default();
-                if begin.strip_prefix("cpu: begin ") != Some(name) {
+                if from.line.strip_prefix("cpu: begin ") != Some(name) {
                     return Err(broken());
                 }
+                let own_ms = value("ns")? as f64 / 1e6;
+                let cpu_ms = match engine {
+                    Engine::Native => own_ms,
+                    _ => ms(cpu(heard)?.saturating_sub(cpu(from)?)),
+                };
                 ends.push(KernelEnd {
                     name: name.into(),
-                    begin: begin.into(),
+                    begin: from.line.clone(),
                     line: line.clone(),
-                    ms: (*at - from).as_secs_f64() * 1e3,
-                    own_ms: value("ns")? as f64 / 1e6,
+                    took: Took {
+                        cpu_ms,
+                        ms: ms(heard.at - from.at),
+                    },
                     items: value("items")?,
                     checksum: checksum.into(),
                 });
@@ -248,12 +285,16 @@ impl Said {
 mod tests {
     use super::*;
 
-    pub fn said(lines: &[(u64, &str)]) -> Said {
+    fn said(lines: &[(u64, &str)]) -> Said {
         let begun = Instant::now();
-        let line = |(ms, line): &(u64, &str)| (begun + Duration::from_millis(*ms), (*line).into());
+        let heard = |(ms, line): &(u64, &str)| Heard {
+            at: begun + Duration::from_millis(*ms),
+            cpu: Some(Duration::from_millis(ms / 2)),
+            line: (*line).into(),
+        };
         Said {
             begun,
-            lines: lines.iter().map(line).collect(),
+            lines: lines.iter().map(heard).collect(),
         }
     }
 
@@ -265,15 +306,19 @@ mod tests {
             (1850, "cpu: end float items=7 checksum=00ff ns=2000000"),
             (1900, "cpu: begin code"),
         ]);
-        assert_eq!(said.line("tandem: runs").unwrap().0, 1500.0);
-        let ends = said.kernels().unwrap();
+        let (took, line) = said.line("tandem: runs").unwrap();
+        assert_eq!((took.ms, took.cpu_ms), (1500.0, 750.0));
+        assert!(line.ends_with("all 1"));
+        let ends = said.kernels(Engine::Soft).unwrap();
         assert_eq!(ends.len(), 1, "one did not end");
         let end = &ends[0];
-        assert_eq!((end.ms, end.own_ms, end.items), (250.0, 2.0, 7));
+        assert_eq!((end.took.ms, end.took.cpu_ms, end.items), (250.0, 125.0, 7));
         assert_eq!(
             (end.name.as_str(), end.checksum.as_str()),
             ("float", "00ff")
         );
+        let native = said.kernels(Engine::Native).unwrap();
+        assert_eq!(native[0].took.cpu_ms, 2.0, "by the program itself");
     }
 
     #[test]
@@ -286,7 +331,7 @@ mod tests {
             ],
             &[(1, "cpu: begin float"), (2, "cpu: end float items=7 ns=1")],
         ] {
-            assert!(said(lines).kernels().is_err(), "{lines:?}");
+            assert!(said(lines).kernels(Engine::Soft).is_err(), "{lines:?}");
         }
         assert!(said(&[]).line("cpu").is_err());
     }

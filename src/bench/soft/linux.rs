@@ -1,12 +1,11 @@
 //! The Linux guest that is measured: the same kernel and the same first root for every engine.
 
-use crate::demo::daemon::Daemon;
+use crate::demo::daemon::program;
 use crate::failure::{During, Failure, Outcome};
 use crate::image::bundle::Bundle;
 use crate::image::cpio::{Meta, S_IFREG, Writer};
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
 
 /// The program of processor kernels, built along with this one.
 pub const CPU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cpu"));
@@ -14,8 +13,6 @@ pub const CPU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cpu"));
 pub const MEMORY_MIB: u32 = 256;
 /// Most bytes of an image file.
 const IMAGE_MAX: u64 = 1 << 30;
-/// Longest time for an image to be built: packages may have to be fetched.
-const BUILD_LIMIT: Duration = Duration::from_secs(600);
 /// The kernel's command line, but for what runs: no clock is doubted that a slow engine keeps, and
 /// nothing is done against faults of processors nobody emulates.
 const CMDLINE: &str =
@@ -114,17 +111,24 @@ fn make_executable(path: &Path) -> Outcome {
         .during(format_args!("cannot change {}", path.display()))
 }
 
-/// Has the program itself build an image in `folder`.
+/// Has the program itself build an image in `folder`, or find it in its cache.
 fn build(folder: &Path) -> Outcome<PathBuf> {
     let path = folder.join("shell.img");
-    let args: [OsString; 3] = ["image".into(), "-o".into(), path.clone().into()];
-    let mut builder = Daemon::start("image builder", args, folder.join("image.err"))?;
-    if builder.wait(BUILD_LIMIT)?.success() {
+    // A process of its own: it starts threads, and this one must not have any yet.
+    let output = Command::new(program()?)
+        .arg("image")
+        .arg("-o")
+        .arg(&path)
+        .output()
+        .during("cannot run tandem image")?;
+    if output.status.success() {
         return Ok(path);
     }
+    let text = String::from_utf8_lossy(&output.stderr);
+    let why = text.lines().last().unwrap_or("it did not say why");
+    let why = why.strip_prefix("tandem: ").unwrap_or(why);
     Err(Failure::new(format!(
-        "no Linux image to measure with{}; one made elsewhere can be given with --image",
-        builder.complaint()
+        "no Linux image to measure with: {why} (one made elsewhere can be given with --image)"
     )))
 }
 

@@ -22,8 +22,6 @@ pub struct Mark {
 #[derive(Debug, Default)]
 pub struct Marks {
     lines: BTreeMap<String, Mark>,
-    /// The clock at the end.
-    pub end: u64,
 }
 
 impl Marks {
@@ -40,7 +38,6 @@ impl Marks {
         let mut reader = LogReader::open(path)?;
 
         while let Some((entry, _)) = reader.read()? {
-            found.end = entry.clock.0;
             let Event::Output { digest } = entry.event else {
                 continue;
             };
@@ -74,5 +71,70 @@ impl Marks {
     #[must_use]
     pub fn instructions(&self, from: &str, to: &str) -> Option<u64> {
         self.at(to)?.clock.checked_sub(self.at(from)?.clock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replay::codec::to_bytes;
+    use replay::file::{LogHeader, LogWriter};
+    use replay::{Clock, ClockKind, ExecPoint, Here, LogEntry, LogSink, RegisterDigest};
+
+    /// A log with these outputs on the console, each at its clock.
+    fn log(path: &Path, outputs: &[(u64, &str)], end: bool) {
+        let header = LogHeader {
+            cpu_model: "v2".into(),
+            clock_kind: ClockKind::Instructions,
+            config: to_bytes(&0u8),
+            first_state: 1,
+        };
+        let mut log = LogWriter::create(path, &header, || 0).unwrap();
+        let mut append = |clock, event| {
+            let point = ExecPoint {
+                clock: Clock(clock),
+                rip: 0x10_0000,
+                rcx: 0,
+            };
+            let registers = RegisterDigest(7);
+            log.append(&LogEntry::at(&Here { point, registers }, event))
+                .unwrap();
+        };
+        for (clock, text) in outputs {
+            let digest = digest::output(&Output::Console((*text).into()));
+            append(*clock, Event::Output { digest });
+        }
+        if end {
+            append(9000, Event::End { code: 0, digest: 5 });
+        }
+        log.flush().unwrap();
+    }
+
+    #[test]
+    fn lines_are_found_where_they_were_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let outputs = [
+            (10, "begin\r\n"),
+            (15, "par"),
+            (20, "ted\r\n"),
+            (70, "end\r\n"),
+        ];
+        log(&path, &outputs, true);
+        let lines = ["begin", "end", "parted"].map(String::from);
+        let marks = Marks::find(&path, lines).unwrap();
+        assert_eq!(marks.instructions("begin", "end"), Some(60));
+        assert_eq!(marks.instructions("end", "begin"), None);
+        assert_eq!(marks.at("parted"), None, "it left in two parts");
+        assert!(marks.at("end").unwrap().bytes > 0);
+    }
+
+    #[test]
+    fn a_recording_without_an_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        log(&path, &[(10, "begin\r\n")], false);
+        let refused = Marks::find(&path, ["begin".into()]).unwrap_err();
+        assert!(refused.to_string().contains("no end"), "{refused}");
     }
 }

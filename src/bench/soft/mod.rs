@@ -8,7 +8,8 @@
 //!  results ──▶ words, JSON, plot
 //! ```
 //!
-//! Times are taken outside, by the arrival of lines: clocks of a guest are its engine's.
+//! Times are taken outside, when lines arrive: clocks of a guest are its engine's. What engines are held
+//! beside each other by is the processor time of their process, which other programs of the host disturb less.
 
 mod engines;
 mod linux;
@@ -21,6 +22,7 @@ pub use results::SoftResults;
 pub use results::tests::example;
 pub use words::render;
 
+use crate::bench::results::ratio;
 use crate::failure::{During, Failure, Outcome};
 use crate::log::mbit_s;
 use engines::{Engine, Said, qemu, recording};
@@ -107,11 +109,12 @@ impl Soft {
         for _ in 0..rounds {
             let engines = self.engines(true);
             for (engine, said) in self.round(engines, &command, progress) {
-                if let Err(why) = take_kernels(&mut kernels, engine, &said) {
-                    self.failed(engine, &why);
+                let mut taken = take_kernels(&mut kernels, engine, &said);
+                if engine == Engine::SoftRecorded && taken.is_ok() {
+                    taken = take_instructions(&mut kernels, &recording(&self.linux), &said);
                 }
-                if engine == Engine::SoftRecorded {
-                    take_instructions(&mut kernels, &recording(&self.linux), &said)?;
+                if let Err(why) = taken {
+                    self.failed(engine, &why);
                 }
             }
         }
@@ -138,12 +141,8 @@ impl Soft {
         for _ in 0..rounds {
             let engines = self.engines(false);
             for (engine, said) in self.round(engines, &["true".into()], progress) {
-                let (ms, line) = said.line(RUNS)?;
-                boot.rounds_ms.entry(engine).or_default().push(ms);
-                if engine == Engine::SoftRecorded {
-                    let marks = Marks::find(&recording(&self.linux), [line.to_owned()])?;
-                    let clock = marks.at(line).map_or(marks.end, |mark| mark.clock);
-                    boot.instructions.push(clock);
+                if let Err(why) = take_boot(&mut boot, engine, &said, &recording(&self.linux)) {
+                    self.failed(engine, &why);
                 }
             }
         }
@@ -159,7 +158,7 @@ impl Soft {
         for _ in 0..rounds {
             let engine = [Engine::SoftRecorded].into_iter();
             for (_, said) in self.round(engine, &command, progress) {
-                let ((from_ms, from), (to_ms, to)) = (said.line(RUNS)?, said.line(ENDED)?);
+                let ((begun, from), (ended, to)) = (said.line(RUNS)?, said.line(ENDED)?);
                 let lines = [from, to].map(str::to_owned);
                 let marks = Marks::find(&recording(&self.linux), lines)?;
                 let (Some(first), Some(last)) = (marks.at(from), marks.at(to)) else {
@@ -167,12 +166,14 @@ impl Soft {
                         "the recording does not show the guest's lines",
                     ));
                 };
-                let us = ((to_ms - from_ms) * 1e3) as u64;
+                let us = ((ended.ms - begun.ms) * 1e3) as u64;
                 let kbit_s = mbit_s(last.bytes.saturating_sub(first.bytes), us) * 1e3;
                 idle.rounds_kbit_s.push(kbit_s);
                 let instructions = last.clock.saturating_sub(first.clock);
                 idle.rounds_mips
                     .push(instructions as f64 / us.max(1) as f64);
+                let busy = ratio(ended.cpu_ms - begun.cpu_ms, ended.ms - begun.ms);
+                idle.rounds_cpu_percent.push(busy * 100.0);
             }
         }
         idle.judge(seconds);
@@ -191,7 +192,7 @@ impl Soft {
 
 /// Adds the times of one run.
 fn take_kernels(kernels: &mut Vec<CpuKernel>, engine: Engine, said: &Said) -> Outcome {
-    let ends = said.kernels().during("the program's lines")?;
+    let ends = said.kernels(engine).during("the program's lines")?;
     if ends.is_empty() {
         return Err(Failure::new("no kernel ran"));
     }
@@ -206,9 +207,24 @@ fn take_kernels(kernels: &mut Vec<CpuKernel>, engine: Engine, said: &Said) -> Ou
     Ok(())
 }
 
+/// Adds one start, with its instructions if it was recorded in `log`.
+fn take_boot(boot: &mut Boot, engine: Engine, said: &Said, log: &Path) -> Outcome {
+    let (took, line) = said.line(RUNS)?;
+    boot.rounds_ms.entry(engine).or_default().push(took.ms);
+    boot.rounds_cpu_ms
+        .entry(engine)
+        .or_default()
+        .push(took.cpu_ms);
+    if engine == Engine::SoftRecorded {
+        let mark = Marks::find(log, [line.to_owned()])?.at(line);
+        boot.instructions.extend(mark.map(|mark| mark.clock));
+    }
+    Ok(())
+}
+
 /// Adds the instructions of a recording.
 fn take_instructions(kernels: &mut [CpuKernel], log: &Path, said: &Said) -> Outcome {
-    let ends = said.kernels()?;
+    let ends = said.kernels(Engine::SoftRecorded)?;
     let lines = ends
         .iter()
         .flat_map(|end| [end.begin.clone(), end.line.clone()]);

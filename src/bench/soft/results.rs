@@ -1,6 +1,6 @@
 //! What the suites of the software engine come to.
 
-use super::engines::{Engine, KernelEnd};
+use super::engines::{Engine, KernelEnd, Took};
 use crate::bench::results::{median, ratio};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,7 @@ pub struct Ratios {
     pub recorded_to_icount: Option<f64>,
 }
 
-/// One kind of work, all engines beside each other. Times are medians over the rounds.
+/// One kind of work, all engines beside each other. Times are processor time, medians over the rounds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CpuKernel {
     /// Its name.
@@ -48,7 +48,7 @@ pub struct CpuKernel {
     pub items: u64,
     /// Of what was computed; more than one are a fault of an engine.
     pub checksums: BTreeMap<String, BTreeSet<Engine>>,
-    /// By the program's own clock.
+    /// As the program itself says.
     pub native_ms: Option<f64>,
     /// `tandem run`.
     pub soft_ms: Option<f64>,
@@ -66,7 +66,9 @@ pub struct CpuKernel {
     pub instructions: Option<f64>,
     /// Millions of them a second, not recorded.
     pub mips: Option<f64>,
-    /// Each round's times.
+    /// Each round's processor time.
+    pub rounds_cpu_ms: BTreeMap<Engine, Vec<f64>>,
+    /// Each round's time.
     pub rounds_ms: BTreeMap<Engine, Vec<f64>>,
     /// Each recording's instructions.
     pub rounds_instructions: Vec<u64>,
@@ -87,18 +89,14 @@ impl CpuKernel {
     pub fn take(&mut self, engine: Engine, end: &KernelEnd) {
         let computed = format!("{} of {}", end.checksum, end.items);
         self.checksums.entry(computed).or_default().insert(engine);
-        // Natively the program's clock is the host's, and nothing comes between.
-        let ms = if engine == Engine::Native {
-            end.own_ms
-        } else {
-            end.ms
-        };
+        let Took { cpu_ms, ms } = end.took;
+        self.rounds_cpu_ms.entry(engine).or_default().push(cpu_ms);
         self.rounds_ms.entry(engine).or_default().push(ms);
     }
 
     /// Sets medians and ratios.
     pub fn judge(&mut self) {
-        let ms = |engine| median_of(&self.rounds_ms, engine);
+        let ms = |engine| median_of(&self.rounds_cpu_ms, engine);
         self.native_ms = ms(Engine::Native);
         self.soft_ms = ms(Engine::Soft);
         self.soft_recorded_ms = ms(Engine::SoftRecorded);
@@ -122,22 +120,32 @@ impl CpuKernel {
 /// From the start to the first command of the guest. Medians over the rounds.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Boot {
-    /// By engine.
+    /// Time by engine.
     pub ms: BTreeMap<Engine, f64>,
-    /// Millions of instructions a second, recorded.
+    /// Processor time by engine.
+    pub cpu_ms: BTreeMap<Engine, f64>,
+    /// Millions of instructions a second of processor time, recorded.
     pub mips: Option<f64>,
     /// Each recording's instructions.
     pub instructions: Vec<u64>,
-    /// Each round's times.
+    /// Each round's time.
     pub rounds_ms: BTreeMap<Engine, Vec<f64>>,
+    /// Each round's processor time.
+    pub rounds_cpu_ms: BTreeMap<Engine, Vec<f64>>,
 }
 
 impl Boot {
     /// Sets the medians.
     pub fn judge(&mut self) {
-        let all = self.rounds_ms.iter();
-        self.ms = all.map(|(engine, ms)| (*engine, median(ms))).collect();
-        let recorded = self.ms.get(&Engine::SoftRecorded).copied();
+        let medians = |rounds: &BTreeMap<Engine, Vec<f64>>| -> BTreeMap<Engine, f64> {
+            rounds
+                .iter()
+                .map(|(engine, ms)| (*engine, median(ms)))
+                .collect()
+        };
+        self.ms = medians(&self.rounds_ms);
+        self.cpu_ms = medians(&self.rounds_cpu_ms);
+        let recorded = self.cpu_ms.get(&Engine::SoftRecorded).copied();
         self.mips = mips(median_count(&self.instructions), recorded);
     }
 }
@@ -151,10 +159,14 @@ pub struct Idle {
     pub log_kbit_s: f64,
     /// Millions of instructions a second that it needs for that.
     pub mips: f64,
+    /// Percent of one processor that recording it takes.
+    pub cpu_percent: f64,
     /// Each round's bandwidth.
     pub rounds_kbit_s: Vec<f64>,
     /// Each round's instructions.
     pub rounds_mips: Vec<f64>,
+    /// Each round's share of a processor.
+    pub rounds_cpu_percent: Vec<f64>,
 }
 
 impl Idle {
@@ -163,6 +175,7 @@ impl Idle {
         self.seconds = seconds;
         self.log_kbit_s = median(&self.rounds_kbit_s);
         self.mips = median(&self.rounds_mips);
+        self.cpu_percent = median(&self.rounds_cpu_percent);
     }
 }
 
@@ -189,21 +202,24 @@ pub mod tests {
             name: "integer".into(),
             begin: "cpu: begin integer".into(),
             line: "cpu: end integer".into(),
-            ms,
-            own_ms: 10.0,
+            took: Took {
+                cpu_ms: ms,
+                ms: 2.0 * ms,
+            },
             items: 7,
             checksum: checksum.into(),
         };
         let mut kernel = CpuKernel::new(&end(0.0, "ab"));
         for ms in [500.0, 700.0, 400.0] {
-            kernel.take(Engine::Native, &end(11.0, "ab"));
+            kernel.take(Engine::Native, &end(10.0, "ab"));
             kernel.take(Engine::Soft, &end(ms, "ab"));
             kernel.take(Engine::SoftRecorded, &end(2.0 * ms, "ab"));
         }
         kernel.rounds_instructions = vec![50_000_000, 40_000_000, 60_000_000];
         kernel.judge();
         let mut boot = Boot {
-            rounds_ms: BTreeMap::from([(Engine::SoftRecorded, vec![2000.0, 4000.0])]),
+            rounds_ms: BTreeMap::from([(Engine::SoftRecorded, vec![4000.0, 5000.0])]),
+            rounds_cpu_ms: BTreeMap::from([(Engine::SoftRecorded, vec![2000.0, 4000.0])]),
             instructions: vec![300_000_000],
             ..Boot::default()
         };
@@ -225,7 +241,7 @@ pub mod tests {
     }
 
     #[test]
-    fn speeds_are_of_medians_and_native_time_is_the_programs() {
+    fn speeds_are_of_medians_of_processor_time() {
         let results = example();
         let kernel = &results.cpu[0];
         assert_eq!(
@@ -248,8 +264,7 @@ pub mod tests {
             name: "integer".into(),
             begin: String::new(),
             line: String::new(),
-            ms: 1.0,
-            own_ms: 1.0,
+            took: Took::default(),
             items: 7,
             checksum: "ac".into(),
         };
@@ -267,8 +282,8 @@ pub mod tests {
         assert_eq!(kernel["name"], "integer");
         assert_eq!(kernel["soft_recorded_ms"], 1000.0);
         assert!(kernel["tcg_ms"].is_null());
-        assert_eq!(kernel["rounds_ms"]["soft"][1], 700.0);
-        assert_eq!(json["boot"]["ms"]["soft_recorded"], 3000.0);
+        assert_eq!(kernel["rounds_ms"]["soft"][1], 1400.0);
+        assert_eq!(json["boot"]["cpu_ms"]["soft_recorded"], 3000.0);
         assert_eq!(json["idle"]["log_kbit_s"], 8.0);
     }
 }

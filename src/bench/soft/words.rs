@@ -21,7 +21,7 @@ pub fn render(results: &SoftResults) -> String {
     if !results.cpu.is_empty() {
         let _ = write!(
             out,
-            "\nKernels, ms (and how many times the speed of QEMU TCG, of -icount)\n\n{}",
+            "\nKernels, ms of processor time (and speed, QEMU TCG's and -icount's being 1)\n\n{}",
             kernels(results)
         );
     }
@@ -100,10 +100,11 @@ fn boot_words(boot: &Boot) -> String {
         .iter()
         .map(|(engine, ms)| {
             let mips = match (engine, boot.mips) {
-                (Engine::SoftRecorded, Some(mips)) => format!(" ({mips:.0} MIPS)"),
+                (Engine::SoftRecorded, Some(mips)) => format!(", {mips:.0} MIPS"),
                 _ => String::new(),
             };
-            format!("{} {:.2}{mips}", engine.name(), ms / 1e3)
+            let cpu = boot.cpu_ms.get(engine).copied().unwrap_or_default();
+            format!("{} {:.2} ({:.2}{mips})", engine.name(), ms / 1e3, cpu / 1e3)
         })
         .collect();
     const INDENT: &str = "                 ";
@@ -111,7 +112,7 @@ fn boot_words(boot: &Boot) -> String {
     let lines = crate::report::timeline::wrap(&parts.join(", "), width);
     let mut out = String::new();
     for (n, line) in lines.iter().filter(|line| !line.is_empty()).enumerate() {
-        let start = if n == 0 { "boot, s          " } else { INDENT };
+        let start = if n == 0 { "boot, s (cpu s)  " } else { INDENT };
         let _ = writeln!(out, "{start}{line}");
     }
     out
@@ -119,8 +120,9 @@ fn boot_words(boot: &Boot) -> String {
 
 fn idle_words(idle: &Idle) -> String {
     format!(
-        "idle             {:.1} kbit/s of log ({:.2} MIPS), {} s asleep; VMware FT (2010): 500-1500\n",
-        idle.log_kbit_s, idle.mips, idle.seconds
+        "idle             {:.1} kbit/s of log over {} s; VMware FT (2010): 500-1500\n\
+         \u{20}                {:.2} MIPS, {:.1} % of a processor\n",
+        idle.log_kbit_s, idle.seconds, idle.mips, idle.cpu_percent
     )
 }
 
@@ -153,7 +155,7 @@ mod tests {
             "branches",
             "500-1500",
             "8.0 kbit/s",
-            "(100 MIPS)",
+            ", 100 MIPS)",
         ] {
             assert!(text.contains(words), "{words} is missing in\n{text}");
         }
