@@ -177,7 +177,7 @@ impl Guest {
     pub fn frame(&self) -> Frame {
         let at = self.machine.soft.cpu.rip - 1;
         assert!(
-            (HALTS..HALTS + 0x1000).contains(&at) && at % 16 == 0,
+            (HALTS..HALTS + 0x1000).contains(&at) && at.is_multiple_of(16),
             "it halts at {at:#x}"
         );
         let vector = (at - HALTS) / 16;

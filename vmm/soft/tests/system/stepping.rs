@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::flags;
 use soft::op::slot;
-use soft::testing::{CODE, DATA, STACK};
+use soft::testing::CODE;
 
 const ENTRY: u64 = 0x14_0000;
 const BS: u64 = 1 << 14;
@@ -144,5 +144,4 @@ fn an_access_outside_under_tf_steps_once_it_is_done() {
         (frame.vector, frame.rip, guest.reg(slot::RAX)),
         (1, CODE + 1, 5)
     );
-    let _ = (DATA, STACK);
 }
