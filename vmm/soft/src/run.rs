@@ -86,7 +86,7 @@ impl Soft {
     /// be taken.
     ///
     /// Each retired instruction counts one on the clock (for REP see [`crate::Cpu`]'s string
-    /// instructions). Whoever handles an exit may add to the clock.
+    /// instructions), and so does each exception delivered instead of one. Whoever handles an exit may add to the clock.
     pub fn run(&mut self, until: u64, window: bool, kick: &AtomicBool) -> Exit {
         if let Some(exit) = self.settle() {
             return exit;
@@ -208,7 +208,13 @@ impl Soft {
     /// The instruction at RIP did not retire, or did with something to follow.
     fn trapped(&mut self) -> Option<Exit> {
         match self.cpu.cause {
-            Cause::Exception(exception) => self.deliver(|cpu| cpu.deliver_exception(exception)),
+            Cause::Exception(exception) => {
+                let exit = self.deliver(|cpu| cpu.deliver_exception(exception));
+                // In the place of the instruction that did not retire: a guest that does nothing but fault
+                // gets on, too.
+                self.cpu.clock += u64::from(exit.is_none());
+                exit
+            }
             Cause::CodeWrite(page) => {
                 self.blocks.invalidate(&mut self.cpu, page);
                 self.single(false, false)
