@@ -335,4 +335,25 @@ mod tests {
         }
         assert!(said(&[]).line("cpu").is_err());
     }
+
+    #[test]
+    fn every_kernel_computes_the_same_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = std::path::Path::new(concat!(env!("OUT_DIR"), "/cpu"));
+        let ran = || -> Vec<KernelEnd> {
+            let (args, errors) = (["all", "1"], folder.path().join("err"));
+            let begun = Instant::now();
+            let mut daemon = Daemon::start_other("program", program, args, errors).unwrap();
+            assert!(daemon.wait(LIMIT).unwrap().success());
+            let lines = daemon.heard();
+            Said { begun, lines }.kernels(Engine::Native).unwrap()
+        };
+        let (one, other) = (ran(), ran());
+        assert_eq!(one.len(), 9);
+        for (one, other) in one.iter().zip(&other) {
+            let same = |end: &KernelEnd| (end.name.clone(), end.items, end.checksum.clone());
+            assert_eq!(same(one), same(other));
+            assert!(one.items > 0 && one.took.cpu_ms > 0.0, "{one:?}");
+        }
+    }
 }

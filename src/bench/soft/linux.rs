@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The program of processor kernels, built along with this one.
-pub const CPU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cpu"));
+const CPU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cpu"));
 /// Guest memory, in MiB.
 pub const MEMORY_MIB: u32 = 256;
 /// Most bytes of an image file.
@@ -53,15 +53,10 @@ impl Linux {
             release: bundle.manifest.kernel_release.clone(),
             folder,
         };
-        linux.write(&linux.kernel(), bundle.kernel)?;
-        linux.write(&linux.initrd(), &with_program(bundle.initrd)?)?;
-        linux.write(&linux.program(), CPU)?;
-        make_executable(&linux.program())?;
+        write(&linux.kernel(), bundle.kernel)?;
+        write(&linux.initrd(), &with_program(bundle.initrd)?)?;
+        write_program(&linux.program())?;
         Ok(linux)
-    }
-
-    fn write(&self, path: &Path, bytes: &[u8]) -> Outcome {
-        std::fs::write(path, bytes).during(format_args!("cannot write {}", path.display()))
     }
 
     /// A file beside the guest's.
@@ -105,8 +100,14 @@ fn with_program(initrd: &[u8]) -> Outcome<Vec<u8>> {
     Ok(all)
 }
 
-fn make_executable(path: &Path) -> Outcome {
+fn write(path: &Path, bytes: &[u8]) -> Outcome {
+    std::fs::write(path, bytes).during(format_args!("cannot write {}", path.display()))
+}
+
+/// Writes the program to `path`, to be run on this host.
+fn write_program(path: &Path) -> Outcome {
     use std::os::unix::fs::PermissionsExt;
+    write(path, CPU)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
         .during(format_args!("cannot change {}", path.display()))
 }

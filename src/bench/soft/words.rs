@@ -2,14 +2,16 @@
 
 use super::engines::Engine;
 use super::results::{Boot, Idle, SoftResults};
+use crate::report::table::WIDTH;
+use crate::report::timeline::wrap;
 use crate::report::{Align, Table};
 use std::fmt::Write as _;
 
 /// Everything there is.
 #[must_use]
 pub fn render(results: &SoftResults) -> String {
-    let mut out = format!(
-        "\nSoftware engine: Linux {}, {} MiB, one processor{}\n",
+    let about = format!(
+        "Software engine: Linux {}, {} MiB, one processor{}",
         results.kernel,
         results.memory_mib,
         if results.qemu {
@@ -18,6 +20,10 @@ pub fn render(results: &SoftResults) -> String {
             "; QEMU is not installed here"
         }
     );
+    let mut out = String::from("\n");
+    for line in wrap(&about, WIDTH) {
+        let _ = writeln!(out, "{line}");
+    }
     if !results.cpu.is_empty() {
         let _ = write!(
             out,
@@ -32,21 +38,15 @@ pub fn render(results: &SoftResults) -> String {
         let _ = write!(out, "\n{}", idle_words(idle));
     }
     for failure in &results.failures {
-        let _ = writeln!(out, "FAILED           {failure}");
+        out += &named("FAILED", failure);
     }
-    for kernel in results
-        .cpu
-        .iter()
-        .filter(|kernel| kernel.checksums.len() > 1)
-    {
-        for (computed, engines) in &kernel.checksums {
-            let names: Vec<_> = engines.iter().map(|engine| engine.name()).collect();
-            let _ = writeln!(
-                out,
-                "DIFFERS          {}: {computed}: {}",
-                kernel.name,
-                names.join(", ")
-            );
+    for kernel in &results.cpu {
+        if kernel.checksums.len() > 1 {
+            for (computed, engines) in &kernel.checksums {
+                let names: Vec<_> = engines.iter().map(|engine| engine.name()).collect();
+                let names = names.join(", ");
+                out += &named("DIFFERS", &format!("{}: {computed}: {names}", kernel.name));
+            }
         }
     }
     out
@@ -107,13 +107,18 @@ fn boot_words(boot: &Boot) -> String {
             format!("{} {:.2} ({:.2}{mips})", engine.name(), ms / 1e3, cpu / 1e3)
         })
         .collect();
-    const INDENT: &str = "                 ";
-    let width = crate::report::table::WIDTH - INDENT.len();
-    let lines = crate::report::timeline::wrap(&parts.join(", "), width);
+    named("boot, s (cpu s)", &parts.join(", "))
+}
+
+/// Words behind a name, in as many lines as they need.
+fn named(name: &str, words: &str) -> String {
+    /// Columns of the name.
+    const NAME: usize = 17;
     let mut out = String::new();
+    let lines = wrap(words, WIDTH - NAME);
     for (n, line) in lines.iter().filter(|line| !line.is_empty()).enumerate() {
-        let start = if n == 0 { "boot, s (cpu s)  " } else { INDENT };
-        let _ = writeln!(out, "{start}{line}");
+        let start = if n == 0 { name } else { "" };
+        let _ = writeln!(out, "{start:NAME$}{line}");
     }
     out
 }
@@ -130,7 +135,6 @@ fn idle_words(idle: &Idle) -> String {
 mod tests {
     use super::super::results::tests::example;
     use super::*;
-    use crate::report::table::WIDTH;
 
     #[test]
     fn everything_is_told_in_eighty_columns() {
