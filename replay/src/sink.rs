@@ -18,6 +18,15 @@ pub trait LogSink {
     /// If it could not be.
     fn flush(&mut self) -> Result<(), LogError>;
 
+    /// The guest is about to run on: a sink whose follower is behind may hold it back here, after sending
+    /// on what has been appended.
+    ///
+    /// # Errors
+    /// If that could not be sent.
+    fn before_entry(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Whether somebody follows this log as it grows, and so needs [`crate::Event::Progress`].
     fn is_followed(&self) -> bool;
 }
