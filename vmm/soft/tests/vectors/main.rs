@@ -241,7 +241,7 @@ fn emulate(machine: &mut Machine, state: &mut State) -> Exit {
     state.fx.tags = fpu.tags;
     state.fx.mxcsr = fpu.mxcsr;
     for n in 0..8 {
-        state.fx.st[n] = fpu.x87[(fpu.top() + n) % 8] & (1 << 80) - 1;
+        state.fx.st[n] = fpu.x87[(fpu.top() + n) % 8] & ((1 << 80) - 1);
     }
     for (n, word) in state.memory.chunks_exact_mut(8).enumerate() {
         let value = cpu.physical.read(DATA + n as u64 * 8, 8).unwrap();
