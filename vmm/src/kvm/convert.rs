@@ -67,6 +67,15 @@ fn segment_out(s: &kvm_segment) -> Segment {
     let attributes = bits
         .iter()
         .fold(0, |word, (value, at)| word | u16::from(*value) << at);
+    // Kinds of KVM say differently that there is none.
+    if s.present & 1 == 0 {
+        return Segment {
+            base: s.base,
+            selector: s.selector,
+            attributes: 1 << 12,
+            ..Default::default()
+        };
+    }
     Segment {
         base: s.base,
         limit: s.limit,
