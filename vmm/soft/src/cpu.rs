@@ -171,7 +171,7 @@ pub struct Cpu {
     /// It stands in a halt.
     pub halted: bool,
     /// An external interrupt to take before anything else.
-    pub(crate) pending_interrupt: Option<u8>,
+    pub pending_interrupt: Option<u8>,
     /// Why the last handler did not retire.
     pub cause: Cause,
     /// Segment registers, see [`segment`].

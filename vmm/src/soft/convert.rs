@@ -47,6 +47,7 @@ pub(super) fn save(cpu: &Cpu) -> CpuState {
         fpu: fpu_out(&cpu.fpu),
         msrs: SAVED_MSRS.map(|index| (index, msr(cpu, index))).to_vec(),
         halted: cpu.halted,
+        injected: cpu.pending_interrupt,
         debug: DEBUG.map(|n| cpu.debug[n] ^ DEBUG_AT_RESET[n]),
         tsc_offset: cpu.time_offset,
         shadow: cpu.shadow,
@@ -85,6 +86,7 @@ pub(super) fn restore(cpu: &mut Cpu, state: &CpuState) -> Result<(), EngineError
         set_msr(cpu, index, value)?;
     }
     cpu.halted = state.halted;
+    cpu.pending_interrupt = state.injected;
     cpu.shadow = state.shadow;
     cpu.time_offset = state.tsc_offset;
     cpu.debug = DEBUG_AT_RESET;
