@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod guests;
+mod mixed;
 
 use common::{LIMIT, cluster, have_kvm, machine, os};
 use std::time::Duration;

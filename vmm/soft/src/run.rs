@@ -82,6 +82,17 @@ impl Soft {
         self.cpu.pending_interrupt = Some(vector);
     }
 
+    /// The interrupt that is to be taken next, if there is one.
+    #[must_use]
+    pub fn pending_interrupt(&self) -> Option<u8> {
+        self.cpu.pending_interrupt
+    }
+
+    /// Takes back an interrupt that was not taken yet.
+    pub fn forget_interrupt(&mut self) {
+        self.cpu.pending_interrupt = None;
+    }
+
     /// Runs until the clock reads `until`, an exit, or `kick`; with `window`, at most until an interrupt can
     /// be taken.
     ///

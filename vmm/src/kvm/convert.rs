@@ -52,7 +52,17 @@ pub(super) fn regs(state: &CpuState) -> kvm_regs {
     }
 }
 
+/// A segment that cannot be used (a null selector, such as that of SS after an interrupt from ring 3) has
+/// its base and privilege level only: processors and kinds of KVM differ in what else they keep of it.
 fn segment_out(s: &kvm_segment) -> Segment {
+    if s.unusable & 1 == 1 || s.present & 1 == 0 {
+        return Segment {
+            base: s.base,
+            limit: 0,
+            selector: s.selector,
+            attributes: u16::from(s.dpl & 3) << 5 | 1 << 12,
+        };
+    }
     let bits = [
         (s.type_ & 0xf, 0),
         (s.s & 1, 4),

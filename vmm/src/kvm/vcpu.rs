@@ -433,6 +433,8 @@ impl Engine for KvmEngine {
             });
         }
         self.injected = true;
+        // The interrupt ends the halt, though it is taken at the next entry only.
+        self.halted = false;
         Ok(())
     }
 

@@ -371,6 +371,7 @@ impl Engine for SoftEngine {
     fn save(&mut self) -> Result<CpuState, EngineError> {
         Ok(CpuState {
             clock: self.clock(),
+            injected: self.soft.pending_interrupt(),
             ..convert::save(&self.soft.cpu)
         })
     }
@@ -383,7 +384,11 @@ impl Engine for SoftEngine {
         self.set_budget(ENDLESS);
         self.trap_due = false;
         self.reading = false;
-        self.injected = false;
+        self.soft.forget_interrupt();
+        if let Some(vector) = state.injected {
+            self.soft.interrupt(vector);
+        }
+        self.injected = state.injected.is_some();
         self.kicked.store(false, Ordering::Relaxed);
         Ok(())
     }
