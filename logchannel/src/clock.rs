@@ -12,6 +12,15 @@ pub fn now_us() -> u64 {
     read_us(libc::CLOCK_MONOTONIC)
 }
 
+/// Microseconds of processor time the calling thread has used.
+///
+/// # Panics
+/// If the kernel has no such clock.
+#[must_use]
+pub fn thread_cpu_us() -> u64 {
+    read_us(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// Microseconds of `clock`, which must not step, by system call.
 ///
 /// # Panics

@@ -12,13 +12,15 @@
 //! ```
 //!
 //! The data path uses plain threads and blocking sockets, because what counts is the time from append
-//! to ack. The cores of it touch no socket and no clock: [`framing`], [`gate`], [`heartbeat`],
-//! [`role`] and [`suppressed`].
+//! to ack. The cores of it touch no socket and no clock: [`brake`], [`framing`], [`gate`],
+//! [`heartbeat`], [`role`] and [`suppressed`].
 //!
 //! Every thread that calls [`Sender`] or [`Receiver`] may be a vCPU thread on which reading the clock
 //! through the vDSO faults. So nothing in this crate reads the clock through `std` (see [`clock`]) or
 //! waits with a time limit but in `poll(2)`.
 
+mod backlog;
+pub mod brake;
 pub mod clock;
 pub mod cursors;
 pub mod error;
@@ -36,6 +38,7 @@ pub mod role;
 pub mod sender;
 pub mod suppressed;
 
+pub use brake::{Brake, Moment};
 pub use cursors::Cursors;
 pub use error::{FrameError, HandshakeError, LinkEnd, LinkLost};
 pub use gate::{OutputGate, SharedGate};

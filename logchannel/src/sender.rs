@@ -65,6 +65,10 @@ pub struct Lag {
     /// Age of the oldest of them when the last ack came, in microseconds; counted in steps of a
     /// millisecond. Not its age now: while a slowed primary says nothing, there is nothing to ack.
     pub us: u64,
+    /// How long the backup needs for what it was sent, at the speed it was seen to have: what a failover
+    /// would wait for, in microseconds, when the last ack came or frame went. Four times the age at most,
+    /// and as long as that speed is not known.
+    pub drain_us: u64,
     /// Where the backup's guest was last known to stand.
     pub executed_clock: Clock,
 }
@@ -79,6 +83,8 @@ pub struct Sender {
     open: Vec<u8>,
     open_first: LogIndex,
     open_count: u16,
+    /// Where the guest stood at the newest entry.
+    last_clock: Clock,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -112,6 +118,7 @@ impl Sender {
             lease: options.lease,
             appended_cost: AtomicU64::new(0),
             released_cost: AtomicU64::new(0),
+            drain_us: AtomicU64::new(0),
             ledger: Mutex::default(),
             changed: Condvar::new(),
             out: Mutex::default(),
@@ -124,6 +131,7 @@ impl Sender {
             open: vec![0; ENTRIES_HEAD],
             open_first: LogIndex(0),
             open_count: 0,
+            last_clock: Clock(0),
             threads: Vec::new(),
         };
         let (reader, writer, watcher) = (shared.clone(), shared.clone(), shared);
@@ -207,7 +215,7 @@ impl Sender {
         seal(FrameKind::Entries, &mut frame);
         if self.shared.mode() == Mode::Linked {
             let end = LogIndex(self.open_first.0 + u64::from(count));
-            self.shared.send(frame, end);
+            self.shared.send(frame, end, self.last_clock);
         }
     }
 
@@ -228,6 +236,7 @@ impl Sender {
         self.shared.appended_cost.fetch_add(bytes as u64, SeqCst);
         self.shared.link.metrics.entry(entry.event.kind(), bytes);
         let index = self.shared.cursors.append();
+        self.last_clock = entry.clock;
         if self.open_count == 0 {
             self.open_first = index;
         }
@@ -335,6 +344,18 @@ impl SenderHandle {
     #[must_use]
     pub fn lag(&self) -> Lag {
         self.0.lag()
+    }
+
+    /// [`Lag::drain_us`]; cheap enough to be asked at every entry to the guest.
+    #[must_use]
+    pub fn drain_us(&self) -> u64 {
+        self.0.drain_us.load(SeqCst)
+    }
+
+    /// Whether there is a backup to wait for: the link has not ended.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.0.mode() == Mode::Linked
     }
 
     /// How many outputs the gate holds.

@@ -20,10 +20,10 @@ use crate::error::LogError;
 use crate::event::{Event, LogEntry, LogIndex};
 use crate::inputs::InputsError;
 use crate::point::ClockKind;
-use crate::sink::{LogSink, LogSource, Next};
+use crate::sink::{LogSink, LogSource, Next, Rewind};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// First bytes of a log file.
@@ -385,6 +385,59 @@ impl LogSource for LogReader {
     }
 }
 
+/// A place in a log file.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// Where the frame in hand begins, or the next one if none is.
+    begins: u64,
+    in_hand: bool,
+    at: usize,
+    decoder: Decoder,
+    ended: bool,
+}
+
+impl Rewind for LogReader {
+    type Mark = Mark;
+
+    fn mark(&self) -> Mark {
+        let in_hand = !self.frame.is_empty();
+        let back = if in_hand {
+            self.frame.len() as u64 + 8
+        } else {
+            0
+        };
+        Mark {
+            begins: self.offset - back,
+            in_hand,
+            at: self.at,
+            decoder: self.decoder.clone(),
+            ended: self.ended,
+        }
+    }
+
+    fn rewind(&mut self, mark: &Mark) -> Result<(), LogError> {
+        self.file
+            .seek(SeekFrom::Start(mark.begins))
+            .map_err(|source| io_error("cannot read again the log", &self.path, source))?;
+        self.offset = mark.begins;
+        self.ended = false;
+        self.tail = None;
+        self.frame.clear();
+        let there = !mark.in_hand || self.next_frame()?;
+        if !there || mark.at > self.frame.len() {
+            return Err(LogError::Malformed {
+                what: format!("{}: the file was altered", self.path.display()),
+                offset: mark.begins,
+                entry: mark.decoder.entries(),
+            });
+        }
+        self.at = mark.at;
+        self.decoder = mark.decoder.clone();
+        self.ended = mark.ended;
+        Ok(())
+    }
+}
+
 fn io_error(what: &str, path: &Path, source: std::io::Error) -> LogError {
     LogError::Io {
         what: format!("{what} {}", path.display()),
@@ -455,6 +508,32 @@ mod tests {
         write(&path, 5);
         assert_eq!(read_all(&path).unwrap(), (16, true, None));
         assert_eq!(LogReader::open(&path).unwrap().header(), &header());
+    }
+
+    #[test]
+    fn a_log_is_read_again_from_any_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write(&path, 5);
+        let mut reader = LogReader::open(&path).unwrap();
+        let (mut marks, mut entries) = (Vec::new(), Vec::new());
+        loop {
+            marks.push(reader.mark());
+            let Some((entry, _)) = reader.read().unwrap() else {
+                break;
+            };
+            entries.push(entry);
+        }
+        for n in (0..marks.len()).rev() {
+            reader.rewind(&marks[n]).unwrap();
+            assert_eq!(reader.ended(), n == entries.len());
+            let mut rest = Vec::new();
+            while let Some((entry, _)) = reader.read().unwrap() {
+                rest.push(entry);
+            }
+            assert_eq!(rest, entries[n..]);
+            assert!(reader.ended() && reader.tail().is_none());
+        }
     }
 
     #[test]

@@ -20,4 +20,4 @@ pub use error::LogError;
 pub use event::{Arrival, Event, Kind, LogEntry, LogIndex, Output, Question, Stand};
 pub use inputs::{Delivery, Inputs, InputsError, Situation, StateWindow, Stop, TimerSpec};
 pub use point::{Clock, ClockKind, ExecPoint, Here, RegisterDigest};
-pub use sink::{LogSink, LogSource, Next, NoLog, Outlet, Source};
+pub use sink::{LogSink, LogSource, Next, NoLog, Outlet, Rewind, Source};

@@ -158,6 +158,7 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
         if std::mem::take(&mut self.flush_due) {
             self.log.flush()?;
         }
+        self.log.before_entry()?;
         if now.interrupt_pending {
             return Ok(Stop::Window);
         }

@@ -8,10 +8,11 @@
 use crate::anchor::Anchor;
 use crate::digest;
 use crate::divergence::Divergence;
+use crate::error::LogError;
 use crate::event::{Arrival, Event, LogEntry, LogIndex, Output, Question};
 use crate::inputs::{Delivery, Inputs, InputsError, Situation, StateWindow, Stop};
 use crate::point::{Clock, ExecPoint, Here};
-use crate::sink::{LogSource, Next, Outlet};
+use crate::sink::{LogSource, Next, Outlet, Rewind};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
@@ -166,6 +167,51 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
         } else {
             Err(self.diverged(here, entry, found))
         }
+    }
+}
+
+/// Where a replayer is in its log; outputs are not taken back.
+pub struct Mark<M> {
+    log: M,
+    held: Option<LogEntry>,
+    index: LogIndex,
+    limit: Clock,
+    last: VecDeque<String>,
+}
+
+impl<L: Rewind, O> Replayer<L, O> {
+    /// Where it is.
+    pub fn mark(&self) -> Mark<L::Mark> {
+        Mark {
+            log: self.log.mark(),
+            held: self.held.clone(),
+            index: self.index,
+            limit: self.limit,
+            last: self.last.clone(),
+        }
+    }
+
+    /// Goes back to where it was, to replay the same again.
+    ///
+    /// # Errors
+    /// If the log cannot be read there.
+    pub fn rewind(&mut self, mark: &Mark<L::Mark>) -> Result<(), LogError> {
+        self.log.rewind(&mark.log)?;
+        self.held.clone_from(&mark.held);
+        self.index = mark.index;
+        self.limit = mark.limit;
+        self.last.clone_from(&mark.last);
+        Ok(())
+    }
+
+    /// The last entries replayed, oldest first, each in one line.
+    pub fn last(&self) -> impl Iterator<Item = &str> {
+        self.last.iter().map(String::as_str)
+    }
+
+    /// The entry to be replayed next, if it is known already.
+    pub fn next_entry(&self) -> Option<&LogEntry> {
+        self.held.as_ref()
     }
 }
 

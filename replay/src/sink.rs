@@ -18,6 +18,15 @@ pub trait LogSink {
     /// If it could not be.
     fn flush(&mut self) -> Result<(), LogError>;
 
+    /// The guest is about to run on: a sink whose follower is behind may hold it back here, after sending
+    /// on what has been appended.
+    ///
+    /// # Errors
+    /// If that could not be sent.
+    fn before_entry(&mut self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Whether somebody follows this log as it grows, and so needs [`crate::Event::Progress`].
     fn is_followed(&self) -> bool;
 }
@@ -62,6 +71,21 @@ pub trait LogSource {
     /// # Errors
     /// If the log is malformed, or this replica was stopped.
     fn next(&mut self, wait: bool) -> Result<Next, InputsError>;
+}
+
+/// A source that can be read again from an earlier place.
+pub trait Rewind: LogSource {
+    /// A place in the log.
+    type Mark;
+
+    /// The place it is at.
+    fn mark(&self) -> Self::Mark;
+
+    /// Goes to a place it was at.
+    ///
+    /// # Errors
+    /// If the log cannot be read there, or is another one now.
+    fn rewind(&mut self, mark: &Self::Mark) -> Result<(), LogError>;
 }
 
 /// The live world of a machine: its clocks, and what arrives from its backends.

@@ -66,6 +66,13 @@ pub struct CpuState {
     pub fpu: Fpu,
     /// Model-specific registers, as (index, value), in the order of [`crate::cpu::SAVED_MSRS`].
     pub msrs: Vec<(u32, u64)>,
+    /// DR0 to DR3, DR6 and DR7, each exclusive-or its value at reset; zero on KVM, which keeps them to
+    /// itself.
+    pub debug: [u64; 6],
+    /// What the guest's writes to the time-stamp counter add to it, wrapping.
+    pub tsc_offset: u64,
+    /// The next instruction comes before any interrupt (`sti`, `mov ss`).
+    pub shadow: bool,
     /// An interrupt handed to the vCPU that it has not taken yet.
     pub injected: Option<u8>,
     /// Whether it stands in a halt.

@@ -1,6 +1,7 @@
 //! What the threads of a [`super::Sender`] share, and what those behind the vCPU do.
 
 use super::Lag;
+use crate::backlog::Backlog;
 use crate::clock::now_us;
 use crate::cursors::SharedCursors;
 use crate::error::{LinkEnd, LinkLost};
@@ -11,7 +12,7 @@ use crate::link::Link;
 use crate::messages::{Ack, Heartbeat};
 use crate::metrics::add;
 use crate::outgoing::Outgoing;
-use replay::LogIndex;
+use replay::{Clock, LogIndex};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -52,6 +53,10 @@ pub(super) struct Ledger {
     last_sample_us: u64,
     /// Age of the oldest sample not executed, when the last ack came.
     lag_us: u64,
+    /// How long the backup needs for what it was sent, by then.
+    backlog: Backlog,
+    /// Where the guest stood at the last entry of a frame.
+    framed_clock: Clock,
     /// Threads that wait for `Shared::changed`.
     waiting: u32,
 }
@@ -74,6 +79,8 @@ pub(super) struct Shared {
     /// Cost of everything appended, and of what was released of it.
     pub(super) appended_cost: AtomicU64,
     pub(super) released_cost: AtomicU64,
+    /// [`Lag::drain_us`]: read at every entry to the guest.
+    pub(super) drain_us: AtomicU64,
     pub(super) ledger: Mutex<Ledger>,
     /// With `ledger`: room was made, everything was acked, or the mode changed.
     pub(super) changed: Condvar,
@@ -159,9 +166,9 @@ impl Shared {
         unreleased >= self.buffer_max
     }
 
-    /// Puts a sealed frame of entries below `end` on its way.
-    pub(super) fn send(&self, bytes: Vec<u8>, end: LogIndex) {
-        self.note_frame(end);
+    /// Puts a sealed frame of entries below `end` on its way, the last of them from `clock`.
+    pub(super) fn send(&self, bytes: Vec<u8>, end: LogIndex, clock: Clock) {
+        self.note_frame(end, clock);
         let sent = {
             let mut out = self.out();
             out.queue.push(bytes, end);
@@ -187,10 +194,13 @@ impl Shared {
     }
 
     /// Before the frame is sent: its ack may come at once.
-    fn note_frame(&self, end: LogIndex) {
+    fn note_frame(&self, end: LogIndex, clock: Clock) {
         let now = now_us();
         let mut ledger = self.ledger();
         ledger.framed = end;
+        ledger.framed_clock = clock;
+        let drain_us = ledger.backlog.drain_us(now, clock);
+        self.drain_us.store(drain_us, SeqCst);
         ledger.frames.push_back(Unacked {
             end,
             cost: self.appended_cost.load(SeqCst),
@@ -250,7 +260,11 @@ impl Shared {
             ledger.samples.pop_front();
         }
         let oldest = ledger.samples.front().map_or(now, |sample| sample.1);
-        ledger.lag_us = now.saturating_sub(oldest);
+        let age_us = now.saturating_sub(oldest);
+        ledger.lag_us = age_us;
+        ledger.backlog.acked(now, ack.executed_clock, age_us);
+        let drain_us = ledger.backlog.drain_us(now, ledger.framed_clock);
+        self.drain_us.store(drain_us, SeqCst);
         Ok(cost)
     }
 
@@ -259,6 +273,7 @@ impl Shared {
         Lag {
             entries: self.cursors.appended().0 - ledger.last_ack.executed.0,
             us: ledger.lag_us,
+            drain_us: self.drain_us.load(SeqCst),
             executed_clock: ledger.last_ack.executed_clock,
         }
     }

@@ -12,13 +12,14 @@ use crate::failure::{During, Failure, Outcome};
 use crate::signals;
 use logchannel::role::{Event, RoleMachine};
 use logchannel::{
-    Bye, GateOutlet, Hello, Lease, Sender, SenderHandle, SenderOptions, Settings, offer,
+    Brake, Bye, GateOutlet, Hello, Lease, Moment, Sender, SenderHandle, SenderOptions, Settings,
+    clock, offer,
 };
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, channel, sync_channel};
 use std::time::Duration;
 use testandset::{Contender, VmId};
@@ -37,19 +38,6 @@ impl Outlet for Released {
         self.0.emit(output);
         Ok(())
     }
-}
-
-/// Execution lag above which the primary is slowed, in microseconds. It is what a failover waits for
-/// before the guest is live again.
-const LAG_BOUND_US: u64 = 40_000;
-/// Longest pause per millisecond of guest run, in microseconds: at worst the guest has a fifth of its
-/// speed until the backup has caught up.
-const PAUSE_MAX_US: u64 = 4_000;
-
-/// How long to pause after a millisecond of guest run, at a lag of `lag_us`: nothing up to the bound,
-/// then more the larger the lag is, so that it settles where both run equally fast.
-fn pause_us(lag_us: u64) -> u64 {
-    (lag_us.saturating_sub(LAG_BOUND_US) / 16).min(PAUSE_MAX_US)
 }
 
 /// The way into the gate, on the vCPU thread: notes when the guest has printed.
@@ -71,6 +59,9 @@ impl Outlet for IntoGate {
 struct Channel {
     sender: Sender,
     handle: SenderHandle,
+    brake: Brake,
+    /// Microseconds the brake has held the guest, for the counters.
+    braked_us: Arc<AtomicU64>,
     outside: Arc<outside::Outside>,
     /// The guest has printed since the last flush.
     printed: Arc<AtomicBool>,
@@ -78,13 +69,28 @@ struct Channel {
 }
 
 impl Channel {
-    /// Slows the vCPU while its backup lags behind (P15).
-    fn brake(&self) {
-        let pause = pause_us(self.handle.lag().us);
-        if pause > 0 {
-            // Sleeping reads no clock, and a kick cuts it short at worst.
-            std::thread::sleep(Duration::from_micros(pause));
+    /// Holds the vCPU while its backup lags behind (P15). Acks, heartbeats and released outputs are other
+    /// threads' work and go on.
+    fn hold(&mut self) -> Result<(), LogError> {
+        let mut flushed = false;
+        while self.handle.is_linked() {
+            let now = Moment {
+                wall_us: clock::now_us(),
+                cpu_us: clock::thread_cpu_us(),
+            };
+            let pause_us = self.brake.pause_us(self.handle.drain_us(), now);
+            if pause_us == 0 {
+                return Ok(());
+            }
+            if !std::mem::replace(&mut flushed, true) {
+                self.sender.flush()?;
+            }
+            // Sleeping reads no clock.
+            std::thread::sleep(Duration::from_micros(pause_us));
+            self.braked_us.fetch_add(pause_us, Ordering::Relaxed);
         }
+        self.brake.release();
+        Ok(())
     }
 }
 
@@ -93,7 +99,6 @@ impl LogSink for Channel {
         let index = self.sender.append(entry)?;
         if entry.stand.is_none() {
             self.sender.flush()?;
-            self.brake();
         }
         if self.die_at == Some(index.0) {
             self.sender.flush()?;
@@ -112,6 +117,13 @@ impl LogSink for Channel {
         Ok(())
     }
 
+    fn before_entry(&mut self) -> Result<(), LogError> {
+        if self.brake.is_on(self.handle.drain_us()) {
+            return self.hold();
+        }
+        Ok(())
+    }
+
     fn is_followed(&self) -> bool {
         self.sender.is_followed()
     }
@@ -119,6 +131,9 @@ impl LogSink for Channel {
 
 struct PrimarySide {
     sender: SenderHandle,
+    /// A copy to ask what a lag comes to.
+    brake: Brake,
+    braked_us: Arc<AtomicU64>,
     outside: Arc<outside::Outside>,
     inbox: Arc<Inbox>,
     ended: Option<Ended>,
@@ -181,6 +196,8 @@ impl Side for PrimarySide {
             "link": self.sender.metrics(),
             "cursors": self.sender.cursors(),
             "lag": self.sender.lag(),
+            "speed_permille": self.brake.speed_permille(self.sender.drain_us()),
+            "braked_us": self.braked_us.load(Ordering::Relaxed),
             "console_held": self.outside.console_held(),
             "tick_late_us": self.inbox.lateness().snapshot(),
         }))
@@ -289,8 +306,12 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         "primary",
         format_args!("{} with backup {}", vm, args.backup),
     );
+    let brake = Brake::new(args.lag_max_ms);
+    let braked_us = Arc::new(AtomicU64::new(0));
     let side = PrimarySide {
         sender: sender.handle(),
+        brake: brake.clone(),
+        braked_us: braked_us.clone(),
         outside: outside.clone(),
         inbox,
         ended: None,
@@ -302,6 +323,8 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     };
     let channel = Channel {
         handle: sender.handle(),
+        brake,
+        braked_us,
         outside,
         printed,
         sender,
@@ -391,18 +414,5 @@ fn run(
             Ok(VcpuEvent::Diverged(divergence.to_string()))
         }
         Err(e) => Ok(VcpuEvent::Failed(e.to_string())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_brake_grows_with_the_lag_and_has_an_end() {
-        assert_eq!(pause_us(0), 0);
-        assert_eq!(pause_us(LAG_BOUND_US), 0);
-        assert!((1..=5_000).map(|ms| pause_us(ms * 1000)).is_sorted());
-        assert_eq!(pause_us(u64::MAX), PAUSE_MAX_US);
     }
 }

@@ -1,10 +1,10 @@
 //! Decoded instructions, kept by physical address.
 //!
 //! ```text
-//!  virtual address ─▶ jump cache ──hit──▶ block
-//!                      │ miss
-//!                      ▼
-//!                     instruction TLB ─▶ physical address ─▶ table ─▶ block, or decode
+//!  virtual address ─▶ instruction TLB ─▶ physical address ─▶ recent ──hit──▶ block
+//!                      │ miss: walk                             │ miss
+//!                      ▼                                        ▼
+//!                     page fault                               table ─▶ block, or decode
 //! ```
 //!
 //! A block is a run of instructions without a branch among them, inside one page. Pages with blocks are
@@ -17,14 +17,14 @@
 use crate::cpu::Cpu;
 use crate::decode::{self, Features, LONGEST, Undecodable};
 use crate::memory::{Intent, Mode, OFFSET, PAGE};
-use crate::op::Op;
+use crate::op::{Op, slot};
 use crate::trap::Trap;
 use std::collections::HashMap;
 
 /// Most instructions of a block.
 const LENGTH_MAX: usize = 64;
-/// Entries of the jump cache.
-const JUMPS: usize = 1 << 14;
+/// Blocks found lately that are found again without the table.
+const RECENT: usize = 1 << 14;
 /// Most blocks kept; beyond, all are dropped.
 const BLOCKS_MAX: usize = 1 << 18;
 
@@ -45,15 +45,26 @@ impl Key {
     fn new(physical: u64, long: bool) -> Self {
         Self(physical << 1 | u64::from(long))
     }
+
+    /// Its place among [`Blocks::recent`].
+    #[inline(always)]
+    fn hash(self) -> usize {
+        (self.0 ^ self.0 >> 14) as usize % RECENT
+    }
 }
 
+/// A block found before, by a hash of its key.
 #[derive(Clone, Copy)]
-struct Jump {
-    rip: u64,
-    /// TLB generation and mode it was made under.
-    stamp: u64,
+struct Recent {
+    key: Key,
     block: u32,
 }
+
+/// No block has this key: physical addresses have 52 bits.
+const NOBODY: Recent = Recent {
+    key: Key(u64::MAX),
+    block: 0,
+};
 
 /// All blocks.
 pub(crate) struct Blocks {
@@ -62,9 +73,7 @@ pub(crate) struct Blocks {
     free: Vec<u32>,
     by_address: HashMap<Key, u32, Hash>,
     by_page: HashMap<u64, Vec<(Key, u32)>, Hash>,
-    jumps: Box<[Jump]>,
-    /// Changes whenever blocks go.
-    drops: u64,
+    recent: Box<[Recent; RECENT]>,
     /// The block that is not kept.
     alone: Block,
 }
@@ -78,19 +87,13 @@ pub(crate) enum Place {
 
 impl Blocks {
     pub fn new(features: Features) -> Self {
-        let none = Jump {
-            rip: 0,
-            stamp: u64::MAX,
-            block: 0,
-        };
         Self {
             features,
             arena: Vec::new(),
             free: Vec::new(),
             by_address: HashMap::default(),
             by_page: HashMap::default(),
-            jumps: vec![none; JUMPS].into(),
-            drops: 0,
+            recent: Box::new([NOBODY; RECENT]),
             alone: Block {
                 ops: Box::default(),
                 bytes: 0,
@@ -106,23 +109,20 @@ impl Blocks {
         }
     }
 
-    /// What a jump cache entry must have been made under to be good now.
-    #[inline(always)]
-    fn stamp(&self, cpu: &Cpu) -> u64 {
-        (cpu.tlb.generation.wrapping_add(self.drops)) << 2
-            | u64::from(cpu.long_code) << 1
-            | u64::from(cpu.cpl == 3)
-    }
-
     /// The block at the processor's RIP.
     ///
     /// # Errors
     /// [`Trap`] if it cannot be fetched.
     #[inline(always)]
     pub fn find(&mut self, cpu: &mut Cpu) -> Result<Place, Trap> {
-        let jump = &self.jumps[(cpu.rip ^ cpu.rip >> 14) as usize % JUMPS];
-        if jump.rip == cpu.rip && jump.stamp == self.stamp(cpu) {
-            return Ok(Place::Kept(jump.block));
+        // CS's base is zero in 64-bit code; one that is not page-aligned, or wraps, just misses.
+        let linear = cpu.rip.wrapping_add(cpu.slot(slot::SEGMENTS + 1));
+        if let Some(physical) = cpu.tlb.code(linear, cpu.cpl == 3) {
+            let key = Key::new(physical, cpu.long_code);
+            let recent = &self.recent[key.hash()];
+            if recent.key == key && cpu.rewritten.is_empty() {
+                return Ok(Place::Kept(recent.block));
+            }
         }
         self.find_slowly(cpu)
     }
@@ -142,11 +142,7 @@ impl Blocks {
                 Place::Kept(number) => number,
             },
         };
-        self.jumps[(rip ^ rip >> 14) as usize % JUMPS] = Jump {
-            rip,
-            stamp: self.stamp(cpu),
-            block: number,
-        };
+        self.recent[key.hash()] = Recent { key, block: number };
         Ok(Place::Kept(number))
     }
 
@@ -263,9 +259,12 @@ impl Blocks {
     }
 
     fn forget(&mut self, page: u64) {
-        self.drops += 1;
         for (key, number) in self.by_page.remove(&page).unwrap_or_default() {
             self.by_address.remove(&key);
+            let recent = &mut self.recent[key.hash()];
+            if recent.key == key {
+                *recent = NOBODY;
+            }
             self.free.push(number);
         }
     }

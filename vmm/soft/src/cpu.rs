@@ -131,6 +131,9 @@ pub struct Msrs {
 /// IA32_PAT at reset (SDM volume 3, 12.12.4).
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 
+/// DR0 to DR7 at reset (SDM volume 3, table 10-1).
+pub const DEBUG_AT_RESET: [u64; 8] = [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400];
+
 /// How the time-stamp counter is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeBase {
@@ -143,6 +146,7 @@ pub enum TimeBase {
 /// The processor.
 ///
 /// Between [`crate::Soft::run`]s, `rip` is the instruction that comes next and no handler is under way.
+#[derive(Clone)]
 pub struct Cpu {
     /// General registers and what addresses are made of (see [`slot`]).
     pub regs: [u64; slot::COUNT],
@@ -184,6 +188,8 @@ pub struct Cpu {
     pub debug: [u64; 8],
     /// The time-stamp counter.
     pub time: TimeBase,
+    /// What the guest's writes to it add to it, wrapping.
+    pub time_offset: u64,
     /// x87, MMX and SSE.
     pub fpu: Fpu,
     /// What instructions exist.
@@ -225,8 +231,9 @@ impl Cpu {
                 pat: PAT_AT_RESET,
                 ..Default::default()
             },
-            debug: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            debug: DEBUG_AT_RESET,
             time: TimeBase::Clock(0),
+            time_offset: 0,
             fpu: Fpu::default(),
             model,
             tlb: Tlb::default(),

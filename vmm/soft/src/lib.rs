@@ -30,6 +30,7 @@ pub mod state;
 #[doc(hidden)]
 pub mod testing;
 pub mod trap;
+pub mod watch;
 pub mod word;
 
 pub use cpu::Cpu;

@@ -72,6 +72,8 @@ pub mod slot {
     pub const FS: u8 = SEGMENTS + 4;
     /// Base of GS.
     pub const GS: u8 = SEGMENTS + 5;
+    /// Always zero, too: the flat segment of an operand whose address is cut to 32 bits, and so is canonical.
+    pub const FLAT_NARROW: u8 = SEGMENTS + 6;
     /// Slots there are; a power of two, so that masking takes the place of bounds checks.
     pub const COUNT: usize = 32;
     /// In [`super::Op::dst`] and [`super::Op::src`] of byte instructions: bits 8 to 15 of register 0 to 3

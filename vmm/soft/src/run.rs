@@ -36,7 +36,7 @@ pub enum Exit {
 pub struct Soft {
     /// The processor.
     pub cpu: Cpu,
-    blocks: Blocks,
+    pub(crate) blocks: Blocks,
 }
 
 impl Soft {
@@ -86,20 +86,9 @@ impl Soft {
     /// be taken.
     ///
     /// Each retired instruction counts one on the clock (for REP see [`crate::Cpu`]'s string
-    /// instructions). Whoever handles an exit may add to the clock.
+    /// instructions), and so does each exception delivered instead of one. Whoever handles an exit may add to the clock.
     pub fn run(&mut self, until: u64, window: bool, kick: &AtomicBool) -> Exit {
-        if let Some(write) = self.cpu.outside.posted.pop_front() {
-            return Exit::Write(write);
-        }
-        // The instruction that waited for an answer ends first, then the interrupt is taken.
-        if self.cpu.outside.is_answered()
-            && let Some(exit) = self.single(true, true)
-        {
-            return exit;
-        }
-        if let Some(vector) = self.cpu.pending_interrupt.take()
-            && let Some(exit) = self.deliver(|cpu| cpu.deliver_interrupt(vector))
-        {
+        if let Some(exit) = self.settle() {
             return exit;
         }
         loop {
@@ -125,30 +114,33 @@ impl Soft {
     /// Why it did not retire.
     #[doc(hidden)]
     pub fn one(&mut self) -> Result<(), Cause> {
-        loop {
-            let Ok(place) = self.blocks.find(&mut self.cpu) else {
-                return Err(self.cpu.cause);
-            };
-            let op = self.blocks.get(place).ops[0];
-            let cpu = &mut self.cpu;
-            cpu.set_slot(slot::BLOCK, cpu.rip);
-            cpu.next_rip = cpu.rip.wrapping_add(op.len.into());
-            cpu.outside.start();
-            if (op.run)(cpu, &op).is_ok() {
-                cpu.clock += 1;
-                cpu.rip = cpu.next_rip;
-                return Ok(());
-            }
-            match cpu.cause {
-                Cause::CodeWrite(page) => self.blocks.invalidate(cpu, page),
+        while self.attempt(false, false) == Outcome::Failed {
+            match self.cpu.cause {
+                Cause::CodeWrite(page) => self.blocks.invalidate(&mut self.cpu, page),
                 cause => return Err(cause),
             }
         }
+        Ok(())
+    }
+
+    /// Does what is left of the instruction that ended the last run, then takes the interrupt handed over.
+    pub(crate) fn settle(&mut self) -> Option<Exit> {
+        if let Some(write) = self.cpu.outside.posted.pop_front() {
+            return Some(Exit::Write(write));
+        }
+        // The instruction that waited for an answer ends first, then the interrupt is taken.
+        if self.cpu.outside.is_answered()
+            && let Some(exit) = self.single(true, true)
+        {
+            return Some(exit);
+        }
+        let vector = self.cpu.pending_interrupt.take()?;
+        self.deliver(|cpu| cpu.deliver_interrupt(vector))
     }
 
     /// Runs one block, or as much of it as `until` allows.
     #[inline(always)]
-    fn block(&mut self, until: u64) -> Option<Exit> {
+    pub(crate) fn block(&mut self, until: u64) -> Option<Exit> {
         if self.cpu.steps() {
             return self.single(false, true);
         }
@@ -216,7 +208,13 @@ impl Soft {
     /// The instruction at RIP did not retire, or did with something to follow.
     fn trapped(&mut self) -> Option<Exit> {
         match self.cpu.cause {
-            Cause::Exception(exception) => self.deliver(|cpu| cpu.deliver_exception(exception)),
+            Cause::Exception(exception) => {
+                let exit = self.deliver(|cpu| cpu.deliver_exception(exception));
+                // In the place of the instruction that did not retire: a guest that does nothing but fault
+                // gets on, too.
+                self.cpu.clock += u64::from(exit.is_none());
+                exit
+            }
             Cause::CodeWrite(page) => {
                 self.blocks.invalidate(&mut self.cpu, page);
                 self.single(false, false)

@@ -467,6 +467,10 @@ impl Engine for KvmEngine {
     }
 
     fn restore(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        if state.debug != [0; 6] || state.tsc_offset != 0 || state.shadow {
+            let why = "a vCPU state with debug registers, a moved TSC or an interrupt shadow: KVM cannot take it on here";
+            return Err(EngineError::Unsupported(why.into()));
+        }
         let base = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
         let sregs = convert::sregs(state, &base);
         self.fd

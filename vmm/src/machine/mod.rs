@@ -4,6 +4,7 @@
 //!  boot   image, what it is told, and first registers into an empty machine
 //!  board  ports and MMIO to chips; arrivals into chips; outputs out of them
 //!  run    the loop: exit ▶ board ▶ arrivals ▶ injection ▶ entry
+//!  examine  the loop paused anywhere, and taken back
 //!  live   the live world: inbox, timer, clocks (a `replay::Source`)
 //!  lateness  how late its timer ticks were
 //!  pace   guest time against the host's, and when the timer is due
@@ -13,6 +14,7 @@
 pub mod board;
 pub mod boot;
 mod config;
+pub mod examine;
 pub mod lateness;
 pub mod live;
 mod pace;

@@ -93,7 +93,7 @@ fn asking(
 }
 
 /// What a stop leads to.
-enum Next {
+pub(super) enum Next {
     Enter(Situation),
     End {
         here: Here,
@@ -171,13 +171,17 @@ impl<E: Engine> Machine<E> {
         }
     }
 
-    fn here(&mut self) -> Result<Here, MachineError> {
+    pub(super) fn here(&mut self) -> Result<Here, MachineError> {
         let (point, registers) = self.engine.point()?;
         Ok(Here { point, registers })
     }
 
     /// Steps 2 to 4.
-    fn stopped(&mut self, inputs: &mut dyn Inputs, natural: bool) -> Result<Next, MachineError> {
+    pub(super) fn stopped(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        natural: bool,
+    ) -> Result<Next, MachineError> {
         let here = self.here()?;
         if self.halted && !self.engine.interruptible() {
             let why = "it halted with interrupts disabled".to_owned();
@@ -278,7 +282,7 @@ impl<E: Engine> Machine<E> {
     }
 
     /// Step 1. The exit status, if the guest switched itself off.
-    fn handle(
+    pub(super) fn handle(
         &mut self,
         inputs: &mut dyn Inputs,
         exit: VmExit,
@@ -359,7 +363,7 @@ impl<E: Engine> Machine<E> {
         }
     }
 
-    fn end(
+    pub(super) fn end(
         &mut self,
         inputs: &mut dyn Inputs,
         here: Here,

@@ -201,6 +201,37 @@ fn decode<T: serde::de::DeserializeOwned>(
     from_bytes(payload).map_err(|e| SnapshotError::Malformed(format!("'{kind}': {e}")))
 }
 
+/// What the board is made of, and whether the guest halts.
+pub(super) struct Chips {
+    pending: Pending,
+    states: Vec<(u16, Vec<u8>)>,
+}
+
+impl<E> Machine<E> {
+    /// The board's state.
+    pub(super) fn chips(&self) -> Chips {
+        let chips = self.board.chips().into_iter();
+        Chips {
+            pending: pending(self),
+            states: chips.map(|c| (c.version(), c.save_bytes())).collect(),
+        }
+    }
+
+    /// Puts [`Machine::chips`] back.
+    ///
+    /// # Errors
+    /// If they are not this board's.
+    pub(super) fn put_chips_back(&mut self, saved: &Chips) -> Result<(), SnapshotError> {
+        for (chip, (version, bytes)) in self.board.chips_mut().into_iter().zip(&saved.states) {
+            chip.restore_bytes(*version, bytes)?;
+        }
+        self.board.console.clone_from(&saved.pending.console);
+        self.board.typed.clone_from(&saved.pending.typed);
+        self.halted = saved.pending.halted;
+        Ok(())
+    }
+}
+
 impl<E: Engine> Machine<E> {
     /// The whole machine as bytes. Only between runs of the loop that ended at a write, a halt or a stop.
     ///

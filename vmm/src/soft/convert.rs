@@ -4,7 +4,7 @@ use crate::cpu::SAVED_MSRS;
 use crate::engine::EngineError;
 use crate::state::{CpuState, Fpu, Segment, Table};
 use soft::Cpu;
-use soft::cpu::segment;
+use soft::cpu::{DEBUG_AT_RESET, segment};
 
 /// [`CpuState::general`] has RAX, RBX, RCX, RDX, RSI, RDI, RSP, RBP first; these are their numbers.
 const ORDER: [usize; 16] = [0, 3, 1, 2, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15];
@@ -19,6 +19,8 @@ const SEGMENTS: [usize; 8] = [
     segment::TR,
     segment::LDTR,
 ];
+/// [`CpuState::debug`] has these.
+const DEBUG: [usize; 6] = [0, 1, 2, 3, 6, 7];
 /// Trap and resume flag, which no engine saves.
 pub(super) const NOT_THE_GUESTS: u64 = soft::flags::TF | soft::flags::RF;
 
@@ -45,6 +47,9 @@ pub(super) fn save(cpu: &Cpu) -> CpuState {
         fpu: fpu_out(&cpu.fpu),
         msrs: SAVED_MSRS.map(|index| (index, msr(cpu, index))).to_vec(),
         halted: cpu.halted,
+        debug: DEBUG.map(|n| cpu.debug[n] ^ DEBUG_AT_RESET[n]),
+        tsc_offset: cpu.time_offset,
+        shadow: cpu.shadow,
         ..Default::default()
     }
 }
@@ -80,7 +85,12 @@ pub(super) fn restore(cpu: &mut Cpu, state: &CpuState) -> Result<(), EngineError
         set_msr(cpu, index, value)?;
     }
     cpu.halted = state.halted;
-    cpu.shadow = false;
+    cpu.shadow = state.shadow;
+    cpu.time_offset = state.tsc_offset;
+    cpu.debug = DEBUG_AT_RESET;
+    for (value, n) in state.debug.iter().zip(DEBUG) {
+        cpu.debug[n] ^= value;
+    }
     cpu.set_rflags(state.rflags);
     Ok(())
 }

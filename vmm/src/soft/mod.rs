@@ -4,6 +4,8 @@
 //! for themselves, blocks; so it can follow a recording made on KVM.
 
 mod convert;
+pub mod looking;
 mod vcpu;
 
+pub use looking::Debuggable;
 pub use vcpu::SoftEngine;

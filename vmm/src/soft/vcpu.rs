@@ -4,6 +4,7 @@
 //! count one each on either.
 
 use super::convert;
+use super::looking::Halfway;
 use crate::cpu::{CpuModel, Offer};
 use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
 use crate::kick::{self, Target};
@@ -13,12 +14,25 @@ use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop, digest};
 use soft::memory::{Physical, Region};
 use soft::model::{Leaf, Model};
 use soft::trap::{Access, Space};
+use soft::watch::{Watch, Watched};
 use soft::{Exit, Soft};
 use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// A block budget that never runs out.
 const ENDLESS: u64 = 1 << 63;
+
+/// What [`SoftEngine::counters`] is; fields as in the engine.
+#[derive(Clone, Copy)]
+pub(super) struct Counters {
+    blocks: u64,
+    budget: u64,
+    /// The budget word as the guest left it.
+    word: u64,
+    trap_due: bool,
+    reading: bool,
+    injected: bool,
+}
 
 /// A vCPU on the software processor. It belongs to the thread that made it.
 pub struct SoftEngine {
@@ -122,6 +136,39 @@ impl SoftEngine {
         Ok(())
     }
 
+    /// The processor.
+    pub(super) fn soft(&self) -> &Soft {
+        &self.soft
+    }
+
+    /// The processor.
+    pub(super) fn soft_mut(&mut self) -> &mut Soft {
+        &mut self.soft
+    }
+
+    /// What the engine counts and remembers besides the processor.
+    pub(super) fn counters(&self) -> Counters {
+        Counters {
+            blocks: self.blocks,
+            budget: self.budget,
+            // SAFETY: as in `set_budget`.
+            word: unsafe { self.word().read() },
+            trap_due: self.trap_due,
+            reading: self.reading,
+            injected: self.injected,
+        }
+    }
+
+    /// Puts [`SoftEngine::counters`] back.
+    pub(super) fn set_counters(&mut self, counters: Counters) {
+        self.set_budget(counters.word);
+        self.blocks = counters.blocks;
+        self.budget = counters.budget;
+        self.trap_due = counters.trap_due;
+        self.reading = counters.reading;
+        self.injected = counters.injected;
+    }
+
     fn natural(&mut self) {
         match self.kind {
             ClockKind::Blocks => self.blocks += 1,
@@ -150,6 +197,92 @@ impl SoftEngine {
             let first = region.start_addr().0 / 4096;
             for page in region.bitmap().writes().take() {
                 self.soft.page_written(first + page);
+            }
+        }
+    }
+
+    /// Enters the guest; pauses in the middle as `watch` asks. A run that paused goes on by the same call
+    /// with [`VmEntry::Resume`].
+    pub(super) fn enter(
+        &mut self,
+        entry: VmEntry,
+        stop: Stop,
+        mut watch: Option<&mut Watch>,
+    ) -> Result<Halfway, EngineError> {
+        match entry {
+            VmEntry::ReadData(value) if std::mem::take(&mut self.reading) => {
+                self.soft.answer(value);
+            }
+            VmEntry::Resume if !self.reading => {}
+            _ => panic!(
+                "{entry:?} does not fit: waiting for an answer is {}",
+                self.reading
+            ),
+        }
+        self.follow_writes();
+        self.injected = false;
+        let goal = match stop {
+            Stop::Never => None,
+            Stop::Soon => Some(self.clock().0 + 1),
+            // Blocks stop at the guest's traps only.
+            Stop::Window if self.kind == ClockKind::Blocks => Some(self.blocks + 1),
+            Stop::Window => None,
+            Stop::At(clock) => Some(clock.0),
+        };
+        let mut kicked = false;
+        loop {
+            let mut until = u64::MAX;
+            if self.kind == ClockKind::Blocks {
+                if !self.trap_due {
+                    self.set_budget(goal.map_or(ENDLESS, |goal| goal - self.blocks));
+                }
+            } else {
+                until = goal.unwrap_or(u64::MAX);
+            }
+            let window = until == u64::MAX && stop == Stop::Window;
+            let window = window && self.kind == ClockKind::Instructions;
+            let exit = match watch.as_deref_mut() {
+                None => self.soft.run(until, window, &self.kicked),
+                Some(watch) => match self.soft.run_watched(until, watch, &self.kicked) {
+                    Watched::Exit(exit) => exit,
+                    Watched::Paused(pause) => {
+                        self.count()?;
+                        return Ok(Halfway::Paused(pause));
+                    }
+                },
+            };
+            self.count()?;
+            match exit {
+                Exit::Stopped => return Ok(Halfway::Exit(VmExit::Stopped)),
+                Exit::Kicked => {
+                    self.target.clear();
+                    kicked = true;
+                    if self.trap_due {
+                        continue;
+                    }
+                    return Ok(Halfway::Exit(VmExit::Kicked));
+                }
+                Exit::Read(access) | Exit::Write(access) => {
+                    if let Some(exit) = self.access_exit(access)? {
+                        return Ok(Halfway::Exit(exit));
+                    }
+                }
+                Exit::Halt => {
+                    self.natural();
+                    return Ok(Halfway::Exit(VmExit::Halt));
+                }
+                Exit::TripleFault => return Err(self.fault("triple fault")),
+                Exit::Unimplemented => {
+                    let why = self.soft.describe();
+                    return Err(self.fault(&why));
+                }
+            }
+            // A block trap ended.
+            if goal == Some(self.blocks) {
+                return Ok(Halfway::Exit(VmExit::Stopped));
+            }
+            if kicked {
+                return Ok(Halfway::Exit(VmExit::Kicked));
             }
         }
     }
@@ -193,75 +326,9 @@ impl Engine for SoftEngine {
     }
 
     fn run(&mut self, entry: VmEntry, stop: Stop) -> Result<VmExit, EngineError> {
-        match entry {
-            VmEntry::ReadData(value) if std::mem::take(&mut self.reading) => {
-                self.soft.answer(value);
-            }
-            VmEntry::Resume if !self.reading => {}
-            _ => panic!(
-                "{entry:?} does not fit: waiting for an answer is {}",
-                self.reading
-            ),
-        }
-        self.follow_writes();
-        self.injected = false;
-        let goal = match stop {
-            Stop::Never => None,
-            Stop::Soon => Some(self.clock().0 + 1),
-            // Blocks stop at the guest's traps only.
-            Stop::Window if self.kind == ClockKind::Blocks => Some(self.blocks + 1),
-            Stop::Window => None,
-            Stop::At(clock) => Some(clock.0),
-        };
-        let mut kicked = false;
-        loop {
-            let mut until = u64::MAX;
-            if self.kind == ClockKind::Blocks {
-                if !self.trap_due {
-                    self.set_budget(goal.map_or(ENDLESS, |goal| goal - self.blocks));
-                }
-            } else {
-                until = goal.unwrap_or(u64::MAX);
-            }
-            let window = until == u64::MAX && stop == Stop::Window;
-            let exit = self.soft.run(
-                until,
-                window && self.kind == ClockKind::Instructions,
-                &self.kicked,
-            );
-            self.count()?;
-            match exit {
-                Exit::Stopped => return Ok(VmExit::Stopped),
-                Exit::Kicked => {
-                    self.target.clear();
-                    kicked = true;
-                    if self.trap_due {
-                        continue;
-                    }
-                    return Ok(VmExit::Kicked);
-                }
-                Exit::Read(access) | Exit::Write(access) => {
-                    if let Some(exit) = self.access_exit(access)? {
-                        return Ok(exit);
-                    }
-                }
-                Exit::Halt => {
-                    self.natural();
-                    return Ok(VmExit::Halt);
-                }
-                Exit::TripleFault => return Err(self.fault("triple fault")),
-                Exit::Unimplemented => {
-                    let why = self.soft.describe();
-                    return Err(self.fault(&why));
-                }
-            }
-            // A block trap ended.
-            if goal == Some(self.blocks) {
-                return Ok(VmExit::Stopped);
-            }
-            if kicked {
-                return Ok(VmExit::Kicked);
-            }
+        match self.enter(entry, stop, None)? {
+            Halfway::Exit(exit) => Ok(exit),
+            Halfway::Paused(_) => unreachable!("nobody watches"),
         }
     }
 

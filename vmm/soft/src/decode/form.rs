@@ -191,6 +191,9 @@ impl<'a> Form<'a> {
                 && i.memory_index() == Register::None
             || !self.long;
         if narrow {
+            if segment == slot::ZERO {
+                self.op.scale_segment = slot::FLAT_NARROW << 2 | scale;
+            }
             return AddressForm::Narrow;
         }
         if self.op.index == slot::ZERO && segment == slot::ZERO {

@@ -88,6 +88,8 @@ pub(super) fn lower(form: &mut Form) -> Option<Handler> {
         }
         _ if is_conditional(form, 1) => set(form),
         _ if is_conditional(form, 2) => conditional_move(form),
+        // Of the prefetches, AMD's processors take only those with a memory operand.
+        _ if form.is_register(0) && is_prefetch_group(form.instruction.code()) => super::undefined,
         _ if does_nothing(form) => transfer::nothing,
         _ => return frame(form).or_else(|| relic(form)),
     })
@@ -133,12 +135,9 @@ fn movsx(form: &mut Form) -> Handler {
     }
 }
 
-/// Without REX.W it moves as much as the register takes.
+/// Without REX.W it moves as much as the register takes; it reads 32 bits even so, as AMD's processors do.
 fn movsxd(form: &mut Form) -> Handler {
-    match form.size(0) {
-        2 => widening!(form, u16, movsx),
-        _ => widening!(form, u32, movsx),
-    }
+    widening!(form, u32, movsx)
 }
 
 fn xadd(form: &mut Form) -> Handler {
@@ -281,6 +280,16 @@ fn relic(form: &mut Form) -> Option<Handler> {
         }
         _ => return None,
     })
+}
+
+/// Whether it is one of opcode 0F 0D that is no prefetch by name.
+fn is_prefetch_group(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 /// Whether an instruction has no effect on this processor: NOP in every form, hints, fences, and what older

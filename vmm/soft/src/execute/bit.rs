@@ -2,7 +2,7 @@
 
 use super::operand::{Place, Source};
 use crate::flags::{self, Arithmetic};
-use crate::op::{Address, Op};
+use crate::op::{Address, Op, slot};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 
@@ -79,12 +79,16 @@ pub(crate) fn bit_string<B: Bit, W: Word, A: Address>(cpu: &mut Cpu, op: &Op) ->
     };
     let address = A::linear(cpu, &op);
     let number = number as u64 % u64::from(W::BITS);
-    let word: W = if B::WRITES {
-        cpu.load_to_modify(address)?
+    let word: Result<W, Trap> = if B::WRITES {
+        cpu.load_to_modify(address)
     } else {
-        cpu.load(address)?
+        cpu.load(address)
     };
-    let word = word.zext();
+    let on_stack = matches!(op.base, slot::RSP | slot::RBP) && op.scale_segment >> 2 == slot::ZERO;
+    let word = match word {
+        Err(trap) if on_stack && cpu.long_code => return Err(cpu.stack_trap(trap)),
+        word => word?.zext(),
+    };
     if B::WRITES {
         cpu.store(address, W::cut(B::change(word, 1 << number)))?;
     }

@@ -79,10 +79,15 @@ pub(crate) fn jump_to<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), 
     Ok(())
 }
 
-/// `call source`.
+/// `call source`. A fault of the stack comes before one of the target.
 pub(crate) fn call_to<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let target: W = S::read(cpu, op)?;
-    cpu.check_target(target.zext())?;
+    if cpu.check_target(target.zext()).is_err() {
+        let (_, address) = cpu.stack(cpu.slot(slot::RSP).wrapping_sub(W::BYTES));
+        cpu.check_writable(address, W::BYTES)
+            .map_err(|trap| cpu.stack_trap(trap))?;
+        return Err(cpu.general_protection(0));
+    }
     let back = W::cut(next(cpu, op));
     cpu.push(back)?;
     cpu.next_rip = target.zext();

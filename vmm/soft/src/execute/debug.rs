@@ -85,8 +85,10 @@ impl Cpu {
         if self.cause != general || !on_stack || !self.long_code {
             return;
         }
+        // No operand that begins within 16 bytes of the edge raises #GP for another reason.
         let address = Full::linear(self, op);
-        if (address as i64) << 16 >> 16 != address as i64 {
+        let canonical = |a: u64| (a as i64) << 16 >> 16 == a as i64;
+        if !canonical(address) || !canonical(address.wrapping_add(15)) {
             self.cause = Cause::Exception(Exception::with_error(vector::SS, 0));
         }
     }

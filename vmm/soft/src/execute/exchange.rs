@@ -39,7 +39,8 @@ pub(crate) fn xadd_memory<W: Word, A: Address>(cpu: &mut Cpu, op: &Op) -> Result
     Ok(())
 }
 
-/// `cmpxchg place, register`. The place is written either way.
+/// `cmpxchg place, register`. If the two differ, a 32-bit register keeps its upper half; memory must be
+/// writable all the same.
 pub(crate) fn cmpxchg<W: Word, D: Place>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let old: W = D::read_to_modify(cpu, op)?;
     let expected = W::get(cpu, slot::RAX);
@@ -48,7 +49,6 @@ pub(crate) fn cmpxchg<W: Word, D: Place>(cpu: &mut Cpu, op: &Op) -> Result<(), T
         let new = W::get(cpu, op.src);
         D::write(cpu, op, new)?;
     } else {
-        D::write(cpu, op, old)?;
         old.set(cpu, slot::RAX);
     }
     cpu.arithmetic = flags;
@@ -79,7 +79,8 @@ pub(crate) fn cmpxchg8b<A: Address>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> 
     Ok(())
 }
 
-/// `cmpxchg16b memory`, which must be aligned.
+/// `cmpxchg16b memory`, which must be aligned. On a stack within 16 bytes of what is not canonical a
+/// misaligned one raises #SS, where the processor raises #GP.
 pub(crate) fn cmpxchg16b<A: Address>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let pair = |cpu: &Cpu, high, low| u128::from(cpu.slot(high)) << 64 | u128::from(cpu.slot(low));
     let address = A::linear(cpu, op);

@@ -115,9 +115,9 @@ impl Cpu {
     fn set_time_stamp(&mut self, value: u64, before: u64) -> Result<(), Trap> {
         match self.time {
             TimeBase::Outside => self.write_outside(Space::Tsc, 0, 8, value),
-            TimeBase::Clock(_) => {
-                let now = self.clock.wrapping_add(before);
-                self.time = TimeBase::Clock(value.wrapping_sub(now));
+            TimeBase::Clock(base) => {
+                let now = self.clock.wrapping_add(before).wrapping_add(base);
+                self.time_offset = value.wrapping_sub(now);
                 Ok(())
             }
         }

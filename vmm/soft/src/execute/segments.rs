@@ -230,13 +230,6 @@ impl Cpu {
 
     /// Puts `found` into CS and makes `cpl` the privilege level; the mode follows.
     pub(crate) fn set_code_segment(&mut self, found: Segment, cpl: u8) {
-        let flat = |s: &Segment| {
-            s.attributes & attribute::LONG != 0 || (s.base == 0 && s.limit == u32::MAX)
-        };
-        // Addresses of instructions mean something else now: what is remembered by them is not.
-        if !flat(&found) || !flat(&self.segments[segment::CS]) {
-            self.tlb.generation += 1;
-        }
         self.segments[segment::CS] = Segment {
             selector: found.selector & !3 | u16::from(cpl),
             ..found

@@ -156,8 +156,9 @@ pub(crate) fn shift<O: Shift, W: Word, D: Place, C: Source>(
 
 /// `shld place, register, count` and, if not `LEFT`, `shrd`.
 ///
-/// A 16-bit operand with a count above 16, which is undefined, goes on with the bits of the place again,
-/// as the processors do. OF says for every count whether the sign changed in the last step; AF is clear.
+/// A 16-bit operand with a count above 16, which is undefined, goes on with the register's bits once more,
+/// as AMD's processors do, and clears CF (SHLD OF, too). OF
+/// otherwise says for every count whether the sign changed in the last step; AF is clear.
 pub(crate) fn double<W: Word, D: Place, C: Source, const LEFT: bool>(
     cpu: &mut Cpu,
     op: &Op,
@@ -169,19 +170,18 @@ pub(crate) fn double<W: Word, D: Place, C: Source, const LEFT: bool>(
     }
     let (low, high) = (u128::from(a.zext()), u128::from(W::get(cpu, op.src).zext()));
     let bits = W::BITS;
+    let again = if bits == 16 { 16 } else { 0 };
     let (result, carry, overflow);
     if LEFT {
-        let wide = low << bits | high;
-        let wide = if bits == 16 { wide << 16 | low } else { wide };
-        let top_bit = if bits == 16 { 48 } else { 2 * bits };
+        let wide = ((low << bits | high) << again) | if again == 0 { 0 } else { high };
+        let top_bit = 2 * bits + again;
         result = W::cut((wide >> (top_bit - bits - count)) as u64);
-        carry = wide >> (top_bit - count) & 1 != 0;
-        overflow = carry != top(result);
+        carry = count <= bits && wide >> (top_bit - count) & 1 != 0;
+        overflow = count <= bits && carry != top(result);
     } else {
-        let wide = high << bits | low;
-        let wide = if bits == 16 { low << 32 | wide } else { wide };
+        let wide = high << bits | low | if again == 0 { 0 } else { high << 32 };
         result = W::cut((wide >> count) as u64);
-        carry = wide >> (count - 1) & 1 != 0;
+        carry = count <= bits && wide >> (count - 1) & 1 != 0;
         overflow = top(result) != (result.sext() >> (bits - 2) & 1 != 0);
     }
     D::write(cpu, op, result)?;

@@ -16,7 +16,7 @@ pub(crate) fn pop_memory<W: Word, A: Address>(cpu: &mut Cpu, op: &Op) -> Result<
 /// `leave`.
 pub(crate) fn leave<W: Word>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     let (frame, address) = cpu.stack(cpu.slot(slot::RBP));
-    let value: W = cpu.load(address)?;
+    let value: W = cpu.load(address).map_err(|trap| cpu.stack_trap(trap))?;
     let rsp = cpu.stack(frame.wrapping_add(W::BYTES)).0;
     cpu.set_slot(slot::RSP, rsp);
     value.set(cpu, slot::RBP);
@@ -29,32 +29,40 @@ pub(crate) fn leave<W: Word>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
 pub(crate) fn enter<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let level = u64::from(op.extra % 32);
     let (rsp, rbp) = (cpu.slot(slot::RSP), cpu.slot(slot::RBP));
-    let at = |cpu: &Cpu, from: u64, words: u64| {
-        cpu.stack(from.wrapping_sub(words.wrapping_mul(W::BYTES)))
-    };
-    let frame = at(cpu, rsp, 1).0;
-    // What is pushed: RBP, the outer frames' pointers, the new frame's pointer.
-    let mut pushed = [W::cut(0); 33];
-    pushed[0] = W::cut(rbp);
-    for n in 1..level {
-        let (_, address) = at(cpu, rbp, n);
-        pushed[n as usize] = cpu.load(address)?;
-    }
+    let frame = below::<W>(cpu, rsp, 1).0;
     let words = level + 1;
+    let top = cpu.stack(below::<W>(cpu, rsp, words).0.wrapping_sub(op.imm));
+    check_enter::<W>(cpu, level, top.1).map_err(|trap| cpu.stack_trap(trap))?;
+    // Nothing can fail any more. What is pushed may lie over the pointers copied: one after the other.
+    cpu.store(below::<W>(cpu, rsp, 1).1, W::cut(rbp))?;
+    for n in 1..level {
+        let pointer: W = cpu.load(below::<W>(cpu, rbp, n).1)?;
+        cpu.store(below::<W>(cpu, rsp, n + 1).1, pointer)?;
+    }
     if level > 0 {
-        pushed[level as usize] = W::cut(frame);
+        cpu.store(below::<W>(cpu, rsp, words).1, W::cut(frame))?;
     }
-    let (top, top_address) = cpu.stack(at(cpu, rsp, words).0.wrapping_sub(op.imm));
-    for n in 1..=words {
-        cpu.check_writable(at(cpu, rsp, n).1, W::BYTES)?;
-    }
-    cpu.check_writable(top_address, W::BYTES)?;
-    for n in 1..=words {
-        cpu.store(at(cpu, rsp, n).1, pushed[n as usize - 1])?;
-    }
-    cpu.set_slot(slot::RSP, top);
+    cpu.set_slot(slot::RSP, top.0);
     W::cut(frame).set(cpu, slot::RBP);
     Ok(())
+}
+
+/// The stack pointer `words` below `from`, and its linear address.
+fn below<W: Word>(cpu: &Cpu, from: u64, words: u64) -> (u64, u64) {
+    cpu.stack(from.wrapping_sub(words.wrapping_mul(W::BYTES)))
+}
+
+/// Checks every access of an ENTER in their order.
+fn check_enter<W: Word>(cpu: &mut Cpu, level: u64, top: u64) -> Result<(), Trap> {
+    let (rsp, rbp) = (cpu.slot(slot::RSP), cpu.slot(slot::RBP));
+    cpu.check_writable(below::<W>(cpu, rsp, 1).1, W::BYTES)?;
+    for n in 1..=level {
+        if n < level {
+            cpu.load::<W>(below::<W>(cpu, rbp, n).1)?;
+        }
+        cpu.check_writable(below::<W>(cpu, rsp, n + 1).1, W::BYTES)?;
+    }
+    cpu.check_writable(top, W::BYTES)
 }
 
 /// `pusha`, in 32-bit code: EAX, ECX, EDX, EBX, ESP as it was, EBP, ESI, EDI.

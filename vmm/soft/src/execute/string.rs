@@ -10,7 +10,7 @@
 //! - An iteration that goes outside (device memory, ports) is a chunk by itself.
 //! - With the trap flag set every iteration is one.
 //! - A fault ends a chunk that does not count; the registers are those of the faulting iteration, the
-//!   flags those before the chunk (SDM volume 2A, CMPS). What runs next starts a new chunk.
+//!   flags those of the one before it, as AMD's processors leave them. What runs next starts a new chunk.
 //! - A page with decoded instructions, which we know of and the guest does not, ends none: it is written,
 //!   and its blocks are dropped before the next one is fetched ([`Cpu::rewritten`]).
 //!
@@ -156,7 +156,6 @@ fn repeat<B: Body, W: Word>(cpu: &mut Cpu, op: &Op, at: &Strings) -> Result<(), 
     }
     let trapping = cpu.system_flags & flags::TF != 0;
     let chunk = count.min(if trapping { 1 } else { CHUNK });
-    let flags = cpu.arithmetic;
     let mut done = 0;
     let mut goes_on = true;
     let mut result = Ok(());
@@ -173,7 +172,6 @@ fn repeat<B: Body, W: Word>(cpu: &mut Cpu, op: &Op, at: &Strings) -> Result<(), 
             // The iterations so far are a chunk; the one that goes outside is the next.
             Err(_) if done > 0 && matches!(cpu.cause, Cause::Access(_)) => break,
             Err(trap) => {
-                cpu.arithmetic = flags;
                 result = Err(trap);
                 break;
             }
@@ -213,8 +211,6 @@ impl Cpu {
     fn rewrite(&mut self, page: u64) {
         self.physical.set_code(page, false);
         self.tlb.unguard(page * PAGE);
-        // Every block is looked for anew.
-        self.tlb.generation += 1;
         self.rewritten.push(page);
     }
 

@@ -279,7 +279,10 @@ impl Cpu {
     pub(crate) fn time_stamp(&mut self, before: u64) -> Result<u64, Trap> {
         match self.time {
             TimeBase::Outside => self.read_outside(Space::Tsc, 0, 8),
-            TimeBase::Clock(offset) => Ok(self.clock.wrapping_add(before).wrapping_add(offset)),
+            TimeBase::Clock(base) => {
+                let since = self.clock.wrapping_add(before).wrapping_add(base);
+                Ok(since.wrapping_add(self.time_offset))
+            }
         }
     }
 

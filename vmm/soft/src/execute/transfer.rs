@@ -2,6 +2,7 @@
 
 use super::operand::{Place, Source};
 use crate::op::{Address, Op, offset, slot};
+use crate::trap::{Cause, Exception, vector};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 
@@ -40,7 +41,8 @@ impl Cpu {
     /// exist in long mode with the flat segments this processor's guests use).
     pub(crate) fn push<W: Word>(&mut self, value: W) -> Result<(), Trap> {
         let (rsp, address) = self.stack(self.slot(slot::RSP).wrapping_sub(W::BYTES));
-        self.store(address, value)?;
+        self.store(address, value)
+            .map_err(|trap| self.stack_trap(trap))?;
         self.set_slot(slot::RSP, rsp);
         Ok(())
     }
@@ -48,8 +50,18 @@ impl Cpu {
     /// Reads the word at the top of the stack; returns it with the stack pointer after.
     pub(crate) fn peek<W: Word>(&mut self) -> Result<(W, u64), Trap> {
         let (rsp, address) = self.stack(self.slot(slot::RSP));
-        let value = self.load(address)?;
+        let value = self.load(address).map_err(|trap| self.stack_trap(trap))?;
         Ok((value, self.stack(rsp.wrapping_add(W::BYTES)).0))
+    }
+
+    /// What an access to the stack failed with: a #GP, for an address that is not canonical, is a #SS there
+    /// (SDM volume 1, 3.3.7.1).
+    #[cold]
+    pub(crate) fn stack_trap(&mut self, trap: Trap) -> Trap {
+        if self.cause == Cause::Exception(Exception::with_error(vector::GP, 0)) {
+            return self.raise(Exception::with_error(vector::SS, 0));
+        }
+        trap
     }
 
     /// A stack pointer cut to its width, and the linear address it stands for.

@@ -34,6 +34,27 @@ pub const PAGE: u64 = 4096;
 pub const OFFSET: u64 = PAGE - 1;
 
 impl Cpu {
+    /// Copies memory at linear `address` out, up to where it is no RAM, and returns how many bytes that
+    /// is. Rights do not matter, and nothing the guest could notice changes.
+    pub fn look(&self, address: u64, bytes: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.wrapping_add(done as u64);
+            if (at as i64) << 16 >> 16 != at as i64 {
+                break;
+            }
+            let on_page = (PAGE - (at & OFFSET)) as usize;
+            let end = bytes.len().min(done + on_page);
+            let read = walk::look(self, at)
+                .is_some_and(|physical| self.physical.read_bytes(physical, &mut bytes[done..end]));
+            if !read {
+                break;
+            }
+            done = end;
+        }
+        done
+    }
+
     /// Reads a word at linear address `address`.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ impl Region {
 }
 
 /// All RAM.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Physical {
     /// The regions; the first is looked at first.
     regions: Vec<Region>,

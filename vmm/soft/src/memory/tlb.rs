@@ -73,6 +73,7 @@ const CODE_EMPTY: CodeEntry = CodeEntry {
 };
 
 /// All translations.
+#[derive(Clone)]
 pub struct Tlb {
     /// With whose rights the running program accesses data.
     pub mode: Mode,
@@ -82,8 +83,6 @@ pub struct Tlb {
     code: Box<[[CodeEntry; CODE_ENTRIES]; 2]>,
     /// Which data entries are in use, so that a flush touches no others.
     used: Vec<(u8, u16)>,
-    /// Changes whenever an instruction translation may have gone.
-    pub(crate) generation: u64,
 }
 
 impl Default for Tlb {
@@ -94,7 +93,6 @@ impl Default for Tlb {
             pages: Box::new([[NONE; ENTRIES]; 3]),
             code: Box::new([[CODE_EMPTY; CODE_ENTRIES]; 2]),
             used: Vec::new(),
-            generation: 0,
         }
     }
 }
@@ -112,6 +110,13 @@ impl Tlb {
     #[inline(always)]
     pub(super) fn entry(&self, address: u64) -> &Entry {
         &self.data[self.mode as usize][index(address)]
+    }
+
+    /// The physical address of the instruction at `address`, if its page is remembered.
+    #[inline(always)]
+    pub(crate) fn code(&self, address: u64, user: bool) -> Option<u64> {
+        let entry = &self.code[usize::from(user)][code_index(address)];
+        (entry.page == address & !OFFSET).then_some(entry.physical & !OFFSET | address & OFFSET)
     }
 
     /// The page of `address` for this kind of access, if remembered.
@@ -145,9 +150,6 @@ impl Tlb {
         physical |= u64::from(found.large) * flag::LARGE;
         if intent == Intent::Execute {
             let entry = &mut self.code[usize::from(mode == Mode::User)][code_index(address)];
-            if entry.page != NONE {
-                self.generation += 1;
-            }
             *entry = CodeEntry { page, physical };
             return;
         }
@@ -174,7 +176,6 @@ impl Tlb {
 
     /// Forgets everything but, unless `global`, global pages (a write to CR3; SDM volume 3, 4.10.4.1).
     pub fn flush(&mut self, global: bool) {
-        self.generation += 1;
         let (data, pages) = (&mut self.data, &mut self.pages);
         self.used.retain(|&(mode, n)| {
             let (mode, n) = (usize::from(mode), usize::from(n));
@@ -194,7 +195,6 @@ impl Tlb {
 
     /// Forgets the page of `address` (INVLPG), and every large page, which we keep in pieces.
     pub fn flush_page(&mut self, address: u64) {
-        self.generation += 1;
         let page = address & !OFFSET;
         let (data, pages) = (&mut self.data, &mut self.pages);
         self.used.retain(|&(mode, n)| {
@@ -210,6 +210,22 @@ impl Tlb {
             if entry.page == page || entry.physical & flag::LARGE != 0 {
                 *entry = CODE_EMPTY;
             }
+        }
+    }
+
+    /// Takes on the translations of `other`, a copy made earlier, as `has_code` says which physical pages
+    /// have decoded instructions now.
+    pub(crate) fn put_back(&mut self, other: &Self, has_code: impl Fn(u64) -> bool) {
+        self.clone_from(other);
+        for &(mode, n) in &self.used {
+            let (mode, n) = (usize::from(mode), usize::from(n));
+            let entry = &mut self.data[mode][n];
+            let direct = entry.read != NONE && entry.physical & flag::WRITABLE != 0;
+            entry.write = if direct && !has_code(entry.physical & !OFFSET) {
+                self.pages[mode][n]
+            } else {
+                NONE
+            };
         }
     }
 

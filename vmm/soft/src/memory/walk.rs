@@ -140,6 +140,33 @@ pub(super) fn walk(
     unreachable!("the last level is a leaf")
 }
 
+/// The physical address of linear `address`, whatever the rights, for somebody who only looks: no
+/// accessed bit is set, no translation used or remembered.
+pub(super) fn look(cpu: &Cpu, address: u64) -> Option<u64> {
+    let control = cpu.control;
+    if control.cr0 & bits::CR0_PG == 0 {
+        return Some(address & 0xffff_ffff);
+    }
+    let nxe = control.efer & bits::EFER_NXE != 0;
+    let mut table = control.cr3 & ADDRESS;
+    for level in (0..4u32).rev() {
+        let shift = 12 + 9 * level;
+        let value = cpu
+            .physical
+            .read(table + (address >> shift & 0x1ff) * 8, 8)?;
+        let large = level > 0 && value & entry::LARGE != 0;
+        if value & entry::PRESENT == 0 || reserved(value, level, large, nxe) {
+            return None;
+        }
+        if level == 0 || large {
+            let inside = (1u64 << shift) - 1;
+            return Some(value & ADDRESS & !inside | address & inside);
+        }
+        table = value & ADDRESS;
+    }
+    None
+}
+
 /// Whether a present entry has a reserved bit set.
 fn reserved(value: u64, level: u32, large: bool, nxe: bool) -> bool {
     let mut mask = (1u64 << 52) - (1 << PHYSICAL_BITS);

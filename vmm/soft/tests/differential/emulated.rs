@@ -26,11 +26,14 @@ impl Emulated {
         let mut map = |address: u64, to: u64, bits: u64| {
             physical.write(TABLE + (address >> 12 & 511) * 8, to | bits, 8);
         };
-        map(CODE, PHYSICAL, 7);
+        map(CODE, PHYSICAL, 5);
         for page in 0..ARENA_ALL >> 12 {
             let bits = if page < ARENA_LEN >> 12 { 7 } else { 5 };
             let at = page << 12;
             map(ARENA + at, PHYSICAL + 0x1000 + at, bits);
+        }
+        for n in 0..0x1000 {
+            physical.write(PHYSICAL + n, 0xcc, 1);
         }
         machine.soft.forget();
         Self {
@@ -79,7 +82,6 @@ impl Emulated {
         }
         self.set_mode(case.bitness == 64);
         let soft = &mut self.machine.soft;
-        soft.page_written(PHYSICAL >> 12);
         soft.cpu.regs[..16].copy_from_slice(&case.state.regs);
         soft.cpu.rip = case.state.rip;
         soft.cpu.fpu = to_fpu(&case.state.fx);

@@ -330,7 +330,7 @@ impl Generator {
         let size = size.max(1);
         let near = |edge: u64, random: &mut Random| edge - size - 4 + random.below(size + 8);
         match random.below(100) {
-            0..60 => ARENA + random.below(ARENA_LEN - size) & !(size.next_power_of_two() - 1),
+            0..60 => (ARENA + random.below(ARENA_LEN - size)) & !(size.next_power_of_two() - 1),
             60..75 => ARENA + random.below(ARENA_LEN - size),
             75..85 => near(ARENA + 0x1000 * (1 + random.below(3)), random),
             85..91 => near(ARENA + ARENA_LEN, random),

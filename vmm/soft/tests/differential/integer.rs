@@ -139,7 +139,20 @@ fn belongs(code: Code, bitness: u32) -> bool {
         && !LEFT_OUT
             .iter()
             .any(|(mnemonics, _)| mnemonics.contains(&code.mnemonic()))
+        && (!is_amds_own(code) || is_amd())
         && info.address_size() != 16
+}
+
+/// What AMD's processors do otherwise: they refuse the unnamed ones of opcode 0F 0D with a register
+/// operand; MOVSXD reads 32 bits for a 16-bit register.
+fn is_amds_own(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D
+            | Code::Reservednop_rm32_r32_0F0D
+            | Code::Reservednop_rm64_r64_0F0D
+            | Code::Movsxd_r16_rm16
+    )
 }
 
 trait Far {
@@ -158,7 +171,7 @@ impl Far for Code {
 }
 
 /// Whether the host has AMD's near branches with 16-bit operands.
-fn is_amd() -> bool {
+pub fn is_amd() -> bool {
     let name = std::arch::x86_64::__cpuid(0);
     (name.ebx, name.edx, name.ecx) == (0x6874_7541, 0x6974_6e65, 0x444d_4163)
 }

@@ -147,33 +147,57 @@ unsafe fn set_fx(to: *mut Fx, from: &Fx) {
 /// The host's processor, with the memory cases use.
 pub struct Native {
     _lock: MutexGuard<'static, ()>,
+    /// The code page, where it can be written.
+    code: *mut u8,
     stack: Box<[u8]>,
 }
 
-fn map(address: u64, len: u64, protection: i32) {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    // SAFETY: a fresh mapping where nothing is.
-    let at = unsafe {
-        libc::mmap(
-            address as *mut libc::c_void,
-            len as usize,
-            protection,
-            flags,
-            -1,
-            0,
-        )
+/// Maps memory that nobody else has, or with `file` its first page, where nothing is; anywhere for address
+/// zero.
+fn map(address: u64, len: u64, protection: i32, file: Option<i32>) -> u64 {
+    let kind = match file {
+        Some(_) => libc::MAP_SHARED,
+        None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
     };
-    assert_eq!(at as u64, address, "the low addresses are free");
+    let fixed = if address == 0 {
+        0
+    } else {
+        libc::MAP_FIXED_NOREPLACE
+    };
+    let (at, len, file) = (
+        address as *mut libc::c_void,
+        len as usize,
+        file.unwrap_or(-1),
+    );
+    // SAFETY: a fresh mapping where nothing is.
+    let got = unsafe { libc::mmap(at, len, protection, kind | fixed, file, 0) };
+    assert!(
+        got != libc::MAP_FAILED && (address == 0 || got == at),
+        "the low addresses are free"
+    );
+    got as u64
+}
+
+/// Maps the code page so that the code in it cannot write it; returns where it can be written.
+fn map_code() -> *mut u8 {
+    // SAFETY: makes a file of its own, closed when both mappings are there.
+    unsafe {
+        let file = libc::memfd_create(c"code".as_ptr(), 0);
+        assert!(file >= 0 && libc::ftruncate(file, 0x1000) == 0);
+        let code = map(0, 0x1000, libc::PROT_READ | libc::PROT_WRITE, Some(file)) as *mut u8;
+        map(CODE, 0x1000, libc::PROT_READ | libc::PROT_EXEC, Some(file));
+        libc::close(file);
+        std::ptr::write_bytes(code, 0xcc, 0x1000);
+        code
+    }
 }
 
 impl Native {
     pub fn new() -> Self {
         let lock = LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let write = libc::PROT_READ | libc::PROT_WRITE;
-        map(CODE, 0x1000, write | libc::PROT_EXEC);
-        map(ARENA, ARENA_ALL, write);
-        // SAFETY: the page was just mapped.
-        unsafe { std::ptr::write_bytes(CODE as *mut u8, 0xcc, 0x1000) };
+        map(ARENA, ARENA_ALL, write, None);
+        let code = map_code();
         let mut stack = vec![0; 1 << 16].into_boxed_slice();
         let alternate = libc::stack_t {
             ss_sp: stack.as_mut_ptr().cast(),
@@ -192,7 +216,11 @@ impl Native {
             }
             std::arch::asm!("mov ds, {0:x}", "mov es, {0:x}", in(reg) 0x2b, options(nostack));
         }
-        Self { _lock: lock, stack }
+        Self {
+            _lock: lock,
+            code,
+            stack,
+        }
     }
 
     /// The arena.
@@ -212,7 +240,7 @@ impl Native {
     pub fn run(&mut self, case: &Case) -> Outcome {
         // SAFETY: the code page is ours. While the case runs the exchange is the handler's.
         unsafe {
-            let at = AT as *mut u8;
+            let at = self.code.add((AT - CODE) as usize);
             std::ptr::write_bytes(at, 0xcc, 16);
             std::ptr::copy_nonoverlapping(case.bytes.as_ptr(), at, case.bytes.len());
             *SHARED.0.get() = Some(Exchange {
@@ -244,6 +272,7 @@ impl Drop for Native {
             off.ss_flags = libc::SS_DISABLE;
             libc::sigaltstack(&off, std::ptr::null_mut());
             libc::munmap(CODE as *mut libc::c_void, 0x1000);
+            libc::munmap(self.code.cast(), 0x1000);
             libc::munmap(ARENA as *mut libc::c_void, ARENA_ALL as usize);
         }
         self.stack.fill(0);

@@ -4,7 +4,7 @@ use crate::guest::{Guest, RSP0, USER_CODE, USER_CODE32, USER_DATA, assemble};
 use iced_x86::code_asm::*;
 use soft::cpu::segment;
 use soft::op::slot;
-use soft::testing::{CODE, DATA, STACK};
+use soft::testing::{DATA, STACK};
 
 /// Where the 32-bit program is.
 const PROGRAM: u64 = 0x15_0000;

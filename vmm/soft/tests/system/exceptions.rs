@@ -28,8 +28,8 @@ fn an_undefined_instruction_is_a_fault_with_a_frame_of_five_words() {
     let cpu = &guest.machine.soft.cpu;
     assert_eq!(cpu.rflags() & (flags::IF | flags::RF), 0);
     assert_eq!(
-        cpu.clock, 2,
-        "the nop and the halt; the fault counts nothing"
+        cpu.clock, 3,
+        "the nop, the fault in place of the instruction, the halt"
     );
 }
 

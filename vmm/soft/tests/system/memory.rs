@@ -5,7 +5,7 @@ use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::cpu::bits;
 use soft::op::slot;
-use soft::testing::{CODE, DATA, STACK};
+use soft::testing::{CODE, DATA};
 
 /// Two MiB mapped with 4 KiB pages, by the table at [`TABLE`], not present until a test says so.
 const PAGES: u64 = 0x80_0000;
@@ -168,7 +168,7 @@ fn an_access_across_pages_does_nothing_unless_both_are_there() {
     // Both there, but not side by side in physical memory.
     let mut guest = accessing(3, Does::Write);
     guest.write(entry(0), PAGES | P | W | U);
-    guest.write(entry(1), PAGES + 0x5000 | P | W | U);
+    guest.write(entry(1), (PAGES + 0x5000) | P | W | U);
     guest.set(slot::RBX, PAGES + 0xffd);
     guest.set(slot::RAX, 0x8877_6655_4433_2211);
     assert_eq!(guest.machine.run(1), Exit::Stopped);
@@ -345,7 +345,6 @@ fn instructions_outside_ram_end_the_run() {
         Exit::Unimplemented,
         "a stack in device memory"
     );
-    let _ = STACK;
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! A run that is stopped, saved and restored after any instruction ends as one that is not.
 
-use crate::guest::{Guest, KERNEL_CODE, TSS, USER_CODE32};
+use crate::guest::{Guest, KERNEL_CODE, USER_CODE32};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::cpu::TimeBase;
 use soft::op::slot;
 use soft::state::State;
-use soft::testing::{CODE, DATA, MEMORY};
+use soft::testing::{DATA, MEMORY};
 use std::sync::atomic::AtomicBool;
 
 const SYSCALL: u64 = 0x14_0000;
@@ -104,7 +104,6 @@ fn guest() -> Guest {
     for register in [12, 13, 14, 15] {
         cpu.set_slot(register, 0);
     }
-    let _ = TSS;
     guest
 }
 
@@ -133,7 +132,7 @@ fn run(stops: impl Fn(u64) -> bool, between: Between) -> (State, Vec<u8>) {
             Exit::Halt => break,
             exit => panic!("{exit:?} at {:#x}", soft.cpu.rip),
         }
-        if soft.cpu.clock % PERIOD == 0 && soft.cpu.interruptible() {
+        if soft.cpu.clock.is_multiple_of(PERIOD) && soft.cpu.interruptible() {
             soft.interrupt(0x20);
         }
         if !stops(soft.cpu.clock) {
@@ -177,7 +176,6 @@ fn the_program_does_what_it_says() {
     assert_eq!((state.general[13], state.general[15]), (15, 8 + 9 + 10));
     assert_eq!(state.rip, crate::guest::HALTS + 13 * 16 + 1);
     assert!(state.general[14] > 3000, "the clock");
-    let _ = CODE;
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! SYSCALL, IRET, far branches, flags and ports by privilege.
 
 use crate::guest::{
-    CODE64, DPL3, FREE, GDT, Guest, KERNEL_CODE, KERNEL_DATA, RSP0, TSS, USER_CODE, USER_DATA,
+    DPL3, FREE, GDT, Guest, KERNEL_CODE, KERNEL_DATA, RSP0, TSS, USER_CODE, USER_DATA,
 };
 use iced_x86::code_asm::*;
 use soft::Exit;
@@ -171,7 +171,6 @@ fn a_far_jump_to_a_task_state_or_an_inner_segment_is_refused() {
         let frame = guest.trap();
         assert_eq!((frame.vector, frame.error), (13, Some(error)));
     }
-    let _ = CODE64;
 }
 
 #[test]

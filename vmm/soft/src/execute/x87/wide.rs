@@ -184,6 +184,18 @@ impl Wide {
         let mut status = 0;
         let mut exponent = self.exponent + BIAS;
         let mut significand = self.significand;
+        let up = |kept: u64, rest: u64| match control >> 10 & 3 {
+            0 => rest > 1 << 63 || rest == 1 << 63 && kept & 1 != 0,
+            1 => rest != 0 && self.negative,
+            2 => rest != 0 && !self.negative,
+            _ => false,
+        };
+        let split = |significand: u128| ((significand >> 64) as u64, significand as u64);
+        let (kept, rest) = split(significand);
+        if exponent == 0 && kept == u64::MAX && up(kept, rest) {
+            // Rounded, it is the least normal number: not too small (SDM volume 1, 4.9.1.5).
+            return (sign | 1 << 64 | 1 << 63, PE | C1);
+        }
         if exponent <= 0 && control & UE == 0 {
             exponent += WRAP;
             status |= UE;
@@ -194,16 +206,10 @@ impl Wide {
             significand = significand >> shift | u128::from(lost);
             exponent = 0;
         }
-        let (mut kept, rest) = ((significand >> 64) as u64, significand as u64);
+        let (mut kept, rest) = split(significand);
         if rest != 0 {
             status |= PE | if exponent == 0 { UE } else { 0 };
-            let up = match control >> 10 & 3 {
-                0 => rest > 1 << 63 || rest == 1 << 63 && kept & 1 != 0,
-                1 => self.negative,
-                2 => !self.negative,
-                _ => false,
-            };
-            if up {
+            if up(kept, rest) {
                 status |= C1;
                 kept = kept.wrapping_add(1);
                 if kept == 0 {

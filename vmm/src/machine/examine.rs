@@ -1,0 +1,186 @@
+//! A machine whose run can be paused at any instruction, looked at, and taken back.
+//!
+//! ```text
+//!  Examined::advance ─▶ the run loop's steps (see `run`), but the vCPU pauses inside an entry
+//!  checkpoint / put_back: vCPU, chips, pages of memory, and where in the loop it stands
+//! ```
+//!
+//! The loop sees nothing of a pause: the entry it is in goes on with the same stop.
+
+use super::run::{Ended, Machine, MachineError, Next};
+use super::snapshot::{Chips, SnapshotError};
+use super::time::GuestClock;
+use crate::engine::{VmEntry, VmExit};
+use crate::soft::looking::{Debuggable, Halfway, Pause, Watch};
+use replay::{Inputs, Stop};
+use std::sync::Arc;
+use vm_memory::{Bytes, GuestAddress};
+
+const PAGE: usize = 4096;
+
+/// How an advance ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// Paused, as asked.
+    Paused(Pause),
+    /// The machine ended.
+    Ended(Ended),
+}
+
+/// A machine under examination.
+pub struct Examined<E> {
+    machine: Machine<E>,
+    /// Whether the last exit was natural.
+    natural: bool,
+    /// The stop of the entry it is paused in.
+    inside: Option<Stop>,
+}
+
+/// Memory at some time; pages that did not change since the checkpoint before are shared with it.
+type Pages = Vec<Arc<[u8; PAGE]>>;
+
+/// A machine at an earlier time.
+pub struct Checkpoint<C> {
+    engine: C,
+    chips: Chips,
+    time: GuestClock,
+    entry: VmEntry,
+    natural: bool,
+    inside: Option<Stop>,
+    pages: Pages,
+}
+
+impl<C> Checkpoint<C> {
+    /// Bytes of memory that only this checkpoint holds.
+    #[must_use]
+    pub fn own_bytes(&self) -> u64 {
+        let own = self.pages.iter().filter(|p| Arc::strong_count(p) == 1);
+        (own.count() * PAGE) as u64
+    }
+}
+
+impl<E: Debuggable> Examined<E> {
+    /// Examines `machine`, which has not run yet.
+    pub fn new(machine: Machine<E>) -> Self {
+        Self {
+            machine,
+            natural: true,
+            inside: None,
+        }
+    }
+
+    /// The vCPU.
+    pub fn engine(&self) -> &E {
+        &self.machine.engine
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &Machine<E> {
+        &self.machine
+    }
+
+    /// Runs until `watch` asks for a pause, or to the machine's end.
+    ///
+    /// # Errors
+    /// As for [`Machine::run`]. The machine can only be put back then.
+    pub fn advance(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        watch: &mut Watch,
+    ) -> Result<Advance, MachineError> {
+        let machine = &mut self.machine;
+        loop {
+            let stop = match self.inside {
+                Some(stop) => stop,
+                None => match machine.stopped(inputs, self.natural)? {
+                    Next::Enter(now) => inputs.next_stop(&now)?,
+                    Next::End {
+                        here,
+                        code,
+                        stopped,
+                    } => {
+                        let ended = machine.end(inputs, here, code, stopped)?;
+                        return Ok(Advance::Ended(ended));
+                    }
+                },
+            };
+            let entry = std::mem::replace(&mut machine.entry, VmEntry::Resume);
+            self.inside = Some(stop);
+            let exit = match machine.engine.run_watched(entry, stop, watch)? {
+                Halfway::Paused(pause) => return Ok(Advance::Paused(pause)),
+                Halfway::Exit(VmExit::Kicked) => continue,
+                Halfway::Exit(exit) => exit,
+            };
+            self.inside = None;
+            self.natural = exit != VmExit::Stopped;
+            if let Some(code) = machine.handle(inputs, exit)? {
+                let here = machine.here()?;
+                let ended = machine.end(inputs, here, code, false)?;
+                return Ok(Advance::Ended(ended));
+            }
+        }
+    }
+
+    /// The machine as it is; only at a pause. `before`: an earlier checkpoint to share memory with.
+    pub fn checkpoint(
+        &self,
+        before: Option<&Checkpoint<E::Checkpoint>>,
+    ) -> Checkpoint<E::Checkpoint> {
+        let machine = &self.machine;
+        let zero = Arc::new([0; PAGE]);
+        let count = machine.config.memory_bytes() as usize / PAGE;
+        let mut pages = Vec::with_capacity(count);
+        let mut page = [0; PAGE];
+        for number in 0..count {
+            self.read_page(number, &mut page);
+            let known = before.map_or(&zero, |before| &before.pages[number]);
+            pages.push(if **known == page {
+                known.clone()
+            } else {
+                Arc::new(page)
+            });
+        }
+        Checkpoint {
+            engine: machine.engine.checkpoint(),
+            chips: machine.chips(),
+            time: machine.time,
+            entry: machine.entry,
+            natural: self.natural,
+            inside: self.inside,
+            pages,
+        }
+    }
+
+    /// Takes the machine back to `checkpoint`, from wherever it is.
+    ///
+    /// # Errors
+    /// If a chip or the vCPU does not take its own state: a bug.
+    pub fn put_back(&mut self, checkpoint: &Checkpoint<E::Checkpoint>) -> Result<(), MachineError> {
+        let mut page = [0; PAGE];
+        for (number, kept) in checkpoint.pages.iter().enumerate() {
+            self.read_page(number, &mut page);
+            if **kept != page {
+                // Noted, and so followed by the engine's decoded instructions.
+                self.machine
+                    .memory
+                    .write_slice(&kept[..], GuestAddress((number * PAGE) as u64))
+                    .map_err(|e| SnapshotError::Malformed(e.to_string()))?;
+            }
+        }
+        let machine = &mut self.machine;
+        machine.engine.put_back(&checkpoint.engine);
+        machine.put_chips_back(&checkpoint.chips)?;
+        machine.time = checkpoint.time;
+        machine.entry = checkpoint.entry;
+        self.natural = checkpoint.natural;
+        self.inside = checkpoint.inside;
+        Ok(())
+    }
+
+    fn read_page(&self, number: usize, page: &mut [u8; PAGE]) {
+        self.machine
+            .memory
+            .read_slice(page, GuestAddress((number * PAGE) as u64))
+            .expect("all memory is there");
+    }
+}
