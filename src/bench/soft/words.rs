@@ -155,7 +155,7 @@ mod tests {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
         for words in [
-            "QEMU is not installed",
+            "QEMU is not",
             "branches",
             "500-1500",
             "8.0 kbit/s",
