@@ -1,0 +1,41 @@
+//! Debian's Linux and its servers, unmodified, on the software engine: recorded and replayed exactly,
+//! failed over without a broken connection, idle without a flood of entries, and refused in one clear
+//! line where they cannot run.
+//!
+//! ```text
+//!  images     built by `tandem image`, once per run
+//!  recorded   boots and redis sessions, each replayed to the same digest
+//!  failover   redis, memcached, nginx: SIGKILL to the primary under load
+//!  servers    small clients for memcached and nginx
+//!  engines    which engine runs Linux, and what is said of the other
+//!  bad_input  what cannot run, and how a recording ends there
+//! ```
+//!
+//! `TANDEM_LINUX_BOOTS=200` asks for so many recorded boots (2), `TANDEM_LINUX_SESSIONS=200` for so many
+//! recorded redis sessions (1).
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bad_input;
+mod engines;
+mod failover;
+mod images;
+mod recorded;
+mod servers;
+
+use std::time::Duration;
+
+/// Longest time anything may take: Linux boots within ten seconds on two idle cores, but a host that is
+/// busy with other work may give it a twentieth of one.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// A number from the environment, or `usual`.
+fn number(name: &str, usual: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
+        Err(_) => usual,
+    }
+}

@@ -1,0 +1,222 @@
+//! Linux recorded and replayed: a boot to a command and its power-off, redis under load, and redis with
+//! nothing to do.
+
+use super::common::{machine, os, text};
+use super::{LIMIT, images, number};
+use serde_json::Value;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tandem::demo::daemon::Daemon;
+use tandem::load::{CheckOptions, Load, LoadOptions, Pace, check};
+
+/// What recording and replay must agree about.
+const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_status"];
+/// What redis prints when it serves.
+const READY: &str = "Ready to accept connections";
+/// Its port.
+const REDIS: u16 = 6379;
+
+/// A recording or a replay that ended.
+struct Ran {
+    /// Its JSON report.
+    report: Value,
+    /// What the guest printed.
+    console: Vec<String>,
+}
+
+impl Ran {
+    /// Waits for the end of `machine`.
+    fn of(mut machine: Daemon) -> Self {
+        let status = machine.wait(LIMIT).expect("it ends");
+        let mut console = machine.said();
+        let last = console.pop().unwrap_or_default();
+        assert!(status.success(), "{status}{}", machine.complaint());
+        let report = serde_json::from_str(&last).expect("a report in the last line");
+        Self { report, console }
+    }
+
+    /// Million instructions a second.
+    fn mips(&self) -> f64 {
+        let clock = self.report["clock"].as_f64().unwrap_or(0.0);
+        clock / self.report["seconds"].as_f64().unwrap_or(f64::NAN) / 1e6
+    }
+}
+
+/// A folder whose logs are kept if the test fails.
+fn folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux");
+    std::fs::create_dir_all(&folder).expect("a folder for logs");
+    folder
+}
+
+/// Starts a recording of `image` to `log`.
+fn record(image: &Path, log: &Path, more: &[&str]) -> Daemon {
+    let mut args = os(&["record", text(image), "--cpu", "v2", "--json", "-o"]);
+    args.push(log.into());
+    args.extend(os(more));
+    start("recorder", args, log)
+}
+
+fn start(name: &str, args: Vec<OsString>, log: &Path) -> Daemon {
+    let errors = log.with_extension(format!("{name}.err"));
+    let _ = std::fs::remove_file(&errors);
+    Daemon::start(name, args, errors).expect("it starts")
+}
+
+/// Replays `log`, which must come to what `recorded` came to, line by line and in all figures.
+fn replay_equals(recorded: &Ran, log: &Path) -> Ran {
+    let args = os(&["replay", text(log), "--console", "--json"]);
+    let replayed = Ran::of(start("replayer", args, log));
+    for key in EQUAL {
+        let (then, now) = (&recorded.report[key], &replayed.report[key]);
+        assert!(
+            then == now && !then.is_null(),
+            "{key} was {then} and is {now}: {}",
+            log.display()
+        );
+    }
+    assert!(
+        replayed.report["divergence"].is_null(),
+        "{}",
+        replayed.report
+    );
+    assert_eq!(recorded.console, replayed.console, "{}", log.display());
+    replayed
+}
+
+/// Removes what a test that passed has no more use for.
+fn forget(log: &Path) {
+    for extension in ["log", "recorder.err", "replayer.err"] {
+        let _ = std::fs::remove_file(log.with_extension(extension));
+    }
+}
+
+#[test]
+fn p2_recorded_boots_are_replayed_exactly() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let boots = number("TANDEM_LINUX_BOOTS", 2);
+    for boot in 1..=boots {
+        let log = folder().join(format!("boot-{boot}-{}.log", std::process::id()));
+        // `quiet` is in the image's own command line: the kernel's messages are wanted here.
+        let words = format!("loglevel=7 tandem.run=echo,boot,{boot}");
+        let recorded = Ran::of(record(&image, &log, &["--append", &words]));
+        let said = format!("boot {boot}");
+        assert!(
+            recorded.console.iter().any(|line| *line == said),
+            "{:?}",
+            recorded.console
+        );
+        let kernel = recorded.console.iter().filter(|line| is_kernels(line));
+        assert!(kernel.count() > 50, "{:?}", recorded.console);
+        assert_eq!(recorded.report["exit_status"], 0);
+        let replayed = replay_equals(&recorded, &log);
+        eprintln!(
+            "boot {boot} of {boots}: {} entries, {} instructions, recorded at {:.0} MIPS (idle time \
+             included), replayed at {:.0}",
+            recorded.report["entries"],
+            recorded.report["clock"],
+            recorded.mips(),
+            replayed.mips()
+        );
+        forget(&log);
+    }
+}
+
+/// Whether a line is the kernel's, with its time in front.
+fn is_kernels(line: &str) -> bool {
+    line.starts_with('[') && line.contains("] ")
+}
+
+/// A port of loopback nobody listens on now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Starts a recording of redis, and waits until it serves.
+fn redis(image: &Path, log: &Path) -> (Daemon, SocketAddr) {
+    let port = free_port();
+    let forward = format!("{port}:{REDIS}");
+    let recorder = record(image, log, &["--forward", &forward]);
+    recorder
+        .wait_line(LIMIT, |line| line.contains(READY))
+        .expect("redis serves");
+    (recorder, (Ipv4Addr::LOCALHOST, port).into())
+}
+
+#[test]
+fn p2_recorded_redis_sessions_are_replayed_exactly() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let sessions = number("TANDEM_LINUX_SESSIONS", 1);
+    for session in 1..=sessions {
+        let log = folder().join(format!("session-{session}-{}.log", std::process::id()));
+        let (recorder, server) = redis(&image, &log);
+        let options = LoadOptions {
+            clients: 1 + (session % 8) as u16,
+            seed: session,
+            pipeline: 1 + (session % 3) as u16,
+            pace: Pace::Think(Duration::ZERO),
+            reply_limit: LIMIT,
+            ..LoadOptions::default()
+        };
+        let load = Load::start(server, options).expect("clients");
+        assert!(load.wait_replies(1000, LIMIT), "too few replies");
+        let history = load.stop();
+        assert!(history.breaks.is_empty(), "{:?}", history.breaks);
+        let options = CheckOptions {
+            lease_slack_ms: 2000,
+            ..CheckOptions::default()
+        };
+        let verdict = check(&history, options);
+        assert!(verdict.linearizable(), "{}", verdict.explain());
+        recorder.ask_to_end();
+        let recorded = Ran::of(recorder);
+        let replayed = replay_equals(&recorded, &log);
+        eprintln!(
+            "session {session} of {sessions}: {} operations, {} entries, {} instructions, replayed at \
+             {:.0} MIPS",
+            history.ops.len(),
+            recorded.report["entries"],
+            recorded.report["clock"],
+            replayed.mips()
+        );
+        forget(&log);
+    }
+}
+
+/// How long redis is left alone.
+const IDLE: Duration = Duration::from_secs(20);
+/// What an idle guest's log may come to.
+const IDLE_KBIT_S_MAX: f64 = 20.0;
+
+#[test]
+fn an_idle_linux_logs_next_to_nothing() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let log = folder().join(format!("idle-{}.log", std::process::id()));
+    let (recorder, _) = redis(&image, &log);
+    // What is measured is time itself, from when redis serves: there is no condition to wait for.
+    let begun = Instant::now();
+    let before = length(&log);
+    std::thread::sleep(IDLE);
+    let bytes = length(&log) - before;
+    let kbit_s = bytes as f64 * 8.0 / 1000.0 / begun.elapsed().as_secs_f64();
+    recorder.ask_to_end();
+    let recorded = Ran::of(recorder);
+    eprintln!("idle redis: {bytes} bytes of log, {kbit_s:.1} kbit/s");
+    assert!(
+        kbit_s <= IDLE_KBIT_S_MAX,
+        "{kbit_s:.1} kbit/s: tandem log {}",
+        log.display()
+    );
+    replay_equals(&recorded, &log);
+    forget(&log);
+}
+
+fn length(log: &Path) -> u64 {
+    std::fs::metadata(log).expect("the log is there").len()
+}
