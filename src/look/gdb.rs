@@ -44,7 +44,7 @@ impl From<Refused> for TargetError<Failure> {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Unchangeable => {
-                eprintln!("tandem: gdb: {refused}");
+                crate::complain!("tandem: gdb: {refused}");
                 Self::Errno(nix::errno::Errno::EROFS as u8)
             }
             Refused::NoMemory(_) => Self::Errno(nix::errno::Errno::EFAULT as u8),
@@ -69,7 +69,7 @@ pub fn serve(travel: &mut Travel, port: u16) -> Outcome<Left> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .during(format_args!("cannot wait for gdb on port {port}"))?;
     let address = listener.local_addr().during("gdb's port")?;
-    eprintln!("tandem: gdb: target remote {address}");
+    crate::complain!("tandem: gdb: target remote {address}");
     let (stream, _) = listener.accept().during("cannot take gdb's connection")?;
     drop(listener);
     stream.set_nodelay(true).during("gdb's connection")?;
@@ -105,7 +105,7 @@ impl Connection for Link {
 
     fn flush(&mut self) -> Result<(), Self::Error> {
         self.stream.set_nonblocking(false)?;
-        self.stream.write_all(&self.out)?;
+        Write::write_all(&mut self.stream, &self.out)?;
         self.out.clear();
         Ok(())
     }
@@ -159,11 +159,8 @@ impl Session<'_> {
             };
             Data::new(address, len, kind)
         });
-        Watch {
-            breakpoints: [&self.software[..], &self.hardware].concat(),
-            data: data.collect(),
-            ..Watch::default()
-        }
+        let breakpoints = [&self.software[..], &self.hardware].concat();
+        Watch::new(breakpoints, data.collect())
     }
 
     fn go(&mut self, poll: &mut dyn FnMut() -> bool) -> Outcome<Arrived> {
@@ -187,7 +184,7 @@ impl Session<'_> {
             Arrived::Begin => at(ReplayLogPosition::Begin),
             Arrived::End => {
                 if let Some(Err(why)) = self.travel.result() {
-                    eprintln!("tandem: the replay goes no further: {why}");
+                    crate::complain!("tandem: the replay goes no further: {why}");
                 }
                 at(ReplayLogPosition::End)
             }

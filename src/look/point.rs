@@ -99,29 +99,32 @@ impl View {
 
     /// Prints it for people.
     pub fn print(&self, travel: &Travel) {
-        println!(
+        crate::sayln!(
             "clock {} ({}), {} instructions, before entry {}",
-            self.clock, self.clock_kind, self.instructions, self.next_entry
+            self.clock,
+            self.clock_kind,
+            self.instructions,
+            self.next_entry
         );
         for row in named(&travel.engine().view()).chunks(4) {
             let row: Vec<String> = row
                 .iter()
                 .map(|(name, value)| format!("{name:>7} {value:016x}"))
                 .collect();
-            println!("{}", row.join(" "));
+            crate::sayln!("{}", row.join(" "));
         }
-        println!();
+        crate::sayln!("");
         for line in &self.disassembly {
             let bytes: Vec<String> = line.bytes.iter().map(|b| format!("{b:02x}")).collect();
-            println!("{:#18x}  {:<24} {}", line.rip, bytes.join(" "), line.text);
+            crate::sayln!("{:#18x}  {:<24} {}", line.rip, bytes.join(" "), line.text);
         }
-        println!();
+        crate::sayln!("");
         for (n, entry) in self.entries.iter().enumerate() {
             let next = travel.replayer().next_entry().is_some() && n + 1 == self.entries.len();
-            println!("{} {entry}", if next { "    next" } else { "replayed" });
+            crate::sayln!("{} {entry}", if next { "    next" } else { "replayed" });
         }
         if let Some(error) = &self.error {
-            println!("\nthe replay goes no further: {error}");
+            crate::sayln!("\nthe replay goes no further: {error}");
         }
     }
 }

@@ -118,10 +118,7 @@ impl Travel {
             interval,
             result: None,
         };
-        let mut watch = Watch {
-            one: true,
-            ..Watch::default()
-        };
+        let mut watch = Watch::next();
         travel
             .examined
             .advance(&mut travel.replayer, &mut watch)
@@ -241,10 +238,7 @@ impl Travel {
         if self.engine().steps() >= steps {
             return Ok(Arrived::Paused(Pause::Reached));
         }
-        let mut watch = Watch {
-            until: Some(steps),
-            ..Watch::default()
-        };
+        let mut watch = Watch::until(steps);
         self.forward(&mut watch, poll)
     }
 
@@ -253,10 +247,7 @@ impl Travel {
     /// # Errors
     /// As for [`Travel::forward`].
     pub fn step(&mut self) -> Outcome<Arrived> {
-        let mut watch = Watch {
-            one: true,
-            ..Watch::default()
-        };
+        let mut watch = Watch::next();
         self.forward(&mut watch, &mut || false)
     }
 
@@ -294,10 +285,7 @@ impl Travel {
             let start = end.steps.saturating_sub(distance);
             self.approach(start)?;
             let mut last = None;
-            let mut watch = Watch {
-                one: true,
-                ..Watch::default()
-            };
+            let mut watch = Watch::next();
             loop {
                 let place = self.place();
                 if place == end || place.steps > end.steps {
@@ -321,10 +309,7 @@ impl Travel {
     /// If the replay takes another way than before: a bug.
     pub fn go_to(&mut self, place: Place) -> Outcome {
         self.approach(place.steps)?;
-        let mut watch = Watch {
-            one: true,
-            ..Watch::default()
-        };
+        let mut watch = Watch::next();
         while self.place() != place {
             let lost = self.place().steps > place.steps;
             if lost || self.slice(&mut watch, None)? == Some(Arrived::End) {
@@ -360,7 +345,8 @@ impl Travel {
         Ok(())
     }
 
-    /// Goes back to where `watch` last said pause, or to the beginning.
+    /// Goes back to where `watch` last said pause, or to the beginning. At an access to watched data
+    /// that is the place before the instruction, as going back undoes the access.
     ///
     /// # Errors
     /// If the replay takes another way than before: a bug.
@@ -379,7 +365,10 @@ impl Travel {
             let begin = self.kept[start].place;
             self.put_back(start)?;
             match self.last_pause(watch, end, inclusive, poll)? {
-                Some(Found::Pause(place, pause)) => {
+                Some(Found::Pause(mut place, pause)) => {
+                    if matches!(pause, Pause::Data(_)) {
+                        place = self.place_before(place)?.unwrap_or(first);
+                    }
                     self.go_to(place)?;
                     return Ok(Arrived::Paused(pause));
                 }
@@ -412,7 +401,8 @@ impl Travel {
             let arrived = self.slice(&mut watch, Some(end.steps))?;
             let place = self.place();
             let over = place == end || place.steps > end.steps || arrived == Some(Arrived::End);
-            if over && !inclusive {
+            let data = matches!(arrived, Some(Arrived::Paused(Pause::Data(_))));
+            if over && (place != end || !inclusive && !data) {
                 return Ok(last);
             }
             match arrived {

@@ -188,10 +188,25 @@ impl Prepared {
         booted(engine, self.blueprint, self.memory)
     }
 
+    /// What will run it.
+    pub fn engine_kind(&self) -> EngineKind {
+        self.engine.kind()
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &MachineConfig {
         &self.blueprint.config
     }
+}
+
+fn booted<E: Engine>(
+    engine: E,
+    blueprint: Blueprint,
+    memory: GuestMemory,
+) -> Outcome<(Machine<E>, u64)> {
+    let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
+    let first_state = machine.digest(None)?;
+    Ok((machine, first_state))
 }
 
 #[cfg(test)]
@@ -255,14 +270,4 @@ mod tests {
         let reader = LogReader::open(&path).unwrap();
         assert!(Origin::of_log(&reader, &path).is_err(), "no engine named");
     }
-}
-
-fn booted<E: Engine>(
-    engine: E,
-    blueprint: Blueprint,
-    memory: GuestMemory,
-) -> Outcome<(Machine<E>, u64)> {
-    let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
-    let first_state = machine.digest(None)?;
-    Ok((machine, first_state))
 }

@@ -1,7 +1,8 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
+use super::engine::EngineArg;
 use super::outside::{self, Direct, Discard};
-use super::setup::{self, Origin};
+use super::setup::{self, Origin, Prepared};
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::gdb::{self, Left};
@@ -212,13 +213,17 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     }
     let reader = LogReader::open(&args.log)?;
     reader.check_replayable()?;
-    let config: MachineConfig = from_bytes(&reader.header().config).during(format_args!(
-        "{}: machine configuration",
-        args.log.display()
-    ))?;
+    let Origin { config, engine } = Origin::of_log(&reader, &args.log)?;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
     let prepared = setup::prepare(blueprint, args.engine)?;
+    if engine != prepared.engine_kind() {
+        crate::complain!(
+            "tandem: {}: recorded on {engine}, replayed on {}",
+            args.log.display(),
+            prepared.engine_kind()
+        );
+    }
     let console = args.console.then(Console::stdout);
     let replayed = on_vcpu_thread("vcpu", || {
         if looking {
@@ -276,14 +281,14 @@ fn look(
     let Some(port) = args.gdb else {
         let view = View::new(&travel, begun.elapsed().as_secs_f64());
         if args.json {
-            println!("{}", serde_json::to_string(&view).during("view")?);
+            crate::sayln!("{}", serde_json::to_string(&view).during("view")?);
         } else {
             view.print(&travel);
         }
         return Ok(None);
     };
     if gdb::serve(&mut travel, port)? == Left::Killed {
-        eprintln!(
+        crate::complain!(
             "tandem: gdb ended the replay at clock {}; the rest was not replayed",
             travel.engine().clock()
         );
@@ -333,9 +338,9 @@ impl Replayed {
                 digest: ended.map(|ended| format!("{:016x}", ended.digest)),
                 seconds,
             };
-            println!("{}", serde_json::to_string(&report).during("report")?);
+            crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
         } else if ended.is_some() {
-            println!(
+            crate::sayln!(
                 "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
                  every entry and digest as recorded"
             );
