@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::demo::guest::GuestArg;
+use crate::look::point::Point;
 use crate::node::engine::EngineArg;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
@@ -206,6 +207,13 @@ pub struct ReplayArgs {
     /// Its initrd, likewise
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<String>,
+    /// Replay to this point and show what is there: a clock value, entry:N, or end (software engine)
+    #[arg(long, value_name = "POINT")]
+    pub at: Option<Point>,
+    /// Wait for gdb on 127.0.0.1:PORT, which may look at everything, forward and backward (software
+    /// engine); with --at, from there
+    #[arg(long, value_name = "PORT")]
+    pub gdb: Option<u16>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,

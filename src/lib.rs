@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  cli ─▶ node (one machine, one replica) ─▶ vmm, replay, logchannel, testandset, viewservice
+//!     ├─▶ look (inside a replay: gdb, a view of one point)
 //!     ├─▶ image (a Linux guest from Debian packages)
 //!     └─▶ demo, bench (many processes of this program) ─▶ load (clients, verdict), report
 //! ```
@@ -19,6 +20,7 @@ pub mod image;
 pub mod images;
 pub mod load;
 pub mod log;
+pub mod look;
 pub mod node;
 pub mod report;
 pub mod signals;

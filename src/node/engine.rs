@@ -72,15 +72,17 @@ impl Chosen {
                 engine.set_clock_kind(config.clock_kind)?;
                 Ok(Box::new(engine))
             }
-            Self::Soft => {
-                let offer = match config.board {
-                    BoardKind::Bare => Offer::Bare,
-                    BoardKind::Pc => Offer::Full,
-                };
-                let engine = SoftEngine::new(memory.clone(), config.cpu, offer, config.clock_kind)
-                    .map_err(|e| Failure::new(e.to_string()))?;
-                Ok(Box::new(engine))
-            }
+            Self::Soft => Ok(Box::new(soft(config, memory)?)),
         }
     }
+}
+
+/// A vCPU on the software processor, on the thread that will run it.
+pub fn soft(config: &MachineConfig, memory: &GuestMemory) -> Outcome<SoftEngine> {
+    let offer = match config.board {
+        BoardKind::Bare => Offer::Bare,
+        BoardKind::Pc => Offer::Full,
+    };
+    SoftEngine::new(memory.clone(), config.cpu, offer, config.clock_kind)
+        .map_err(|e| Failure::new(e.to_string()))
 }

@@ -1,6 +1,6 @@
 //! From arguments, or a peer's word, to a machine that has not run yet.
 
-use super::engine::{AnyMachine, Chosen, EngineArg};
+use super::engine::{self, AnyMachine, Chosen, EngineArg};
 use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::images::{self, Image};
@@ -10,9 +10,11 @@ use replay::file::LogReader;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use vmm::engine::Engine;
 use vmm::engine::EngineKind;
 use vmm::machine::{BoardKind, Machine, MachineConfig, TscMode, boot};
 use vmm::memory::GuestMemory;
+use vmm::soft::SoftEngine;
 
 /// The guest's network address unless its arguments say otherwise.
 pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
@@ -176,12 +178,14 @@ pub fn prepare(blueprint: Blueprint, engine: EngineArg) -> Outcome<Prepared> {
 impl Prepared {
     /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
     pub fn boot(self) -> Outcome<(AnyMachine, u64)> {
-        let config = self.blueprint.config;
-        let engine = self.engine.create(&config, &self.memory)?;
-        let mut machine =
-            Machine::boot(engine, self.memory, config, &self.blueprint.image.bytes())?;
-        let first_state = machine.digest(None)?;
-        Ok((machine, first_state))
+        let engine = self.engine.create(&self.blueprint.config, &self.memory)?;
+        booted(engine, self.blueprint, self.memory)
+    }
+
+    /// The same on the software engine, whichever was chosen.
+    pub fn boot_soft(self) -> Outcome<(Machine<SoftEngine>, u64)> {
+        let engine = engine::soft(&self.blueprint.config, &self.memory)?;
+        booted(engine, self.blueprint, self.memory)
     }
 
     /// What will run it.
@@ -193,6 +197,16 @@ impl Prepared {
     pub fn config(&self) -> &MachineConfig {
         &self.blueprint.config
     }
+}
+
+fn booted<E: Engine>(
+    engine: E,
+    blueprint: Blueprint,
+    memory: GuestMemory,
+) -> Outcome<(Machine<E>, u64)> {
+    let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
+    let first_state = machine.digest(None)?;
+    Ok((machine, first_state))
 }
 
 #[cfg(test)]

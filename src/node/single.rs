@@ -1,9 +1,13 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
+use super::engine::EngineArg;
 use super::outside::{self, Direct, Discard};
-use super::setup::{self, Origin};
+use super::setup::{self, Origin, Prepared};
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
+use crate::look::gdb::{self, Left};
+use crate::look::point::{self, View};
+use crate::look::travel::Travel;
 use crate::signals;
 use replay::codec::to_bytes;
 use replay::divergence::Divergence;
@@ -18,6 +22,7 @@ use std::time::Instant;
 use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
+use vmm::engine::Engine;
 use vmm::machine::live::{GuestTime, Inbox, Live};
 use vmm::machine::{Ended, MachineError, RESET_STATUS};
 
@@ -197,13 +202,18 @@ fn forward(
 }
 
 /// `tandem replay`.
-pub fn replay(args: ReplayArgs) -> Outcome {
+pub fn replay(mut args: ReplayArgs) -> Outcome {
     let begun = Instant::now();
+    let looking = args.gdb.is_some() || args.at.is_some();
+    if looking {
+        if args.engine == EngineArg::Kvm {
+            return Err(Failure::new("--gdb and --at need the software engine"));
+        }
+        args.engine = EngineArg::Soft;
+    }
     let reader = LogReader::open(&args.log)?;
     reader.check_replayable()?;
-    let header = reader.header().clone();
     let Origin { config, engine } = Origin::of_log(&reader, &args.log)?;
-    let clock_kind = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
     let prepared = setup::prepare(blueprint, args.engine)?;
@@ -215,54 +225,131 @@ pub fn replay(args: ReplayArgs) -> Outcome {
         );
     }
     let console = args.console.then(Console::stdout);
-    let (result, entries, clock) = on_vcpu_thread("vcpu", move || {
-        let (mut machine, first_state) = prepared.boot()?;
-        if first_state != header.first_state {
-            return Err(Failure::new(format!(
-                "the first state here has digest {first_state:016x}, the log's {:016x}: \
-                 another version of this program, or another kind of KVM, recorded it",
-                header.first_state
-            )));
+    let replayed = on_vcpu_thread("vcpu", || {
+        if looking {
+            look(&args, reader, prepared, console, begun)
+        } else {
+            straight(reader, prepared, console).map(Some)
         }
-        let mut replayer = Replayer::new(reader, Discard { console });
-        let result = machine.run(&mut replayer);
-        Ok((
-            result,
-            replayer.index().0,
-            vmm::engine::Engine::clock(machine.engine()),
-        ))
     })?;
-    let seconds = begun.elapsed().as_secs_f64();
-    let (divergence, error) = match &result {
-        Ok(_) => (None, None),
-        Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
-            (Some((**divergence).clone()), None)
-        }
-        Err(other) => (None, Some(other.to_string())),
-    };
-    let ended = result.as_ref().ok();
-    if args.json {
-        let report = Report {
-            entries,
-            clock: clock.0,
-            clock_kind,
-            divergence,
-            error,
-            exit_status: ended.map(|ended| ended.code),
-            digest: ended.map(|ended| format!("{:016x}", ended.digest)),
-            seconds,
-        };
-        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
-    } else if ended.is_some() {
-        crate::sayln!(
-            "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
-             every entry and digest as recorded"
-        );
+    match replayed {
+        Some(replayed) => replayed.report(&args, begun.elapsed().as_secs_f64()),
+        None => Ok(()),
     }
-    result.map(|_| ()).map_err(|e| {
-        Failure::new(format!(
-            "{}: {e} ({entries} entries replayed)",
-            args.log.display()
-        ))
+}
+
+/// Compares the first state with the log's.
+fn check_first(header: &LogHeader, first_state: u64) -> Outcome {
+    if first_state == header.first_state {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "the first state here has digest {first_state:016x}, the log's {:016x}: \
+         another version of this program, or another kind of KVM, recorded it",
+        header.first_state
+    )))
+}
+
+/// Replays from beginning to end.
+fn straight(reader: LogReader, prepared: Prepared, console: Option<Console>) -> Outcome<Replayed> {
+    let (mut machine, first_state) = prepared.boot()?;
+    check_first(reader.header(), first_state)?;
+    let mut replayer = Replayer::new(reader, Discard { console });
+    let result = machine.run(&mut replayer);
+    Ok(Replayed {
+        result,
+        entries: replayer.index().0,
+        clock: machine.engine().clock().0,
+        clock_kind: machine.config().clock_kind,
     })
+}
+
+/// `--at`, `--gdb`. Nothing if the replay was not taken to its end.
+fn look(
+    args: &ReplayArgs,
+    reader: LogReader,
+    prepared: Prepared,
+    console: Option<Console>,
+    begun: Instant,
+) -> Outcome<Option<Replayed>> {
+    let (machine, first_state) = prepared.boot_soft()?;
+    check_first(reader.header(), first_state)?;
+    let mut travel = Travel::new(machine, reader, console)?;
+    if let Some(point) = args.at {
+        point::go(&mut travel, point).during(args.log.display())?;
+    }
+    let Some(port) = args.gdb else {
+        let view = View::new(&travel, begun.elapsed().as_secs_f64());
+        if args.json {
+            crate::sayln!("{}", serde_json::to_string(&view).during("view")?);
+        } else {
+            view.print(&travel);
+        }
+        return Ok(None);
+    };
+    if gdb::serve(&mut travel, port)? == Left::Killed {
+        crate::complain!(
+            "tandem: gdb ended the replay at clock {}; the rest was not replayed",
+            travel.engine().clock()
+        );
+        return Ok(None);
+    }
+    let result = travel.finish();
+    Ok(Some(Replayed {
+        result,
+        entries: travel.replayer().index().0,
+        clock: travel.engine().clock().0,
+        clock_kind: travel.clock_kind(),
+    }))
+}
+
+/// How a replay went.
+struct Replayed {
+    result: Result<Ended, MachineError>,
+    entries: u64,
+    clock: u64,
+    clock_kind: ClockKind,
+}
+
+impl Replayed {
+    fn report(self, args: &ReplayArgs, seconds: f64) -> Outcome {
+        let Self {
+            result,
+            entries,
+            clock,
+            clock_kind,
+        } = self;
+        let (divergence, error) = match &result {
+            Ok(_) => (None, None),
+            Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
+                (Some((**divergence).clone()), None)
+            }
+            Err(other) => (None, Some(other.to_string())),
+        };
+        let ended = result.as_ref().ok();
+        if args.json {
+            let report = Report {
+                entries,
+                clock,
+                clock_kind,
+                divergence,
+                error,
+                exit_status: ended.map(|ended| ended.code),
+                digest: ended.map(|ended| format!("{:016x}", ended.digest)),
+                seconds,
+            };
+            crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
+        } else if ended.is_some() {
+            crate::sayln!(
+                "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
+                 every entry and digest as recorded"
+            );
+        }
+        result.map(|_| ()).map_err(|e| {
+            Failure::new(format!(
+                "{}: {e} ({entries} entries replayed)",
+                args.log.display()
+            ))
+        })
+    }
 }

@@ -124,6 +124,34 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// For nothing but breakpoints and data.
+    #[must_use]
+    pub fn new(breakpoints: Vec<u64>, data: Vec<Data>) -> Self {
+        Self {
+            breakpoints,
+            data,
+            ..Self::default()
+        }
+    }
+
+    /// For the next place.
+    #[must_use]
+    pub fn next() -> Self {
+        Self {
+            one: true,
+            ..Self::default()
+        }
+    }
+
+    /// For the first place with the clock at `until`, or past it.
+    #[must_use]
+    pub fn until(until: u64) -> Self {
+        Self {
+            until: Some(until),
+            ..Self::default()
+        }
+    }
+
     /// Is to leave the place it stands at; `cpu` is there.
     pub fn leave(&mut self, cpu: &Cpu) {
         self.leaving = true;

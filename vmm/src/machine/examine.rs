@@ -51,11 +51,14 @@ pub struct Checkpoint<C> {
 }
 
 impl<C> Checkpoint<C> {
-    /// Bytes of memory that only this checkpoint holds.
+    /// Bytes of memory this checkpoint holds and `before`, the one it was made after, does not.
     #[must_use]
-    pub fn own_bytes(&self) -> u64 {
-        let own = self.pages.iter().filter(|p| Arc::strong_count(p) == 1);
-        (own.count() * PAGE) as u64
+    pub fn bytes_beyond(&self, before: Option<&Self>) -> u64 {
+        let shared = before.map_or(0, |before| {
+            let pairs = self.pages.iter().zip(&before.pages);
+            pairs.filter(|(a, b)| Arc::ptr_eq(a, b)).count()
+        });
+        ((self.pages.len() - shared) * PAGE) as u64
     }
 }
 

@@ -51,6 +51,9 @@ pub trait Debuggable: Engine {
     /// Instructions since the guest began: a clock that also counts where the log's counts blocks.
     fn steps(&self) -> u64;
 
+    /// Linear address of the next instruction.
+    fn rip(&self) -> u64;
+
     /// The vCPU's registers, at any time, changing nothing.
     fn view(&self) -> CpuState;
 
@@ -93,6 +96,10 @@ impl Debuggable for SoftEngine {
 
     fn steps(&self) -> u64 {
         self.soft().cpu.clock
+    }
+
+    fn rip(&self) -> u64 {
+        self.soft().cpu.linear_rip()
     }
 
     fn view(&self) -> CpuState {

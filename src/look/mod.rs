@@ -1,0 +1,11 @@
+//! Looking inside a replay: `tandem replay --gdb`, `tandem replay --at`.
+//!
+//! ```text
+//!  gdb ── remote protocol ──▶ gdb ──▶ travel ──▶ machine under examination + replayer
+//!  --at POINT ─▶ point ───────────────┘
+//! ```
+
+pub mod gdb;
+pub mod point;
+mod registers;
+pub mod travel;
