@@ -165,6 +165,16 @@ impl Arithmetic {
         }
     }
 
+    /// The same with AF set.
+    #[inline(always)]
+    #[must_use]
+    pub fn with_half(self) -> Self {
+        Self {
+            aux: self.aux | HALF,
+            ..self
+        }
+    }
+
     /// The same with other CF and OF.
     #[inline(always)]
     #[must_use]

@@ -96,7 +96,8 @@ pub(crate) fn bit_string<B: Bit, W: Word, A: Address>(cpu: &mut Cpu, op: &Op) ->
     Ok(())
 }
 
-/// `bsf register, source`. Of zero: the register stays as it is, all of it. Every flag but ZF stays.
+/// `bsf register, source`. Of zero: the register stays as it is, all of it. The undefined flags are as on
+/// AMD's processors (Zen 5 was asked): PF is that of the result, or set, the others are clear.
 pub(crate) fn bsf<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = S::read::<W>(cpu, op)?.zext();
     scanned::<W>(cpu, op, value, value.trailing_zeros())
@@ -110,11 +111,13 @@ pub(crate) fn bsr<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
 
 #[inline(always)]
 fn scanned<W: Word>(cpu: &mut Cpu, op: &Op, value: u64, found: u32) -> Result<(), Trap> {
-    let zero = u64::from(value == 0) * flags::ZF;
-    cpu.arithmetic = Arithmetic::from_bits(cpu.arithmetic.bits() & !flags::ZF | zero);
-    if value != 0 {
-        W::cut(found.into()).set(cpu, op.dst);
+    if value == 0 {
+        cpu.arithmetic = Arithmetic::logic(0);
+        return Ok(());
     }
+    // Bit 8 tells a result of zero from a source of zero, and is in no flag but ZF.
+    cpu.arithmetic = Arithmetic::logic(u64::from(found) | 1 << 8);
+    W::cut(found.into()).set(cpu, op.dst);
     Ok(())
 }
 

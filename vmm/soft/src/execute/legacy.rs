@@ -1,8 +1,9 @@
 //! Instructions that only 32-bit code has: decimal arithmetic and BOUND (SDM volume 2).
 //!
-//! Flags the architecture leaves undefined: OF is clear after all of them; after AAA and AAS, SF, ZF and PF
-//! are those of AL; after AAM and AAD, CF and AF are clear.
+//! Flags the architecture leaves undefined are as on AMD's processors (Zen 5 was asked): those of the
+//! addition or subtraction of bytes, for AAA and AAS words, that each is made of.
 
+use super::alu::{Add, Alu, Sub};
 use crate::flags::{self, Arithmetic};
 use crate::op::{Address, Op, slot};
 use crate::trap::{Exception, vector};
@@ -12,55 +13,45 @@ use crate::{Cpu, Trap};
 const AL: u8 = slot::RAX;
 const AH: u8 = slot::RAX | slot::HIGH;
 
-/// Flags of `al` with these AF and CF.
-fn decimal_flags(al: u8, half: bool, carry: bool) -> Arithmetic {
-    let bits = Arithmetic::logic(al.sext()).bits();
+/// `a + b`, or `a - b` if `DOWN`, and its flags.
+fn step<W: Word, const DOWN: bool>(a: W, b: W) -> (W, Arithmetic) {
+    let flags = Arithmetic::default();
+    if DOWN {
+        Sub::apply(flags, a, b)
+    } else {
+        Add::apply(flags, a, b)
+    }
+}
+
+/// `flags` with these AF and CF.
+fn with_half_and_carry(flags: Arithmetic, half: bool, carry: bool) -> Arithmetic {
+    let kept = flags.bits() & !(flags::AF | flags::CF);
     let half = u64::from(half) * flags::AF;
-    Arithmetic::from_bits(bits | half | u64::from(carry))
+    Arithmetic::from_bits(kept | half | u64::from(carry))
 }
 
 /// `daa`, or `das` if `DOWN`.
 pub(crate) fn decimal_adjust<const DOWN: bool>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
     let (old, before) = (u8::get(cpu, AL), cpu.arithmetic);
-    let step = |al: u8, by: u8| {
-        if DOWN {
-            al.overflowing_sub(by)
-        } else {
-            al.overflowing_add(by)
-        }
-    };
-    let (mut al, mut carry) = (old, before.carry());
     let half = old & 0xf > 9 || before.half();
-    if half {
-        let (value, over) = step(al, 6);
-        al = value;
-        carry |= over;
-    }
-    if old > 0x99 || before.carry() {
-        al = step(al, 0x60).0;
-        carry = true;
-    } else if !DOWN {
-        carry = false;
-    }
+    let high = old > 0x99 || before.carry();
+    let by = if half { 6 } else { 0 } + if high { 0x60 } else { 0 };
+    let (al, flags) = step::<u8, DOWN>(old, by);
     al.set(cpu, AL);
-    cpu.arithmetic = decimal_flags(al, half, carry);
+    // A borrow of the low step alone is one, too; a carry out of it is not without `high`.
+    let carry = high || DOWN && half && old < 6;
+    cpu.arithmetic = with_half_and_carry(flags, half, carry);
     Ok(())
 }
 
 /// `aaa`, or `aas` if `DOWN`.
 pub(crate) fn ascii_adjust<const DOWN: bool>(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {
-    let mut ax = u16::get(cpu, slot::RAX);
+    let ax = u16::get(cpu, slot::RAX);
     let adjust = ax & 0xf > 9 || cpu.arithmetic.half();
-    if adjust {
-        ax = if DOWN {
-            ax.wrapping_sub(0x106)
-        } else {
-            ax.wrapping_add(0x106)
-        };
-    }
-    ax &= 0xff0f;
-    ax.set(cpu, slot::RAX);
-    cpu.arithmetic = decimal_flags(ax as u8, adjust, adjust);
+    let by = if adjust { 0x106 } else { 0 };
+    let (ax, flags) = step::<u16, DOWN>(ax, by);
+    (ax & 0xff0f).set(cpu, slot::RAX);
+    cpu.arithmetic = with_half_and_carry(flags, adjust, adjust);
     Ok(())
 }
 
@@ -72,16 +63,16 @@ pub(crate) fn aam(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     }
     (al / base).set(cpu, AH);
     (al % base).set(cpu, AL);
-    cpu.arithmetic = decimal_flags(al % base, false, false);
+    cpu.arithmetic = Arithmetic::logic((al % base).sext());
     Ok(())
 }
 
 /// `aad base`.
 pub(crate) fn aad(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let (al, ah) = (u8::get(cpu, AL), u8::get(cpu, AH));
-    let value = al.wrapping_add(ah.wrapping_mul(op.imm as u8));
+    let (value, flags) = step::<u8, false>(al, ah.wrapping_mul(op.imm as u8));
     u16::from(value).set(cpu, slot::RAX);
-    cpu.arithmetic = decimal_flags(value, false, false);
+    cpu.arithmetic = flags;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Multiplication and division: MUL, IMUL, DIV, IDIV, and the widening before it (CBW to CQO).
 //!
-//! Flags the architecture leaves undefined: a product sets SF, ZF and PF like any result and clears AF; a
-//! division changes none.
+//! Flags the architecture leaves undefined are as on AMD's processors (Zen 5 was asked): a product leaves SF,
+//! ZF, AF and PF; a division sets AF, clears SF, ZF and PF, and leaves CF and OF.
 
 use super::operand::Source;
 use crate::flags::Arithmetic;
@@ -10,10 +10,19 @@ use crate::trap::{Exception, vector};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 
-/// Flags of a product: CF and OF say that its upper half matters.
+/// Sets the flags of a product: CF and OF say that its upper half matters.
 #[inline(always)]
-fn product_flags<W: Word>(low: W, wide: bool) -> Arithmetic {
-    Arithmetic::logic(low.sext()).with_carry_overflow(wide, wide)
+fn set_product_flags(cpu: &mut Cpu, wide: bool) {
+    cpu.arithmetic = cpu.arithmetic.with_carry_overflow(wide, wide);
+}
+
+/// Sets the flags of a division.
+#[inline(always)]
+fn set_quotient_flags(cpu: &mut Cpu) {
+    // Some result that is not zero, not negative and has an odd low byte.
+    let flags = Arithmetic::logic(1).with_half();
+    let before = cpu.arithmetic;
+    cpu.arithmetic = flags.with_carry_overflow(before.carry(), before.overflow());
 }
 
 /// Sets the double word in RDX:RAX (AX for bytes).
@@ -42,7 +51,7 @@ pub(crate) fn mul<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
     let product = u128::from(W::get(cpu, slot::RAX).zext()) * u128::from(b.zext());
     let (low, high) = (W::cut(product as u64), W::cut((product >> W::BITS) as u64));
     set_double(cpu, low, high);
-    cpu.arithmetic = product_flags(low, high.zext() != 0);
+    set_product_flags(cpu, high.zext() != 0);
     Ok(())
 }
 
@@ -60,7 +69,7 @@ pub(crate) fn imul<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Tra
     let b: W = S::read(cpu, op)?;
     let (low, high, wide) = signed_product(W::get(cpu, slot::RAX), b);
     set_double(cpu, low, high);
-    cpu.arithmetic = product_flags(low, wide);
+    set_product_flags(cpu, wide);
     Ok(())
 }
 
@@ -69,7 +78,7 @@ pub(crate) fn imul_two<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(),
     let b: W = S::read(cpu, op)?;
     let (low, _, wide) = signed_product(W::get(cpu, op.dst), b);
     low.set(cpu, op.dst);
-    cpu.arithmetic = product_flags(low, wide);
+    set_product_flags(cpu, wide);
     Ok(())
 }
 
@@ -78,7 +87,7 @@ pub(crate) fn imul_three<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(
     let a: W = S::read(cpu, op)?;
     let (low, _, wide) = signed_product(a, W::cut(op.imm));
     low.set(cpu, op.dst);
-    cpu.arithmetic = product_flags(low, wide);
+    set_product_flags(cpu, wide);
     Ok(())
 }
 
@@ -103,6 +112,7 @@ pub(crate) fn div<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
         return Err(cpu.divide_error());
     }
     set_double(cpu, W::cut(quotient as u64), W::cut(rest as u64));
+    set_quotient_flags(cpu);
     Ok(())
 }
 
@@ -126,6 +136,7 @@ pub(crate) fn idiv<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Tra
         return Err(cpu.divide_error());
     }
     set_double(cpu, low, W::cut(rest as u64));
+    set_quotient_flags(cpu);
     Ok(())
 }
 

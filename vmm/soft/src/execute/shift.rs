@@ -1,6 +1,7 @@
 //! Shifts and rotates: SHL, SHR, SAR, ROL, ROR, RCL, RCR, SHLD, SHRD.
 //!
-//! Counts are cut to 5 bits, 6 for 64-bit operands. A count of zero changes no flag.
+//! Counts are cut to 5 bits, 6 for 64-bit operands. A count of zero changes no flag. AF, undefined, is set by
+//! shifts, as AMD's processors (Zen 5 was asked) have it.
 
 use super::operand::{Place, Source};
 use crate::flags::Arithmetic;
@@ -26,11 +27,11 @@ fn top<W: Word>(value: W) -> bool {
     value.sext() >> 63 != 0
 }
 
-/// `shl`. OF, undefined for counts above 1, is CF against the result's sign for every count; AF is clear.
+/// `shl`. OF, undefined for counts above 1, is CF against the result's sign for every count.
 pub(crate) struct Shl;
-/// `shr`. OF, undefined for counts above 1, is the sign bit for a count of 1 and else clear; AF is clear.
+/// `shr`. OF, undefined for counts above 1, is the sign bit for a count of 1 and else clear.
 pub(crate) struct Shr;
-/// `sar`. OF and AF are clear.
+/// `sar`. OF is clear.
 pub(crate) struct Sar;
 /// `rol`. OF is CF against the result's sign for every count.
 pub(crate) struct Rol;
@@ -50,7 +51,7 @@ impl Shift for Shl {
         } else {
             a.zext() << count >> W::BITS & 1 != 0
         };
-        let flags = Arithmetic::logic(result.sext());
+        let flags = Arithmetic::logic(result.sext()).with_half();
         (
             result,
             flags.with_carry_overflow(carry, carry != top(result)),
@@ -63,7 +64,7 @@ impl Shift for Shr {
     fn apply<W: Word>(_: Arithmetic, a: W, count: u32) -> (W, Arithmetic) {
         let result = W::cut(a.zext() >> count);
         let carry = a.zext() >> (count - 1) & 1 != 0;
-        let flags = Arithmetic::logic(result.sext());
+        let flags = Arithmetic::logic(result.sext()).with_half();
         (
             result,
             flags.with_carry_overflow(carry, count == 1 && top(a)),
@@ -77,7 +78,7 @@ impl Shift for Sar {
         let wide = a.sext() as i64;
         let result = W::cut((wide >> count) as u64);
         let carry = wide >> (count - 1) & 1 != 0;
-        let flags = Arithmetic::logic(result.sext());
+        let flags = Arithmetic::logic(result.sext()).with_half();
         (result, flags.with_carry_overflow(carry, false))
     }
 }
@@ -157,8 +158,8 @@ pub(crate) fn shift<O: Shift, W: Word, D: Place, C: Source>(
 /// `shld place, register, count` and, if not `LEFT`, `shrd`.
 ///
 /// A 16-bit operand with a count above 16, which is undefined, goes on with the register's bits once more,
-/// as AMD's processors do, and clears CF (SHLD OF, too). OF
-/// otherwise says for every count whether the sign changed in the last step; AF is clear.
+/// as AMD's processors do, and clears CF and, of SHLD, OF; with 16, OF of SHLD is CF. Otherwise OF says for
+/// every count whether the sign changed in the last step.
 pub(crate) fn double<W: Word, D: Place, C: Source, const LEFT: bool>(
     cpu: &mut Cpu,
     op: &Op,
@@ -177,7 +178,7 @@ pub(crate) fn double<W: Word, D: Place, C: Source, const LEFT: bool>(
         let top_bit = 2 * bits + again;
         result = W::cut((wide >> (top_bit - bits - count)) as u64);
         carry = count <= bits && wide >> (top_bit - count) & 1 != 0;
-        overflow = count <= bits && carry != top(result);
+        overflow = carry != (count < bits && top(result));
     } else {
         let wide = high << bits | low | if again == 0 { 0 } else { high << 32 };
         result = W::cut((wide >> count) as u64);
@@ -185,6 +186,7 @@ pub(crate) fn double<W: Word, D: Place, C: Source, const LEFT: bool>(
         overflow = top(result) != (result.sext() >> (bits - 2) & 1 != 0);
     }
     D::write(cpu, op, result)?;
-    cpu.arithmetic = Arithmetic::logic(result.sext()).with_carry_overflow(carry, overflow);
+    let flags = Arithmetic::logic(result.sext()).with_half();
+    cpu.arithmetic = flags.with_carry_overflow(carry, overflow);
     Ok(())
 }
