@@ -91,7 +91,7 @@ fn a_guest_that_cannot_go_on_is_told_with_its_place() {
         let place = Place::new();
         let image = place.file("guest", &elf(code));
         assert_one_line(&place.record(&image, &[]), 1, words);
-        place.log_is_whole(&["log", "no end entry"]);
+        place.log_is_whole(&["the log ends at entry 0", "without an end entry"]);
     }
 }
 
@@ -103,7 +103,7 @@ fn a_port_without_a_device_is_named() {
     let image = place.file("guest", &elf(b"\x66\xba\xcd\x0a\xee"));
     let words = ["0xacd", "no device", "rip 0x20100"];
     assert_one_line(&place.record(&image, &[]), 1, &words);
-    place.log_is_whole(&["log", "no end entry"]);
+    place.log_is_whole(&["the log ends at entry 0", "without an end entry"]);
 }
 
 #[test]
