@@ -32,6 +32,20 @@ pub enum Chosen {
     Soft,
 }
 
+/// Whether KVM of this kind can stop a guest of this board at any instruction.
+///
+/// # Errors
+/// If it cannot: Linux does not count for itself, and a software KVM does not single-step.
+fn check_kvm(board: BoardKind, kind: KvmKind) -> Outcome {
+    if board == BoardKind::Pc && kind == KvmKind::Software {
+        return Err(Failure::new(
+            "this host's KVM, a software one, cannot stop Linux at an exact instruction: \
+             use --engine soft",
+        ));
+    }
+    Ok(())
+}
+
 impl Chosen {
     /// Chooses, and says so on standard error where `auto` could not take KVM.
     pub fn choose(arg: EngineArg, config: &MachineConfig, memory: &GuestMemory) -> Outcome<Self> {
@@ -40,11 +54,19 @@ impl Chosen {
             Ok(Self::Kvm(vm))
         };
         match arg {
-            EngineArg::Kvm => kvm(),
+            EngineArg::Kvm => {
+                check_kvm(config.board, KvmKind::of_this_host())?;
+                kvm()
+            }
             EngineArg::Soft => Ok(Self::Soft),
             // A guest that does not count for itself is stopped exactly only by single steps on KVM, a
             // hundred times slower than the software engine.
-            EngineArg::Auto if config.clock_kind != ClockKind::Blocks => Ok(Self::Soft),
+            EngineArg::Auto if config.clock_kind != ClockKind::Blocks => {
+                if config.board == BoardKind::Pc {
+                    crate::complain!("tandem: Linux runs on the software engine");
+                }
+                Ok(Self::Soft)
+            }
             EngineArg::Auto => match kvm() {
                 Ok(kvm) => Ok(kvm),
                 Err(why) => {
@@ -85,4 +107,17 @@ pub fn soft(config: &MachineConfig, memory: &GuestMemory) -> Outcome<SoftEngine>
     };
     SoftEngine::new(memory.clone(), config.cpu, offer, config.clock_kind)
         .map_err(|e| Failure::new(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_software_kvm_does_not_run_linux() {
+        let refused = check_kvm(BoardKind::Pc, KvmKind::Software);
+        assert!(refused.unwrap_err().to_string().contains("--engine soft"));
+        assert!(check_kvm(BoardKind::Pc, KvmKind::Hardware).is_ok());
+        assert!(check_kvm(BoardKind::Bare, KvmKind::Software).is_ok());
+    }
 }

@@ -65,6 +65,12 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         BoardKind::Bare => ClockKind::Blocks,
         BoardKind::Pc => ClockKind::Instructions,
     });
+    if (board, clock_kind) == (BoardKind::Pc, ClockKind::Blocks) {
+        return Err(Failure::new(
+            "--clock blocks is for guests that count their own blocks, which Linux does not: \
+             use --clock instructions",
+        ));
+    }
     let counted = clock_kind == ClockKind::Instructions && args.engine != EngineArg::Kvm;
     let config = MachineConfig {
         guest: args.guest.clone(),

@@ -1,9 +1,11 @@
 //! Which engine runs Linux.
 
+use super::common::skipped::skip_this;
 use super::common::{PROGRAM, assert_one_line, machine, tandem, text};
 use super::{LIMIT, images};
 use std::process::Command;
 use tandem::demo::daemon::Daemon;
+use vmm::kvm::KvmKind;
 
 #[test]
 fn auto_takes_the_software_engine_for_linux_and_says_so() {
@@ -34,6 +36,10 @@ fn auto_takes_the_software_engine_for_linux_and_says_so() {
 #[test]
 fn kvm_is_refused_for_linux_in_one_line_that_says_what_to_do() {
     let _machine = machine();
+    if KvmKind::of_this_host() == KvmKind::Hardware {
+        skip_this(&"this host's KVM is no software one");
+        return;
+    }
     let Some(image) = images::redis() else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");

@@ -44,7 +44,7 @@ impl Ran {
     }
 }
 
-/// A folder whose logs are kept if the test fails.
+/// The folder for logs, where that of a test that fails is kept.
 fn folder() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux");
     std::fs::create_dir_all(&folder).expect("a folder for logs");
@@ -100,7 +100,7 @@ fn p2_recorded_boots_are_replayed_exactly() {
     let boots = number("TANDEM_LINUX_BOOTS", 2);
     for boot in 1..=boots {
         let log = folder().join(format!("boot-{boot}-{}.log", std::process::id()));
-        // `quiet` is in the image's own command line: the kernel's messages are wanted here.
+        // The image's own command line says `quiet`: the kernel's messages are wanted here.
         let words = format!("loglevel=7 tandem.run=echo,boot,{boot}");
         let recorded = Ran::of(record(&image, &log, &["--append", &words]));
         let said = format!("boot {boot}");

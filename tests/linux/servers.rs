@@ -91,7 +91,9 @@ impl Memcached {
         if (rest.0.as_str(), rest.1.as_str()) != ("", "END") {
             return Err(wrong(format!("get: {rest:?}")));
         }
-        String::from_utf8(value).map(Some).map_err(|e| wrong(e.to_string()))
+        String::from_utf8(value)
+            .map(Some)
+            .map_err(|e| wrong(e.to_string()))
     }
 
     fn check(&mut self, key: u64) -> Result<()> {
@@ -100,7 +102,9 @@ impl Memcached {
             return Ok(());
         }
         let acked = self.acked.get(&key);
-        Err(wrong(format!("key {key}: {acked:?} was acked, {found:?} is there")))
+        Err(wrong(format!(
+            "key {key}: {acked:?} was acked, {found:?} is there"
+        )))
     }
 }
 
@@ -144,7 +148,10 @@ pub struct Http {
 
 impl Http {
     fn get(&mut self, path: &str) -> Result<(String, Vec<u8>)> {
-        write!(self.connection.to, "GET {path} HTTP/1.1\r\nHost: guest\r\n\r\n")?;
+        write!(
+            self.connection.to,
+            "GET {path} HTTP/1.1\r\nHost: guest\r\n\r\n"
+        )?;
         let status = self.connection.line()?;
         let mut length = None;
         loop {
