@@ -90,10 +90,11 @@ fn gdb_goes_forward_and_back(more: &[&str]) {
     let (output, errors, replayed) = gdb.run(&script);
 
     let registers = output.after("regs ");
-    assert_eq!(registers.len(), 4, "{output}");
+    assert_eq!(registers.len(), 5, "{output}");
     assert!(registers[0].starts_with(&format!("{main:x} ")), "{output}");
     assert_ne!(registers[1], registers[2], "{output}");
     assert_eq!(registers[1], registers[3], "{output}");
+    assert_eq!(registers[0], registers[4], "{output}");
     assert_eq!(output.bytes_at(main), guest.bytes(main, 16), "{output}");
     let counts = output.after("ticks ");
     assert_eq!(&counts[..3], ["1", "2", "3"], "{output}");

@@ -2,19 +2,18 @@
 
 use crate::common::{LIMIT, machine, os, switch_cluster, text};
 use crate::record_counter;
-use replay::codec::from_bytes;
 use replay::file::LogReader;
 use std::path::Path;
 use tandem::demo::cluster::Cluster;
 use tandem::load::{Load, LoadOptions};
 use tandem::look::travel::{Arrived, Place, Travel};
 use tandem::node::engine::EngineArg;
-use tandem::node::setup;
+use tandem::node::setup::{self, Origin};
 use vmm::soft::looking::{Data, Debuggable, Kind, Pause, Watch};
 
 fn open(log: &Path) -> Travel {
     let reader = LogReader::open(log).unwrap();
-    let config = from_bytes(&reader.header().config).unwrap();
+    let Origin { config, .. } = Origin::of_log(&reader, log).unwrap();
     let blueprint = setup::follow(config, None, None).unwrap();
     let prepared = setup::prepare(blueprint, EngineArg::Soft).unwrap();
     let (machine, first) = prepared.boot_soft().unwrap();
