@@ -173,10 +173,10 @@ impl Watch {
             }
         }
         // What faulted did not access.
-        if let Some((clock, touched)) = self.touched.take() {
-            if cpu.clock > clock {
-                hit = hit.or(Some(touched));
-            }
+        if let Some((clock, touched)) = self.touched.take()
+            && cpu.clock > clock
+        {
+            hit = hit.or(Some(touched));
         }
         if std::mem::take(&mut self.leaving) {
             return None;
