@@ -195,7 +195,7 @@ impl Travel {
         };
         watch.until = goal;
         if arrived == Arrived::End {
-            self.to_last()?;
+            self.go_to_last()?;
         }
         Ok(arrived)
     }
@@ -267,7 +267,7 @@ impl Travel {
     }
 
     /// Goes to the last place of the replay, whose end was seen.
-    fn to_last(&mut self) -> Outcome {
+    fn go_to_last(&mut self) -> Outcome {
         let steps = self.engine().steps() + 1;
         let end = Place {
             steps,

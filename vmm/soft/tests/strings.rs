@@ -135,7 +135,7 @@ fn code_under_the_destination_is_written_and_costs_nothing() {
         let physical = &mut machine.soft.cpu.physical;
         physical.write(FUNCTION, 0xc3, 1);
         // `mov eax, 7; ret`
-        physical.write(DATA + 0x4000, 0xc3_0000_0007_b8, 8);
+        physical.write(DATA + 0x4000, 0xc300_0000_07b8, 8);
         machine
     };
     let mut kept = program(true);
