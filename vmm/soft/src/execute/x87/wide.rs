@@ -167,6 +167,9 @@ impl Wide {
 
     /// Over a small integer that is not zero.
     pub fn over_integer(self, divisor: u32) -> Self {
+        if self.is_zero() {
+            return self;
+        }
         let divisor = u128::from(divisor);
         let (whole, rest) = (self.significand / divisor, self.significand % divisor);
         let shift = whole.leading_zeros();
