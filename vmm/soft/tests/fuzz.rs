@@ -58,7 +58,7 @@ fn fuzz(ring: u8, long: bool, seed: u64) {
         .ok()
         .and_then(|n| n.parse().ok());
     let mut random = Random(seed);
-    for round in 0..rounds.unwrap_or(40) {
+    for round in 0..rounds.unwrap_or(150) {
         let mut machine = Machine::new(&[], ring);
         if !long {
             machine.soft.cpu.segments[soft::cpu::segment::CS].attributes ^= 0x600;
