@@ -183,7 +183,7 @@ fn integer_instructions_of_64_bit_code() {
         bitness: 64,
         codes: codes(64),
         fill_fx: None,
-        cases: 500_000,
+        cases: 250_000,
     });
 }
 
@@ -194,6 +194,6 @@ fn integer_instructions_of_32_bit_code() {
         bitness: 32,
         codes: codes(32),
         fill_fx: None,
-        cases: 500_000,
+        cases: 250_000,
     });
 }
