@@ -272,7 +272,7 @@ pub struct PrimaryArgs {
     pub replica: ReplicaArgs,
     /// Bound of execution lag: the guest is slowed gradually from half of it on, while its backup is that
     /// far behind
-    #[arg(long, default_value_t = 250, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    #[arg(long, default_value_t = 2000, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
     pub lag_max_ms: u32,
     /// The backup's host, as the viewservice knows it (if not given, it chooses one)
     #[arg(long, value_name = "NAME", requires = "viewservice")]
