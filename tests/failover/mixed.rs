@@ -91,8 +91,10 @@ fn p15_a_spinning_guest_is_slowed_to_what_its_backup_can_do() {
     }
     let cluster = cluster("file");
     let guest = ["counter", "--arg", "hz=100", "--arg", "ticks=1000000"];
+    let mut options = mixed(false);
+    options.primary.extend(os(&["--lag-max-ms", "250"]));
     let mut pair = cluster
-        .start_pair("mixed-counter", &os(&guest), &mixed(false))
+        .start_pair("mixed-counter", &os(&guest), &options)
         .unwrap();
     // Slowed, and that for a while.
     wait_counters(&pair, |counters| {
