@@ -21,6 +21,19 @@ pub enum EngineArg {
     Soft,
 }
 
+impl EngineArg {
+    /// What to take for following `engine`, on which a guest counts `clock`: instructions that single steps
+    /// on KVM counted are counted so again.
+    #[must_use]
+    pub fn following(self, engine: EngineKind, clock: ClockKind) -> Self {
+        let steps = clock == ClockKind::Instructions && engine != EngineKind::Soft;
+        if self == Self::Auto && steps {
+            return Self::Kvm;
+        }
+        self
+    }
+}
+
 /// A machine on whichever engine.
 pub type AnyMachine = Machine<Box<dyn Engine>>;
 
@@ -112,6 +125,19 @@ pub fn soft(config: &MachineConfig, memory: &GuestMemory) -> Outcome<SoftEngine>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_follows_counts_as_the_one_before() {
+        let auto = |engine, clock| EngineArg::Auto.following(engine, clock);
+        let hardware = EngineKind::KvmHardware;
+        assert_eq!(auto(hardware, ClockKind::Instructions), EngineArg::Kvm);
+        assert_eq!(auto(hardware, ClockKind::Blocks), EngineArg::Auto);
+        let soft = auto(EngineKind::Soft, ClockKind::Instructions);
+        assert_eq!(soft, EngineArg::Auto);
+        assert!(hardware.agrees_with(EngineKind::Soft, ClockKind::Blocks));
+        assert!(!hardware.agrees_with(EngineKind::Soft, ClockKind::Instructions));
+        assert!(!hardware.agrees_with(EngineKind::KvmSoftware, ClockKind::Blocks));
+    }
 
     #[test]
     fn a_software_kvm_does_not_run_linux() {

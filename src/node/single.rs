@@ -214,9 +214,10 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     let reader = LogReader::open(&args.log)?;
     reader.check_replayable()?;
     let Origin { config, engine } = Origin::of_log(&reader, &args.log)?;
+    let clock = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
-    let prepared = setup::prepare(blueprint, args.engine)?;
+    let prepared = setup::prepare(blueprint, args.engine.following(engine, clock))?;
     if engine != prepared.engine_kind() {
         crate::complain!(
             "tandem: {}: recorded on {engine}, replayed on {}",

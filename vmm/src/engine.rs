@@ -21,10 +21,13 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
-    /// Whether a guest does the same on both: on the same, and on the software engine whatever the other.
+    /// Whether a guest that counts `clock` does the same on both: on the same, and on the software engine
+    /// whatever the other, unless it counts instructions, of which single steps leave out those of
+    /// interrupt handlers.
     #[must_use]
-    pub fn agrees_with(self, other: Self) -> bool {
-        self == other || self == Self::Soft || other == Self::Soft
+    pub fn agrees_with(self, other: Self, clock: ClockKind) -> bool {
+        let one_soft = self == Self::Soft || other == Self::Soft;
+        self == other || one_soft && clock == ClockKind::Blocks
     }
 }
 

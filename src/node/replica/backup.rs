@@ -253,13 +253,14 @@ fn start(
         )));
     }
     let mac = config.mac;
+    let clock = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())?;
-    let prepared = setup::prepare(blueprint, args.engine)?;
+    let prepared = setup::prepare(blueprint, args.engine.following(origin.engine, clock))?;
     let here = prepared.engine_kind();
-    if !origin.engine.agrees_with(here) {
+    if !origin.engine.agrees_with(here, clock) {
         return Err(Failure::new(format!(
             "this host has {here}, the primary's {}: the same guest may differ on them \
-             (--engine soft follows either)",
+             (--engine soft follows either, for guests that count blocks)",
             origin.engine
         )));
     }

@@ -23,6 +23,8 @@ use std::collections::HashMap;
 
 /// Most instructions of a block.
 const LENGTH_MAX: usize = 64;
+/// Most bytes of a block: distances in it are one byte.
+const BYTES_MAX: usize = 256;
 /// Blocks found lately that are found again without the table.
 const RECENT: usize = 1 << 14;
 /// Most blocks kept; beyond, all are dropped.
@@ -170,9 +172,9 @@ impl Blocks {
             cpu.tlb.guard(physical & !OFFSET);
         }
         let length = if keep { LENGTH_MAX } else { 1 };
-        let mut bytes = [0; PAGE as usize];
+        let mut bytes = [0; BYTES_MAX];
         let on_page = (PAGE - (physical & OFFSET)) as usize;
-        let window = &mut bytes[..on_page.min(256)];
+        let window = &mut bytes[..on_page.min(BYTES_MAX)];
         if !cpu.physical.read_bytes(physical, window) {
             return Err(cpu.stop(crate::trap::Cause::Unimplemented));
         }
@@ -213,14 +215,13 @@ impl Blocks {
         Ok(Place::Kept(self.keep(cpu, physical, block)))
     }
 
-    fn keep(&mut self, cpu: &mut Cpu, physical: u64, block: Block) -> u32 {
+    fn keep(&mut self, cpu: &Cpu, physical: u64, block: Block) -> u32 {
         if self.by_address.len() >= BLOCKS_MAX {
             let pages: Vec<u64> = self.by_page.keys().copied().collect();
             for page in pages {
                 // The page stays guarded: it is being decoded, or will be found unguarded by its next write.
                 self.forget(page);
             }
-            let _ = cpu;
         }
         let number = match self.free.pop() {
             Some(number) => {

@@ -184,7 +184,8 @@ pub struct Cpu {
     pub control: Control,
     /// Model-specific registers.
     pub msrs: Msrs,
-    /// Debug registers. They hold values; breakpoints in them do not fire.
+    /// Debug registers. Of the breakpoints in them those on instructions fire, those on data and ports do
+    /// not.
     pub debug: [u64; 8],
     /// The time-stamp counter.
     pub time: TimeBase,

@@ -31,6 +31,8 @@ pub struct State {
     pub debug: [u64; 8],
     /// The time-stamp counter.
     pub time: TimeBase,
+    /// What the guest's writes to it add to it.
+    pub time_offset: u64,
     /// x87, MMX and SSE.
     pub fpu: Fpu,
     /// Instructions retired, and exits.
@@ -60,6 +62,7 @@ impl Cpu {
             msrs: self.msrs,
             debug: self.debug,
             time: self.time,
+            time_offset: self.time_offset,
             fpu: self.fpu,
             clock: self.clock,
             cpl: self.cpl,
@@ -81,6 +84,7 @@ impl Cpu {
         self.msrs = state.msrs;
         self.debug = state.debug;
         self.time = state.time;
+        self.time_offset = state.time_offset;
         self.fpu = state.fpu;
         self.clock = state.clock;
         self.cpl = state.cpl;

@@ -65,9 +65,6 @@ impl Features {
                 .filter(|&&(_, leaf, register, bit)| model.has(leaf, register, bit))
                 .map(|&(feature, ..)| feature),
         );
-        if model.has(1, 2, 0) {
-            has.push(CpuidFeature::FPU387);
-        }
         Self { has }
     }
 
