@@ -11,7 +11,9 @@
 //! Sans-I/O: who asks says how far behind the backup is and what time it is. The lag is a sum of what
 //! the primary is too fast by, so that a speed which falls with the lag settles where both are equally
 //! fast, from whatever side it comes; as the fall is a power of the lag, it settles alike whether the
-//! backup is half as fast or a hundredth. Below half the bound nothing is held back at all.
+//! backup is half as fast or a hundredth. Below half the bound nothing is held back at all. The bound
+//! is to lie well above what a busy scheduler makes of a backup that keeps up: its entries may be some
+//! 30 ms old there, and the lag is believed up to four times that (see `backlog`).
 
 /// Doublings of the pause from where the brake begins to the bound.
 const DOUBLINGS: u64 = 8;
