@@ -77,7 +77,7 @@ fn a_guest_that_cannot_go_on_is_told_with_its_place() {
     // lidt of ten zero bytes, ud2; mov $0xfec00000, %eax, jmp *%rax; the same for 128 MiB, beyond RAM.
     let triple = b"\x0f\x01\x1d\x02\0\0\0\x0f\x0b\0\0\0\0\0\0\0\0\0\0";
     let cases: [(&[u8], &[&str]); 4] = [
-        (triple, &["triple fault", "rip 0x20100"]),
+        (triple, &["triple fault", "rip 0x20100", "[0f, 0b]", "ud2"]),
         // rsm, which outside of system management mode no guest needs.
         (b"\x0f\xaa", &["[0f, aa]", "rsm", "0x201000"]),
         (

@@ -4,8 +4,19 @@ use crate::Cpu;
 use crate::memory::{Intent, Mode, PAGE};
 use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 
-/// Bytes and disassembly of the instruction at RIP, or why there is none.
-pub(crate) fn instruction(cpu: &mut Cpu) -> String {
+/// That the instruction at RIP is one we lack, or why there is none.
+pub(crate) fn lacking(cpu: &mut Cpu) -> String {
+    match instruction(cpu) {
+        Ok(what) => format!("the software processor lacks the instruction {what}"),
+        Err(why) => why,
+    }
+}
+
+/// Bytes and disassembly of the instruction at RIP.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) fn instruction(cpu: &mut Cpu) -> Result<String, String> {
     let rip = cpu.rip;
     let mode = if cpu.cpl == 3 {
         Mode::User
@@ -13,12 +24,14 @@ pub(crate) fn instruction(cpu: &mut Cpu) -> String {
         Mode::Supervisor
     };
     let Ok(physical) = cpu.translate(rip, Intent::Execute, mode) else {
-        return format!("it executes at {rip:#x}, which is not mapped");
+        return Err(format!("it executes at {rip:#x}, which is not mapped"));
     };
     let mut bytes = [0; crate::decode::LONGEST];
     let len = (PAGE - physical % PAGE).min(bytes.len() as u64) as usize;
     if !cpu.physical.read_bytes(physical, &mut bytes[..len]) {
-        return format!("it executes at {rip:#x}, physical {physical:#x}, where there is no RAM");
+        return Err(format!(
+            "it executes at {rip:#x}, physical {physical:#x}, where there is no RAM"
+        ));
     }
     let bitness = if cpu.long_code { 64 } else { 32 };
     let options = DecoderOptions::AMD;
@@ -26,8 +39,5 @@ pub(crate) fn instruction(cpu: &mut Cpu) -> String {
     let mut text = String::new();
     GasFormatter::new().format(&instruction, &mut text);
     let taken = instruction.len().clamp(1, len);
-    format!(
-        "the software processor lacks the instruction {:02x?} ({text}) at {rip:#x}",
-        &bytes[..taken]
-    )
+    Ok(format!("{:02x?} ({text}) at {rip:#x}", &bytes[..taken]))
 }

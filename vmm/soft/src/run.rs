@@ -50,9 +50,17 @@ impl Soft {
         }
     }
 
-    /// The instruction at RIP, for a message: its bytes and what they mean.
+    /// Why the instruction at RIP cannot be executed, for a message.
     #[must_use]
     pub fn describe(&mut self) -> String {
+        crate::describe::lacking(&mut self.cpu)
+    }
+
+    /// Bytes and disassembly of the instruction at RIP.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn instruction(&mut self) -> Result<String, String> {
         crate::describe::instruction(&mut self.cpu)
     }
 

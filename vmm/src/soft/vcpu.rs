@@ -271,7 +271,10 @@ impl SoftEngine {
                     self.natural();
                     return Ok(Halfway::Exit(VmExit::Halt));
                 }
-                Exit::TripleFault => return Err(self.fault("triple fault")),
+                Exit::TripleFault => {
+                    let (Ok(at) | Err(at)) = self.soft.instruction();
+                    return Err(self.fault(&format!("triple fault: {at}")));
+                }
                 Exit::Unimplemented => {
                     let why = self.soft.describe();
                     return Err(self.fault(&why));
