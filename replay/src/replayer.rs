@@ -29,6 +29,8 @@ pub struct Replayer<L, O> {
     index: LogIndex,
     /// The vCPU may run to here.
     limit: Clock,
+    /// The vCPU is to stop here, too, though the log has nothing for it.
+    extra: Option<Clock>,
     last: VecDeque<String>,
 }
 
@@ -42,8 +44,15 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
             held: None,
             index: LogIndex(0),
             limit: Clock(0),
+            extra: None,
             last: VecDeque::new(),
         }
+    }
+
+    /// Stops the vCPU at `clock` too, or at the first stop behind it, for somebody to look. The guest does
+    /// not notice: nothing is delivered at a stop the log knows nothing of.
+    pub fn stop_at(&mut self, clock: Clock) {
+        self.extra = Some(clock);
     }
 
     /// Index of the next entry to replay.
@@ -306,7 +315,8 @@ impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
             let entry = self.held.take().expect("the limit lies ahead otherwise");
             return Err(self.diverged(here, entry, "vCPU about to go on"));
         }
-        Ok(Stop::At(clock))
+        let extra = self.extra.filter(|extra| *extra > here.point.clock);
+        Ok(Stop::At(extra.map_or(clock, |extra| extra.min(clock))))
     }
 
     fn kicked(&mut self, _: Clock) -> Result<(), InputsError> {

@@ -194,6 +194,12 @@ impl Prepared {
         booted(engine, self.blueprint, self.memory)
     }
 
+    /// The machine as it was saved, whichever engine ran it then. On the vCPU thread.
+    pub fn restore(self, snapshot: &[u8]) -> Outcome<AnyMachine> {
+        let engine = self.engine.create(&self.blueprint.config, &self.memory)?;
+        Ok(Machine::restore(engine, self.memory, snapshot)?)
+    }
+
     /// What will run it.
     pub fn engine_kind(&self) -> EngineKind {
         self.engine.kind()

@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod snapshots;
 
 use common::{cluster, have_kvm, machine, os, tandem_json, text};
 use std::ffi::OsString;

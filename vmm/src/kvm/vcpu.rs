@@ -41,6 +41,8 @@ ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 const ENDLESS: u64 = 1 << 63;
 /// Flags that are not the guest's doing: trap (single-step) and resume (SDM volume 3, 2.3).
 const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
+/// The interrupt flag.
+const INTERRUPTS: u64 = 1 << 9;
 
 /// A port or MMIO access the guest waits in.
 #[derive(Clone, Copy, Debug)]
@@ -513,8 +515,11 @@ impl Engine for KvmEngine {
         self.budget = ENDLESS;
         self.set_word(ENDLESS);
         self.trap_due = false;
+        self.was_kicked = false;
         self.access = None;
         self.halted = state.halted;
+        self.injected = state.injected.is_some();
+        self.interruptible = state.rflags & INTERRUPTS != 0 && !state.shadow;
         self.registers_fresh = false;
         Ok(())
     }

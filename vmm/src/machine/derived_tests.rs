@@ -446,6 +446,7 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
         time,
         entry: VmEntry::Resume,
         halted: false,
+        settled: None,
     }
 }
 

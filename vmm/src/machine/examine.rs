@@ -63,7 +63,7 @@ impl<C> Checkpoint<C> {
 }
 
 impl<E: Debuggable> Examined<E> {
-    /// Examines `machine`, which has not run yet.
+    /// Examines `machine`, which has not run yet, or was saved where [`Machine::run_until`] paused.
     pub fn new(machine: Machine<E>) -> Self {
         Self {
             machine,
@@ -95,7 +95,7 @@ impl<E: Debuggable> Examined<E> {
         loop {
             let stop = match self.inside {
                 Some(stop) => stop,
-                None => match machine.stopped(inputs, self.natural)? {
+                None => match machine.next(inputs, self.natural)? {
                     Next::Enter(now) => inputs.next_stop(&now)?,
                     Next::End {
                         here,

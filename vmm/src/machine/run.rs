@@ -78,6 +78,8 @@ pub struct Machine<E> {
     pub(super) entry: VmEntry,
     /// Whether the guest stands in a halt.
     pub(super) halted: bool,
+    /// Steps 2 to 4 are done at the stop it stands at; whether that one is natural.
+    pub(super) settled: Option<bool>,
 }
 
 /// How chips ask at `here`: derived time answers what it can, `inputs` the rest.
@@ -126,6 +128,7 @@ impl<E: Engine> Machine<E> {
             time,
             entry: VmEntry::Resume,
             halted: false,
+            settled: None,
         })
     }
 
@@ -152,23 +155,60 @@ impl<E: Engine> Machine<E> {
     /// # Errors
     /// See [`MachineError`]. The machine is of no more use then.
     pub fn run(&mut self, inputs: &mut dyn Inputs) -> Result<Ended, MachineError> {
-        let mut natural = true;
         loop {
-            let now = match self.stopped(inputs, natural)? {
+            if let Some(ended) = self.run_until(inputs, |_| false)? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Runs to the machine's end, or to a stop `pause` says yes to: `None` then. All is done there but
+    /// entering the guest, so that the machine can be saved, and goes on by another run, its copies too.
+    /// Not asked where the guest waits for the answer to a read, nor at the place it goes on from.
+    ///
+    /// # Errors
+    /// See [`MachineError`]. The machine is of no more use then.
+    pub fn run_until(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        mut pause: impl FnMut(&Situation) -> bool,
+    ) -> Result<Option<Ended>, MachineError> {
+        let mut natural = true;
+        let mut ask = self.settled.is_none();
+        loop {
+            let now = match self.next(inputs, natural)? {
                 Next::Enter(now) => now,
                 Next::End {
                     here,
                     code,
                     stopped,
-                } => return self.end(inputs, here, code, stopped),
+                } => return self.end(inputs, here, code, stopped).map(Some),
             };
+            if ask && self.entry == VmEntry::Resume && pause(&now) {
+                self.settled = Some(now.natural);
+                return Ok(None);
+            }
+            ask = true;
             let exit = self.enter(inputs, now)?;
             natural = exit != VmExit::Stopped;
             if let Some(code) = self.handle(inputs, exit)? {
                 let here = self.here()?;
-                return self.end(inputs, here, code, false);
+                return self.end(inputs, here, code, false).map(Some);
             }
         }
+    }
+
+    /// Steps 2 to 4, unless they are done.
+    pub(super) fn next(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        natural: bool,
+    ) -> Result<Next, MachineError> {
+        let Some(natural) = self.settled.take() else {
+            return self.stopped(inputs, natural);
+        };
+        let here = self.here()?;
+        Ok(Next::Enter(self.situation(here, natural)))
     }
 
     pub(super) fn here(&mut self) -> Result<Here, MachineError> {
@@ -177,11 +217,7 @@ impl<E: Engine> Machine<E> {
     }
 
     /// Steps 2 to 4.
-    pub(super) fn stopped(
-        &mut self,
-        inputs: &mut dyn Inputs,
-        natural: bool,
-    ) -> Result<Next, MachineError> {
+    fn stopped(&mut self, inputs: &mut dyn Inputs, natural: bool) -> Result<Next, MachineError> {
         let here = self.here()?;
         if self.halted && !self.engine.interruptible() {
             let why = "it halted with interrupts disabled".to_owned();

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The first section is the machine's configuration; then the vCPU, what the board keeps besides its
-//! chips, guest time (none where it is logged), each chip, and last the memory.
+//! chips, where in the run loop it stands, guest time (none where it is logged), each chip, and last the
+//! memory.
 //! Bytes left over are an error.
 
 use super::board::Board;
@@ -26,7 +27,7 @@ use replay::digest::StateHasher;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 const MAGIC: [u8; 8] = *b"TANDEMSN";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const PAGE: u64 = 4096;
 /// Most bytes of one section that is not memory.
 const SECTION_MAX: usize = 16 << 20;
@@ -61,6 +62,9 @@ struct Pending {
     typed: Vec<u8>,
     halted: bool,
 }
+
+/// Where in the run loop a machine stands: see [`Machine::run_until`].
+type Settled = Option<bool>;
 
 impl Board {
     fn chips(&self) -> Vec<&dyn Chip> {
@@ -183,7 +187,7 @@ fn section<'a>(bytes: &mut &'a [u8], kind: &str) -> Result<(u16, &'a [u8]), Snap
 }
 
 /// Sections that are no chip's.
-const OTHERS: usize = 4;
+const OTHERS: usize = 5;
 /// Version of the sections that are no chip's.
 const SECTION_VERSION: u16 = 1;
 
@@ -233,7 +237,7 @@ impl<E> Machine<E> {
 }
 
 impl<E: Engine> Machine<E> {
-    /// The whole machine as bytes. Only between runs of the loop that ended at a write, a halt or a stop.
+    /// The whole machine as bytes. Only before the first run, or where [`Machine::run_until`] paused.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -260,6 +264,8 @@ impl<E: Engine> Machine<E> {
         put(&mut out, "cpu", SECTION_VERSION, &to_bytes(&cpu));
         let pending = to_bytes(&pending(self));
         put(&mut out, "pending", SECTION_VERSION, &pending);
+        let settled: Settled = self.settled;
+        put(&mut out, "loop", SECTION_VERSION, &to_bytes(&settled));
         let time = to_bytes(&self.time.saved());
         put(&mut out, "time", SECTION_VERSION, &time);
         for chip in chips {
@@ -303,6 +309,7 @@ impl<E: Engine> Machine<E> {
         section(bytes, "machine")?;
         let cpu: CpuState = decode(bytes, "cpu")?;
         let pending: Pending = decode(bytes, "pending")?;
+        let settled: Settled = decode(bytes, "loop")?;
         let saved: Option<u64> = decode(bytes, "time")?;
         let time = GuestClock::restored(config.tsc, saved).map_err(SnapshotError::from)?;
         let mut board = Board::new(&config);
@@ -329,6 +336,7 @@ impl<E: Engine> Machine<E> {
             time,
             entry,
             halted,
+            settled,
         })
     }
 }

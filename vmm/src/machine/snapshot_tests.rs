@@ -80,6 +80,7 @@ fn fresh() -> Machine<Still> {
         config,
         entry: VmEntry::Resume,
         halted: false,
+        settled: None,
     }
 }
 
@@ -125,6 +126,7 @@ fn changed() -> Machine<Still> {
     machine.engine.0.rip = 0x10_0000;
     machine.engine.0.clock = Clock(77);
     machine.halted = true;
+    machine.settled = Some(false);
     machine.time.advance(Anchor(1234)).unwrap();
     machine.ports(&[
         (0x20, 0x11),
