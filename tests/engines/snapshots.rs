@@ -2,6 +2,7 @@
 
 use super::common::{LIMIT, have_kvm, machine, os, text};
 use super::record;
+use replay::codec::from_bytes;
 use replay::file::{LogReader, Mark as LogMark};
 use replay::replayer::{Mark, Replayer};
 use replay::{Clock, InputsError, LogIndex, Outlet, Output};
@@ -16,6 +17,7 @@ use tandem::node::engine::EngineArg;
 use tandem::node::setup::{Origin, Prepared, follow, prepare};
 use tandem::node::single::on_vcpu_thread;
 use vmm::machine::Ended;
+use vmm::state::CpuState;
 
 /// Places at which each replay is saved.
 const PLACES: u64 = 4;
@@ -72,16 +74,31 @@ fn replay_saving(log: &Path, engine: EngineArg, places: &[Clock]) -> (Vec<Saved>
     .unwrap()
 }
 
+/// The vCPU in a snapshot: the second section.
+fn vcpu(snapshot: &[u8]) -> CpuState {
+    let mut at = 16;
+    let payload = |at: usize| {
+        let head = at + 1 + usize::from(snapshot[at]) + 2;
+        let length = u32::from_le_bytes(snapshot[head..head + 4].try_into().unwrap());
+        head + 8..head + 8 + length as usize
+    };
+    at = payload(at).end;
+    from_bytes(&snapshot[payload(at)]).unwrap()
+}
+
 /// Goes on with a machine on `engine`, to the end of the log.
 fn go_on(log: &Path, engine: EngineArg, saved: &Saved) -> Ended {
     let prepared = prepared(log, engine);
     on_vcpu_thread("vcpu", || {
         let mut machine = prepared.restore(&saved.machine)?;
-        assert_eq!(machine.digest(None)?, saved.digest, "as it was saved");
-        assert!(
-            machine.save().during("cannot save")? == saved.machine,
-            "and saves the same"
+        let again = machine.save().during("cannot save")?;
+        assert_eq!(
+            vcpu(&again),
+            vcpu(&saved.machine),
+            "the vCPU is as it was saved"
         );
+        assert!(again == saved.machine, "all is as it was saved");
+        assert_eq!(machine.digest(None)?, saved.digest);
         let mut replayer = Replayer::new(LogReader::open(log)?, Nowhere);
         replayer.rewind(&saved.log).during("the log")?;
         Ok(machine.run(&mut replayer)?)

@@ -177,7 +177,18 @@ pub trait Engine {
         }
     }
 
-    /// The vCPU's state, engine-neutral. Only after `Stopped`, `Halt`, or a write.
+    /// Ends what the last exit left under way, so that [`Engine::save`] is all there is to the vCPU: to be
+    /// called before a state is saved that is to be restored. Only after `Stopped`, `Halt`, or a write; the
+    /// default is an engine that leaves nothing.
+    ///
+    /// # Errors
+    /// If the guest is in the middle of an instruction that makes several accesses.
+    fn settle(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// The vCPU's state, engine-neutral. Only after a natural exit or `Stopped`; after a read it is good for
+    /// a digest only.
     ///
     /// # Errors
     /// See [`EngineError`].
@@ -217,6 +228,10 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
 
     fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
         (**self).set_time(time)
+    }
+
+    fn settle(&mut self) -> Result<(), EngineError> {
+        (**self).settle()
     }
 
     fn save(&mut self) -> Result<crate::state::CpuState, EngineError> {

@@ -52,7 +52,7 @@ pub struct CpuState {
     pub general: [u64; 16],
     /// Instruction pointer.
     pub rip: u64,
-    /// Flags.
+    /// Flags. TF is not the guest's but zero on KVM where that steps, RF on KVM always.
     pub rflags: u64,
     /// CS, DS, ES, FS, GS, SS, TR, LDTR.
     pub segments: [Segment; 8],
@@ -66,8 +66,7 @@ pub struct CpuState {
     pub fpu: Fpu,
     /// Model-specific registers, as (index, value), in the order of [`crate::cpu::SAVED_MSRS`].
     pub msrs: Vec<(u32, u64)>,
-    /// DR0 to DR3, DR6 and DR7, each exclusive-or its value at reset; zero on KVM, which keeps them to
-    /// itself.
+    /// DR0 to DR3, DR6 and DR7, each exclusive-or its value at reset.
     pub debug: [u64; 6],
     /// What the guest's writes to the time-stamp counter add to it, wrapping.
     pub tsc_offset: u64,

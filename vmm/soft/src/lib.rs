@@ -26,7 +26,6 @@ pub mod model;
 pub mod op;
 mod outside;
 mod run;
-pub mod state;
 #[doc(hidden)]
 pub mod testing;
 pub mod trap;

@@ -64,6 +64,13 @@ impl Soft {
         crate::describe::instruction(&mut self.cpu)
     }
 
+    /// Whether the instruction that ended the last run has more to do outside: the processor's registers are
+    /// not all there is to it.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.cpu.outside.is_answered() || !self.cpu.outside.posted.is_empty()
+    }
+
     /// Answers the read the last run ended with.
     pub fn answer(&mut self, value: u64) {
         self.cpu.outside.answer(value);
@@ -333,6 +340,7 @@ impl Soft {
         cpu.set_slot(slot::BLOCK, cpu.rip);
         cpu.next_rip = cpu.rip.wrapping_add(op.len.into());
         cpu.shadow = false;
+        cpu.untraced = false;
         cpu.system_flags &= !flags::RF;
         cpu.outside.start();
         cpu.outside.posting = post;

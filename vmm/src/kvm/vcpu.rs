@@ -26,8 +26,9 @@ use crate::state::CpuState;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVMIO, Msrs, kvm_guest_debug, kvm_interrupt,
-    kvm_mp_state, kvm_msr_entry, kvm_run,
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_VCPUEVENT_VALID_SHADOW,
+    KVM_X86_SHADOW_INT_STI, KVMIO, Msrs, kvm_debugregs, kvm_guest_debug, kvm_interrupt,
+    kvm_mp_state, kvm_msr_entry, kvm_run, kvm_vcpu_events,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop, digest};
@@ -39,8 +40,10 @@ ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 
 /// A budget that never runs out: 292 years of a block each nanosecond.
 const ENDLESS: u64 = 1 << 63;
-/// Flags that are not the guest's doing: trap (single-step) and resume (SDM volume 3, 2.3).
+/// Flags that are in no digest of registers: trap (single-step) and resume (SDM volume 3, 2.3).
 const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
+/// The resume flag.
+const RESUME: u64 = 1 << 16;
 /// The interrupt flag.
 const INTERRUPTS: u64 = 1 << 9;
 
@@ -72,6 +75,8 @@ pub struct KvmEngine {
     /// Whether the last entry ended with a kick.
     was_kicked: bool,
     access: Option<Access>,
+    /// KVM has reported the next exit already.
+    carried: bool,
     registers_fresh: bool,
     /// The guest's interrupt flag is set and KVM can take an interrupt, as of the last exit.
     interruptible: bool,
@@ -97,6 +102,7 @@ impl KvmEngine {
             trap_due: false,
             was_kicked: false,
             access: None,
+            carried: false,
             registers_fresh: false,
             interruptible: false,
             injected: false,
@@ -178,6 +184,9 @@ impl KvmEngine {
 
     /// One KVM_RUN; true if it ended for a kick.
     fn enter(&mut self) -> Result<bool, EngineError> {
+        if std::mem::take(&mut self.carried) {
+            return Ok(false);
+        }
         self.registers_fresh = false;
         self.injected = false;
         let kicked = match self.fd.run() {
@@ -298,6 +307,74 @@ impl KvmEngine {
             && !access.read
             && access.bus == Bus::Mmio
             && access.address == abi::CONTROL_PAGE + abi::control::TRAP
+    }
+
+    /// Flags that are not in a saved state. The clock `instructions` sets the trap flag itself, and KVM then
+    /// hides the guest's. No engine stops on an instruction that has the resume flag set but behind an
+    /// `iretq` single-stepped to, and processors differ in what they leave of it at an exit.
+    fn not_saved(&self) -> u64 {
+        match self.kind {
+            ClockKind::Instructions => NOT_THE_GUESTS,
+            _ => RESUME,
+        }
+    }
+
+    fn events(&self) -> Result<kvm_vcpu_events, EngineError> {
+        self.fd
+            .get_vcpu_events()
+            .map_err(|e| ioctl("KVM_GET_VCPU_EVENTS", e))
+    }
+
+    fn debug_registers(&self) -> Result<kvm_debugregs, EngineError> {
+        self.fd
+            .get_debug_regs()
+            .map_err(|e| ioctl("KVM_GET_DEBUGREGS", e))
+    }
+
+    /// Puts interrupt shadow and debug registers back, where they are not so already.
+    fn put_events_and_debug(&self, state: &CpuState) -> Result<(), EngineError> {
+        let mut events = self.events()?;
+        if (events.interrupt.shadow != 0) != state.shadow {
+            let shadow = if state.shadow {
+                KVM_X86_SHADOW_INT_STI
+            } else {
+                0
+            };
+            events.interrupt.shadow = shadow as u8;
+            events.flags = KVM_VCPUEVENT_VALID_SHADOW;
+            self.fd
+                .set_vcpu_events(&events)
+                .map_err(|e| ioctl("KVM_SET_VCPU_EVENTS", e))?;
+        }
+        if convert::take_debug(&self.debug_registers()?) != state.debug {
+            self.fd
+                .set_debug_regs(&convert::debug(&state.debug))
+                .map_err(|e| ioctl("KVM_SET_DEBUGREGS", e))?;
+        }
+        Ok(())
+    }
+
+    fn put_msrs(&self, msrs: &[(u32, u64)]) -> Result<(), EngineError> {
+        for &(index, data) in msrs {
+            if !SAVED_MSRS.contains(&index) {
+                return Err(EngineError::Unsupported(format!(
+                    "MSR {index:#x} in a vCPU state"
+                )));
+            }
+            let entry = kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            };
+            let msrs = Msrs::from_entries(&[entry]).expect("one entry fits");
+            let set = self.fd.set_msrs(&msrs).unwrap_or(0);
+            if set != 1 && data != 0 {
+                return Err(EngineError::Unsupported(format!(
+                    "MSR {index:#x} on this host"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn internal_error(&mut self) -> EngineError {
@@ -440,21 +517,49 @@ impl Engine for KvmEngine {
         Ok(())
     }
 
+    /// KVM ends an access only when it is entered again.
+    fn settle(&mut self) -> Result<(), EngineError> {
+        let Some(access) = self.access else {
+            return Ok(());
+        };
+        let busy = || EngineError::Unsupported("the guest is in the middle of an access".into());
+        if access.read || access.left > 1 || self.carried {
+            return Err(busy());
+        }
+        // What ends it does not enter the guest then. The request stands, as a kick's would: the next entry
+        // takes it for one.
+        self.fd.set_kvm_immediate_exit(1);
+        match self.fd.run() {
+            Err(e) if e.errno() == libc::EINTR => {
+                self.access = None;
+                self.registers_fresh = false;
+                Ok(())
+            }
+            Err(e) => Err(ioctl("KVM_RUN", e)),
+            // Another piece of the same access; to be handled when the guest is entered.
+            Ok(_) => {
+                self.carried = true;
+                Err(busy())
+            }
+        }
+    }
+
     fn save(&mut self) -> Result<CpuState, EngineError> {
         let regs = self.fd.get_regs().map_err(|e| ioctl("KVM_GET_REGS", e))?;
         let sregs = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
-        let fpu = self.fd.get_fpu().map_err(|e| ioctl("KVM_GET_FPU", e))?;
+        let xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
+        let events = self.events()?;
         let mut state = CpuState {
             clock: Clock(self.clock),
             general: convert::general(&regs),
             rip: regs.rip,
-            rflags: regs.rflags & !NOT_THE_GUESTS,
-            fpu: convert::take_fpu(&fpu),
+            rflags: regs.rflags & !self.not_saved(),
+            fpu: convert::take_fpu(&xsave),
+            debug: convert::take_debug(&self.debug_registers()?),
+            shadow: events.interrupt.shadow != 0,
             halted: self.halted,
             ..Default::default()
         };
-        let xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
-        state.fpu.mxcsr = convert::take_mxcsr(&xsave);
         convert::take_sregs(&mut state, &sregs);
         for index in SAVED_MSRS {
             let entry = kvm_msr_entry {
@@ -471,8 +576,8 @@ impl Engine for KvmEngine {
     }
 
     fn restore(&mut self, state: &CpuState) -> Result<(), EngineError> {
-        if state.debug != [0; 6] || state.tsc_offset != 0 || state.shadow {
-            let why = "a vCPU state with debug registers, a moved TSC or an interrupt shadow: KVM cannot take it on here";
+        if state.tsc_offset != 0 {
+            let why = "a vCPU state with a moved TSC: KVM's guests have none";
             return Err(EngineError::Unsupported(why.into()));
         }
         let base = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
@@ -483,32 +588,12 @@ impl Engine for KvmEngine {
         self.fd
             .set_regs(&convert::regs(state))
             .map_err(|e| ioctl("KVM_SET_REGS", e))?;
-        self.fd
-            .set_fpu(&convert::fpu(&state.fpu))
-            .map_err(|e| ioctl("KVM_SET_FPU", e))?;
         let mut xsave = self.fd.get_xsave().map_err(|e| ioctl("KVM_GET_XSAVE", e))?;
-        convert::put_mxcsr(&mut xsave, state.fpu.mxcsr);
+        convert::put_fpu(&mut xsave, &state.fpu);
         // SAFETY: no feature with state beyond 4 KiB is enabled for the guest.
         unsafe { self.fd.set_xsave(&xsave) }.map_err(|e| ioctl("KVM_SET_XSAVE", e))?;
-        for &(index, data) in &state.msrs {
-            if !SAVED_MSRS.contains(&index) {
-                return Err(EngineError::Unsupported(format!(
-                    "MSR {index:#x} in a vCPU state"
-                )));
-            }
-            let entry = kvm_msr_entry {
-                index,
-                data,
-                ..Default::default()
-            };
-            let msrs = Msrs::from_entries(&[entry]).expect("one entry fits");
-            let set = self.fd.set_msrs(&msrs).unwrap_or(0);
-            if set != 1 && data != 0 {
-                return Err(EngineError::Unsupported(format!(
-                    "MSR {index:#x} on this host"
-                )));
-            }
-        }
+        self.put_events_and_debug(state)?;
+        self.put_msrs(&state.msrs)?;
         // A halted vCPU is entered as a runnable one: the halt has exited, and an interrupt wakes it.
         let _ = self.fd.set_mp_state(kvm_mp_state::default());
         self.clock = state.clock.0;
@@ -517,6 +602,7 @@ impl Engine for KvmEngine {
         self.trap_due = false;
         self.was_kicked = false;
         self.access = None;
+        self.carried = false;
         self.halted = state.halted;
         self.injected = state.injected.is_some();
         self.interruptible = state.rflags & INTERRUPTS != 0 && !state.shadow;

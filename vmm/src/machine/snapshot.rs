@@ -246,6 +246,7 @@ impl<E: Engine> Machine<E> {
             return Err(SnapshotError::Busy);
         }
         let mut out = Vec::with_capacity(usize::try_from(self.config.memory_bytes()).unwrap_or(0));
+        self.engine.settle()?;
         let cpu = self.engine.save()?;
         let chips = self.board.chips();
         out.extend_from_slice(&MAGIC);

@@ -21,7 +21,7 @@ const SEGMENTS: [usize; 8] = [
 ];
 /// [`CpuState::debug`] has these.
 const DEBUG: [usize; 6] = [0, 1, 2, 3, 6, 7];
-/// Trap and resume flag, which no engine saves.
+/// Trap and resume flag, which are in no digest of registers: KVM does not know the guest's everywhere.
 pub(super) const NOT_THE_GUESTS: u64 = soft::flags::TF | soft::flags::RF;
 
 /// The general registers in the order of [`CpuState::general`].
@@ -39,7 +39,7 @@ pub(super) fn save(cpu: &Cpu) -> CpuState {
     CpuState {
         general: general(cpu),
         rip: cpu.rip,
-        rflags: cpu.rflags() & !NOT_THE_GUESTS,
+        rflags: cpu.rflags(),
         segments: SEGMENTS.map(|n| segment_out(&cpu.segments[n])),
         tables: [table(&cpu.gdt), table(&cpu.idt)],
         control: [c.cr0, c.cr2, c.cr3, c.cr4, c.cr8],
@@ -185,3 +185,7 @@ fn set_msr(cpu: &mut Cpu, index: u32, value: u64) -> Result<(), EngineError> {
     *place = value;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

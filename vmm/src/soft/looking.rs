@@ -105,7 +105,6 @@ impl Debuggable for SoftEngine {
     fn view(&self) -> CpuState {
         CpuState {
             clock: self.clock(),
-            rflags: self.soft().cpu.rflags(),
             ..convert::save(&self.soft().cpu)
         }
     }

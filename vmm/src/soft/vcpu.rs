@@ -371,6 +371,14 @@ impl Engine for SoftEngine {
         Ok(())
     }
 
+    fn settle(&mut self) -> Result<(), EngineError> {
+        if self.reading || self.soft.is_under_way() {
+            let why = "the guest is in the middle of an access";
+            return Err(EngineError::Unsupported(why.into()));
+        }
+        Ok(())
+    }
+
     fn save(&mut self) -> Result<CpuState, EngineError> {
         Ok(CpuState {
             clock: self.clock(),

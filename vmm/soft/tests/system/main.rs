@@ -6,5 +6,4 @@ mod guest;
 mod memory;
 mod registers;
 mod stepping;
-mod stop_anywhere;
 mod transfers;

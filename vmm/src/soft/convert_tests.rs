@@ -1,12 +1,15 @@
 //! A run that is stopped, saved and restored after any instruction ends as one that is not.
 
-use crate::guest::{Guest, KERNEL_CODE, USER_CODE32};
+use super::{restore, save};
+use crate::state::CpuState;
+use guest::{Guest, KERNEL_CODE, USER_CODE32, USER_DATA};
 use iced_x86::code_asm::*;
-use soft::Exit;
+use replay::Clock;
+use replay::codec::{from_bytes, to_bytes};
 use soft::cpu::TimeBase;
 use soft::op::slot;
-use soft::state::State;
-use soft::testing::{DATA, MEMORY};
+use soft::testing::{CODE, DATA, MEMORY};
+use soft::{Exit, Soft};
 use std::sync::atomic::AtomicBool;
 
 const SYSCALL: u64 = 0x14_0000;
@@ -17,8 +20,14 @@ const TICK: u64 = 0x14_0400;
 /// A page whose entry in the page directory comes and goes.
 const PAGE: u64 = 0xc0_0000;
 const ENTRY: u64 = 0x3000 + 6 * 8;
+/// Guest time at clock 0.
+const BEGUN: TimeBase = TimeBase::Clock(1000);
 /// An interrupt comes every so many instructions.
 const PERIOD: u64 = 17;
+
+#[allow(dead_code, reason = "the processor's own tests use all of it")]
+#[path = "../../soft/tests/system/guest.rs"]
+mod guest;
 
 /// Three rounds of page faults, single steps, system calls both ways, self-modification and clock reads.
 fn user(a: &mut CodeAssembler) {
@@ -99,7 +108,7 @@ fn guest() -> Guest {
     cpu.msrs.fmask = 0x700;
     cpu.msrs.star = u64::from(USER_CODE32) << 48 | u64::from(KERNEL_CODE) << 32;
     cpu.msrs.kernel_gs_base = DATA;
-    cpu.time = TimeBase::Clock(1000);
+    cpu.time = BEGUN;
     cpu.set_rflags(0x202);
     for register in [12, 13, 14, 15] {
         cpu.set_slot(register, 0);
@@ -117,9 +126,29 @@ enum Between {
     SaveAndRestore,
 }
 
-/// Runs to the end, stopped whenever the clock is in `stops`; the state and the memory then.
-fn run(stops: impl Fn(u64) -> bool, between: Between) -> (State, Vec<u8>) {
-    let mut guest = guest();
+/// What a processor is, between two runs.
+fn state(soft: &Soft) -> CpuState {
+    CpuState {
+        clock: Clock(soft.cpu.clock),
+        ..save(&soft.cpu)
+    }
+}
+
+/// Puts a state into a processor that knows nothing of the run.
+fn put_back(soft: &mut Soft, state: &CpuState) {
+    soft.forget();
+    restore(&mut soft.cpu, state).unwrap();
+    soft.cpu.clock = state.clock.0;
+    soft.cpu.time = BEGUN;
+}
+
+/// Runs a guest to the end, stopped whenever the clock is in `stops`; the state and the memory then.
+fn run_guest(
+    mut guest: Guest,
+    stops: impl Fn(u64) -> bool,
+    between: Between,
+) -> (CpuState, Vec<u8>) {
+    let nothing = state(&Guest::new(0, |a| a.nop().unwrap()).machine.soft);
     let soft = &mut guest.machine.soft;
     let kick = AtomicBool::new(false);
     loop {
@@ -146,35 +175,39 @@ fn run(stops: impl Fn(u64) -> bool, between: Between) -> (State, Vec<u8>) {
                 }
             }
             Between::SaveAndRestore => {
-                let state = soft.cpu.state();
-                soft.cpu.set_state(&guest_state_of_nothing());
-                soft.forget();
-                soft.cpu.set_state(&state);
+                assert!(!soft.is_under_way());
+                let saved = to_bytes(&state(soft));
+                put_back(soft, &nothing);
+                put_back(soft, &from_bytes(&saved).unwrap());
             }
         }
     }
     let mut memory = vec![0; MEMORY];
     assert!(soft.cpu.physical.read_bytes(0, &mut memory));
-    (soft.cpu.state(), memory)
+    (state(soft), memory)
 }
 
-/// The state of a processor that never ran.
-fn guest_state_of_nothing() -> State {
-    Guest::new(0, |a| a.nop().unwrap()).machine.soft.cpu.state()
+fn run(stops: impl Fn(u64) -> bool, between: Between) -> (CpuState, Vec<u8>) {
+    run_guest(guest(), stops, between)
+}
+
+fn word(memory: &[u8], at: u64) -> u64 {
+    u64::from_le_bytes(memory[at as usize..][..8].try_into().unwrap())
 }
 
 #[test]
 fn the_program_does_what_it_says() {
     let (state, memory) = run(|_| false, Between::Nothing);
-    let word = |at: u64| u64::from_le_bytes(memory[at as usize..][..8].try_into().unwrap());
+    let word = |at| word(&memory, at);
     assert_eq!(word(DATA), 3, "system calls");
     assert_eq!(word(DATA + 64), 3 * 4, "single steps");
     assert_eq!(word(DATA + 72), 3, "int 0x80");
     assert!(word(DATA + 80) > 2, "interrupts");
     assert_eq!((word(PAGE + 8), word(PAGE + 16)), (9, 3));
-    assert_eq!(state.general[usize::from(slot::RCX)], 10);
+    // RAX, RBX, RCX first.
+    assert_eq!(state.general[2], 10);
     assert_eq!((state.general[13], state.general[15]), (15, 8 + 9 + 10));
-    assert_eq!(state.rip, crate::guest::HALTS + 13 * 16 + 1);
+    assert_eq!(state.rip, guest::HALTS + 13 * 16 + 1);
     assert!(state.general[14] > 3000, "the clock");
 }
 
@@ -189,11 +222,80 @@ fn a_stop_after_every_instruction_changes_nothing() {
 #[test]
 fn one_stop_anywhere_changes_nothing() {
     let straight = run(|_| false, Between::Nothing);
-    for at in 0..straight.0.clock {
+    for at in 0..straight.0.clock.0 {
         for between in [Between::Nothing, Between::Blocks, Between::SaveAndRestore] {
             let (state, memory) = run(|clock| clock == at, between);
             assert_eq!(state, straight.0, "{between:?} at {at}");
             assert!(memory == straight.1, "memory after {between:?} at {at}");
         }
+    }
+}
+
+/// A program in ring 3 that single-steps itself all the way, over a load of SS (whose next instruction comes
+/// before the trap), x87 and SSE, and a breakpoint; its handler looks at DR6 and goes on with RF.
+fn stepping() -> Guest {
+    let mut guest = Guest::new(3, |a| {
+        let mut top = a.create_label();
+        a.mov(ebx, 5).unwrap();
+        a.set_label(&mut top).unwrap();
+        a.add(r13, rbx).unwrap();
+        a.mov(ss, ecx).unwrap();
+        a.inc(r14).unwrap();
+        a.fld1().unwrap();
+        a.cvtsi2sd(xmm3, ebx).unwrap();
+        a.addsd(xmm4, xmm3).unwrap();
+        a.dec(ebx).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    // Counts steps and breakpoints.
+    guest.put(TRAP, |a| {
+        let mut step = a.create_label();
+        let mut over = a.create_label();
+        a.push(rax).unwrap();
+        a.mov(rax, dr6).unwrap();
+        a.bt(eax, 14).unwrap();
+        a.jc(step).unwrap();
+        a.inc(qword_ptr(DATA + 72)).unwrap();
+        a.or(qword_ptr(rsp + 8 + 16), 0x10000).unwrap();
+        a.jmp(over).unwrap();
+        a.set_label(&mut step).unwrap();
+        a.inc(qword_ptr(DATA + 64)).unwrap();
+        a.set_label(&mut over).unwrap();
+        a.mov(eax, 0xffff_0ff0u32).unwrap();
+        a.mov(dr6, rax).unwrap();
+        a.pop(rax).unwrap();
+        a.iretq().unwrap();
+    });
+    guest.put(TICK, |a| a.iretq().unwrap());
+    guest.gate(1, TRAP, 0, 0xe, 0);
+    guest.gate(0x20, TICK, 0, 0xe, 0);
+    let cpu = &mut guest.machine.soft.cpu;
+    // At the loop's first instruction.
+    cpu.debug[0] = CODE + 5;
+    cpu.debug[7] |= 1;
+    cpu.time = BEGUN;
+    cpu.set_slot(slot::RCX, USER_DATA.into());
+    for register in [13, 14] {
+        cpu.set_slot(register, 0);
+    }
+    cpu.set_rflags(0x302);
+    guest
+}
+
+#[test]
+fn a_guest_under_its_own_debugger_goes_through_a_snapshot_at_every_instruction() {
+    let straight = run_guest(stepping(), |_| false, Between::Nothing);
+    // The first `mov`, and of eight instructions in each round all but the load of SS.
+    assert_eq!(word(&straight.1, DATA + 64), 1 + 5 * 7, "single steps");
+    assert_eq!(word(&straight.1, DATA + 72), 5, "breakpoints");
+    assert_eq!(straight.0.general[14], 5);
+    let stopped = run_guest(stepping(), |_| true, Between::SaveAndRestore);
+    assert_eq!(stopped.0, straight.0);
+    assert!(stopped.1 == straight.1, "memory");
+    for at in 0..straight.0.clock.0 {
+        let (state, memory) = run_guest(stepping(), |clock| clock == at, Between::SaveAndRestore);
+        assert_eq!(state, straight.0, "at {at}");
+        assert!(memory == straight.1, "memory, at {at}");
     }
 }
