@@ -1,110 +1,21 @@
 //! A machine saved in the middle of a replay on one engine goes on on the other, to the same end.
 
+use super::common::saved::{go_on, replay_saving};
 use super::common::{LIMIT, have_kvm, machine, os, text};
 use super::record;
-use replay::codec::from_bytes;
-use replay::file::{LogReader, Mark as LogMark};
-use replay::replayer::{Mark, Replayer};
-use replay::{Clock, InputsError, LogIndex, Outlet, Output};
+use replay::Clock;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use tandem::demo::daemon::Daemon;
-use tandem::failure::During;
 use tandem::load::rng::Rng;
 use tandem::load::{Load, LoadOptions};
 use tandem::node::engine::EngineArg;
-use tandem::node::setup::{Origin, Prepared, follow, prepare};
-use tandem::node::single::on_vcpu_thread;
-use vmm::machine::Ended;
-use vmm::state::CpuState;
 
 /// Places at which each replay is saved.
 const PLACES: u64 = 4;
 const KVM_TO_SOFT: [EngineArg; 2] = [EngineArg::Kvm, EngineArg::Soft];
 const SOFT_TO_KVM: [EngineArg; 2] = [EngineArg::Soft, EngineArg::Kvm];
-
-/// A machine in the middle of a replay.
-struct Saved {
-    machine: Vec<u8>,
-    log: Mark<LogMark>,
-    /// Digest of its whole state.
-    digest: u64,
-    clock: Clock,
-}
-
-/// No output leaves.
-struct Nowhere;
-
-impl Outlet for Nowhere {
-    fn emit(&mut self, _: LogIndex, _: Output) -> Result<(), InputsError> {
-        Ok(())
-    }
-}
-
-fn prepared(log: &Path, engine: EngineArg) -> Prepared {
-    let reader = LogReader::open(log).unwrap();
-    let Origin { config, .. } = Origin::of_log(&reader, log).unwrap();
-    prepare(follow(config, None, None).unwrap(), engine).unwrap()
-}
-
-/// Replays `log` to its end on `engine`, saved at each of `places`.
-fn replay_saving(log: &Path, engine: EngineArg, places: &[Clock]) -> (Vec<Saved>, Ended) {
-    let prepared = prepared(log, engine);
-    on_vcpu_thread("vcpu", || {
-        let (mut machine, _) = prepared.boot()?;
-        let mut replayer = Replayer::new(LogReader::open(log)?, Nowhere);
-        let mut saved = Vec::new();
-        for &place in places {
-            replayer.stop_at(place);
-            if let Some(ended) =
-                machine.run_until(&mut replayer, |now| now.here.point.clock >= place)?
-            {
-                return Ok((saved, ended));
-            }
-            saved.push(Saved {
-                machine: machine.save().during("cannot save")?,
-                log: replayer.mark(),
-                digest: machine.digest(None)?,
-                clock: vmm::engine::Engine::clock(machine.engine()),
-            });
-        }
-        Ok((saved, machine.run(&mut replayer)?))
-    })
-    .unwrap()
-}
-
-/// The vCPU in a snapshot: the second section.
-fn vcpu(snapshot: &[u8]) -> CpuState {
-    let mut at = 16;
-    let payload = |at: usize| {
-        let head = at + 1 + usize::from(snapshot[at]) + 2;
-        let length = u32::from_le_bytes(snapshot[head..head + 4].try_into().unwrap());
-        head + 8..head + 8 + length as usize
-    };
-    at = payload(at).end;
-    from_bytes(&snapshot[payload(at)]).unwrap()
-}
-
-/// Goes on with a machine on `engine`, to the end of the log.
-fn go_on(log: &Path, engine: EngineArg, saved: &Saved) -> Ended {
-    let prepared = prepared(log, engine);
-    on_vcpu_thread("vcpu", || {
-        let mut machine = prepared.restore(&saved.machine)?;
-        let again = machine.save().during("cannot save")?;
-        assert_eq!(
-            vcpu(&again),
-            vcpu(&saved.machine),
-            "the vCPU is as it was saved"
-        );
-        assert!(again == saved.machine, "all is as it was saved");
-        assert_eq!(machine.digest(None)?, saved.digest);
-        let mut replayer = Replayer::new(LogReader::open(log)?, Nowhere);
-        replayer.rewind(&saved.log).during("the log")?;
-        Ok(machine.run(&mut replayer)?)
-    })
-    .unwrap_or_else(|e| panic!("on {engine:?} from clock {}: {e}", saved.clock))
-}
 
 /// `log` is replayed on each engine, saved at places chosen at random, and goes on from there on the
 /// other.
@@ -119,8 +30,8 @@ fn change_engines(name: &str, log: &Path, clock: u64) {
             let clock = saved.clock;
             eprintln!("{name}, seed {seed}: saved on {first:?} at {clock}, goes on on {second:?}");
             assert_eq!(
-                go_on(log, second, saved),
-                ended,
+                go_on(log, second, saved, None),
+                Some(ended),
                 "{name} from clock {clock}, seed {seed}"
             );
         }
@@ -215,7 +126,8 @@ fn kv_changes_engines_with_clients_connected() {
         };
         let load = Load::start(server, options).unwrap();
         assert!(load.wait_replies(60, LIMIT), "it serves");
-        load.stop();
+        let history = load.stop();
+        assert!(history.breaks.is_empty(), "{:?}", history.breaks);
     });
 }
 

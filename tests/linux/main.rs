@@ -8,11 +8,12 @@
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
 //!  servers    small clients for memcached and nginx
 //!  engines    which engine runs Linux, and what is said of the other
+//!  snapshots  a boot saved on the way and gone on with
 //!  bad_input  what cannot run, and how a recording ends there
 //! ```
 //!
 //! `TANDEM_LINUX_BOOTS=200` asks for so many recorded boots (2), `TANDEM_LINUX_SESSIONS=200` for so many
-//! recorded redis sessions (1).
+//! recorded redis sessions (1), `TANDEM_LINUX_SNAPSHOTS=20` for so many places a boot is saved at (3).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,6 +24,7 @@ mod failover;
 mod images;
 mod recorded;
 mod servers;
+mod snapshots;
 
 use std::time::Duration;
 

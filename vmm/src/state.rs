@@ -52,7 +52,7 @@ pub struct CpuState {
     pub general: [u64; 16],
     /// Instruction pointer.
     pub rip: u64,
-    /// Flags. TF is not the guest's but zero on KVM where that steps, RF on KVM always.
+    /// Flags; of KVM without RF, and without TF where that steps the guest.
     pub rflags: u64,
     /// CS, DS, ES, FS, GS, SS, TR, LDTR.
     pub segments: [Segment; 8],

@@ -309,9 +309,9 @@ impl KvmEngine {
             && access.address == abi::CONTROL_PAGE + abi::control::TRAP
     }
 
-    /// Flags that are not in a saved state. The clock `instructions` sets the trap flag itself, and KVM then
-    /// hides the guest's. No engine stops on an instruction that has the resume flag set but behind an
-    /// `iretq` single-stepped to, and processors differ in what they leave of it at an exit.
+    /// Flags that are not in a saved state. With the clock `instructions` the trap flag is ours, and KVM
+    /// hides the guest's. The resume flag is clear behind every instruction but `iret`, and kinds of KVM
+    /// differ in what they leave of it at an exit.
     fn not_saved(&self) -> u64 {
         match self.kind {
             ClockKind::Instructions => NOT_THE_GUESTS,

@@ -104,6 +104,27 @@ impl Strings {
         ((PAGE - in_page) / size).min(((self.offset_mask - offset) / size).saturating_add(1))
     }
 
+    /// Where the element of index register `register` is in RAM, and how many of `most` iterations from there
+    /// stay in its page; `None` if that cannot be.
+    #[inline(always)]
+    fn span(
+        &self,
+        cpu: &mut Cpu,
+        register: u8,
+        intent: Intent,
+        most: u64,
+    ) -> Result<Option<(*mut u8, u64)>, Trap> {
+        let address = match register {
+            slot::RSI => self.source(cpu),
+            _ => self.destination(cpu),
+        };
+        let n = most.min(self.room(cpu, register, address));
+        if n == 0 {
+            return Ok(None);
+        }
+        Ok(cpu.window(address, intent)?.map(|host| (host, n)))
+    }
+
     /// Where the lowest of `iterations` elements is, the first being at `first`.
     fn lowest(&self, first: *mut u8, iterations: u64) -> *mut u8 {
         if self.step < 0 {
@@ -261,18 +282,10 @@ impl Body for Movs {
     }
 
     fn many<W: Word>(cpu: &mut Cpu, at: &Strings, most: u64) -> Result<Option<(u64, bool)>, Trap> {
-        let (from, to) = (at.source(cpu), at.destination(cpu));
-        let room = at
-            .room(cpu, slot::RSI, from)
-            .min(at.room(cpu, slot::RDI, to));
-        let n = most.min(room);
-        if n == 0 {
-            return Ok(None);
-        }
-        let Some(source) = cpu.window(from, Intent::Read)? else {
+        let Some((source, n)) = at.span(cpu, slot::RSI, Intent::Read, most)? else {
             return Ok(None);
         };
-        let Some(destination) = cpu.window(to, Intent::Write)? else {
+        let Some((destination, n)) = at.span(cpu, slot::RDI, Intent::Write, n)? else {
             return Ok(None);
         };
         let bytes = (n * W::BYTES) as usize;
@@ -311,12 +324,7 @@ impl Body for Stos {
     }
 
     fn many<W: Word>(cpu: &mut Cpu, at: &Strings, most: u64) -> Result<Option<(u64, bool)>, Trap> {
-        let to = at.destination(cpu);
-        let n = most.min(at.room(cpu, slot::RDI, to));
-        if n == 0 {
-            return Ok(None);
-        }
-        let Some(destination) = cpu.window(to, Intent::Write)? else {
+        let Some((destination, n)) = at.span(cpu, slot::RDI, Intent::Write, most)? else {
             return Ok(None);
         };
         let value = W::get(cpu, slot::RAX);
@@ -341,12 +349,7 @@ impl Body for Lods {
     }
 
     fn many<W: Word>(cpu: &mut Cpu, at: &Strings, most: u64) -> Result<Option<(u64, bool)>, Trap> {
-        let from = at.source(cpu);
-        let n = most.min(at.room(cpu, slot::RSI, from));
-        if n == 0 {
-            return Ok(None);
-        }
-        let Some(source) = cpu.window(from, Intent::Read)? else {
+        let Some((source, n)) = at.span(cpu, slot::RSI, Intent::Read, most)? else {
             return Ok(None);
         };
         // SAFETY: as for `movs`.
@@ -367,12 +370,7 @@ impl Body for Scas {
     }
 
     fn many<W: Word>(cpu: &mut Cpu, at: &Strings, most: u64) -> Result<Option<(u64, bool)>, Trap> {
-        let to = at.destination(cpu);
-        let n = most.min(at.room(cpu, slot::RDI, to));
-        if n == 0 {
-            return Ok(None);
-        }
-        let Some(destination) = cpu.window(to, Intent::Read)? else {
+        let Some((destination, n)) = at.span(cpu, slot::RDI, Intent::Read, most)? else {
             return Ok(None);
         };
         let wanted = W::get(cpu, slot::RAX);
@@ -398,18 +396,10 @@ impl Body for Cmps {
     }
 
     fn many<W: Word>(cpu: &mut Cpu, at: &Strings, most: u64) -> Result<Option<(u64, bool)>, Trap> {
-        let (from, to) = (at.source(cpu), at.destination(cpu));
-        let room = at
-            .room(cpu, slot::RSI, from)
-            .min(at.room(cpu, slot::RDI, to));
-        let n = most.min(room);
-        if n == 0 {
-            return Ok(None);
-        }
-        let Some(source) = cpu.window(from, Intent::Read)? else {
+        let Some((source, n)) = at.span(cpu, slot::RSI, Intent::Read, most)? else {
             return Ok(None);
         };
-        let Some(destination) = cpu.window(to, Intent::Read)? else {
+        let Some((destination, n)) = at.span(cpu, slot::RDI, Intent::Read, n)? else {
             return Ok(None);
         };
         // SAFETY: as for `movs`.

@@ -63,27 +63,35 @@ pub(crate) trait Float {
     fn apply(mxcsr: u32, a: u128, b: u128, imm: u8) -> Raised;
 }
 
-/// One instruction of the host on two vectors, under an MXCSR: result and flags.
-macro_rules! host {
-    ($mxcsr:expr, $a:expr, $b:expr, $text:expr) => {{
+/// Instructions of the host, under an MXCSR with every exception masked: the flags raised.
+macro_rules! under {
+    ($mxcsr:expr, [$($text:expr),+], $($operands:tt)*) => {{
         let mut control: u32 = $mxcsr;
-        let mut a = super::lanes::host($a);
-        // SAFETY: an instruction on two registers; MXCSR is what Rust code wants afterwards, and
-        // exceptions are masked meanwhile.
+        // SAFETY: instructions on registers; MXCSR is what Rust code wants afterwards, and exceptions are
+        // masked meanwhile.
         unsafe {
             asm!(
                 "ldmxcsr [{control}]",
-                $text,
+                $($text,)+
                 "stmxcsr [{control}]",
                 "ldmxcsr [{rust}]",
-                a = inout(xmm_reg) a,
-                b = in(xmm_reg) super::lanes::host($b),
+                $($operands)*
                 control = in(reg) &raw mut control,
                 rust = in(reg) &RUST,
                 options(nostack),
             );
         }
-        (super::lanes::guest(a), control & FLAGS)
+        control & FLAGS
+    }};
+}
+
+/// One instruction of the host on two vectors, under an MXCSR: result and flags.
+macro_rules! host {
+    ($mxcsr:expr, $a:expr, $b:expr, $text:expr) => {{
+        let mut a = super::lanes::host($a);
+        let b = super::lanes::host($b);
+        let flags = under!($mxcsr, [$text], a = inout(xmm_reg) a, b = in(xmm_reg) b,);
+        (super::lanes::guest(a), flags)
     }};
 }
 
@@ -277,23 +285,9 @@ macro_rules! from_integer {
         pub(crate) struct $name;
         impl Float for $name {
             fn apply(mxcsr: u32, a: u128, b: u128, _: u8) -> Raised {
-                let mut control = mxcsr;
                 let mut a = super::lanes::host(a);
-                // SAFETY: as in `host`.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{control}]",
-                        $text,
-                        "stmxcsr [{control}]",
-                        "ldmxcsr [{rust}]",
-                        a = inout(xmm_reg) a,
-                        b = in(reg) b as u64,
-                        control = in(reg) &raw mut control,
-                        rust = in(reg) &RUST,
-                        options(nostack),
-                    );
-                }
-                (super::lanes::guest(a), control & FLAGS)
+                let flags = under!(mxcsr, [$text], a = inout(xmm_reg) a, b = in(reg) b as u64,);
+                (super::lanes::guest(a), flags)
             }
         }
     )*};
@@ -318,23 +312,10 @@ macro_rules! to_integer {
         pub(crate) struct $name;
         impl ToInteger for $name {
             fn apply(mxcsr: u32, _: u128, b: u128) -> (u64, u32) {
-                let mut control = mxcsr;
+                let b = super::lanes::host(b);
                 let result: u64;
-                // SAFETY: as in `host`.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{control}]",
-                        $text,
-                        "stmxcsr [{control}]",
-                        "ldmxcsr [{rust}]",
-                        b = in(xmm_reg) super::lanes::host(b),
-                        r = out(reg) result,
-                        control = in(reg) &raw mut control,
-                        rust = in(reg) &RUST,
-                        options(nostack),
-                    );
-                }
-                (result, control & FLAGS)
+                let flags = under!(mxcsr, [$text], b = in(xmm_reg) b, r = out(reg) result,);
+                (result, flags)
             }
         }
     )*};
@@ -357,30 +338,18 @@ macro_rules! ordered {
         pub(crate) struct $name;
         impl ToInteger for $name {
             fn apply(mxcsr: u32, a: u128, b: u128) -> (u64, u32) {
-                let mut control = mxcsr;
                 let (carry, parity, zero): (u8, u8, u8);
-                // SAFETY: as in `host`.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{control}]",
-                        concat!($text, " {a}, {b}"),
-                        "setc {carry}",
-                        "setp {parity}",
-                        "setz {zero}",
-                        "stmxcsr [{control}]",
-                        "ldmxcsr [{rust}]",
-                        a = in(xmm_reg) super::lanes::host(a),
-                        b = in(xmm_reg) super::lanes::host(b),
-                        carry = out(reg_byte) carry,
-                        parity = out(reg_byte) parity,
-                        zero = out(reg_byte) zero,
-                        control = in(reg) &raw mut control,
-                        rust = in(reg) &RUST,
-                        options(nostack),
-                    );
-                }
+                let raised = under!(
+                    mxcsr,
+                    [concat!($text, " {a}, {b}"), "setc {carry}", "setp {parity}", "setz {zero}"],
+                    a = in(xmm_reg) super::lanes::host(a),
+                    b = in(xmm_reg) super::lanes::host(b),
+                    carry = out(reg_byte) carry,
+                    parity = out(reg_byte) parity,
+                    zero = out(reg_byte) zero,
+                );
                 let flags = u64::from(carry) * CF | u64::from(parity) * PF | u64::from(zero) * ZF;
-                (flags, control & FLAGS)
+                (flags, raised)
             }
         }
     )*};

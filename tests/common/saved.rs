@@ -1,0 +1,112 @@
+//! Replays that are saved on the way, and machines that go on from there.
+
+use replay::codec::from_bytes;
+use replay::file::{LogReader, Mark as LogMark};
+use replay::replayer::{Mark, Replayer};
+use replay::{Clock, InputsError, LogIndex, Outlet, Output};
+use std::path::Path;
+use tandem::failure::During;
+use tandem::node::engine::{AnyMachine, EngineArg};
+use tandem::node::setup::{Origin, Prepared, follow, prepare};
+use tandem::node::single::on_vcpu_thread;
+use vmm::engine::Engine;
+use vmm::machine::{Ended, MachineError};
+use vmm::state::CpuState;
+
+/// A machine in the middle of a replay.
+pub struct Saved {
+    /// Its snapshot.
+    pub machine: Vec<u8>,
+    log: Mark<LogMark>,
+    /// Digest of its whole state.
+    pub digest: u64,
+    /// Where that was.
+    pub clock: Clock,
+}
+
+/// No output leaves.
+struct Nowhere;
+
+impl Outlet for Nowhere {
+    fn emit(&mut self, _: LogIndex, _: Output) -> Result<(), InputsError> {
+        Ok(())
+    }
+}
+
+fn prepared(log: &Path, engine: EngineArg) -> Prepared {
+    let reader = LogReader::open(log).unwrap();
+    let Origin { config, .. } = Origin::of_log(&reader, log).unwrap();
+    prepare(follow(config, None, None).unwrap(), engine).unwrap()
+}
+
+/// Runs to the first place from `place` on at which a machine can be saved; how it ended, if it did before.
+fn run_to(
+    machine: &mut AnyMachine,
+    replayer: &mut Replayer<LogReader, Nowhere>,
+    place: Clock,
+) -> Result<Option<Ended>, MachineError> {
+    replayer.stop_at(place);
+    machine.run_until(replayer, |now| now.here.point.clock >= place)
+}
+
+/// Replays `log` to its end on `engine`, saved at each of `places`, in their order.
+pub fn replay_saving(log: &Path, engine: EngineArg, places: &[Clock]) -> (Vec<Saved>, Ended) {
+    let prepared = prepared(log, engine);
+    on_vcpu_thread("vcpu", || {
+        let (mut machine, _) = prepared.boot()?;
+        let mut replayer = Replayer::new(LogReader::open(log)?, Nowhere);
+        let mut saved = Vec::new();
+        for &place in places {
+            if let Some(ended) = run_to(&mut machine, &mut replayer, place)? {
+                return Ok((saved, ended));
+            }
+            saved.push(Saved {
+                machine: machine.save().during("cannot save")?,
+                log: replayer.mark(),
+                digest: machine.digest(None)?,
+                clock: machine.engine().clock(),
+            });
+        }
+        Ok((saved, machine.run(&mut replayer)?))
+    })
+    .unwrap()
+}
+
+/// The vCPU in a snapshot: the second section.
+fn vcpu(snapshot: &[u8]) -> CpuState {
+    let payload = |at: usize| {
+        let head = at + 1 + usize::from(snapshot[at]) + 2;
+        let length = u32::from_le_bytes(snapshot[head..head + 4].try_into().unwrap());
+        head + 8..head + 8 + length as usize
+    };
+    from_bytes(&snapshot[payload(payload(16).end)]).unwrap()
+}
+
+/// A snapshot must be `expected`, digest and all.
+fn assert_saved(machine: &mut AnyMachine, expected: &Saved, what: &str) {
+    let saved = machine.save().unwrap();
+    assert_eq!(vcpu(&saved), vcpu(&expected.machine), "the vCPU {what}");
+    assert!(saved == expected.machine, "devices and memory {what}");
+    assert_eq!(machine.digest(None).unwrap(), expected.digest, "{what}");
+}
+
+/// Goes on with a machine on `engine`: to `next` if given, where it must be as it was there then, else to
+/// the end of the log. How it ended.
+pub fn go_on(log: &Path, engine: EngineArg, saved: &Saved, next: Option<&Saved>) -> Option<Ended> {
+    let prepared = prepared(log, engine);
+    on_vcpu_thread("vcpu", || {
+        let mut machine = prepared.restore(&saved.machine)?;
+        assert_saved(&mut machine, saved, "as it was saved");
+        let mut replayer = Replayer::new(LogReader::open(log)?, Nowhere);
+        replayer.rewind(&saved.log).during("the log")?;
+        let Some(next) = next else {
+            return Ok(Some(machine.run(&mut replayer)?));
+        };
+        let ended = run_to(&mut machine, &mut replayer, next.clock)?;
+        if ended.is_none() {
+            assert_saved(&mut machine, next, "at the next place");
+        }
+        Ok(ended)
+    })
+    .unwrap_or_else(|e| panic!("on {engine:?} from clock {}: {e}", saved.clock))
+}
