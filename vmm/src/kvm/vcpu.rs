@@ -645,3 +645,7 @@ fn ioctl(operation: &str, e: kvm_ioctls::Error) -> EngineError {
         source: io::Error::from_raw_os_error(e.errno()),
     }
 }
+
+#[cfg(test)]
+#[path = "vcpu_tests.rs"]
+mod tests;
