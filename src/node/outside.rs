@@ -15,7 +15,7 @@ use vmm::backends::disk::{DiskFile, WritePermit};
 use vmm::backends::shadow::Shadow;
 use vmm::backends::switch::SwitchPort;
 use vmm::backends::tap::Tap;
-use vmm::backends::{ArrivalSink, NetPort};
+use vmm::backends::{ArrivalSink, Attention, NetPort};
 use vmm::machine::live::Inbox;
 
 /// Longest time the end of a replica waits for somebody to read what its guest printed last.
@@ -235,9 +235,15 @@ impl Outlet for Discard {
     }
 }
 
+/// How often a backup looks at what the network brought. Nobody waits for it before it goes live, and to
+/// wake up for every frame would cost a host that has both replicas a tenth of a core under load.
+const LISTEN: Duration = Duration::from_millis(1);
+
 /// Arrivals of a backup: frames are remembered, until it goes live and they reach the guest.
 pub struct BackupSink {
     live: AtomicBool,
+    /// Live, and every frame that came before that was heard.
+    caught_up: AtomicBool,
     inbox: Arc<Inbox>,
     shadow: Mutex<Shadow>,
 }
@@ -247,6 +253,7 @@ impl BackupSink {
     pub fn new(inbox: Arc<Inbox>) -> Arc<Self> {
         Arc::new(Self {
             live: AtomicBool::new(false),
+            caught_up: AtomicBool::new(false),
             inbox,
             shadow: Mutex::default(),
         })
@@ -283,22 +290,32 @@ impl ArrivalSink for BackupSink {
         let Arrival::Frame(frame) = arrival else {
             return self.inbox.push(arrival);
         };
-        if self.live.load(Ordering::SeqCst) {
+        if self.caught_up.load(Ordering::SeqCst) {
             return self.inbox.push(Arrival::Frame(frame));
         }
         let mut shadow = self.shadow();
-        if self.live.load(Ordering::SeqCst) {
-            return self.inbox.push(Arrival::Frame(frame));
+        if !self.live.load(Ordering::SeqCst) {
+            shadow.saw(frame);
+            return true;
         }
-        shadow.saw(frame);
-        true
+        shadow.forget_early(&frame) || self.inbox.push(Arrival::Frame(frame))
+    }
+
+    fn settled(&self) -> Attention {
+        if !self.live.load(Ordering::SeqCst) {
+            return Attention::After(LISTEN);
+        }
+        self.caught_up.store(true, Ordering::SeqCst);
+        self.inbox.settled()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use replay::{Situation, Source};
     use std::sync::mpsc::{Sender, channel};
+    use vmm::machine::live::{GuestTime, Live};
 
     struct Told(Mutex<Sender<Instant>>);
 
@@ -347,5 +364,33 @@ mod tests {
         drop(outside);
         // Its thread lets go of the backends, and with them of the sender, having told nothing.
         assert!(told.recv_timeout(limit).is_err());
+    }
+
+    #[test]
+    fn a_backup_hears_the_network_now_and_then_and_no_frame_twice_or_never() {
+        let inbox = Inbox::new();
+        let sink = BackupSink::new(inbox.clone());
+        let frame = |number: u8| vec![number; 60];
+        let push = |number| sink.push(Arrival::Frame(frame(number)));
+        assert_eq!(sink.settled(), Attention::After(LISTEN));
+        // The log tells of frames 1 and 2 before the network does; of 3, heard, it never does.
+        sink.replayed(&frame(1));
+        sink.replayed(&frame(2));
+        assert!(push(1) && push(3));
+        assert_eq!(sink.go_live(), 1, "frame 3");
+        assert!(push(2), "this one the guest has had");
+        assert!(push(4));
+        assert_ne!(sink.settled(), Attention::After(LISTEN), "it listens now");
+        assert!(push(2), "and this one is new");
+        let mut live = Live::new(inbox, GuestTime::default(), false).unwrap();
+        let now = Situation {
+            frames_room: 9,
+            ..Situation::default()
+        };
+        let mut took = Vec::new();
+        while let Some(Arrival::Frame(frame)) = live.poll(&now).unwrap() {
+            took.push(frame[0]);
+        }
+        assert_eq!(took, [3, 4, 2]);
     }
 }

@@ -8,8 +8,8 @@
 mod queue;
 
 use self::queue::Queue;
-use super::ArrivalSink;
 use super::worker::{Next, Worker, retry};
+use super::{ArrivalSink, Attention};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::unistd::{read, write};
@@ -252,7 +252,7 @@ fn read_from(fd: OwnedFd, escapes: bool, sink: Arc<dyn ArrivalSink>) -> io::Resu
         let length = match retry(|| read(&source, &mut buffer)) {
             Ok(0) => return Next::End,
             Ok(length) => length,
-            Err(Errno::EAGAIN) => return Next::Wait,
+            Err(Errno::EAGAIN) => return Next::Wait(Attention::Wire),
             Err(error) => {
                 tracing::warn!(%error, "stdin: no more console input");
                 return Next::End;
@@ -269,7 +269,7 @@ fn read_from(fd: OwnedFd, escapes: bool, sink: Arc<dyn ArrivalSink>) -> io::Resu
         if stop {
             sink.push(Arrival::Stop);
         }
-        Next::Wait
+        Next::Wait(Attention::Wire)
     })
 }
 

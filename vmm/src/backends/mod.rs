@@ -26,6 +26,7 @@ mod testing;
 mod worker;
 
 use replay::Arrival;
+use std::time::Duration;
 
 /// Bytes of the shortest frame that has all its Ethernet header.
 pub const FRAME_BYTES_MIN: usize = 14;
@@ -41,6 +42,23 @@ pub type Mac = [u8; 6];
 pub trait ArrivalSink: Send + Sync {
     /// Takes `arrival`; `false` if there is no room, and a frame is then lost, as in a network card.
     fn push(&self, arrival: Arrival) -> bool;
+
+    /// A network backend has pushed every frame there was; returns when it is to come back. It pushes
+    /// what has come by then, and calls this again.
+    fn settled(&self) -> Attention {
+        Attention::Wire
+    }
+}
+
+/// When a network backend is to look at its wire again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attention {
+    /// As soon as a frame comes.
+    Wire,
+    /// As soon as a frame comes, and after this time even if none does.
+    Within(Duration),
+    /// After this time, whatever comes meanwhile: the host keeps it.
+    After(Duration),
 }
 
 /// A way to the outside for frames.

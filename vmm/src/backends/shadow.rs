@@ -47,17 +47,29 @@ pub struct Shadow {
 impl Shadow {
     /// A frame for the guest came in.
     pub fn saw(&mut self, frame: Vec<u8>) {
-        let hash = xxh3_64(&frame);
-        if let Some(place) = self.early.iter().position(|early| *early == hash) {
-            // The way from the network keeps its order: those replayed before it will not come.
-            self.early.drain(..=place);
+        if self.forget_early(&frame) {
             return;
         }
         self.bytes += frame.len();
+        let hash = xxh3_64(&frame);
         self.frames.push_back(Kept { hash, frame });
         while self.frames.len() > FRAMES_MAX || self.bytes > BYTES_MAX {
             self.forget_oldest();
         }
+    }
+
+    /// Whether `frame`, which came in, was replayed before. True once for each time it was.
+    pub fn forget_early(&mut self, frame: &[u8]) -> bool {
+        if self.early.is_empty() {
+            return false;
+        }
+        let hash = xxh3_64(frame);
+        let found = self.early.iter().position(|early| *early == hash);
+        if let Some(place) = found {
+            // The way from the network keeps its order: those replayed before it will not come.
+            self.early.drain(..=place);
+        }
+        found.is_some()
     }
 
     /// The primary gave `frame` to its guest, as the log says.
@@ -84,8 +96,9 @@ impl Shadow {
     /// The frames the primary's guest was not given, oldest first. None are left behind.
     #[must_use]
     pub fn take(&mut self) -> Vec<Vec<u8>> {
-        let taken = std::mem::take(self);
-        taken.frames.into_iter().map(|kept| kept.frame).collect()
+        self.bytes = 0;
+        let taken = std::mem::take(&mut self.frames);
+        taken.into_iter().map(|kept| kept.frame).collect()
     }
 
     /// Frames kept now.

@@ -128,7 +128,7 @@ fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) 
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Err(Errno::EAGAIN) => return Next::Wait,
+            Err(Errno::EAGAIN) => return Next::Wait(sink.settled()),
             Err(error) => {
                 tracing::error!(%error, "TAP: no more frames can be received");
                 return Next::End;

@@ -1,21 +1,28 @@
 //! A thread of a backend that ends with its owner.
 
+use super::Attention;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What a worker does after its descriptor was ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Wait for it again.
-    Wait,
+    /// Wait for it again, or for a time.
+    Wait(Attention),
     /// End.
     End,
 }
+
+/// Niceness of a worker that serves a descriptor. It works for microseconds at a time, beside vCPUs that
+/// never pause: without it a frame waits for a vCPU's time slice every so often.
+const NICE: libc::c_int = -15;
 
 /// A thread that is told to stop, and joined, on drop.
 ///
@@ -45,21 +52,35 @@ impl Worker {
         })
     }
 
-    /// Runs `ready` whenever `source` is readable, closed, or in error.
+    /// Runs `ready` whenever `source` is readable, closed, or in error, and when it asked for it.
     pub fn serve(
         name: &str,
         source: impl AsFd + Send + 'static,
         mut ready: impl FnMut() -> Next + Send + 'static,
     ) -> io::Result<Self> {
         Self::start(name, move |stop| {
+            // SAFETY: takes plain numbers; 0 names the calling thread. Without the right to do so it
+            // fails, and the thread works on as it is.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+            // The kernel's default would make 110 us of 60.
+            let _ = nix::sys::prctl::set_timerslack(1);
+            let mut attention = Attention::Wire;
             loop {
                 let mut fds = [
                     PollFd::new(stop, PollFlags::POLLIN),
                     PollFd::new(source.as_fd(), PollFlags::POLLIN),
                 ];
-                wait(&mut fds, PollTimeout::NONE);
-                if is_ready(&fds[0]) || (is_ready(&fds[1]) && ready() == Next::End) {
+                match attention {
+                    Attention::Wire => wait(&mut fds, PollTimeout::NONE),
+                    Attention::Within(time) => wait_at_most(&mut fds, time),
+                    Attention::After(time) => wait_at_most(&mut fds[..1], time),
+                }
+                if is_ready(&fds[0]) {
                     return;
+                }
+                match ready() {
+                    Next::Wait(next) => attention = next,
+                    Next::End => return,
                 }
             }
         })
@@ -90,6 +111,18 @@ pub(super) fn wait(fds: &mut [PollFd<'_>], timeout: PollTimeout) {
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(error) => panic!("poll of {} descriptors: {error}", fds.len()),
         }
+    }
+}
+
+/// [`wait`], for times shorter than a millisecond.
+///
+/// # Panics
+/// As [`wait`].
+fn wait_at_most(fds: &mut [PollFd<'_>], time: Duration) {
+    match ppoll(fds, Some(TimeSpec::from(time)), None) {
+        // A signal only makes it shorter: whoever waits for a time looks at what there is.
+        Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
+        Err(error) => panic!("ppoll of {} descriptors: {error}", fds.len()),
     }
 }
 

@@ -8,13 +8,14 @@
 
 use super::lateness::Lateness;
 use super::pace::{AHEAD_NS_MAX, Pace};
-use crate::backends::ArrivalSink;
+use crate::backends::{ArrivalSink, Attention};
 use crate::hostclock;
 use crate::kick::{self, Kicker};
 use replay::{Arrival, InputsError, Question, Situation, Source, Stop};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Frames waiting at most; more are dropped, as by a network card.
 const FRAMES_MAX: usize = 1024;
@@ -28,9 +29,13 @@ const PROGRESS_NS: u64 = 4_000_000;
 
 /// How long after a frame the guest counts as busy, and how long a frame may wait for it then. A guest
 /// under load leaves by itself every few dozen microseconds, to send; stopping it for each frame would
-/// cost more than that.
+/// cost more than that. The backend's thread watches that time ([`Inbox::settled`]): an alarm of the
+/// vCPU's own would be set, and ring, with nearly every frame.
 const BUSY_NS: u64 = 500_000;
 const FRAME_WAIT_NS: u64 = 60_000;
+
+/// Shortest time in the guest before an alarm for [`PROGRESS_NS`].
+const PROGRESS_SOONEST_NS: u64 = 60_000;
 
 /// Longest run of a guest in derived time without a look at how far it is off.
 const PACE_NS: u64 = 4_000_000;
@@ -48,6 +53,8 @@ mod place {
 struct Queues {
     urgent: VecDeque<Arrival>,
     frames: VecDeque<Vec<u8>>,
+    /// When the guest was last looked after because of them, or the first of them came.
+    frames_since_ns: u64,
     console_bytes: usize,
 }
 
@@ -127,6 +134,9 @@ impl ArrivalSink for Inbox {
                     if queues.frames.len() >= FRAMES_MAX {
                         return false;
                     }
+                    if queues.frames.is_empty() {
+                        queues.frames_since_ns = hostclock::monotonic_ns();
+                    }
                     queues.frames.push_back(frame);
                 }
                 Arrival::Console(bytes) => {
@@ -141,6 +151,23 @@ impl ArrivalSink for Inbox {
         }
         self.tell(urgent);
         true
+    }
+
+    /// Kicks a busy guest for frames that have waited long enough.
+    fn settled(&self) -> Attention {
+        let mut queues = self.queues();
+        if queues.frames.is_empty() {
+            return Attention::Wire;
+        }
+        let now = hostclock::monotonic_ns();
+        let left = FRAME_WAIT_NS.saturating_sub(now.saturating_sub(queues.frames_since_ns));
+        if left > 0 {
+            return Attention::Within(Duration::from_nanos(left));
+        }
+        queues.frames_since_ns = now;
+        drop(queues);
+        self.tell(true);
+        Attention::Within(Duration::from_nanos(FRAME_WAIT_NS))
     }
 }
 
@@ -325,11 +352,10 @@ impl Source for Live {
                 ring = ring.min(clock + PACE_NS);
             }
             if self.followed {
-                ring = ring.min((self.told_ns + PROGRESS_NS).max(clock + FRAME_WAIT_NS));
+                ring = ring.min((self.told_ns + PROGRESS_NS).max(clock + PROGRESS_SOONEST_NS));
             }
             if clock < self.busy_until_ns {
                 place = place::GUEST_BUSY;
-                ring = ring.min(clock + FRAME_WAIT_NS);
             } else {
                 self.busy_until_ns = 0;
             }

@@ -54,3 +54,33 @@ fn a_guest_that_fell_behind_gets_an_anchor_with_nothing_else() {
     let caught_up = situation(live.guest_ns() + 3_600_000_000_000, now.timer);
     assert_eq!(live.poll(&caught_up).unwrap(), None);
 }
+
+fn frames_room() -> Situation {
+    Situation {
+        frames_room: 1,
+        ..Situation::default()
+    }
+}
+
+#[test]
+fn a_busy_guest_is_kicked_for_a_frame_that_has_waited() {
+    let (inbox, mut live) = live();
+    let now = frames_room();
+    assert_eq!(inbox.settled(), Attention::Wire, "nothing waits");
+    inbox.push(Arrival::Frame(vec![1]));
+    assert!(live.poll(&now).unwrap().is_some());
+    assert_eq!(live.next_stop(&now), Stop::Never, "in the guest, busy");
+    inbox.push(Arrival::Frame(vec![2]));
+    let place = || inbox.place.load(Ordering::SeqCst);
+    assert_eq!(place(), place::GUEST_BUSY, "not kicked for one more");
+    // Until it has waited the backend is told how long to wait; then the guest is out.
+    while place() == place::GUEST_BUSY {
+        let Attention::Within(left) = inbox.settled() else {
+            panic!("the backend must come back while a frame waits");
+        };
+        assert!(left.as_nanos() <= u128::from(FRAME_WAIT_NS));
+        std::thread::sleep(left);
+    }
+    assert!(live.poll(&now).unwrap().is_some());
+    assert_eq!(inbox.settled(), Attention::Wire, "it was taken");
+}

@@ -70,7 +70,7 @@ fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Err(LinkStop::NotNow) => return Next::Wait,
+            Err(LinkStop::NotNow) => return Next::Wait(sink.settled()),
             Err(LinkStop::Closed) => {
                 tracing::warn!("the switch is gone: the guest has no network any more");
                 return Next::End;
