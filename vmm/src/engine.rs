@@ -177,6 +177,13 @@ pub trait Engine {
         }
     }
 
+    /// Bytes, disassembly and address of the instruction that made the natural exit `exit`, which the last
+    /// run ended with, for a message; `None` where that cannot be known. Looks only.
+    fn culprit(&mut self, exit: VmExit) -> Option<String> {
+        let _ = exit;
+        None
+    }
+
     /// The vCPU's state, engine-neutral. Only after `Stopped`, `Halt`, or a write.
     ///
     /// # Errors
@@ -217,6 +224,10 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
 
     fn set_time(&mut self, time: TimeBase) -> Result<(), EngineError> {
         (**self).set_time(time)
+    }
+
+    fn culprit(&mut self, exit: VmExit) -> Option<String> {
+        (**self).culprit(exit)
     }
 
     fn save(&mut self) -> Result<crate::state::CpuState, EngineError> {

@@ -64,6 +64,14 @@ impl Soft {
         crate::describe::instruction(&mut self.cpu)
     }
 
+    /// Bytes and disassembly of the instruction that made the write the last run ended with; `None` if it
+    /// is there no more.
+    #[must_use]
+    pub fn writer(&self) -> Option<String> {
+        let (linear, long) = self.cpu.outside.last;
+        crate::describe::at(&self.cpu, linear, long)
+    }
+
     /// Answers the read the last run ended with.
     pub fn answer(&mut self, value: u64) {
         self.cpu.outside.answer(value);
@@ -330,6 +338,7 @@ impl Soft {
         };
         let op = self.blocks.get(place).ops[0];
         let cpu = &mut self.cpu;
+        cpu.outside.last = (cpu.linear_rip(), cpu.long_code);
         cpu.set_slot(slot::BLOCK, cpu.rip);
         cpu.next_rip = cpu.rip.wrapping_add(op.len.into());
         cpu.shadow = false;

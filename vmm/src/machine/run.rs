@@ -27,12 +27,14 @@ pub enum MachineError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The guest touched something that is not there, or a device failed.
-    #[error("{error} ({at})")]
+    #[error("{error}{} ({at})", by(.culprit))]
     Board {
         /// Where the guest was.
         at: ExecPoint,
         /// What happened.
         error: BoardError,
+        /// The instruction that did it, in bytes and words, where it is known.
+        culprit: Option<String>,
     },
     /// Inputs or the log failed, or replay diverged.
     #[error(transparent)]
@@ -51,6 +53,11 @@ pub enum MachineError {
     /// A snapshot cannot be taken or put back.
     #[error(transparent)]
     Snapshot(#[from] snapshot::SnapshotError),
+}
+
+fn by(culprit: &Option<String>) -> String {
+    let with = |what| format!(": {what}");
+    culprit.as_ref().map_or_else(String::new, with)
 }
 
 /// How a machine ended.
@@ -207,6 +214,7 @@ impl<E: Engine> Machine<E> {
                 .map_err(|error| MachineError::Board {
                     at: here.point,
                     error,
+                    culprit: None,
                 })?;
             delivered = true;
             now = self.situation(here, natural);
@@ -300,7 +308,7 @@ impl<E: Engine> Machine<E> {
                 let value = self
                     .board
                     .read(bus, address, size, ask)
-                    .map_err(|error| Self::board_error(here.point, error))?;
+                    .map_err(|error| self.board_error(here.point, error, exit))?;
                 self.entry = VmEntry::ReadData(value);
                 Ok(None)
             }
@@ -326,7 +334,7 @@ impl<E: Engine> Machine<E> {
                         &mut asking(inputs, self.time, here),
                         &mut out,
                     )
-                    .map_err(|error| Self::board_error(here.point, error))?;
+                    .map_err(|error| self.board_error(here.point, error, exit))?;
                 for output in out {
                     inputs.output(&here, output)?;
                 }
@@ -356,10 +364,14 @@ impl<E: Engine> Machine<E> {
     }
 
     /// Inputs errors that came through a device's question are the inputs' own.
-    fn board_error(at: ExecPoint, error: BoardError) -> MachineError {
+    fn board_error(&mut self, at: ExecPoint, error: BoardError, exit: VmExit) -> MachineError {
         match error {
             BoardError::Inputs(inner) => MachineError::Inputs(inner),
-            error => MachineError::Board { at, error },
+            error => MachineError::Board {
+                at,
+                error,
+                culprit: self.engine.culprit(exit),
+            },
         }
     }
 

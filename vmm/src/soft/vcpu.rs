@@ -371,6 +371,13 @@ impl Engine for SoftEngine {
         Ok(())
     }
 
+    fn culprit(&mut self, exit: VmExit) -> Option<String> {
+        match exit {
+            VmExit::Write { .. } => self.soft.writer(),
+            _ => self.soft.instruction().ok(),
+        }
+    }
+
     fn save(&mut self) -> Result<CpuState, EngineError> {
         Ok(CpuState {
             clock: self.clock(),

@@ -75,9 +75,6 @@ pub(crate) fn decode(
     if !features.allow(&instruction) && !general::does_nothing(&form) {
         return Ok(form.ending(undefined));
     }
-    if form.has_short_address() {
-        return Ok(form.ending(unimplemented));
-    }
     let lowered = integer::lower(&mut form)
         .or_else(|| string::lower(&mut form))
         .or_else(|| system::lower(&mut form))

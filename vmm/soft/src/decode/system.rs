@@ -284,9 +284,11 @@ fn port(form: &mut Form) -> Option<Handler> {
     );
     let kind = i.op_kind(if reads { 0 } else { 1 });
     form.op.extra = size;
-    if !matches!(kind, OpKind::MemoryESRDI | OpKind::MemorySegRSI) {
-        form.op.extra |= loose::NARROW;
-    }
+    form.op.extra |= match kind {
+        OpKind::MemoryESRDI | OpKind::MemorySegRSI => 0,
+        OpKind::MemoryESDI | OpKind::MemorySegSI => ports::SHORT,
+        _ => loose::NARROW,
+    };
     form.op.dst = u8::from(i.has_rep_prefix() || i.has_repne_prefix());
     let register = if reads {
         Register::ES
