@@ -39,6 +39,8 @@ pub trait Side {
     fn vcpu(&mut self, event: VcpuEvent, events: &mut Events) -> Option<Event>;
     /// The guest's exit status, once it ended.
     fn exit_status(&self) -> Option<u32>;
+    /// Why the guest could not go on, if that is what ended it.
+    fn broke(&self) -> Option<&str>;
     /// How far execution lags behind, in milliseconds.
     fn lag_ms(&self) -> u64;
     /// Its counters, if it keeps any, for the events file.
@@ -110,6 +112,9 @@ impl<S: Side> Control<S> {
         }
         self.note_metrics();
         self.reporter.ended(self.side.exit_status().is_some());
+        if let (None, Some(why)) = (&halted, self.side.broke()) {
+            return Err(Failure::new(why));
+        }
         match (halted, self.side.exit_status()) {
             (Some(why), _) => Err(Failure::new(format!("this replica halted: {why}"))),
             (None, Some(code)) if code != 0 => {

@@ -153,8 +153,10 @@ impl KvmEngine {
         unsafe { self.vm.budget().write_volatile(value) }
     }
 
+    /// The guest cannot go on. That counts as a natural exit does: see `SoftEngine`.
     fn fault(&mut self, why: impl Into<String>) -> EngineError {
         self.registers_fresh = false;
+        self.clock += 1;
         let (at, _) = self.point().unwrap_or_default();
         EngineError::GuestFault {
             at,

@@ -55,6 +55,20 @@ pub enum MachineError {
     Snapshot(#[from] snapshot::SnapshotError),
 }
 
+/// Exit status in the log of a guest that could not go on. It is no status a process can have.
+pub const FAULT_STATUS: u32 = 0xfa17;
+
+impl MachineError {
+    /// Whether it is the guest's own doing, and so happens to every replica at the same place.
+    #[must_use]
+    pub fn is_the_guests(&self) -> bool {
+        matches!(
+            self,
+            Self::Engine(EngineError::GuestFault { .. }) | Self::Board { .. }
+        )
+    }
+}
+
 fn by(culprit: &Option<String>) -> String {
     let with = |what| format!(": {what}");
     culprit.as_ref().map_or_else(String::new, with)
@@ -156,9 +170,48 @@ impl<E: Engine> Machine<E> {
 
     /// Runs to the machine's end.
     ///
+    /// A guest that cannot go on ends its log with [`FAULT_STATUS`]: a replica or a replay that gets there
+    /// must fail, too.
+    ///
     /// # Errors
     /// See [`MachineError`]. The machine is of no more use then.
     pub fn run(&mut self, inputs: &mut dyn Inputs) -> Result<Ended, MachineError> {
+        match self.run_to_end(inputs) {
+            Err(error) => Err(self.broke(inputs, error)),
+            ended => ended,
+        }
+    }
+
+    /// The machine failed with `error`: if that is the guest's doing, lets out what it had to say, and
+    /// notes the end.
+    ///
+    /// Place and registers are not noted: where a vCPU stands that can go no further, engines do not agree.
+    /// The clock, which counts the failure, names the place.
+    pub(super) fn broke(&mut self, inputs: &mut dyn Inputs, error: MachineError) -> MachineError {
+        if !error.is_the_guests() {
+            return error;
+        }
+        let here = Here {
+            point: ExecPoint {
+                clock: self.engine.clock(),
+                ..Default::default()
+            },
+            registers: RegisterDigest::default(),
+        };
+        let mut out = Vec::new();
+        self.board.flush_console(&mut out);
+        let digest = snapshot::digest_without_vcpu(self);
+        let noted = out
+            .into_iter()
+            .try_for_each(|output| inputs.output(&here, output))
+            .and_then(|()| inputs.end(&here, FAULT_STATUS, digest));
+        match noted {
+            Ok(()) => error,
+            Err(other) => other.into(),
+        }
+    }
+
+    fn run_to_end(&mut self, inputs: &mut dyn Inputs) -> Result<Ended, MachineError> {
         let mut natural = true;
         loop {
             let now = match self.stopped(inputs, natural)? {
