@@ -61,6 +61,8 @@ fn transfer(form: &mut Form) -> Option<Handler> {
         // They do not exist in AMD's long mode.
         Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => system::undefined,
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => system::undefined,
+        // There is no system management mode to return from (SDM volume 3, 32.2).
+        Mnemonic::Rsm => system::undefined,
         Mnemonic::Jmp | Mnemonic::Call => return far_branch(form),
         Mnemonic::Retf => {
             if i.op_count() == 1 {
@@ -209,6 +211,10 @@ fn segments(form: &mut Form) -> Option<Handler> {
         Mnemonic::Verw => {
             form.op.dst = 1;
             operand(form, 0, tables::verify)
+        }
+        Mnemonic::Arpl => {
+            form.dst(1).loose(0, 2);
+            tables::arpl
         }
         Mnemonic::Push => stacked(form, tables::push_segment)?,
         Mnemonic::Pop => stacked(form, tables::pop_segment)?,

@@ -1,6 +1,8 @@
 //! 32-bit programs under a 64-bit kernel.
 
-use crate::guest::{Guest, RSP0, USER_CODE, USER_CODE32, USER_DATA, assemble};
+use crate::guest::{
+    CODE32, DPL3, FREE, GDT, Guest, RSP0, USER_CODE, USER_CODE32, USER_DATA, assemble,
+};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::cpu::segment;
@@ -316,6 +318,22 @@ const SHORTS: &[Short] = &[
         regs_after: &[(slot::RCX, 5)],
         memory_after: &[],
     },
+    // arpl [bx], cx: raises the privilege number; ZF tells, by setz dl
+    Short {
+        bytes: &[0x67, 0x63, 0x0f, 0x0f, 0x94, 0xc2],
+        regs: &[(slot::RBX, 0xd8), (slot::RCX, 3), (slot::RDX, 0)],
+        poke: &[(0xd8, 0x1_0029)],
+        regs_after: &[(slot::RDX, 1)],
+        memory_after: &[(0xd8, 0x1_002b)],
+    },
+    // arpl ax, cx: nothing to raise
+    Short {
+        bytes: &[0x63, 0xc8, 0x0f, 0x94, 0xc2],
+        regs: &[(slot::RAX, 0x5_002b), (slot::RCX, 1), (slot::RDX, 7)],
+        poke: &[],
+        regs_after: &[(slot::RAX, 0x5_002b), (slot::RDX, 0)],
+        memory_after: &[],
+    },
     // maskmovq mm0, mm0 to [di] with mm0 all ones (pcmpeqb first)
     Short {
         bytes: &[0x0f, 0x74, 0xc0, 0x67, 0x0f, 0xf7, 0xc0],
@@ -409,4 +427,18 @@ fn ports_are_read_and_written_by_way_of_16_bit_addresses() {
         assert_eq!(guest.reg(slot::RCX), 0x9_0000);
         assert_eq!(guest.reg(register), 0x9_0000);
     }
+}
+
+#[test]
+fn a_program_that_goes_to_16_bit_code_gets_a_fault() {
+    // A present, readable code segment of ring 3 with neither L nor D, and a far jump to it.
+    let mut guest = program(|a| {
+        a.db(&[0xea]).unwrap();
+        a.dd(&[PROGRAM as u32]).unwrap();
+        a.dw(&[FREE | 3]).unwrap();
+    });
+    guest.write(GDT + u64::from(FREE), CODE32 & !(1 << 54) | DPL3);
+    let frame = guest.trap();
+    let error = Some(u64::from(FREE));
+    assert_eq!((frame.vector, frame.error, frame.rip), (13, error, PROGRAM));
 }
