@@ -134,6 +134,10 @@ impl Side for BackupSide {
         self.ended
     }
 
+    fn why(&self) -> Option<String> {
+        self.outside.why()
+    }
+
     fn broke(&self) -> Option<&str> {
         self.broke.as_deref()
     }

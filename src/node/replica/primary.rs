@@ -194,6 +194,10 @@ impl Side for PrimarySide {
         self.ended
     }
 
+    fn why(&self) -> Option<String> {
+        self.outside.why()
+    }
+
     fn broke(&self) -> Option<&str> {
         self.broke.as_deref()
     }
