@@ -282,6 +282,11 @@ impl Soft {
     /// `post`: its writes to the outside may be posted. `keep`: it may be kept decoded; not so if it is to
     /// write over itself.
     fn single(&mut self, post: bool, mut keep: bool) -> Option<Exit> {
+        let touched = if self.cpu.watches_data() {
+            self.data_hits()
+        } else {
+            0
+        };
         let cpu = &mut self.cpu;
         let (shadow, before) = (cpu.shadow, cpu.system_flags);
         if before & flags::RF == 0 && cpu.at_breakpoint() {
@@ -295,7 +300,6 @@ impl Soft {
             }
             cpu.shadow = shadow;
             cpu.system_flags |= before & flags::RF;
-            cpu.take_watch_hits();
             if let Cause::CodeWrite(page) = cpu.cause {
                 self.blocks.invalidate(cpu, page);
                 keep = false;
@@ -309,7 +313,7 @@ impl Soft {
         let cpu = &mut self.cpu;
         cpu.outside.commit();
         let traced = before & flags::TF != 0 && !std::mem::take(&mut cpu.untraced);
-        let mut hits = cpu.take_watch_hits();
+        let mut hits = touched;
         if traced || outcome == Outcome::Stepped {
             hits |= debug::SINGLE_STEP;
         }

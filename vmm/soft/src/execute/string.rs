@@ -8,7 +8,7 @@
 //! registers and on memory as the guest sees it, on nothing else:
 //!
 //! - An iteration that goes outside (device memory, ports) is a chunk by itself.
-//! - With the trap flag set every iteration is one.
+//! - With the trap flag set, or a breakpoint on data, every iteration is one.
 //! - A fault ends a chunk that does not count; the registers are those of the faulting iteration, the
 //!   flags those of the one before it, as AMD's processors leave them. What runs next starts a new chunk.
 //! - A page with decoded instructions, which we know of and the guest does not, ends none: it is written,
@@ -170,7 +170,7 @@ fn repeat<B: Body, W: Word>(cpu: &mut Cpu, op: &Op, at: &Strings) -> Result<(), 
     if count == 0 {
         return Ok(());
     }
-    let trapping = cpu.system_flags & flags::TF != 0;
+    let trapping = cpu.system_flags & flags::TF != 0 || cpu.watches_data();
     let chunk = count.min(if trapping { 1 } else { CHUNK });
     let mut done = 0;
     let mut goes_on = true;
