@@ -74,7 +74,7 @@ fn a_port_without_a_device_is_named() {
     let place = Place::new();
     // mov $0xacd, %dx; out %al, %dx
     let image = place.file("guest", &elf(b"\x66\xba\xcd\x0a\xee"));
-    let words = ["0xacd", "no device: [ee] (out %al,(%dx)) at 0x201004"];
+    let words = ["0xacd", "no device: [ee] (out %al,%dx) at 0x201004"];
     assert_one_line(&place.record(&image, &[]), 1, &words);
     place.log_is_whole(&words);
 }

@@ -1,8 +1,8 @@
 //! Words for what a guest on KVM did last.
 
-use super::convert;
 use super::vcpu::KvmEngine;
 use crate::engine::{Bus, VmExit};
+use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuFd;
 use soft::describe::{Standing, disassemble, length_of_writer};
 use soft::trap::{Access, Space};
@@ -16,6 +16,14 @@ const PAGE: u64 = 4096;
 fn translate(fd: &VcpuFd, linear: u64) -> Option<u64> {
     let found = fd.translate_gva(linear).ok()?;
     (found.valid != 0).then_some(found.physical_address)
+}
+
+/// The general registers as instructions number them.
+fn in_encoding_order(regs: &kvm_regs) -> [u64; 16] {
+    [
+        regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8,
+        regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+    ]
 }
 
 impl KvmEngine {
@@ -46,7 +54,7 @@ impl KvmEngine {
         let from = regs.rip.saturating_sub(LONGEST);
         let before = self.bytes(from, regs.rip - from);
         let now = Standing {
-            general: &convert::general(&regs),
+            general: &in_encoding_order(&regs),
             rip: regs.rip,
             long,
         };
@@ -76,7 +84,7 @@ impl KvmEngine {
         })
     }
 
-    fn standing(&self) -> Option<(kvm_bindings::kvm_regs, bool)> {
+    fn standing(&self) -> Option<(kvm_regs, bool)> {
         let regs = self.fd().get_regs().ok()?;
         let sregs = self.fd().get_sregs().ok()?;
         Some((regs, sregs.cs.l != 0))
