@@ -155,7 +155,7 @@ fn fail_late(ways: impl Iterator<Item = &'static Way>, engine: &str, replayers: 
         assert_eq!(listed["whole"], true, "{listed}");
         assert!(listed["entries"].as_u64() > Some(2 * 30), "{listed}");
         assert!(
-            listed["kinds"]["control"]["count"].as_u64() > Some(3),
+            listed["kinds"]["state"]["count"].as_u64() > Some(3),
             "{listed}"
         );
 

@@ -101,6 +101,44 @@ fn a_kernel_without_the_drivers_for_its_root_panics_and_asks_for_a_reset() {
     assert!(console.contains("Unable to mount root fs"), "{console}");
 }
 
+/// Records `image` with `more`; the guest must ask for a reset after it said `why`, and its log be whole.
+fn gives_up(place: &Place, image: &Path, more: &[&str], why: &str) {
+    let output = place.record(image, more);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let last = errors.lines().last().unwrap_or_default();
+    let wanted = format!("reset (status 3321) after it said \"{why}");
+    assert!(last.contains(&wanted), "'{wanted}' in: {errors}");
+    let replayed = tandem(&["replay", text(&place.path("log"))]);
+    assert!(replayed.status.success(), "{replayed:?}");
+}
+
+#[test]
+fn memory_too_small_to_unpack_the_image_is_said_by_the_kernel() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let place = Place::new();
+    // The least memory that holds kernel and initrd as they come: with less nothing is begun.
+    let begun = |mib: &u32| {
+        let memory = mib.to_string();
+        let _ = place.record(&image, &["--memory", &memory]);
+        place.path("log").exists()
+    };
+    let least = (64..=256).step_by(8).find(begun).unwrap().to_string();
+    let why = "Kernel panic - not syncing";
+    gives_up(&place, &image, &["--memory", &least], why);
+}
+
+#[test]
+fn a_kernel_without_a_network_driver_is_said_by_the_image() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let place = Place::new();
+    let more = ["--append", "module_blacklist=virtio_net"];
+    let why = "tandem: cannot go on: no network device";
+    gives_up(&place, &image, &more, why);
+}
+
 #[test]
 fn an_image_that_does_not_fit_or_is_broken_is_said() {
     let _machine = machine();
