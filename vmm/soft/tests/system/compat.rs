@@ -145,8 +145,8 @@ fn a_32_bit_return_to_the_same_ring_leaves_the_stack() {
     assert_eq!((frame.rip, frame.rsp), (PROGRAM + 0x102, STACK));
 }
 
-/// An instruction with 16-bit addresses, registers, memory before, and what must be there after. Upper
-/// halves of registers that make addresses are no part of them; 1 << 16 is where segments of tests begin.
+/// An instruction with 16-bit addresses: registers and memory before, and what must be there after. Upper
+/// halves of registers that make addresses are no part of them.
 struct Short {
     bytes: &'static [u8],
     regs: &'static [(u8, u64)],
@@ -236,7 +236,7 @@ const SHORTS: &[Short] = &[
         regs_after: &[(slot::RAX, 0x99)],
         memory_after: &[],
     },
-    // jcxz over nothing, loop: CX alone counts
+    // loop: CX alone counts
     Short {
         bytes: &[0x67, 0xe2, 0x00],
         regs: &[(slot::RCX, 0x5_0000)],
@@ -256,7 +256,7 @@ const SHORTS: &[Short] = &[
         regs_after: &[(slot::RCX, 0x7_0000), (slot::RDI, 0x8_0002)],
         memory_after: &[(0xfffc, 0xeeee_0000), (0, 0xeeee)],
     },
-    // rep movsd with DF would need flags; movsw, lodsb, scasb, cmpsd forward
+    // movsw, lodsb, repne scasb
     Short {
         bytes: &[0x67, 0x66, 0xa5],
         regs: &[(slot::RSI, 0x3_0060), (slot::RDI, 0x4_0070)],
@@ -310,7 +310,7 @@ const SHORTS: &[Short] = &[
         regs_after: &[],
         memory_after: &[(0xc0, 0), (0xc4, 2)],
     },
-    // bound ecx, [bx] within bounds; lds-like: call near [bx] is a branch, tested below
+    // bound ecx, [bx], within its bounds
     Short {
         bytes: &[0x67, 0x62, 0x0f],
         regs: &[(slot::RBX, 0x1_00d0), (slot::RCX, 5)],
