@@ -22,8 +22,10 @@ done </modules/order
 
 if [ -e /root-on-disk ]; then
     if ! mount -t ext4 /dev/vda /newroot; then
-        echo "tandem: no root file system on /dev/vda"
-        poweroff -f
+        why=
+        [ -e /dev/vda ] || why=": there is no disk, or the kernel lacks virtio_mmio or virtio_blk"
+        echo "tandem: cannot go on: no root file system on /dev/vda$why"
+        reboot -f
     fi
     for at in proc sys dev; do
         mount --move /$at /newroot/$at

@@ -307,7 +307,7 @@ mod tests {
     fn every_program_the_scripts_use_is_there() {
         let tree = sample(&[]);
         let words = "mount cat insmod poweroff switch_root mkdir ln hostname ip sh setsid cttyhack \
-                     sync tr";
+                     sync tr reboot";
         for word in words.split_whitespace() {
             let way = |folder: &str| {
                 let path = format!("{folder}/{word}");

@@ -51,6 +51,10 @@ if [ -e /sys/class/net/eth0 ]; then
         ip addr add "$ip" dev eth0
         [ "$gw" = none ] || ip route add default via "$gw"
     fi
+elif [ "$ip" != none ]; then
+    echo "tandem: cannot go on: no network device: the kernel lacks virtio_mmio or virtio_net" \
+        "(tandem.ip=none does without)"
+    reboot -f
 fi
 # Servers that fork to save a copy of themselves (redis) ask for this.
 echo 1 >/proc/sys/vm/overcommit_memory

@@ -1,7 +1,8 @@
 //! One machine on this host: its configuration, what stands behind its devices, its vCPU thread.
 
 pub mod engine;
-pub mod outside;
+pub mod last_words;
+mod outside;
 pub mod replica;
 pub mod setup;
 pub mod single;

@@ -1,5 +1,6 @@
 //! What stands behind the devices of one machine, and where its outputs go.
 
+use super::last_words::LastWords;
 use crate::cli::{MachineArgs, NetArg};
 use crate::failure::{During, Outcome};
 use logchannel::Lease;
@@ -26,6 +27,7 @@ pub struct Outside {
     net: Option<Box<dyn NetPort>>,
     disk: Mutex<Option<DiskFile>>,
     console: Option<Console>,
+    said: Mutex<LastWords>,
     /// This replica is halted, or at its end.
     over: AtomicBool,
 }
@@ -40,6 +42,7 @@ impl Outside {
                 }
             }
             Output::Console(bytes) => {
+                self.said().hear(&bytes);
                 if let Some(console) = &self.console {
                     console.write(&bytes);
                 }
@@ -52,6 +55,15 @@ impl Outside {
             }
             Output::PowerOff { .. } => {}
         }
+    }
+
+    fn said(&self) -> std::sync::MutexGuard<'_, LastWords> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the guest gave up, if it said so on its console.
+    pub fn why(&self) -> Option<String> {
+        self.said().why().map(str::to_owned)
     }
 
     /// Where the vCPU waits after it has printed, if nobody reads its console. Reads no clock.
@@ -173,6 +185,7 @@ pub fn plug_in(
         net,
         disk,
         console,
+        said: Mutex::default(),
         over: AtomicBool::new(false),
     }))
 }
@@ -336,6 +349,7 @@ mod tests {
             net: Some(net),
             disk: Mutex::default(),
             console: None,
+            said: Mutex::default(),
             over: AtomicBool::new(false),
         };
         (Arc::new(outside), told)

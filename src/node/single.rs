@@ -1,6 +1,7 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
 use super::engine::EngineArg;
+use super::last_words::of_status;
 use super::outside::{self, Direct, Discard};
 use super::setup::{self, Origin, Prepared};
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
@@ -24,17 +25,17 @@ use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::switch::{Forward, Switch};
 use vmm::engine::Engine;
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineError, RESET_STATUS};
+use vmm::machine::{Ended, MachineError};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
-    let Ran { ended, .. } = live(
+    let ran = live(
         args,
         "vcpu",
         |_, _| Ok(NoLog::default()),
         StatePace { every_entries: 0 },
     )?;
-    report_end(&ended)
+    report_end(&ran)
 }
 
 /// What `tandem record` and `tandem replay` say.
@@ -69,11 +70,13 @@ pub fn record(args: RecordArgs) -> Outcome {
             vmm::hostclock::monotonic_ns() / 1000
         })?)
     };
+    let ran = live(args.run, "vcpu", make, pace)?;
     let Ran {
         ended,
         entries,
         clock_kind,
-    } = live(args.run, "vcpu", make, pace)?;
+        ..
+    } = ran;
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {
         let report = Report {
@@ -94,22 +97,14 @@ pub fn record(args: RecordArgs) -> Outcome {
             args.output.display()
         );
     }
-    report_end(&ended)
+    report_end(&ran)
 }
 
-fn report_end(ended: &Ended) -> Outcome {
-    if ended.code == 0 {
-        return Ok(());
+fn report_end(ran: &Ran) -> Outcome {
+    match ran.ended.code {
+        0 => Ok(()),
+        code => Err(Failure::new(of_status(code, ran.why.as_deref()))),
     }
-    if ended.code == RESET_STATUS {
-        return Err(Failure::new(format!(
-            "the guest asked for a reset (status {RESET_STATUS}); it is not started again"
-        )));
-    }
-    Err(Failure::new(format!(
-        "the guest ended with status {}",
-        ended.code
-    )))
 }
 
 /// A run that ended.
@@ -117,6 +112,8 @@ struct Ran {
     ended: Ended,
     entries: u64,
     clock_kind: ClockKind,
+    /// Why the guest gave up, if it said so.
+    why: Option<String>,
 }
 
 /// Runs a machine with live inputs to its end; entries go to what `make_log` makes.
@@ -153,12 +150,14 @@ fn live<L: LogSink>(
         let log = make_log(&origin, first_state)?;
         let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
         let pages = machine.config().memory_bytes() / 4096;
-        let mut recorder = Recorder::new(live, log, Direct(outside), pace, pages);
+        let direct = Direct(outside.clone());
+        let mut recorder = Recorder::new(live, log, direct, pace, pages);
         let ended = machine.run(&mut recorder)?;
         Ok(Ran {
             ended,
             entries: recorder.entries(),
             clock_kind: machine.config().clock_kind,
+            why: outside.why(),
         })
     };
     on_vcpu_thread(thread, vcpu)

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod late;
 
 use common::{assert_one_line, cluster, have_kvm, machine, os, tandem, text};
 use std::net::TcpListener;

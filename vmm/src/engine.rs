@@ -177,6 +177,13 @@ pub trait Engine {
         }
     }
 
+    /// Bytes, disassembly and address of the instruction that made the natural exit `exit`, which the last
+    /// run ended with, for a message; `None` where that cannot be known. Looks only.
+    fn culprit(&mut self, exit: VmExit) -> Option<String> {
+        let _ = exit;
+        None
+    }
+
     /// Ends what the last exit left under way, so that [`Engine::save`] is all there is to the vCPU: to be
     /// called before a state is saved that is to be restored. Only after `Stopped`, `Halt`, or a write; the
     /// default is an engine that leaves nothing.
@@ -232,6 +239,10 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
 
     fn settle(&mut self) -> Result<(), EngineError> {
         (**self).settle()
+    }
+
+    fn culprit(&mut self, exit: VmExit) -> Option<String> {
+        (**self).culprit(exit)
     }
 
     fn save(&mut self) -> Result<crate::state::CpuState, EngineError> {

@@ -22,7 +22,7 @@ use std::time::Duration;
 use testandset::VmId;
 use vmm::backends::ArrivalSink;
 use vmm::machine::live::Inbox;
-use vmm::machine::{Ended, MachineError};
+use vmm::machine::{FAULT_STATUS, MachineError};
 
 /// Longest time for a primary's machine to be made here, once it has greeted.
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -35,7 +35,8 @@ struct BackupSide {
     outputs: Vec<Output>,
     reply: Option<SyncSender<bool>>,
     live: bool,
-    ended: Option<Ended>,
+    ended: Option<u32>,
+    broke: Option<String>,
 }
 
 impl Side for BackupSide {
@@ -106,7 +107,14 @@ impl Side for BackupSide {
             }
             VcpuEvent::Ended { ended, outputs } => {
                 events.note("guest_ended", format_args!("status {}", ended.code));
-                self.ended = Some(ended);
+                self.ended = Some(ended.code);
+                self.outputs = outputs;
+                Some(Event::PowerOff)
+            }
+            VcpuEvent::Broke { why, outputs } => {
+                events.note("guest_broke", &why);
+                self.ended = Some(FAULT_STATUS);
+                self.broke = Some(why);
                 self.outputs = outputs;
                 Some(Event::PowerOff)
             }
@@ -123,7 +131,15 @@ impl Side for BackupSide {
     }
 
     fn exit_status(&self) -> Option<u32> {
-        self.ended.map(|ended| ended.code)
+        self.ended
+    }
+
+    fn why(&self) -> Option<String> {
+        self.outside.why()
+    }
+
+    fn broke(&self) -> Option<&str> {
+        self.broke.as_deref()
     }
 
     fn lag_ms(&self) -> u64 {
@@ -175,6 +191,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
         reply: None,
         live: false,
         ended: None,
+        broke: None,
     };
     started
         .give_receiver
@@ -305,6 +322,10 @@ fn start(
             Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
                 VcpuEvent::Diverged(divergence.to_string())
             }
+            Err(e) if e.is_the_guests() => VcpuEvent::Broke {
+                why: e.to_string(),
+                outputs: inputs.take_suppressed(),
+            },
             Err(e) => VcpuEvent::Failed(e.to_string()),
         };
         let _ = control.send(Message::Vcpu(event));

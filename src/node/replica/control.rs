@@ -5,6 +5,7 @@ use super::events::Events;
 use super::report::Reporter;
 use super::{Message, VcpuEvent};
 use crate::failure::{Failure, Outcome};
+use crate::node::last_words::of_status;
 use logchannel::LinkEnd;
 use logchannel::role::{Command, Event, RoleMachine, ViewNumber};
 use std::collections::VecDeque;
@@ -39,6 +40,10 @@ pub trait Side {
     fn vcpu(&mut self, event: VcpuEvent, events: &mut Events) -> Option<Event>;
     /// The guest's exit status, once it ended.
     fn exit_status(&self) -> Option<u32>;
+    /// Why the guest could not go on, if that is what ended it.
+    fn broke(&self) -> Option<&str>;
+    /// What the guest said on its console about why it gives up.
+    fn why(&self) -> Option<String>;
     /// How far execution lags behind, in milliseconds.
     fn lag_ms(&self) -> u64;
     /// Its counters, if it keeps any, for the events file.
@@ -110,10 +115,13 @@ impl<S: Side> Control<S> {
         }
         self.note_metrics();
         self.reporter.ended(self.side.exit_status().is_some());
+        if let (None, Some(why)) = (&halted, self.side.broke()) {
+            return Err(Failure::new(why));
+        }
         match (halted, self.side.exit_status()) {
             (Some(why), _) => Err(Failure::new(format!("this replica halted: {why}"))),
             (None, Some(code)) if code != 0 => {
-                Err(Failure::new(format!("the guest ended with status {code}")))
+                Err(Failure::new(of_status(code, self.side.why().as_deref())))
             }
             _ => Ok(()),
         }

@@ -56,6 +56,13 @@ enum VcpuEvent {
         /// What was suppressed and nobody may have seen.
         outputs: Vec<Output>,
     },
+    /// The guest could not go on, which ends the machine for both replicas.
+    Broke {
+        /// Why, in one line.
+        why: String,
+        /// What was suppressed and nobody may have seen.
+        outputs: Vec<Output>,
+    },
     /// Replay differs from the recording.
     Diverged(String),
     /// The machine cannot go on.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use testandset::{Contender, VmId};
 use vmm::backends::ArrivalSink;
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineError};
+use vmm::machine::{FAULT_STATUS, MachineError};
 
 /// Longest time for the backup to answer.
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -136,7 +136,8 @@ struct PrimarySide {
     braked_us: Arc<AtomicU64>,
     outside: Arc<outside::Outside>,
     inbox: Arc<Inbox>,
-    ended: Option<Ended>,
+    ended: Option<u32>,
+    broke: Option<String>,
 }
 
 impl Side for PrimarySide {
@@ -172,7 +173,13 @@ impl Side for PrimarySide {
         match event {
             VcpuEvent::Ended { ended, .. } => {
                 events.note("guest_ended", format_args!("status {}", ended.code));
-                self.ended = Some(ended);
+                self.ended = Some(ended.code);
+                Some(Event::PowerOff)
+            }
+            VcpuEvent::Broke { why, .. } => {
+                events.note("guest_broke", &why);
+                self.ended = Some(FAULT_STATUS);
+                self.broke = Some(why);
                 Some(Event::PowerOff)
             }
             VcpuEvent::Diverged(why) | VcpuEvent::Failed(why) => {
@@ -184,7 +191,15 @@ impl Side for PrimarySide {
     }
 
     fn exit_status(&self) -> Option<u32> {
-        self.ended.map(|ended| ended.code)
+        self.ended
+    }
+
+    fn why(&self) -> Option<String> {
+        self.outside.why()
+    }
+
+    fn broke(&self) -> Option<&str> {
+        self.broke.as_deref()
     }
 
     fn lag_ms(&self) -> u64 {
@@ -315,6 +330,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         outside: outside.clone(),
         inbox,
         ended: None,
+        broke: None,
     };
     let printed = Arc::new(AtomicBool::new(false));
     let gate = IntoGate {
@@ -412,6 +428,14 @@ fn run(
         }
         Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
             Ok(VcpuEvent::Diverged(divergence.to_string()))
+        }
+        Err(e) if e.is_the_guests() => {
+            let bye = Bye::PowerOff { code: FAULT_STATUS };
+            recorder.log_mut().sender.bye(bye);
+            Ok(VcpuEvent::Broke {
+                why: e.to_string(),
+                outputs: Vec::new(),
+            })
         }
         Err(e) => Ok(VcpuEvent::Failed(e.to_string())),
     }

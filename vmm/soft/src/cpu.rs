@@ -184,8 +184,7 @@ pub struct Cpu {
     pub control: Control,
     /// Model-specific registers.
     pub msrs: Msrs,
-    /// Debug registers. Of the breakpoints in them those on instructions fire, those on data and ports do
-    /// not.
+    /// Debug registers. Of the breakpoints in them those on instructions and data fire, those on ports do not.
     pub debug: [u64; 8],
     /// The time-stamp counter.
     pub time: TimeBase,

@@ -17,7 +17,7 @@
 mod block;
 pub mod cpu;
 mod decode;
-mod describe;
+pub mod describe;
 mod execute;
 pub mod flags;
 pub mod fpu;

@@ -76,6 +76,8 @@ pub mod slot {
     pub const FLAT_NARROW: u8 = SEGMENTS + 6;
     /// Slots there are; a power of two, so that masking takes the place of bounds checks.
     pub const COUNT: usize = 32;
+    /// In [`super::Op::index`] of a [`super::Narrow`] operand: its offset is cut to 16 bits, not 32.
+    pub const SHORT: u8 = 0x40;
     /// In [`super::Op::dst`] and [`super::Op::src`] of byte instructions: bits 8 to 15 of register 0 to 3
     /// (AH, CH, DH, BH).
     pub const HIGH: u8 = 0x80;
@@ -93,8 +95,8 @@ pub struct Simple;
 /// Everything, 64-bit.
 #[derive(Debug)]
 pub struct Full;
-/// Everything, with the offset cut to 32 bits before the segment base is added: address-size prefix, and
-/// compatibility mode.
+/// Everything, with the offset cut to 32 bits (16 with [`slot::SHORT`]) before the segment base is added:
+/// address-size prefix, and compatibility mode.
 #[derive(Debug)]
 pub struct Narrow;
 
@@ -115,13 +117,21 @@ impl Address for Full {
 impl Address for Narrow {
     #[inline(always)]
     fn linear(cpu: &Cpu, op: &Op) -> u64 {
-        let linear = (offset(cpu, op) & 0xffff_ffff).wrapping_add(cpu.slot(op.scale_segment >> 2));
+        let linear = narrow_offset(cpu, op).wrapping_add(cpu.slot(op.scale_segment >> 2));
         if cpu.long_code {
             linear
         } else {
             linear & 0xffff_ffff
         }
     }
+}
+
+/// As [`offset`], cut to what a [`Narrow`] address has.
+#[inline(always)]
+pub fn narrow_offset(cpu: &Cpu, op: &Op) -> u64 {
+    // The flag is 64: four times too much of a shift by 16.
+    let mask = u32::MAX >> ((op.index & slot::SHORT) >> 2);
+    offset(cpu, op) & u64::from(mask)
 }
 
 /// Base, index and displacement, without segment (what `lea` wants).

@@ -23,6 +23,9 @@ pub struct Outside {
     pub(crate) posting: bool,
     /// Writes posted and not done yet, oldest first.
     pub(crate) posted: VecDeque<Access>,
+    /// Linear address of the last instruction carried out alone, as all that post writes are, and whether
+    /// it is of 64-bit code: for messages only.
+    pub(crate) last: (u64, bool),
 }
 
 impl Outside {

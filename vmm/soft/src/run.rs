@@ -71,6 +71,14 @@ impl Soft {
         self.cpu.outside.is_answered() || !self.cpu.outside.posted.is_empty()
     }
 
+    /// Bytes and disassembly of the instruction that made the write the last run ended with; `None` if it
+    /// is there no more.
+    #[must_use]
+    pub fn writer(&self) -> Option<String> {
+        let (linear, long) = self.cpu.outside.last;
+        crate::describe::at(&self.cpu, linear, long)
+    }
+
     /// Answers the read the last run ended with.
     pub fn answer(&mut self, value: u64) {
         self.cpu.outside.answer(value);
@@ -281,6 +289,11 @@ impl Soft {
     /// `post`: its writes to the outside may be posted. `keep`: it may be kept decoded; not so if it is to
     /// write over itself.
     fn single(&mut self, post: bool, mut keep: bool) -> Option<Exit> {
+        let touched = if self.cpu.watches_data() {
+            self.data_hits()
+        } else {
+            0
+        };
         let cpu = &mut self.cpu;
         let (shadow, before) = (cpu.shadow, cpu.system_flags);
         if before & flags::RF == 0 && cpu.at_breakpoint() {
@@ -294,7 +307,6 @@ impl Soft {
             }
             cpu.shadow = shadow;
             cpu.system_flags |= before & flags::RF;
-            cpu.take_watch_hits();
             if let Cause::CodeWrite(page) = cpu.cause {
                 self.blocks.invalidate(cpu, page);
                 keep = false;
@@ -308,7 +320,7 @@ impl Soft {
         let cpu = &mut self.cpu;
         cpu.outside.commit();
         let traced = before & flags::TF != 0 && !std::mem::take(&mut cpu.untraced);
-        let mut hits = cpu.take_watch_hits();
+        let mut hits = touched;
         if traced || outcome == Outcome::Stepped {
             hits |= debug::SINGLE_STEP;
         }
@@ -337,6 +349,7 @@ impl Soft {
         };
         let op = self.blocks.get(place).ops[0];
         let cpu = &mut self.cpu;
+        cpu.outside.last = (cpu.linear_rip(), cpu.long_code);
         cpu.set_slot(slot::BLOCK, cpu.rip);
         cpu.next_rip = cpu.rip.wrapping_add(op.len.into());
         cpu.shadow = false;

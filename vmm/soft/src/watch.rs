@@ -223,7 +223,7 @@ impl Soft {
             let goal = until.min(watch.until.unwrap_or(u64::MAX));
             if !watch.data.is_empty() {
                 watch.touched = self
-                    .touches()
+                    .touches(CHUNK)
                     .iter()
                     .find_map(|touch| {
                         let data = watch.data.iter().find(|data| data.overlaps(touch))?;
@@ -267,8 +267,17 @@ impl Soft {
             .any(|address| (1..bytes).contains(&address.wrapping_sub(rip)))
     }
 
-    /// What the instruction at RIP will access, if it does not fault.
-    fn touches(&self) -> Vec<Touch> {
+    /// Breakpoints of the guest's own (DR0 to DR3) on what the instruction at RIP will access, as bits of
+    /// DR6.
+    pub(crate) fn data_hits(&self) -> u64 {
+        self.touches(1).iter().fold(0, |hits, touch| {
+            hits | self.cpu.data_hits(touch.address, touch.len, touch.write)
+        })
+    }
+
+    /// What the instruction at RIP will access, if it does not fault; of a repeated one so many iterations at
+    /// most.
+    fn touches(&self, iterations: u64) -> Vec<Touch> {
         let cpu = &self.cpu;
         let mut bytes = [0; crate::decode::LONGEST];
         let there = cpu.look(cpu.linear_rip(), &mut bytes);
@@ -297,7 +306,7 @@ impl Soft {
             .max(1) as u64;
             let (mut address, mut len) = (address, size);
             if string && repeated {
-                let count = cpu.regs[1].min(CHUNK);
+                let count = cpu.regs[1].min(iterations);
                 len = size.saturating_mul(count);
                 if cpu.system_flags & flags::DF != 0 {
                     address = address.wrapping_add(size).wrapping_sub(len);

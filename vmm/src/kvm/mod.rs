@@ -2,6 +2,7 @@
 
 mod convert;
 pub mod counter;
+mod describe;
 mod vcpu;
 mod vm;
 

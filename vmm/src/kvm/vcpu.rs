@@ -143,6 +143,14 @@ impl KvmEngine {
             .map_err(|e| ioctl("KVM_SET_GUEST_DEBUG", e))
     }
 
+    pub(super) fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    pub(super) fn memory(&self) -> &crate::memory::GuestMemory {
+        self.vm.memory()
+    }
+
     fn word(&self) -> u64 {
         // SAFETY: the clock page outlives the engine; the guest, the only other writer, is stopped.
         unsafe { self.vm.budget().read_volatile() }
@@ -153,8 +161,10 @@ impl KvmEngine {
         unsafe { self.vm.budget().write_volatile(value) }
     }
 
+    /// The guest cannot go on. That counts as a natural exit does: see `SoftEngine`.
     fn fault(&mut self, why: impl Into<String>) -> EngineError {
         self.registers_fresh = false;
+        self.clock += 1;
         let (at, _) = self.point().unwrap_or_default();
         EngineError::GuestFault {
             at,
@@ -385,12 +395,19 @@ impl KvmEngine {
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect();
-        let why = match internal.suberror {
-            1 => format!(
+        if let Some(why) = self.nowhere() {
+            return self.fault(why);
+        }
+        let why = match (internal.suberror, self.next_instruction()) {
+            (1, Some(at)) => format!("KVM cannot emulate the instruction {at}"),
+            (1, None) => format!(
                 "KVM cannot emulate the instruction {:02x?}",
                 &bytes[16..32.min(bytes.len())]
             ),
-            other => format!("KVM internal error, suberror {other}"),
+            (other, at) => {
+                let at = at.map_or_else(String::new, |at| format!(": {at}"));
+                format!("KVM internal error, suberror {other}{at}")
+            }
         };
         self.fault(why)
     }
@@ -455,7 +472,13 @@ impl Engine for KvmEngine {
                     return Ok(self.natural(VmExit::Halt));
                 }
                 KVM_EXIT_IRQ_WINDOW_OPEN => continue,
-                KVM_EXIT_SHUTDOWN => return Err(self.fault("triple fault")),
+                KVM_EXIT_SHUTDOWN => {
+                    let why = match self.nowhere().or_else(|| self.next_instruction()) {
+                        Some(at) => format!("triple fault: {at}"),
+                        None => "triple fault".to_owned(),
+                    };
+                    return Err(self.fault(why));
+                }
                 KVM_EXIT_INTERNAL_ERROR => return Err(self.internal_error()),
                 KVM_EXIT_FAIL_ENTRY => {
                     // SAFETY: the exit reason says which member of the union is set.
@@ -542,6 +565,10 @@ impl Engine for KvmEngine {
                 Err(busy())
             }
         }
+    }
+
+    fn culprit(&mut self, exit: VmExit) -> Option<String> {
+        self.words_for(exit)
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {

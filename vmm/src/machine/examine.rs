@@ -91,6 +91,17 @@ impl<E: Debuggable> Examined<E> {
         inputs: &mut dyn Inputs,
         watch: &mut Watch,
     ) -> Result<Advance, MachineError> {
+        match self.advance_within(inputs, watch) {
+            Err(error) => Err(self.machine.broke(inputs, error)),
+            advanced => advanced,
+        }
+    }
+
+    fn advance_within(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        watch: &mut Watch,
+    ) -> Result<Advance, MachineError> {
         let machine = &mut self.machine;
         loop {
             let stop = match self.inside {

@@ -25,7 +25,7 @@ pub mod time;
 pub use board::legacy::RESET_STATUS;
 pub use boot::GuestImage;
 pub use config::{BoardKind, ConfigError, MachineConfig};
-pub use run::{Ended, Machine, MachineError};
+pub use run::{Ended, FAULT_STATUS, Machine, MachineError};
 pub use time::TscMode;
 
 #[cfg(test)]

@@ -27,12 +27,14 @@ pub enum MachineError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The guest touched something that is not there, or a device failed.
-    #[error("{error} ({at})")]
+    #[error("{error}{} ({at})", by(.culprit))]
     Board {
         /// Where the guest was.
         at: ExecPoint,
         /// What happened.
         error: BoardError,
+        /// The instruction that did it, in bytes and words, where it is known.
+        culprit: Option<String>,
     },
     /// Inputs or the log failed, or replay diverged.
     #[error(transparent)]
@@ -51,6 +53,25 @@ pub enum MachineError {
     /// A snapshot cannot be taken or put back.
     #[error(transparent)]
     Snapshot(#[from] snapshot::SnapshotError),
+}
+
+/// Exit status in the log of a guest that could not go on. It is no status a process can have.
+pub const FAULT_STATUS: u32 = 0xfa17;
+
+impl MachineError {
+    /// Whether it is the guest's own doing, and so happens to every replica at the same place.
+    #[must_use]
+    pub fn is_the_guests(&self) -> bool {
+        matches!(
+            self,
+            Self::Engine(EngineError::GuestFault { .. }) | Self::Board { .. }
+        )
+    }
+}
+
+fn by(culprit: &Option<String>) -> String {
+    let with = |what| format!(": {what}");
+    culprit.as_ref().map_or_else(String::new, with)
 }
 
 /// How a machine ended.
@@ -152,9 +173,48 @@ impl<E: Engine> Machine<E> {
 
     /// Runs to the machine's end.
     ///
+    /// A guest that cannot go on ends its log with [`FAULT_STATUS`]: a replica or a replay that gets there
+    /// must fail, too.
+    ///
     /// # Errors
     /// See [`MachineError`]. The machine is of no more use then.
     pub fn run(&mut self, inputs: &mut dyn Inputs) -> Result<Ended, MachineError> {
+        match self.run_to_end(inputs) {
+            Err(error) => Err(self.broke(inputs, error)),
+            ended => ended,
+        }
+    }
+
+    /// The machine failed with `error`: if that is the guest's doing, lets out what it had to say, and
+    /// notes the end.
+    ///
+    /// Place and registers are not noted: where a vCPU stands that can go no further, engines do not agree.
+    /// The clock, which counts the failure, names the place.
+    pub(super) fn broke(&mut self, inputs: &mut dyn Inputs, error: MachineError) -> MachineError {
+        if !error.is_the_guests() {
+            return error;
+        }
+        let here = Here {
+            point: ExecPoint {
+                clock: self.engine.clock(),
+                ..Default::default()
+            },
+            registers: RegisterDigest::default(),
+        };
+        let mut out = Vec::new();
+        self.board.flush_console(&mut out);
+        let digest = snapshot::digest_without_vcpu(self);
+        let noted = out
+            .into_iter()
+            .try_for_each(|output| inputs.output(&here, output))
+            .and_then(|()| inputs.end(&here, FAULT_STATUS, digest));
+        match noted {
+            Ok(()) => error,
+            Err(other) => other.into(),
+        }
+    }
+
+    fn run_to_end(&mut self, inputs: &mut dyn Inputs) -> Result<Ended, MachineError> {
         loop {
             if let Some(ended) = self.run_until(inputs, |_| false)? {
                 return Ok(ended);
@@ -243,6 +303,7 @@ impl<E: Engine> Machine<E> {
                 .map_err(|error| MachineError::Board {
                     at: here.point,
                     error,
+                    culprit: None,
                 })?;
             delivered = true;
             now = self.situation(here, natural);
@@ -336,7 +397,7 @@ impl<E: Engine> Machine<E> {
                 let value = self
                     .board
                     .read(bus, address, size, ask)
-                    .map_err(|error| Self::board_error(here.point, error))?;
+                    .map_err(|error| self.board_error(here.point, error, exit))?;
                 self.entry = VmEntry::ReadData(value);
                 Ok(None)
             }
@@ -362,7 +423,7 @@ impl<E: Engine> Machine<E> {
                         &mut asking(inputs, self.time, here),
                         &mut out,
                     )
-                    .map_err(|error| Self::board_error(here.point, error))?;
+                    .map_err(|error| self.board_error(here.point, error, exit))?;
                 for output in out {
                     inputs.output(&here, output)?;
                 }
@@ -392,10 +453,14 @@ impl<E: Engine> Machine<E> {
     }
 
     /// Inputs errors that came through a device's question are the inputs' own.
-    fn board_error(at: ExecPoint, error: BoardError) -> MachineError {
+    fn board_error(&mut self, at: ExecPoint, error: BoardError, exit: VmExit) -> MachineError {
         match error {
             BoardError::Inputs(inner) => MachineError::Inputs(inner),
-            error => MachineError::Board { at, error },
+            error => MachineError::Board {
+                at,
+                error,
+                culprit: self.engine.culprit(exit),
+            },
         }
     }
 

@@ -101,6 +101,20 @@ pub(super) fn digest<E: Engine>(
     let mut hash = StateHasher::default();
     let cpu = machine.engine.save()?;
     hash.update(&to_bytes(&cpu));
+    Ok(digest_rest(machine, hash, window))
+}
+
+/// Digest of all memory and every chip, without the vCPU: for a guest that cannot go on, whose registers
+/// engines leave in different states.
+pub(super) fn digest_without_vcpu<E>(machine: &mut Machine<E>) -> u64 {
+    digest_rest(machine, StateHasher::default(), None)
+}
+
+fn digest_rest<E>(
+    machine: &mut Machine<E>,
+    mut hash: StateHasher,
+    window: Option<StateWindow>,
+) -> u64 {
     for chip in machine.board.chips() {
         hash.update(&chip.save_bytes());
     }
@@ -123,7 +137,7 @@ pub(super) fn digest<E: Engine>(
             .expect("the window was clipped to memory");
         hash.update(&page);
     }
-    Ok(hash.finish())
+    hash.finish()
 }
 
 fn pending<E>(machine: &Machine<E>) -> Pending {

@@ -184,7 +184,10 @@ impl SoftEngine {
         }
     }
 
-    fn fault(&self, why: &str) -> EngineError {
+    /// The guest cannot go on. That counts as a natural exit does: what lies at the count before it can be
+    /// reached by a replay, and so can this.
+    fn fault(&mut self, why: &str) -> EngineError {
+        self.natural();
         EngineError::GuestFault {
             at: self.here(),
             why: why.to_owned(),
@@ -377,6 +380,13 @@ impl Engine for SoftEngine {
             return Err(EngineError::Unsupported(why.into()));
         }
         Ok(())
+    }
+
+    fn culprit(&mut self, exit: VmExit) -> Option<String> {
+        match exit {
+            VmExit::Write { .. } => self.soft.writer(),
+            _ => self.soft.instruction().ok(),
+        }
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {

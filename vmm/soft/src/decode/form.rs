@@ -150,19 +150,12 @@ impl<'a> Form<'a> {
         self.instruction.memory_size().size()
     }
 
-    /// Whether the memory operand has a 16-bit address, which 32-bit code can ask for and we lack.
-    pub fn has_short_address(&self) -> bool {
+    /// Whether the explicit memory operand has a 16-bit address, which 32-bit code can ask for.
+    fn has_short_address(&self) -> bool {
         let i = self.instruction;
-        let kinds = || (0..i.op_count()).map(|n| i.op_kind(n));
-        kinds().any(|kind| match kind {
-            OpKind::Memory => {
-                i.memory_base().size() == 2
-                    || i.memory_index().size() == 2
-                    || i.memory_displ_size() == 2
-            }
-            OpKind::MemorySegSI | OpKind::MemorySegDI | OpKind::MemoryESDI => true,
-            _ => false,
-        })
+        let (base, index) = (i.memory_base(), i.memory_index());
+        let registers = base != Register::None || index != Register::None;
+        base.size() == 2 || index.size() == 2 || !registers && i.memory_displ_size() == 2
     }
 
     /// Sets everything a memory operand needs.
@@ -193,6 +186,9 @@ impl<'a> Form<'a> {
         if narrow {
             if segment == slot::ZERO {
                 self.op.scale_segment = slot::FLAT_NARROW << 2 | scale;
+            }
+            if self.has_short_address() {
+                self.op.index |= slot::SHORT;
             }
             return AddressForm::Narrow;
         }

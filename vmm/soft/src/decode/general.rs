@@ -83,7 +83,7 @@ pub(super) fn lower(form: &mut Form) -> Option<Handler> {
         Mnemonic::Xlatb => {
             let address = form.memory();
             // The handler adds AL, which is no index as others are.
-            form.op.index = slot::ZERO;
+            form.op.index = slot::ZERO | form.op.index & slot::SHORT;
             by_address!(address, A => transfer::xlat::<A>)
         }
         _ if is_conditional(form, 1) => set(form),

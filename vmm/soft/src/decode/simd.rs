@@ -220,6 +220,10 @@ fn masked(form: &mut Form) -> Option<Handler> {
     form.op.base = match form.instruction.op0_kind() {
         OpKind::MemorySegRDI => slot::RDI,
         OpKind::MemorySegEDI => slot::RDI | NARROW,
+        OpKind::MemorySegDI => {
+            form.op.index |= slot::SHORT;
+            slot::RDI | NARROW
+        }
         _ => return None,
     };
     form.op.scale_segment = segment_slot(form.instruction.memory_segment(), form.long) << 2;

@@ -4,7 +4,7 @@ use super::Lowered;
 use super::form::{Form, segment_slot};
 use super::select::by_size;
 use crate::execute::string::{
-    Body, Cmps, Lods, Movs, NARROW, REPEAT, Scas, Stos, WHILE_NOT_EQUAL, string,
+    Body, Cmps, Lods, Movs, NARROW, REPEAT, SHORT, Scas, Stos, WHILE_NOT_EQUAL, string,
 };
 use crate::op::Handler;
 use iced_x86::{Mnemonic, OpKind, Register};
@@ -12,7 +12,7 @@ use iced_x86::{Mnemonic, OpKind, Register};
 /// The op for such an instruction; `None` if it is none.
 pub(super) fn lower(form: &mut Form) -> Option<Lowered> {
     // Some share their mnemonic with an SSE2 instruction, which has no implicit memory operand.
-    let narrow = operands(form)?;
+    let width = operands(form)?;
     let i = form.instruction;
     let handler = match i.mnemonic() {
         Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq => {
@@ -32,7 +32,7 @@ pub(super) fn lower(form: &mut Form) -> Option<Lowered> {
         }
         _ => return None,
     };
-    prepare(form, narrow);
+    prepare(form, width);
     // A repeated one may be followed by itself.
     Some(if form.op.extra & REPEAT != 0 {
         form.ending(handler)
@@ -41,18 +41,20 @@ pub(super) fn lower(form: &mut Form) -> Option<Lowered> {
     })
 }
 
-/// Whether the addresses are 32 bits wide; `None` if it is no string instruction.
-pub(super) fn operands(form: &Form) -> Option<bool> {
+/// How wide the addresses are: nothing for 64 bits, [`NARROW`] or [`SHORT`]; `None` if it is no string
+/// instruction.
+pub(super) fn operands(form: &Form) -> Option<u8> {
     let i = form.instruction;
     (0..i.op_count()).find_map(|n| match i.op_kind(n) {
-        OpKind::MemorySegRSI | OpKind::MemoryESRDI => Some(false),
-        OpKind::MemorySegESI | OpKind::MemoryESEDI => Some(true),
+        OpKind::MemorySegRSI | OpKind::MemoryESRDI => Some(0),
+        OpKind::MemorySegESI | OpKind::MemoryESEDI => Some(NARROW),
+        OpKind::MemorySegSI | OpKind::MemoryESDI => Some(SHORT),
         _ => None,
     })
 }
 
 /// Fills in segments and repetition as [`crate::execute::string`] wants them.
-pub(super) fn prepare(form: &mut Form, narrow: bool) {
+pub(super) fn prepare(form: &mut Form, width: u8) {
     let i = form.instruction;
     let compares = matches!(
         i.mnemonic(),
@@ -71,7 +73,7 @@ pub(super) fn prepare(form: &mut Form, narrow: bool) {
     };
     form.op.base = segment_slot(segment, form.long);
     form.op.index = segment_slot(Register::ES, form.long);
-    form.op.extra = u8::from(narrow) * NARROW;
+    form.op.extra = width;
     if i.has_rep_prefix() || i.has_repne_prefix() {
         form.op.extra |= REPEAT;
     }

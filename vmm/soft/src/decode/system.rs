@@ -61,6 +61,8 @@ fn transfer(form: &mut Form) -> Option<Handler> {
         // They do not exist in AMD's long mode.
         Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => system::undefined,
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 => system::undefined,
+        // There is no system management mode to return from (SDM volume 3, 32.2).
+        Mnemonic::Rsm => system::undefined,
         Mnemonic::Jmp | Mnemonic::Call => return far_branch(form),
         Mnemonic::Retf => {
             if i.op_count() == 1 {
@@ -210,6 +212,10 @@ fn segments(form: &mut Form) -> Option<Handler> {
             form.op.dst = 1;
             operand(form, 0, tables::verify)
         }
+        Mnemonic::Arpl => {
+            form.dst(1).loose(0, 2);
+            tables::arpl
+        }
         Mnemonic::Push => stacked(form, tables::push_segment)?,
         Mnemonic::Pop => stacked(form, tables::pop_segment)?,
         Mnemonic::Lss => pointer(form, segment::SS),
@@ -284,9 +290,11 @@ fn port(form: &mut Form) -> Option<Handler> {
     );
     let kind = i.op_kind(if reads { 0 } else { 1 });
     form.op.extra = size;
-    if !matches!(kind, OpKind::MemoryESRDI | OpKind::MemorySegRSI) {
-        form.op.extra |= loose::NARROW;
-    }
+    form.op.extra |= match kind {
+        OpKind::MemoryESRDI | OpKind::MemorySegRSI => 0,
+        OpKind::MemoryESDI | OpKind::MemorySegSI => ports::SHORT,
+        _ => loose::NARROW,
+    };
     form.op.dst = u8::from(i.has_rep_prefix() || i.has_repne_prefix());
     let register = if reads {
         Register::ES

@@ -1,8 +1,8 @@
 //! Debug registers and what they do (SDM volume 3, chapter 18).
 //!
 //! While DR7 enables any breakpoint, instructions are carried out one by one: plain code pays nothing.
-//! Breakpoints on instructions are looked at before each; those on data and ports are not modelled and never
-//! fire.
+//! Breakpoints on instructions are looked at before each, those on data by what the instruction will access
+//! if it retires, a repeated one iteration by iteration. Those on ports are not modelled and never fire.
 
 use crate::cpu::{bits, segment};
 use crate::op::Op;
@@ -56,9 +56,39 @@ impl Cpu {
         hits != 0
     }
 
-    /// Data breakpoints the last instruction hit, as bits of DR6: none, they are not modelled.
-    pub(crate) fn take_watch_hits(&mut self) -> u64 {
-        0
+    /// Address, length and whether reads count, of breakpoint `n` if it is one on data (SDM volume 3,
+    /// 18.2.4 and 18.2.5).
+    fn data_breakpoint(&self, n: usize) -> Option<(u64, u64, bool)> {
+        let dr7 = self.debug[7];
+        let condition = dr7 >> (16 + 4 * n) & 3;
+        if dr7 >> (2 * n) & 3 == 0 || !matches!(condition, 1 | 3) {
+            return None;
+        }
+        let len = [1, 2, 8, 4][(dr7 >> (18 + 4 * n) & 3) as usize];
+        Some((self.debug[n] & !(len - 1), len, condition == 3))
+    }
+
+    /// Whether any breakpoint on data is enabled.
+    #[inline(always)]
+    pub(crate) fn watches_data(&self) -> bool {
+        self.debug[7] & ENABLED != 0 && (0..4).any(|n| self.data_breakpoint(n).is_some())
+    }
+
+    /// The breakpoints an access to `len` bytes at linear `address` hits, as bits of DR6.
+    pub(crate) fn data_hits(&self, address: u64, len: u64, write: bool) -> u64 {
+        let mask = if self.long_code {
+            u64::MAX
+        } else {
+            0xffff_ffff
+        };
+        (0..4).fold(0, |hits, n| {
+            let hit = self.data_breakpoint(n).is_some_and(|(at, most, reads)| {
+                let meets = (address.wrapping_sub(at) & mask) < most
+                    || (at.wrapping_sub(address) & mask) < len;
+                len > 0 && meets && (write || reads)
+            });
+            hits | u64::from(hit) << n
+        })
     }
 
     /// Whether debug register `number` may be accessed, and which it is: 4 and 5 are 6 and 7 unless CR4.DE.

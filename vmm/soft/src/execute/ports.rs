@@ -65,9 +65,16 @@ pub(crate) fn write(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.write_outside(Space::Port, port.into(), size as u8, value)
 }
 
+/// [`Op::extra`]: string registers of 16 bits.
+pub(crate) const SHORT: u8 = 0x20;
+
 /// Bytes of the string registers.
 fn width(op: &Op) -> u64 {
-    if op.extra & NARROW != 0 { 4 } else { 8 }
+    match op.extra & (NARROW | SHORT) {
+        0 => 8,
+        NARROW => 4,
+        _ => 2,
+    }
 }
 
 /// Linear address of the string element `register` points to, in the segment whose base is in [`Op::base`].

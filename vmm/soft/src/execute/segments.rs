@@ -211,21 +211,18 @@ impl Cpu {
         self.as_supervisor(|cpu| cpu.store::<u8>(address, byte))
     }
 
-    /// Refuses code segments we lack: 16-bit ones; and those with L and D both set, which do not exist.
+    /// Refuses code segments with L and D both set, which do not exist, and those with neither: 16-bit code,
+    /// which we lack. A program that has the kernel make it one gets a fault, not the end of the guest.
     pub(crate) fn check_code_size(
         &mut self,
         descriptor: Descriptor,
         selector: u16,
         ext: u32,
     ) -> Result<(), Trap> {
-        match (
-            descriptor.has(attribute::LONG),
-            descriptor.has(attribute::BIG),
-        ) {
-            (true, true) => Err(self.general_protection(named(selector) | ext)),
-            (false, false) => Err(self.stop(Cause::Unimplemented)),
-            _ => Ok(()),
+        if descriptor.has(attribute::LONG) == descriptor.has(attribute::BIG) {
+            return Err(self.general_protection(named(selector) | ext));
         }
+        Ok(())
     }
 
     /// Puts `found` into CS and makes `cpl` the privilege level; the mode follows.

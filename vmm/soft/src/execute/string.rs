@@ -8,7 +8,7 @@
 //! registers and on memory as the guest sees it, on nothing else:
 //!
 //! - An iteration that goes outside (device memory, ports) is a chunk by itself.
-//! - With the trap flag set every iteration is one.
+//! - With the trap flag set, or a breakpoint on data, every iteration is one.
 //! - A fault ends a chunk that does not count; the registers are those of the faulting iteration, the
 //!   flags those of the one before it, as AMD's processors leave them. What runs next starts a new chunk.
 //! - A page with decoded instructions, which we know of and the guest does not, ends none: it is written,
@@ -29,6 +29,8 @@ pub(crate) const CHUNK: u64 = 4096;
 
 /// [`Op::extra`]: addresses are 32 bits wide.
 pub(crate) const NARROW: u8 = 1;
+/// [`Op::extra`]: addresses are 16 bits wide.
+pub(crate) const SHORT: u8 = 8;
 /// [`Op::extra`]: repeated, while equal if it compares.
 pub(crate) const REPEAT: u8 = 2;
 /// [`Op::extra`], with [`REPEAT`]: while not equal.
@@ -41,6 +43,8 @@ pub(crate) const WHILE_NOT_EQUAL: u8 = 4;
 pub(crate) struct Strings {
     /// Bits of an offset and of the counter.
     offset_mask: u64,
+    /// Bits of their registers that stay: with 16-bit addresses all others, else none.
+    kept_mask: u64,
     /// Bits of a linear address.
     linear_mask: u64,
     source_base: u64,
@@ -56,9 +60,15 @@ impl Strings {
     #[inline(always)]
     pub(crate) fn new(cpu: &Cpu, op: &Op, size: u64) -> Self {
         let narrow = |yes: bool| if yes { 0xffff_ffff } else { u64::MAX };
+        let short = op.extra & SHORT != 0;
         let down = cpu.system_flags & flags::DF != 0;
         Self {
-            offset_mask: narrow(op.extra & NARROW != 0),
+            offset_mask: if short {
+                0xffff
+            } else {
+                narrow(op.extra & NARROW != 0)
+            },
+            kept_mask: if short { !0xffff } else { 0 },
             linear_mask: narrow(!cpu.long_code),
             source_base: cpu.slot(op.base),
             destination_base: cpu.slot(op.index),
@@ -85,8 +95,14 @@ impl Strings {
     #[inline(always)]
     fn advance(&self, cpu: &mut Cpu, register: u8, iterations: u64) {
         let away = (self.step as u64).wrapping_mul(iterations);
-        let offset = cpu.slot(register).wrapping_add(away) & self.offset_mask;
-        cpu.set_slot(register, offset);
+        self.set(cpu, register, cpu.slot(register).wrapping_add(away));
+    }
+
+    /// Sets as much of an index register or the counter as addresses have bits.
+    #[inline(always)]
+    fn set(&self, cpu: &mut Cpu, register: u8, value: u64) {
+        let kept = cpu.slot(register) & self.kept_mask;
+        cpu.set_slot(register, kept | value & self.offset_mask);
     }
 
     /// Iterations from linear `address`, the offset being in `register`, that stay in its page; none if
@@ -175,7 +191,7 @@ fn repeat<B: Body, W: Word>(cpu: &mut Cpu, op: &Op, at: &Strings) -> Result<(), 
     if count == 0 {
         return Ok(());
     }
-    let trapping = cpu.system_flags & flags::TF != 0;
+    let trapping = cpu.system_flags & flags::TF != 0 || cpu.watches_data();
     let chunk = count.min(if trapping { 1 } else { CHUNK });
     let mut done = 0;
     let mut goes_on = true;
@@ -199,7 +215,7 @@ fn repeat<B: Body, W: Word>(cpu: &mut Cpu, op: &Op, at: &Strings) -> Result<(), 
         }
     }
     if done > 0 {
-        cpu.set_slot(slot::RCX, count - done);
+        at.set(cpu, slot::RCX, count - done);
     }
     if goes_on && count > done {
         cpu.next_rip = cpu.slot(slot::BLOCK).wrapping_add(op.start.into());

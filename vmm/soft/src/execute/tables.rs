@@ -1,5 +1,5 @@
 //! Descriptor tables and segment registers: LGDT, LIDT, LLDT, LTR and their opposites, moves to and from
-//! segment registers, LAR, LSL, VERR, VERW.
+//! segment registers, LAR, LSL, VERR, VERW, ARPL.
 
 use super::loose;
 use super::segments::{Descriptor, attribute, is_null, named, null_segment, system_type};
@@ -207,5 +207,21 @@ pub(crate) fn verify(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         }
     });
     cpu.set_zf(fits);
+    Ok(())
+}
+
+/// `arpl selector, register`: raises the selector's privilege number to that of the one in register
+/// [`Op::dst`] (SDM volume 2A). Only 32-bit code has it.
+pub(crate) fn arpl(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+    let wanted = cpu.slot(op.dst) & 3;
+    if loose::in_memory(op) {
+        cpu.check_writable(loose::linear(cpu, op), 2)?;
+    }
+    let selector = u64::from(cpu.loose_selector(op)?);
+    let raises = selector & 3 < wanted;
+    if raises {
+        cpu.set_loose_selector(op, selector & !3 | wanted)?;
+    }
+    cpu.set_zf(raises);
     Ok(())
 }

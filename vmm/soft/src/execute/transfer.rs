@@ -1,7 +1,7 @@
 //! Moves: MOV, MOVZX, MOVSX, LEA, PUSH, POP, XLAT; and NOP.
 
 use super::operand::{Place, Source};
-use crate::op::{Address, Op, offset, slot};
+use crate::op::{Address, Op, narrow_offset, offset, slot};
 use crate::trap::{Cause, Exception, vector};
 use crate::word::Word;
 use crate::{Cpu, Trap};
@@ -28,10 +28,11 @@ pub(crate) fn movsx<F: Word, T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Resu
 
 /// `lea register, address`. [`Op::extra`]: 1 if the address is 32 bits wide.
 pub(crate) fn lea<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
-    let mut address = offset(cpu, op);
-    if op.extra == 1 {
-        address &= 0xffff_ffff;
-    }
+    let address = if op.extra == 1 {
+        narrow_offset(cpu, op)
+    } else {
+        offset(cpu, op)
+    };
     W::cut(address).set(cpu, op.dst);
     Ok(())
 }

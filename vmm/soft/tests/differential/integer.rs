@@ -1,7 +1,11 @@
 //! Integer instructions.
 
-use crate::{Family, compare};
-use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic, OpCodeOperandKind};
+use crate::random::Random;
+use crate::state::{AT, Case, Fx, State};
+use crate::{Family, compare, compare_cases};
+use iced_x86::{
+    Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Mnemonic, OpCodeOperandKind,
+};
 
 /// Instruction sets with nothing but integer instructions, and those whose others are excluded by their
 /// operands.
@@ -196,4 +200,45 @@ fn integer_instructions_of_32_bit_code() {
         fill_fx: None,
         cases: 250_000,
     });
+}
+
+/// The addressing forms of 16-bit ModRM: what cannot be mapped below 64 KiB is not read, so `lea` shows
+/// them.
+#[test]
+fn addresses_of_16_bits_as_lea_makes_them() {
+    let mut cases = Vec::new();
+    for n in 0..4000u64 {
+        let mut random = Random::new(16, n);
+        let (mode, rm) = (random.below(3) as u8, random.below(8) as u8);
+        let into = random.below(8) as u8;
+        let mut bytes = vec![0x67, 0x8d, mode << 6 | into << 3 | rm];
+        if random.percent(30) {
+            bytes.insert(0, 0x66);
+        }
+        let displacement = match (mode, rm) {
+            (0, 6) | (2, _) => 2,
+            (0, _) => 0,
+            _ => 1,
+        };
+        bytes.extend((0..displacement).map(|_| random.next() as u8));
+        let mut regs = [0; 16];
+        for register in &mut regs[..8] {
+            *register = random.word() & 0xffff_ffff;
+        }
+        let instruction = Decoder::with_ip(32, &bytes, AT, DecoderOptions::NONE).decode();
+        assert_eq!(instruction.mnemonic(), Mnemonic::Lea);
+        cases.push(Case {
+            instruction,
+            bytes,
+            bitness: 32,
+            state: State {
+                regs,
+                rip: AT,
+                flags: 0x202,
+                fx: Fx::default(),
+            },
+            pokes: Vec::new(),
+        });
+    }
+    compare_cases(&cases);
 }

@@ -339,6 +339,21 @@ pub fn compare(family: &Family) {
     assert!(!enough || never.is_empty(), "never retired: {never:?}");
 }
 
+/// Compares cases made by hand: all of them must come out alike, and retire.
+pub fn compare_cases(cases: &[Case]) {
+    let mut harness = Harness::new();
+    for case in cases {
+        let result = harness.compare(case, flag_mask(case), false);
+        assert_eq!(
+            result,
+            Ok(true),
+            "{} ({:02x?})",
+            case.instruction,
+            case.bytes
+        );
+    }
+}
+
 fn report(name: &str, codes: &[Code], counts: &[(u64, u64)]) {
     let all: u64 = counts.iter().map(|n| n.1).sum();
     let retired: u64 = counts.iter().map(|n| n.0).sum();

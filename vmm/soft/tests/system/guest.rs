@@ -161,6 +161,15 @@ impl Guest {
         self.machine.soft.cpu.set_slot(number, value);
     }
 
+    /// Gives DS, ES and SS a base.
+    pub fn set_base(&mut self, base: u64) {
+        let cpu = &mut self.machine.soft.cpu;
+        for register in [segment::DS, segment::ES, segment::SS] {
+            cpu.segments[register].base = base;
+        }
+        cpu.refresh_mode();
+    }
+
     /// Runs to a halt, in a program of less than a thousand instructions.
     pub fn halt(&mut self) {
         let exit = self.machine.run(1000);

@@ -1,11 +1,11 @@
-//! The trap flag, RF, instruction breakpoints.
+//! The trap flag, RF, breakpoints on instructions and data.
 
 use crate::guest::{Guest, HALTS};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::flags;
 use soft::op::slot;
-use soft::testing::CODE;
+use soft::testing::{CODE, DATA};
 
 const ENTRY: u64 = 0x14_0000;
 const BS: u64 = 1 << 14;
@@ -145,4 +145,70 @@ fn an_access_outside_under_tf_steps_once_it_is_done() {
         (frame.vector, frame.rip, guest.reg(slot::RAX)),
         (1, CODE + 1, 5)
     );
+}
+
+/// Conditions and lengths of breakpoint 1 in DR7, enabled.
+const WRITES: u64 = 1 << 2 | 1 << 20;
+const ACCESSES: u64 = 1 << 2 | 3 << 20;
+const FOUR: u64 = 3 << 22;
+const EIGHT: u64 = 2 << 22;
+
+/// Runs a program with breakpoint 1 at `address`; where the trap comes, if one comes before a halt.
+fn watched(
+    address: u64,
+    enable: u64,
+    body: impl FnOnce(&mut CodeAssembler),
+) -> (Guest, Option<u64>) {
+    let mut guest = Guest::new(0, |a| {
+        body(a);
+        a.hlt().unwrap();
+    });
+    let cpu = &mut guest.machine.soft.cpu;
+    cpu.debug[1] = address;
+    cpu.debug[7] |= enable;
+    guest.set(slot::RBX, DATA);
+    guest.set(slot::RSI, DATA + 0x100);
+    guest.set(slot::RDI, DATA);
+    guest.halt();
+    let at = guest.machine.soft.cpu.rip - 1;
+    if at != HALTS + 16 {
+        return (guest, None);
+    }
+    assert_eq!(guest.machine.soft.cpu.debug[6] & 0xf, 2);
+    let rip = guest.frame().rip;
+    (guest, Some(rip))
+}
+
+#[test]
+fn a_breakpoint_on_data_traps_behind_the_instruction_that_touches_it() {
+    let store = |a: &mut CodeAssembler| a.mov(dword_ptr(rbx + 8), eax).unwrap();
+    let load = |a: &mut CodeAssembler| a.mov(eax, dword_ptr(rbx + 8)).unwrap();
+    // Each of these instructions has three bytes.
+    let behind = Some(CODE + 3);
+    assert_eq!(watched(DATA + 8, WRITES | FOUR, store).1, behind);
+    assert_eq!(watched(DATA + 11, WRITES, store).1, behind, "its last byte");
+    assert_eq!(watched(DATA + 12, WRITES, store).1, None, "behind it");
+    assert_eq!(watched(DATA + 7, WRITES, store).1, None, "before it");
+    assert_eq!(watched(DATA + 8, EIGHT | WRITES, store).1, behind);
+    assert_eq!(
+        watched(DATA + 13, EIGHT | WRITES, store).1,
+        behind,
+        "8 to 15"
+    );
+    assert_eq!(watched(DATA + 8, WRITES | FOUR, load).1, None, "a read");
+    assert_eq!(watched(DATA + 8, ACCESSES | FOUR, load).1, behind);
+    assert_eq!(watched(DATA + 8, FOUR, store).1, None, "not enabled");
+    let lea = |a: &mut CodeAssembler| a.lea(eax, dword_ptr(rbx + 8)).unwrap();
+    assert_eq!(watched(DATA + 8, ACCESSES | FOUR, lea).1, None, "no access");
+}
+
+#[test]
+fn a_breakpoint_on_data_stops_a_repeated_instruction_behind_the_iteration() {
+    let (guest, at) = watched(DATA + 5, WRITES, |a| {
+        a.mov(ecx, 9).unwrap();
+        a.rep().movsb().unwrap();
+    });
+    // The instruction is not over: the trap returns to it.
+    assert_eq!(at, Some(CODE + 5));
+    assert_eq!((guest.reg(slot::RCX), guest.reg(slot::RDI)), (3, DATA + 6));
 }
