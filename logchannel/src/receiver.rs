@@ -134,6 +134,8 @@ struct Shared {
     executed_clock: AtomicU64,
     lag: Mutex<LagSamples>,
     released: AtomicU64,
+    /// The primary's last call.
+    called: AtomicU64,
     stopped: AtomicBool,
     /// Something other than an entry is to be looked at.
     ended: AtomicBool,
@@ -167,6 +169,7 @@ impl Shared {
             received,
             executed: executed.min(received),
             executed_clock,
+            answers: self.called.load(SeqCst),
         }
     }
 
@@ -327,6 +330,8 @@ impl Reader<'_> {
                     }));
                 }
                 self.shared.released.store(says.0, SeqCst);
+                let called = self.shared.called.swap(heartbeat.call, SeqCst);
+                self.urgent |= called != heartbeat.call;
                 Ok(())
             }
             Frame::Bye(bye) => Err(LinkEnd::Bye(bye)),
@@ -425,6 +430,7 @@ impl Receiver {
             executed_clock: AtomicU64::new(0),
             lag: Mutex::default(),
             released: AtomicU64::new(0),
+            called: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });

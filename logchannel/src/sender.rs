@@ -119,6 +119,7 @@ impl Sender {
             appended_cost: AtomicU64::new(0),
             released_cost: AtomicU64::new(0),
             drain_us: AtomicU64::new(0),
+            call: AtomicU64::new(0),
             ledger: Mutex::default(),
             changed: Condvar::new(),
             out: Mutex::default(),
