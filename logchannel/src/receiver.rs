@@ -22,7 +22,7 @@ use replay::codec::Decoder;
 use replay::{Arrival, Clock, Event, InputsError, LogEntry, LogIndex, LogSource};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 
 /// How a receiver is set up.
@@ -139,6 +139,8 @@ struct Shared {
     stopped: AtomicBool,
     /// Something other than an entry is to be looked at.
     ended: AtomicBool,
+    /// Makes the vCPU look up from the guest, and so tell how far it got.
+    kick: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Shared {
@@ -384,7 +386,13 @@ impl Reader<'_> {
 }
 
 fn watch(shared: &Shared) {
-    let beat = |nothing_sent| shared.tell(nothing_sent);
+    let beat = |nothing_sent| {
+        shared.tell(nothing_sent);
+        let is_behind = shared.executed.load(SeqCst) < shared.received.load(SeqCst);
+        if let Some(kick) = shared.kick.get().filter(|_| is_behind) {
+            kick();
+        }
+    };
     shared.link.watch(beat, |lost| shared.end(lost.into()));
 }
 
@@ -433,6 +441,7 @@ impl Receiver {
             called: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            kick: OnceLock::new(),
         });
         let mut receiver = Self {
             shared: shared.clone(),
@@ -589,6 +598,13 @@ impl ReceiverHandle {
             // If it fails the link is over, and whoever reads says so.
             let _ = out.queue.pump(&self.0.link);
         }
+    }
+
+    /// While the vCPU has entries to execute, `kick` is called every heartbeat. It is to make that vCPU
+    /// call [`Self::executed`]: a slow one may be at a single entry for a long time, and its primary is to
+    /// know how far it is. Only the first one given counts.
+    pub fn kick_with(&self, kick: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.kick.set(Box::new(kick));
     }
 
     /// The replaying vCPU has executed every entry below `index` and stands at `clock`. Goes out with

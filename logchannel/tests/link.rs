@@ -264,7 +264,7 @@ fn two_versions_name_each_other() {
     let (mut near, far) = sockets();
     near.write_all(&greeting(FrameKind::Hello)).unwrap();
     let error = answer(far, LIMIT, |_| Ok(())).unwrap_err();
-    let text = "the peer speaks version 3 of the logging channel, this is version 2";
+    let text = "the peer speaks version 4 of the logging channel, this is version 3";
     assert!(error.to_string().starts_with(text), "{error}");
     let mut reply = Vec::new();
     near.read_to_end(&mut reply).unwrap();
