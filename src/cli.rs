@@ -75,7 +75,7 @@ pub struct MachineArgs {
     /// Arguments for the guest, as key=value; may be repeated
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     pub args: Vec<String>,
-    /// CPU model: v1 or v2
+    /// CPU model: v1 (x86-64, to SSE2) or v2 (x86-64-v2, to SSE4.2); there is no v3: AVX is not offered
     #[arg(long, default_value_t = CpuModel::V1)]
     pub cpu: CpuModel,
     /// Instruction clock: blocks (guests that count for themselves) or instructions (software engine, or
@@ -424,6 +424,10 @@ pub struct BenchArgs {
     /// Network: auto, tap (private bridge) or switch (userspace)
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,
+    /// Milliseconds of silence after which one replica suspects the other: speed is not to be measured of a
+    /// pair that a busy host tore apart
+    #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(40..=60_000))]
+    pub suspect_ms: u32,
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     pub json: bool,
