@@ -374,10 +374,10 @@ pub struct DemoArgs {
     #[arg(long, value_name = "ENGINE")]
     pub backup_engine: Option<EngineArg>,
     /// Pairs to start and primaries to kill, one after the other
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub kills: u32,
     /// Clients with one open connection each
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clients: u32,
     /// Network: auto, tap (private bridge) or switch (userspace)
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]

@@ -70,7 +70,9 @@ struct Phases {
 /// Runs the demo.
 pub fn demo(args: &DemoArgs) -> Outcome {
     let begun = Instant::now();
-    check(args)?;
+    if let Some(folder) = &args.keep {
+        std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
+    }
     let guest = DemoGuest::get(args)?;
     let guard = leftovers::guard()?;
     // Before anything starts a thread: the namespace is the thread's that makes it.
@@ -145,17 +147,6 @@ pub fn demo(args: &DemoArgs) -> Outcome {
     Err(Failure::new(format!(
         "the clients noticed (to repeat: {again})"
     )))
-}
-
-/// Checks what the command line's parser does not.
-fn check(args: &DemoArgs) -> Outcome {
-    if args.kills == 0 || args.clients == 0 {
-        return Err(Failure::new("--kills and --clients take at least 1"));
-    }
-    if let Some(folder) = &args.keep {
-        std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
-    }
-    Ok(())
 }
 
 fn progress_bar(args: &DemoArgs) -> Option<indicatif::ProgressBar> {
