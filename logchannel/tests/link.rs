@@ -258,7 +258,7 @@ fn a_hello_tells_everything_and_a_refusal_says_why() {
 fn two_versions_name_each_other() {
     let greeting = |kind| {
         frame(kind, |out| {
-            out.extend_from_slice(b"TANDEMLC\x03\x00something new")
+            out.extend_from_slice(b"TANDEMLC\x04\x00something new")
         })
     };
     let (mut near, far) = sockets();
@@ -270,7 +270,7 @@ fn two_versions_name_each_other() {
     near.read_to_end(&mut reply).unwrap();
     assert_eq!(
         reply[8..18],
-        *b"TANDEMLC\x02\x00",
+        *b"TANDEMLC\x03\x00",
         "the other side learns ours"
     );
 
