@@ -75,7 +75,7 @@ pub struct MachineArgs {
     /// Arguments for the guest, as key=value; may be repeated
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     pub args: Vec<String>,
-    /// CPU model: v1 or v2
+    /// CPU model: v1 (x86-64, to SSE2) or v2 (x86-64-v2, to SSE4.2); there is no v3: AVX is not offered
     #[arg(long, default_value_t = CpuModel::V1)]
     pub cpu: CpuModel,
     /// Instruction clock: blocks (guests that count for themselves) or instructions (software engine, or
@@ -232,6 +232,9 @@ pub struct LogArgs {
     pub json: bool,
 }
 
+/// Milliseconds of silence after which one replica suspects the other, unless told otherwise.
+const SUSPECT_MS: u32 = 300;
+
 /// What primary and backup have in common.
 #[derive(Clone, Debug, Args)]
 pub struct ReplicaArgs {
@@ -251,7 +254,7 @@ pub struct ReplicaArgs {
     #[arg(long, default_value_t = 64, value_name = "MIB")]
     pub log_buffer: u32,
     /// Milliseconds of silence after which the other side is suspected
-    #[arg(long, default_value_t = 300, value_name = "MS")]
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS")]
     pub suspect_ms: u32,
     /// Write events to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
@@ -272,7 +275,7 @@ pub struct PrimaryArgs {
     pub replica: ReplicaArgs,
     /// Bound of execution lag: the guest is slowed gradually from half of it on, while its backup is that
     /// far behind
-    #[arg(long, default_value_t = 2000, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
+    #[arg(long, default_value_t = 500, value_name = "MS", value_parser = clap::value_parser!(u32).range(10..=60_000))]
     pub lag_max_ms: u32,
     /// The backup's host, as the viewservice knows it (if not given, it chooses one)
     #[arg(long, value_name = "NAME", requires = "viewservice")]
@@ -371,10 +374,10 @@ pub struct DemoArgs {
     #[arg(long, value_name = "ENGINE")]
     pub backup_engine: Option<EngineArg>,
     /// Pairs to start and primaries to kill, one after the other
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub kills: u32,
     /// Clients with one open connection each
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clients: u32,
     /// Network: auto, tap (private bridge) or switch (userspace)
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
@@ -382,6 +385,9 @@ pub struct DemoArgs {
     /// Arbiter: file (shared directory) or server
     #[arg(long, default_value = "file", value_parser = ["file", "server"])]
     pub arbiter: String,
+    /// Milliseconds of silence after which one replica suspects the other; more on a slow host
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(40..=60_000))]
+    pub suspect_ms: u32,
     /// Kill the backup instead: the primary goes on alone
     #[arg(long)]
     pub kill_backup: bool,
@@ -418,6 +424,10 @@ pub struct BenchArgs {
     /// Network: auto, tap (private bridge) or switch (userspace)
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,
+    /// Milliseconds of silence after which one replica suspects the other: speed is not to be measured of a
+    /// pair that a busy host tore apart
+    #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(40..=60_000))]
+    pub suspect_ms: u32,
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     pub json: bool,

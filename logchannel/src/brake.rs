@@ -12,8 +12,8 @@
 //! the primary is too fast by, so that a speed which falls with the lag settles where both are equally
 //! fast, from whatever side it comes; as the fall is a power of the lag, it settles alike whether the
 //! backup is half as fast or a hundredth. Below half the bound nothing is held back at all. The bound
-//! is to lie well above what a busy scheduler makes of a backup that keeps up: its entries may be some
-//! 30 ms old there, and the lag is believed up to four times that (see `backlog`).
+//! is to lie well above what a busy scheduler makes of a backup that keeps up: some 100 ms there at the
+//! worst, and a lag that is a backlog by a speed (see `backlog`) may look up to twice that.
 
 /// Doublings of the pause from where the brake begins to the bound.
 const DOUBLINGS: u64 = 8;

@@ -6,11 +6,23 @@
 //!            ┌──────────────────────┼──────────────────────┐
 //!         Nothing            Send (this side was      Suspect (nothing heard for
 //!                            silent since the tick)   suspect_ms; told once)
+//!
+//!  silence    ├ due ┤ due ┤      late      ┤ due ┤
+//!  counts as  └ all ┘ all ┘ all, a quarter ┘ all ┘
 //! ```
 //!
 //! Suspicion makes nobody live: it starts the race for the flag.
+//!
+//! A tick of mine that comes late says that this host is starved, or was stopped: not that the peer is
+//! dead. So only the time until a tick was due counts whole. What it came late by counts a quarter, and
+//! never as more than a quarter of the time to suspicion; and a tick that came late suspects nobody, but
+//! the next one may. A host on which every tick is late still suspects a silent peer after four times the
+//! setting and a tick, unless each was late by more than the whole setting.
 
 use crate::messages::Settings;
+
+/// Part of the time by which a tick comes late that counts as silence.
+const LATE_SHARE: u64 = 4;
 
 /// What went on since the tick before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +34,8 @@ pub struct Activity {
     /// This side was not listening (its buffer is full, or it is delivering outputs), so silence
     /// says nothing.
     pub deaf: bool,
+    /// Something from the peer lies in the socket: who is to read it has not got to run.
+    pub unread: bool,
 }
 
 /// What is to be done at a tick.
@@ -41,9 +55,12 @@ pub enum Beat {
 /// The detector: no socket, no clock, no thread.
 #[derive(Clone, Debug)]
 pub struct Detector {
+    heartbeat_us: u64,
     suspect_us: u64,
     heard_us: u64,
     ticked_us: u64,
+    /// How much silence counts since something was heard.
+    silence_us: u64,
     suspected: bool,
 }
 
@@ -52,28 +69,25 @@ impl Detector {
     #[must_use]
     pub fn new(settings: Settings, now_us: u64) -> Self {
         Self {
+            heartbeat_us: u64::from(settings.heartbeat_ms) * 1_000,
             suspect_us: u64::from(settings.suspect_ms) * 1_000,
             heard_us: now_us,
             ticked_us: now_us,
+            silence_us: 0,
             suspected: false,
         }
     }
 
     /// Says what is to be done at `now_us`, given what went on since the last tick.
-    ///
-    /// A tick that comes later than half the time to suspicion shows that this process itself slept
-    /// (its host paused, or was overloaded). Then silence is counted anew: what the peer said may still
-    /// lie unread in the socket.
     pub fn tick(&mut self, now_us: u64, activity: Activity) -> Beat {
-        let slept = now_us.saturating_sub(self.ticked_us) > self.suspect_us / 2;
+        let gap_us = now_us.saturating_sub(self.ticked_us);
         self.ticked_us = now_us;
-        if activity.heard || activity.deaf || slept {
+        if activity.heard || activity.deaf {
             self.heard_us = now_us;
-        }
-        let silence_us = now_us.saturating_sub(self.heard_us);
-        if silence_us >= self.suspect_us && !self.suspected {
+            self.silence_us = 0;
+        } else if self.counts(gap_us, activity.unread) && !self.suspected {
             self.suspected = true;
-            let silence_ms = silence_us / 1_000;
+            let silence_ms = now_us.saturating_sub(self.heard_us) / 1_000;
             return Beat::Suspect { silence_ms };
         }
         if activity.sent {
@@ -81,6 +95,15 @@ impl Detector {
         } else {
             Beat::Send
         }
+    }
+
+    /// Counts the silence of a tick that came `gap_us` after the one before; whether it is enough.
+    fn counts(&mut self, gap_us: u64, unread: bool) -> bool {
+        let doubted = self.silence_us >= self.suspect_us;
+        let due_us = if unread { 0 } else { self.heartbeat_us };
+        let late_us = gap_us.saturating_sub(due_us);
+        self.silence_us += gap_us.min(due_us) + late_us.min(self.suspect_us) / LATE_SHARE;
+        self.silence_us >= self.suspect_us && (doubted || late_us <= self.heartbeat_us)
     }
 }
 
@@ -96,6 +119,7 @@ mod tests {
         heard: false,
         sent: false,
         deaf: false,
+        unread: false,
     };
 
     /// Ticks every 20 ms until something other than `Send` and `Nothing` happens or `until_ms` is over.
@@ -142,11 +166,75 @@ mod tests {
         assert_eq!(run(&mut detector, 5_000, 6_000, QUIET), Some(5_300));
     }
 
+    /// Ticks `gap_ms` apart, of a side that hears nothing: how long until it suspects, in milliseconds.
+    fn suspects_after(gap_ms: u64, activity: Activity) -> u64 {
+        let mut detector = Detector::new(SETTINGS, 0);
+        (1..10_000)
+            .map(|tick| tick * gap_ms)
+            .find(|now| matches!(detector.tick(now * 1_000, activity), Beat::Suspect { .. }))
+            .unwrap()
+    }
+
     #[test]
-    fn a_side_that_slept_gives_the_peer_time() {
+    fn time_by_which_a_tick_is_late_counts_a_quarter() {
+        assert_eq!(suspects_after(20, QUIET), 300);
+        // 20 + 20 / 4 of 40, 20 + 80 / 4 of 100.
+        assert_eq!(suspects_after(40, QUIET), 480);
+        assert_eq!(suspects_after(100, QUIET), 900);
+    }
+
+    #[test]
+    fn a_starved_side_suspects_after_four_times_the_setting_and_a_tick() {
+        for gap_ms in 20..=300 {
+            let after_ms = suspects_after(gap_ms, QUIET);
+            let most_ms = 4 * 300 + 2 * gap_ms;
+            assert!((300..=most_ms).contains(&after_ms), "{gap_ms}: {after_ms}");
+        }
+    }
+
+    #[test]
+    fn a_stop_of_this_side_is_nobodys_death_however_long() {
+        for stop_ms in [200, 310, 1_000, 60_000, 86_400_000] {
+            let mut detector = Detector::new(SETTINGS, 0);
+            assert_eq!(run(&mut detector, 0, 280, QUIET), None);
+            let woken_ms = 280 + stop_ms;
+            assert_eq!(detector.tick(woken_ms * 1_000, QUIET), Beat::Send);
+            let heard = Activity {
+                heard: true,
+                ..QUIET
+            };
+            assert_eq!(detector.tick((woken_ms + 20) * 1_000, heard), Beat::Send);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_after_a_stop_is_suspected() {
         let mut detector = Detector::new(SETTINGS, 0);
         assert_eq!(detector.tick(10_000_000, QUIET), Beat::Send);
-        assert_eq!(run(&mut detector, 10_000, 11_000, QUIET), Some(10_300));
+        // The stop itself counts 20 + 75.
+        assert_eq!(run(&mut detector, 10_000, 11_000, QUIET), Some(10_220));
+        let mut late = Detector::new(SETTINGS, 0);
+        assert_eq!(run(&mut late, 0, 280, QUIET), None);
+        assert_eq!(late.tick(5_000_000, QUIET), Beat::Send);
+        let suspect = Beat::Suspect { silence_ms: 9_000 };
+        assert_eq!(late.tick(9_000_000, QUIET), suspect);
+    }
+
+    #[test]
+    fn what_lies_unread_makes_silence_count_a_quarter() {
+        let unread = Activity {
+            unread: true,
+            ..QUIET
+        };
+        assert_eq!(suspects_after(20, unread), 1_200);
+    }
+
+    #[test]
+    fn clocks_that_step_back_do_no_harm() {
+        let mut detector = Detector::new(SETTINGS, 5_000);
+        for now_us in [0, u64::MAX, 3, u64::MAX] {
+            detector.tick(now_us, QUIET);
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!
 //! The data path uses plain threads and blocking sockets, because what counts is the time from append
 //! to ack. The cores of it touch no socket and no clock: [`brake`], [`framing`], [`gate`],
-//! [`heartbeat`], [`role`] and [`suppressed`].
+//! [`heartbeat`], [`role`], [`suppressed`] and `trust`.
 //!
 //! Every thread that calls [`Sender`] or [`Receiver`] may be a vCPU thread on which reading the clock
 //! through the vDSO faults. So nothing in this crate reads the clock through `std` (see [`clock`]) or
@@ -37,6 +37,7 @@ pub mod receiver;
 pub mod role;
 pub mod sender;
 pub mod suppressed;
+mod trust;
 
 pub use brake::{Brake, Moment};
 pub use cursors::Cursors;

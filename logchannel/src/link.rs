@@ -132,6 +132,13 @@ impl Link {
         retry_poll(&mut fds, PollTimeout::NONE);
     }
 
+    /// Whether something from the peer, or its end, lies in the socket.
+    fn is_readable(&self) -> bool {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        retry_poll(&mut fds, PollTimeout::ZERO);
+        fds[0].any() == Some(true)
+    }
+
     /// Beats and watches until the link is over: `beat` has to send a sign of life when told that
     /// nothing was sent, `suspect` has to end the link.
     pub(crate) fn watch(&self, mut beat: impl FnMut(bool), suspect: impl FnOnce(LinkLost)) {
@@ -145,10 +152,13 @@ impl Link {
             if self.over() {
                 return;
             }
+            // In this order: what is read between the two was heard.
+            let unread = self.is_readable();
             let activity = Activity {
                 heard: replaced(&mut heard, &self.heard),
                 sent: replaced(&mut sent, &self.sent),
                 deaf: self.deaf.load(SeqCst),
+                unread,
             };
             match detector.tick(now_us(), activity) {
                 Beat::Suspect { silence_ms } => return suspect(LinkLost::Silence { silence_ms }),

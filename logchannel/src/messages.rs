@@ -5,8 +5,8 @@
 //!              │ vm: u8 + bytes │ incarnation: u8 + bytes │ config: the rest
 //!  HelloReply  magic 8 │ version u16 │ verdict u8 │ reason: the rest
 //!  Entries     first u32 (low half of its index) │ count u16 │ entries
-//!  Ack         received u64 │ executed u64 │ executed_clock u64
-//!  Heartbeat   released u64
+//!  Ack         received u64 │ executed u64 │ executed_clock u64 │ answers u64
+//!  Heartbeat   released u64 │ call u64
 //!  Bye         reason u8 │ code u32
 //! ```
 //!
@@ -305,12 +305,20 @@ pub struct Ack {
     pub executed: LogIndex,
     /// Where its guest stands.
     pub executed_clock: Clock,
+    /// The last [`Heartbeat::call`] it heard.
+    pub answers: u64,
 }
 
 impl Ack {
     pub(crate) fn to_frame(self) -> Vec<u8> {
         frame(FrameKind::Ack, |out| {
-            for value in [self.received.0, self.executed.0, self.executed_clock.0] {
+            let Self {
+                received,
+                executed,
+                executed_clock,
+                answers,
+            } = self;
+            for value in [received.0, executed.0, executed_clock.0, answers] {
                 out.extend_from_slice(&value.to_le_bytes());
             }
         })
@@ -322,6 +330,7 @@ impl Ack {
             received: LogIndex(fields.u64()?),
             executed: LogIndex(fields.u64()?),
             executed_clock: Clock(fields.u64()?),
+            answers: fields.u64()?,
         };
         fields.end()?;
         Ok(ack)
@@ -333,20 +342,26 @@ impl Ack {
 pub struct Heartbeat {
     /// The first entry whose outputs have not all left.
     pub released: LogIndex,
+    /// To be said back: an ack that does was made after this was sent.
+    pub call: u64,
 }
 
 impl Heartbeat {
     pub(crate) fn to_frame(self) -> Vec<u8> {
         frame(FrameKind::Heartbeat, |out| {
             out.extend_from_slice(&self.released.0.to_le_bytes());
+            out.extend_from_slice(&self.call.to_le_bytes());
         })
     }
 
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
         let mut fields = Fields::of(FrameKind::Heartbeat, payload);
-        let released = LogIndex(fields.u64()?);
+        let heartbeat = Self {
+            released: LogIndex(fields.u64()?),
+            call: fields.u64()?,
+        };
         fields.end()?;
-        Ok(Self { released })
+        Ok(heartbeat)
     }
 }
 

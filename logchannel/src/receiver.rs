@@ -22,7 +22,7 @@ use replay::codec::Decoder;
 use replay::{Arrival, Clock, Event, InputsError, LogEntry, LogIndex, LogSource};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -136,9 +136,13 @@ struct Shared {
     executed_clock: AtomicU64,
     lag: Mutex<LagSamples>,
     released: AtomicU64,
+    /// The primary's last call.
+    called: AtomicU64,
     stopped: AtomicBool,
     /// Something other than an entry is to be looked at.
     ended: AtomicBool,
+    /// Makes the vCPU look up from the guest, and so tell how far it got.
+    kick: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Shared {
@@ -169,6 +173,7 @@ impl Shared {
             received,
             executed: executed.min(received),
             executed_clock,
+            answers: self.called.load(SeqCst),
         }
     }
 
@@ -329,6 +334,8 @@ impl Reader<'_> {
                     }));
                 }
                 self.shared.released.store(says.0, SeqCst);
+                let called = self.shared.called.swap(heartbeat.call, SeqCst);
+                self.urgent |= called != heartbeat.call;
                 Ok(())
             }
             Frame::Bye(bye) => Err(LinkEnd::Bye(bye)),
@@ -381,7 +388,13 @@ impl Reader<'_> {
 }
 
 fn watch(shared: &Shared) {
-    let beat = |nothing_sent| shared.tell(nothing_sent);
+    let beat = |nothing_sent| {
+        shared.tell(nothing_sent);
+        let is_behind = shared.executed.load(SeqCst) < shared.received.load(SeqCst);
+        if let Some(kick) = shared.kick.get().filter(|_| is_behind) {
+            kick();
+        }
+    };
     shared.link.watch(beat, |lost| shared.end(lost.into()));
 }
 
@@ -427,8 +440,10 @@ impl Receiver {
             executed_clock: AtomicU64::new(0),
             lag: Mutex::default(),
             released: AtomicU64::new(0),
+            called: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            kick: OnceLock::new(),
         });
         let mut receiver = Self {
             shared: shared.clone(),
@@ -583,6 +598,13 @@ impl ReceiverHandle {
             // If it fails the link is over, and whoever reads says so.
             let _ = out.queue.pump(&self.0.link);
         }
+    }
+
+    /// While the vCPU has entries to execute, `kick` is called every heartbeat. It is to make that vCPU
+    /// call [`Self::executed`]: a slow one may be at a single entry for a long time, and its primary is to
+    /// know how far it is. Only the first one given counts.
+    pub fn kick_with(&self, kick: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.kick.set(Box::new(kick));
     }
 
     /// The replaying vCPU has executed every entry below `index` and stands at `clock`. Goes out with

@@ -66,8 +66,8 @@ pub struct Lag {
     /// millisecond. Not its age now: while a slowed primary says nothing, there is nothing to ack.
     pub us: u64,
     /// How long the backup needs for what it was sent, at the speed it was seen to have: what a failover
-    /// would wait for, in microseconds, when the last ack came or frame went. Four times the age at most,
-    /// and as long as that speed is not known.
+    /// would wait for, in microseconds, when the last ack came or frame went. As long as that speed is not
+    /// known, `us`.
     pub drain_us: u64,
     /// Where the backup's guest was last known to stand.
     pub executed_clock: Clock,
@@ -119,6 +119,7 @@ impl Sender {
             appended_cost: AtomicU64::new(0),
             released_cost: AtomicU64::new(0),
             drain_us: AtomicU64::new(0),
+            call: AtomicU64::new(0),
             ledger: Mutex::default(),
             changed: Condvar::new(),
             out: Mutex::default(),

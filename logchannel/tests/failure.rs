@@ -200,7 +200,8 @@ fn sound_frames_with_wrong_content_are_refused() {
         "{how}"
     );
     let ahead = frame(FrameKind::Heartbeat, |out| {
-        out.extend_from_slice(&9u64.to_le_bytes())
+        out.extend_from_slice(&9u64.to_le_bytes());
+        out.extend_from_slice(&0u64.to_le_bytes());
     });
     let how = fed(&ahead, 0, false);
     assert!(
@@ -299,7 +300,7 @@ fn acks_that_cannot_be_are_refused() {
         ("executed", [ack_frame(5, 5), ack_frame(5, 4)].concat()),
         (
             "",
-            frame(FrameKind::Heartbeat, |out| out.extend_from_slice(&[0; 8])),
+            frame(FrameKind::Heartbeat, |out| out.extend_from_slice(&[0; 16])),
         ),
     ];
     for (cursor, bytes) in cases {

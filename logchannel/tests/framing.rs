@@ -48,7 +48,7 @@ fn stream() -> impl Strategy<Value = (Vec<u8>, usize)> {
         payload.extend(body);
         sealed(FrameKind::Entries, &payload)
     });
-    let ack = prop::collection::vec(any::<u8>(), 24).prop_map(|p| sealed(FrameKind::Ack, &p));
+    let ack = prop::collection::vec(any::<u8>(), 32).prop_map(|p| sealed(FrameKind::Ack, &p));
     prop::collection::vec(prop_oneof![entries, ack], 1..8)
         .prop_map(|frames| (frames.concat(), frames.len()))
 }

@@ -25,9 +25,6 @@ const TICK_HZ: u32 = 100;
 const DISK_BYTES: usize = 32 << 20;
 /// Longest time for a process to start, or to end once asked to.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Silence after which a replica suspects the other, in milliseconds. Longer than the default: speed is not
-/// to be measured of a pair that a busy host tore apart.
-const SUSPECT_MS: &str = "3000";
 /// Time between two looks at the memory of the replicas.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -156,12 +153,22 @@ pub struct Bench<'a> {
     pub cluster: &'a Cluster,
     /// Seconds of one measurement.
     pub seconds: u32,
+    /// Silence after which a replica suspects the other, in milliseconds.
+    pub suspect_ms: u32,
 }
 
 impl Bench<'_> {
     /// A name for a pair, which no other has.
     fn vm(&self, workload: &str, round: u32) -> String {
         format!("bench-{workload}-{round}")
+    }
+
+    fn pair_options(&self) -> PairOptions {
+        let suspect_ms = self.suspect_ms.to_string();
+        PairOptions {
+            primary: vec!["--suspect-ms".into(), suspect_ms.into()],
+            ..PairOptions::default()
+        }
     }
 
     fn recording(&self) -> PathBuf {
@@ -247,7 +254,7 @@ impl Bench<'_> {
     ) -> Outcome<GuestRun> {
         let options = PairOptions {
             disk,
-            ..pair_options()
+            ..self.pair_options()
         };
         let vm = self.vm(guest.guest(), round);
         let mut pair = self
@@ -304,7 +311,7 @@ impl Bench<'_> {
         if mode == Mode::UnderFt {
             let options = PairOptions {
                 network: true,
-                ..pair_options()
+                ..self.pair_options()
             };
             let mut pair = self
                 .cluster
@@ -327,13 +334,6 @@ impl Bench<'_> {
             result.entry_bytes = Some(take_recording(&self.recording())?);
         }
         Ok(result)
-    }
-}
-
-fn pair_options() -> PairOptions {
-    PairOptions {
-        primary: ["--suspect-ms", SUSPECT_MS].map(OsString::from).into(),
-        ..PairOptions::default()
     }
 }
 

@@ -24,7 +24,7 @@ mod words;
 use crate::cli::{BenchArgs, DemoArgs};
 use crate::demo::cluster::{Cluster, choose_network};
 use crate::demo::guest::{DemoGuest, GuestArg};
-use crate::demo::round;
+use crate::demo::{leftovers, round};
 use crate::doctor::host::HostFacts;
 use crate::failure::{During, Failure, Outcome};
 use crate::load::bench::Stats;
@@ -66,14 +66,20 @@ pub fn bench(args: &BenchArgs) -> Outcome {
         .transpose()?;
     let folder = &args.output;
     std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
+    let guard = leftovers::guard()?;
     // Before anything starts a thread: a private network is the thread's that makes it.
-    let cluster = (!of_pairs.is_empty())
-        .then(|| Cluster::start(choose_network(&args.net)?, "file"))
+    let network = (!of_pairs.is_empty())
+        .then(|| choose_network(&args.net))
+        .transpose()?;
+    guard()?;
+    let cluster = network
+        .map(|network| Cluster::start(network, "file"))
         .transpose()?;
     let mut session = Session {
         bench: cluster.as_ref().map(|cluster| Bench {
             cluster,
             seconds: args.seconds,
+            suspect_ms: args.suspect_ms,
         }),
         soft,
         args,
@@ -304,6 +310,7 @@ impl Session<'_> {
             clients: 8,
             net: self.args.net.clone(),
             arbiter: "file".into(),
+            suspect_ms: self.args.suspect_ms,
             kill_backup: false,
             seed: Some(seed),
             keep: None,

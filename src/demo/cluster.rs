@@ -1,6 +1,7 @@
 //! A whole installation on this machine: network, arbiter, viewservice, and pairs of replicas.
 
 use super::daemon::Daemon;
+use super::leftovers::Folder;
 use crate::failure::{During, Failure, Outcome};
 use crate::node::replica::Line;
 use std::ffi::OsString;
@@ -36,7 +37,7 @@ enum Network {
 
 /// Everything but the replicas.
 pub struct Cluster {
-    folder: tempfile::TempDir,
+    folder: Folder,
     network: Network,
     network_note: String,
     arbiter: String,
@@ -80,10 +81,7 @@ pub fn choose_thread_network() -> NetworkChoice {
 impl Cluster {
     /// Starts arbiter (`file` or `server`) and viewservice.
     pub fn start(choice: NetworkChoice, arbiter: &str) -> Outcome<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("tandem-")
-            .tempdir()
-            .during("cannot make a folder")?;
+        let folder = Folder::new().during("cannot make a folder")?;
         let (network, network_note) = match choice.private {
             Ok(private) => (
                 Network::Tap(private),

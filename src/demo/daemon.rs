@@ -1,5 +1,6 @@
 //! Child processes that end with their parent, whatever becomes of it.
 
+use super::leftovers;
 use crate::failure::{During, Failure, Outcome};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -140,9 +141,8 @@ impl Daemon {
                 Ok(())
             });
         }
-        let mut child = command
-            .spawn()
-            .during(format_args!("cannot start the {name}"))?;
+        let mut child =
+            leftovers::start(&mut command).during(format_args!("cannot start the {name}"))?;
         let out = Arc::new(Said::default());
         if let Some(stdout) = child.stdout.take() {
             let pid = i32::try_from(child.id()).during("a process id")?;
@@ -278,6 +278,7 @@ impl Daemon {
                 .0;
         }
         drop(lines);
+        leftovers::ended(&self.child);
         let status = self
             .child
             .wait()
@@ -305,6 +306,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if self.status.is_none() {
             self.kill();
+            leftovers::ended(&self.child);
             let _ = self.child.wait();
         }
     }

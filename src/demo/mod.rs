@@ -3,6 +3,7 @@
 //! ```text
 //!  daemon   child processes that end with their parent
 //!  guest    what can run in it, and how one knows that it serves
+//!  leftovers  what Ctrl-C clears away
 //!  cluster  network, arbiter, viewservice, pairs: also what `tandem bench` measures on
 //!  round    one pair, its clients, one kill, and what the clients saw
 //! ```
@@ -10,6 +11,7 @@
 pub mod cluster;
 pub mod daemon;
 pub mod guest;
+pub mod leftovers;
 pub mod round;
 
 use crate::cli::DemoArgs;
@@ -68,9 +70,14 @@ struct Phases {
 /// Runs the demo.
 pub fn demo(args: &DemoArgs) -> Outcome {
     let begun = Instant::now();
+    if let Some(folder) = &args.keep {
+        std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
+    }
     let guest = DemoGuest::get(args)?;
+    let guard = leftovers::guard()?;
     // Before anything starts a thread: the namespace is the thread's that makes it.
     let network = choose_network(&args.net)?;
+    guard()?;
     let cluster = Cluster::start(network, &args.arbiter)?;
     let seed = args
         .seed

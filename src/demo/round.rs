@@ -45,7 +45,9 @@ pub fn run(
     seed: u64,
 ) -> Outcome<Round> {
     let mut rng = Rng::new(seed, 1);
-    let [primary, backup] = guest::engines(args);
+    let [mut primary, backup] = guest::engines(args);
+    // The primary's holds for both.
+    primary.extend(["--suspect-ms".into(), args.suspect_ms.to_string().into()]);
     let options = PairOptions {
         network: true,
         primary,
@@ -157,7 +159,6 @@ fn rescued(events: &[Line]) -> u64 {
 }
 
 fn keep(folder: &std::path::Path, number: u32, history: &History, round: &Round) -> Outcome {
-    std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
     history.dump(&folder.join(format!("history-{number}.json")))?;
     let path = folder.join(format!("timeline-{number}.txt"));
     std::fs::write(&path, round.timeline()).during(format_args!("cannot write {}", path.display()))

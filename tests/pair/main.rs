@@ -4,6 +4,7 @@
 mod common;
 mod console;
 mod fence;
+mod stopped;
 
 use common::{LIMIT, have_kvm, machine, os};
 use std::ffi::OsString;

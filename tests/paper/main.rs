@@ -322,6 +322,51 @@ fn p11_a_silent_primary_is_noticed_and_halts_when_it_wakes() {
 }
 
 #[test]
+fn p11_a_host_that_stands_still_for_a_while_is_nobodys_death() {
+    let _machine = machine();
+    if !have_kvm("P11 on a host that stands still") {
+        return;
+    }
+    let cluster = cluster("file");
+    let mut pair = ready(&cluster, "p11c", &[]);
+    let mut client = connect(cluster.server());
+    // Longer than the time to suspicion, and shorter ones soon after each other; either wakes first.
+    for (round, pause_ms) in [1_000, 250, 250, 500, 2_000].into_iter().enumerate() {
+        let mut replicas = [&pair.primary, &pair.backup];
+        if round % 2 == 1 {
+            replicas.reverse();
+        }
+        tell(&mut client, &["INCR", "n"]);
+        for replica in replicas {
+            replica.signal(Signal::SIGSTOP);
+        }
+        // The pause itself is what is tested.
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        for replica in replicas {
+            replica.signal(Signal::SIGCONT);
+        }
+        let count = i64::try_from(round).unwrap() + 1;
+        assert_eq!(client.receive().unwrap(), Reply::Int(count));
+    }
+    let events = pair.events();
+    assert!(
+        events.iter().all(|line| line.event != "link_end"),
+        "{events:?}"
+    );
+    // They are a pair still: a primary that stands still alone is noticed.
+    pair.primary.signal(Signal::SIGSTOP);
+    assert_eq!(ask(&mut client, &["INCR", "n"]), Reply::Int(6));
+    let noticed = pair.wait_event("backup", "link_end").unwrap();
+    assert!(
+        noticed.detail.contains("nothing heard"),
+        "{}",
+        noticed.detail
+    );
+    kill(&mut pair.primary);
+    end(&mut pair.backup);
+}
+
+#[test]
 fn p11_without_its_backup_the_primary_goes_on_alone() {
     let _machine = machine();
     if !have_kvm("P11") {

@@ -3,6 +3,7 @@
 
 use logchannel::Ack;
 use logchannel::framing::{Frame, FrameBuffer, FrameKind, HEADER_LEN, frame};
+use logchannel::messages::Heartbeat;
 use replay::Clock;
 use replay::codec::Decoder;
 use std::collections::VecDeque;
@@ -27,8 +28,9 @@ struct State {
     allowed: usize,
     /// Clocks of the entries the backup was given.
     passed: Vec<Clock>,
-    /// What the primary last said it released.
+    /// What the primary last said it released, and its last call.
     released: u64,
+    call: u64,
     acks: Vec<Ack>,
 }
 
@@ -40,6 +42,7 @@ impl State {
             allowed: 0,
             passed: Vec::new(),
             released: 0,
+            call: 0,
             acks: Vec::new(),
         }
     }
@@ -62,9 +65,9 @@ impl State {
 
     /// Says that the primary lives: it sends no heartbeats of its own while it has entries to send.
     fn beat(&mut self) {
-        let released = self.released.to_le_bytes();
+        let said = [self.released, self.call].map(u64::to_le_bytes);
         self.send(&frame(FrameKind::Heartbeat, |out| {
-            out.extend_from_slice(&released);
+            out.extend(said.as_flattened());
         }));
     }
 
@@ -158,7 +161,7 @@ fn parse(buffer: &mut FrameBuffer, bytes: &[u8]) -> Parsed {
     match buffer.next().expect("a sound frame").expect("a whole one") {
         Frame::Entries(entries) => Parsed::Entries(entries.count, entries.bytes.to_vec()),
         Frame::Ack(ack) => Parsed::Ack(ack),
-        Frame::Heartbeat(heartbeat) => Parsed::Heartbeat(heartbeat.released.0),
+        Frame::Heartbeat(heartbeat) => Parsed::Heartbeat(heartbeat),
         _ => Parsed::Other,
     }
 }
@@ -166,7 +169,7 @@ fn parse(buffer: &mut FrameBuffer, bytes: &[u8]) -> Parsed {
 enum Parsed {
     Entries(u16, Vec<u8>),
     Ack(Ack),
-    Heartbeat(u64),
+    Heartbeat(Heartbeat),
     Other,
 }
 
@@ -189,8 +192,9 @@ fn entries(mut primary: TcpStream) {
             state.pump();
             state.beat();
         } else {
-            if let Parsed::Heartbeat(released) = parsed {
-                state.released = released;
+            if let Parsed::Heartbeat(heartbeat) = parsed {
+                state.released = heartbeat.released.0;
+                state.call = heartbeat.call;
             }
             state.send(&bytes);
         }

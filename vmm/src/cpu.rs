@@ -197,7 +197,12 @@ impl std::str::FromStr for CpuModel {
         Self::ALL
             .into_iter()
             .find(|model| model.name() == text)
-            .ok_or_else(|| format!("no CPU model '{text}' (there are v1 and v2)"))
+            .ok_or_else(|| {
+                format!(
+                    "no CPU model '{text}': there are v1 (x86-64, to SSE2) and v2 (x86-64-v2, to SSE4.2); \
+                     AVX, and with it v3, is not offered"
+                )
+            })
     }
 }
 

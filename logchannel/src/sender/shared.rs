@@ -12,6 +12,7 @@ use crate::link::Link;
 use crate::messages::{Ack, Heartbeat};
 use crate::metrics::add;
 use crate::outgoing::Outgoing;
+use crate::trust::Trust;
 use replay::{Clock, LogIndex};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
@@ -81,6 +82,8 @@ pub(super) struct Shared {
     pub(super) released_cost: AtomicU64,
     /// [`Lag::drain_us`]: read at every entry to the guest.
     pub(super) drain_us: AtomicU64,
+    /// What the next heartbeat calls: see [`Trust`].
+    pub(super) call: AtomicU64,
     pub(super) ledger: Mutex<Ledger>,
     /// With `ledger`: room was made, everything was acked, or the mode changed.
     pub(super) changed: Condvar,
@@ -193,6 +196,25 @@ impl Shared {
         Ok(())
     }
 
+    /// Sends a sign of life; if the socket is full, only if it `must` be sent.
+    fn beat(&self, must: bool) {
+        let mut out = self.out();
+        if !must && !out.queue.is_empty() {
+            return;
+        }
+        let heartbeat = Heartbeat {
+            released: self.cursors.released(),
+            call: self.call.load(SeqCst),
+        };
+        let sent = out.queue.sent();
+        out.queue.push(heartbeat.to_frame(), sent);
+        let sent = self.pump(&mut out);
+        drop(out);
+        if let Err(lost) = sent {
+            self.send_failed(lost);
+        }
+    }
+
     /// Before the frame is sent: its ack may come at once.
     fn note_frame(&self, end: LogIndex, clock: Clock) {
         let now = now_us();
@@ -281,12 +303,12 @@ impl Shared {
 
 /// Reads acks until the link is over.
 pub(super) fn read_acks(shared: &Shared, mut incoming: FrameBuffer) {
-    let suspect_us = u64::from(shared.link.settings.suspect_ms) * 1_000;
     let mut read_us = now_us();
+    let mut trust = Trust::new(shared.link.settings);
     let mut renewed_us = read_us;
     let end = loop {
         shared.link.deaf.store(true, SeqCst);
-        let outlet_us = match take_acks(shared, &mut incoming, read_us) {
+        let outlet_us = match take_acks(shared, &mut incoming, read_us, &mut trust) {
             Ok(outlet_us) => outlet_us,
             Err(end) => break end,
         };
@@ -296,13 +318,11 @@ pub(super) fn read_acks(shared: &Shared, mut incoming: FrameBuffer) {
             Err(lost) => break lost.into(),
         }
         let now = now_us();
-        let silence_us = now.saturating_sub(read_us + outlet_us);
-        if silence_us >= suspect_us {
-            // This side slept. The acks it finds now may be from before the backup went live, and
-            // what they would release may contradict what that backup has done since. (A pause within
-            // the outlet is not seen here, but by the lease.)
-            let silence_ms = silence_us / 1_000;
-            break LinkLost::Silence { silence_ms }.into();
+        // A pause within the outlet is not seen here, but by the lease.
+        let waited_us = now.saturating_sub(read_us.saturating_add(outlet_us));
+        if let Some(call) = trust.read(now, waited_us) {
+            shared.call.store(call, SeqCst);
+            shared.beat(true);
         }
         read_us = now;
         if now.saturating_sub(renewed_us) >= RENEWAL_US {
@@ -318,7 +338,12 @@ pub(super) fn read_acks(shared: &Shared, mut incoming: FrameBuffer) {
 
 /// Takes every whole frame; of several acks only the last counts. Returns the microseconds spent in
 /// the outlet.
-fn take_acks(shared: &Shared, incoming: &mut FrameBuffer, now: u64) -> Result<u64, LinkEnd> {
+fn take_acks(
+    shared: &Shared,
+    incoming: &mut FrameBuffer,
+    now: u64,
+    trust: &mut Trust,
+) -> Result<u64, LinkEnd> {
     let mut ack = None;
     let mut outlet_us = 0;
     let end = loop {
@@ -327,7 +352,9 @@ fn take_acks(shared: &Shared, incoming: &mut FrameBuffer, now: u64) -> Result<u6
             Ok(Some(frame)) => {
                 add(&shared.link.metrics.frames_received, 1);
                 match frame {
-                    Frame::Ack(newer) => ack = Some(newer),
+                    Frame::Ack(newer) => {
+                        ack = Some(newer).filter(|ack| trust.has(now, ack.answers))
+                    }
                     Frame::Bye(bye) => break Some(LinkEnd::Bye(bye)),
                     other => {
                         let frame = other.kind().name();
@@ -378,20 +405,9 @@ pub(super) fn watch(shared: &Shared) {
     let mut told = LogIndex(0);
     let beat = |nothing_sent: bool| {
         let released = shared.cursors.released();
-        if !nothing_sent && released == told {
-            return;
-        }
-        let mut out = shared.out();
-        if !out.queue.is_empty() {
-            return;
-        }
-        told = released;
-        let sent = out.queue.sent();
-        out.queue.push(Heartbeat { released }.to_frame(), sent);
-        let sent = shared.pump(&mut out);
-        drop(out);
-        if let Err(lost) = sent {
-            shared.send_failed(lost);
+        if nothing_sent || released != told {
+            shared.beat(false);
+            told = released;
         }
     };
     shared.link.watch(beat, |lost| shared.lose(lost));

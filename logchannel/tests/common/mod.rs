@@ -159,7 +159,7 @@ pub fn entries_frame(encoder: &mut Encoder, first: u64, count: u16) -> Vec<u8> {
 
 pub fn ack_frame(received: u64, executed: u64) -> Vec<u8> {
     logchannel::framing::frame(logchannel::framing::FrameKind::Ack, |out| {
-        for value in [received, executed, 0] {
+        for value in [received, executed, 0, 0] {
             out.extend_from_slice(&value.to_le_bytes());
         }
     })

@@ -1,5 +1,6 @@
 //! `tandem backup`.
 
+use super::super::engine::AnyMachine;
 use super::super::outside::{self, BackupSink, Outside};
 use super::super::setup::{self, Origin};
 use super::callers::Callers;
@@ -8,6 +9,7 @@ use super::events::Events;
 use super::inputs::{FailoverInputs, GoLive};
 use super::primary::incarnation;
 use super::report::{self, Reporter};
+use super::vcpu::{self, Booted};
 use super::{Message, VcpuEvent};
 use crate::cli::BackupArgs;
 use crate::failure::{During, Failure, Outcome};
@@ -15,14 +17,14 @@ use crate::signals;
 use logchannel::role::{Event, RoleMachine};
 use logchannel::{Bye, Connection, Hello, Receiver, ReceiverHandle, ReceiverOptions};
 use replay::codec::from_bytes;
-use replay::{Arrival, InputsError, Output};
+use replay::{Arrival, Output};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver as Inlet, Sender as Outlet, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver as Inlet, Sender as Outlet, SyncSender, channel};
 use std::time::Duration;
 use testandset::VmId;
 use vmm::backends::ArrivalSink;
+use vmm::machine::FAULT_STATUS;
 use vmm::machine::live::Inbox;
-use vmm::machine::{FAULT_STATUS, MachineError};
 
 /// Longest time for a primary's machine to be made here, once it has greeted.
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -193,10 +195,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
         ended: None,
         broke: None,
     };
-    started
-        .give_receiver
-        .send(receiver)
-        .during("the vCPU thread failed")?;
+    started.vcpu.start(receiver)?;
     let role = RoleMachine::backup(hello.view);
     Control {
         role,
@@ -215,7 +214,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
 struct Started {
     outside: Arc<Outside>,
     mac: [u8; 6],
-    give_receiver: SyncSender<Receiver>,
+    vcpu: Booted<Receiver>,
 }
 
 /// Waits for a primary this backup can follow. One that is refused does not end it.
@@ -292,8 +291,6 @@ fn start(
         mac,
         &arrivals,
     )?;
-    let (tell_state, first_state) = sync_channel(1);
-    let (give_receiver, take_receiver) = sync_channel::<Receiver>(1);
     let pages = prepared.config().memory_bytes() / 4096;
     let next = GoLive {
         control: control.clone(),
@@ -302,53 +299,24 @@ fn start(
         outside: outside.clone(),
         pages,
     };
-    let control = control.clone();
-    let vcpu = move || {
-        let (mut machine, state) = match prepared.boot() {
-            Ok(booted) => booted,
-            Err(e) => return drop(tell_state.send(Err(e.to_string()))),
-        };
-        let _ = tell_state.send(Ok(state));
-        // A primary that was turned away after all leaves no receiver.
-        let Ok(receiver) = take_receiver.recv() else {
-            return;
-        };
-        let mut inputs = FailoverInputs::new(receiver, next);
-        let event = match machine.run(&mut inputs) {
-            Ok(ended) => VcpuEvent::Ended {
-                ended,
-                outputs: inputs.take_suppressed(),
-            },
-            Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
-                VcpuEvent::Diverged(divergence.to_string())
-            }
-            Err(e) if e.is_the_guests() => VcpuEvent::Broke {
-                why: e.to_string(),
-                outputs: inputs.take_suppressed(),
-            },
-            Err(e) => VcpuEvent::Failed(e.to_string()),
-        };
-        let _ = control.send(Message::Vcpu(event));
-        // The receiver's threads go on acking until the process ends.
-        std::mem::forget(inputs);
-    };
-    std::thread::Builder::new()
-        .name("vcpu".into())
-        .spawn(vcpu)
-        .during("cannot start a thread")?;
-    let state = first_state
-        .recv()
-        .during("the vCPU thread failed")?
-        .map_err(Failure::new)?;
+    let vcpu = vcpu::boot(prepared, control.clone(), move |machine, receiver| {
+        Ok(run(machine, FailoverInputs::new(receiver, next)))
+    })?;
+    let state = vcpu.first_state;
     if state != hello.first_digest {
         return Err(Failure::new(format!(
             "the machine's first state has digest {state:016x} here and {:016x} at the primary",
             hello.first_digest
         )));
     }
-    Ok(Started {
-        outside,
-        mac,
-        give_receiver,
-    })
+    Ok(Started { outside, mac, vcpu })
+}
+
+/// Runs the guest to its end, on the vCPU thread.
+fn run(mut machine: AnyMachine, mut inputs: FailoverInputs) -> VcpuEvent {
+    let ended = machine.run(&mut inputs);
+    let event = vcpu::outcome(ended, |_| inputs.take_suppressed());
+    // The receiver's threads go on acking until the process ends.
+    std::mem::forget(inputs);
+    event
 }

@@ -12,6 +12,7 @@ use replay::{
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, sync_channel};
 use vmm::hostclock;
+use vmm::kick::Kicker;
 use vmm::machine::live::{GuestTime, Inbox, Live};
 
 /// Keeps a backup's outputs until its primary has surely delivered them.
@@ -56,9 +57,11 @@ pub struct FailoverInputs {
 }
 
 impl FailoverInputs {
-    /// Inputs from `receiver`, until the control thread decides that there will be no more.
+    /// Inputs for the vCPU of the calling thread from `receiver`, until the control thread decides that there will be no more.
     pub fn new(receiver: Receiver, next: GoLive) -> Self {
         let handle = receiver.handle();
+        let vcpu = Kicker::current_thread();
+        handle.kick_with(move || vcpu.kick());
         let kept = Kept {
             suppressed: Suppressed::new(),
             receiver: handle.clone(),

@@ -16,6 +16,7 @@ mod events;
 mod inputs;
 mod primary;
 mod report;
+mod vcpu;
 
 pub use backup::backup;
 pub use events::Line;

@@ -6,26 +6,26 @@ use super::claim::{Claims, Wish};
 use super::control::{Control, Side};
 use super::events::Events;
 use super::report::{self, Reporter};
-use super::{Message, VcpuEvent};
+use super::{Message, VcpuEvent, vcpu};
 use crate::cli::{PrimaryArgs, ReplicaArgs};
-use crate::failure::{During, Failure, Outcome};
+use crate::failure::{During, Outcome};
 use crate::signals;
 use logchannel::role::{Event, RoleMachine};
 use logchannel::{
-    Brake, Bye, GateOutlet, Hello, Lease, Moment, Sender, SenderHandle, SenderOptions, Settings,
-    clock, offer,
+    Brake, GateOutlet, Hello, Lease, Moment, Sender, SenderHandle, SenderOptions, Settings, clock,
+    offer,
 };
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, channel, sync_channel};
+use std::sync::mpsc::{self, channel};
 use std::time::Duration;
 use testandset::{Contender, VmId};
 use vmm::backends::ArrivalSink;
+use vmm::machine::FAULT_STATUS;
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{FAULT_STATUS, MachineError};
 
 /// Longest time for the backup to answer.
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -255,34 +255,12 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         let _ = stop.send(Message::StopAsked);
     })?;
 
-    // The vCPU thread boots the machine, tells the digest of its first state, and waits for the link.
-    let (tell_state, first_state) = sync_channel(1);
-    let (give_sender, take_sender) = sync_channel::<(Channel, IntoGate)>(1);
-    let (vcpu_inbox, vcpu_control) = (inbox.clone(), to_control.clone());
-    let vcpu = move || {
-        let result = prepared.boot().and_then(|(machine, state)| {
-            let _ = tell_state.send(Ok(state));
-            let Ok((channel, gate)) = take_sender.recv() else {
-                return Err(Failure::new("no link"));
-            };
-            run(machine, channel, gate, vcpu_inbox)
-        });
-        match result {
-            Ok(event) => drop(vcpu_control.send(Message::Vcpu(event))),
-            Err(e) => {
-                let _ = tell_state.try_send(Err(e.to_string()));
-                let _ = vcpu_control.send(Message::Vcpu(VcpuEvent::Failed(e.to_string())));
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("vcpu".into())
-        .spawn(vcpu)
-        .during("cannot start a thread")?;
-    let first_state = first_state
-        .recv()
-        .during("the vCPU thread failed")?
-        .map_err(Failure::new)?;
+    let vcpu_inbox = inbox.clone();
+    let vcpu = vcpu::boot(
+        prepared,
+        to_control.clone(),
+        move |machine, (channel, gate)| run(machine, channel, gate, vcpu_inbox),
+    )?;
 
     let socket = connect(args.backup)?;
     let here = socket.local_addr().during("the link to the backup")?;
@@ -303,7 +281,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         vm: args.replica.vm.clone(),
         incarnation: contender.to_string(),
         view,
-        first_digest: first_state,
+        first_digest: vcpu.first_state,
         settings: settings(&args.replica),
         config: replay::codec::to_bytes(&Origin {
             config: config.clone(),
@@ -346,9 +324,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         sender,
         die_at: args.die_at,
     };
-    give_sender
-        .send((channel, gate))
-        .during("the vCPU thread failed")?;
+    vcpu.start((channel, gate))?;
     let role = RoleMachine::primary(view);
     Control {
         role,
@@ -412,31 +388,10 @@ fn run(
     let live = Live::new(inbox, GuestTime::default(), true).during("no timer")?;
     let pages = machine.config().memory_bytes() / 4096;
     let mut recorder = Recorder::new(live, channel, gate, StatePace::default(), pages);
-    match machine.run(&mut recorder) {
-        Ok(ended) => {
-            let bye = if ended.stopped {
-                Bye::Stop
-            } else {
-                Bye::PowerOff { code: ended.code }
-            };
-            // If the link is lost meanwhile the control thread hears of that first, and contends.
-            recorder.log_mut().sender.bye(bye);
-            Ok(VcpuEvent::Ended {
-                ended,
-                outputs: Vec::new(),
-            })
-        }
-        Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
-            Ok(VcpuEvent::Diverged(divergence.to_string()))
-        }
-        Err(e) if e.is_the_guests() => {
-            let bye = Bye::PowerOff { code: FAULT_STATUS };
-            recorder.log_mut().sender.bye(bye);
-            Ok(VcpuEvent::Broke {
-                why: e.to_string(),
-                outputs: Vec::new(),
-            })
-        }
-        Err(e) => Ok(VcpuEvent::Failed(e.to_string())),
-    }
+    let ended = machine.run(&mut recorder);
+    Ok(vcpu::outcome(ended, |bye| {
+        // If the link is lost meanwhile the control thread hears of that first, and contends.
+        recorder.log_mut().sender.bye(bye);
+        Vec::new()
+    }))
 }
