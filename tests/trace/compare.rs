@@ -29,6 +29,8 @@ const LONGEST: usize = 15;
 const RECENT: usize = 8;
 /// Vectors from here on are interrupts' (SDM volume 3, 6.2).
 const FIRST_INTERRUPT: u64 = 32;
+/// Accessed bit of [`Segment::attributes`].
+const ACCESSED: u16 = 1;
 /// Numbers of registers.
 const RAX: usize = 0;
 const RCX: usize = 1;
@@ -44,6 +46,8 @@ const REGISTERS: [&str; 16] = [
 pub struct Tally {
     /// Instructions carried out on both.
     pub instructions: u64,
+    /// How often QEMU printed its registers: with each iteration of repeated instructions.
+    pub records: u64,
     /// Interrupts taken on both.
     pub interrupts: u64,
     /// What ours was told by QEMU, by instruction.
@@ -122,13 +126,13 @@ impl Comparison {
         } else {
             self.note(now);
             self.execute(now, &next, repeated)?;
-            self.tally.instructions += 1;
             if halts && let Some(vector) = self.interrupt(None, &next)? {
                 self.take_interrupt(vector);
             }
         }
         self.check(&next, now)?;
         self.at = next;
+        self.tally.instructions += u64::from(taken.is_none());
         Ok(())
     }
 
@@ -146,6 +150,7 @@ impl Comparison {
     fn next(&mut self, repeated: bool) -> Result<Registers, String> {
         loop {
             let next = self.theirs.next()?;
+            self.tally.records += 1;
             if next != self.at && !(repeated && next.rip == self.at.rip) {
                 return Ok(next);
             }
@@ -358,7 +363,7 @@ impl Comparison {
     fn difference(&self, theirs: &Registers, now: Option<Now>, what: &str) -> String {
         let ours = self.ours.registers();
         let mut message = format!(
-            "{what}, after instruction {} at {:#x}",
+            "{what}, after instruction {}, at {:#x}",
             self.tally.instructions, self.at.rip
         );
         let mut line = |text: &str| write!(message, "\n  {text}").expect("into a string");
@@ -439,8 +444,8 @@ fn undefined(instruction: &Instruction, at: &Registers) -> u64 {
     }
 }
 
-/// Without what says nothing: the hidden parts of selectors that are null, of TR and of LDTR before they
-/// are loaded, the type's busy and accessed bits among them.
+/// Without what says nothing: the hidden parts of selectors that are null, of TR and of LDTR; and the
+/// accessed bit of the others, which QEMU's far returns do not set (SDM volume 3, 3.4.5.1: a processor does).
 fn comparable(system: &System) -> System {
     let mut system = *system;
     for (n, s) in system.segments.iter_mut().enumerate() {
@@ -451,6 +456,7 @@ fn comparable(system: &System) -> System {
                 ..Default::default()
             };
         }
+        s.attributes &= !ACCESSED;
     }
     system
 }

@@ -68,6 +68,20 @@ fn begin(image: &Image, kernel: Option<&[u8]>, cpu: CpuModel) -> Result<Comparis
     Comparison::new(Ours::new(beginning), qemu)
 }
 
+/// [`begin`] with Debian's kernel unpacked; `None` where that cannot be.
+fn unpacked() -> Option<Comparison> {
+    let image = debian()?;
+    let kernel = match kernel::unpack(image.bytes().kernel) {
+        Ok(kernel) => kernel,
+        Err(why) => {
+            skip_this(&why);
+            return None;
+        }
+    };
+    let comparison = begin(&image, Some(&kernel), CpuModel::V2);
+    Some(comparison.expect("the same first state"))
+}
+
 /// Compares as many instructions as are asked for, and tells what was compared.
 fn compare(name: &str, comparison: &mut Comparison) {
     let (begun, count) = (Instant::now(), instructions());
@@ -89,16 +103,18 @@ fn compare(name: &str, comparison: &mut Comparison) {
 fn tell(name: &str, tally: &Tally, begun: Instant) {
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{name}: {} instructions and {} interrupts, {seconds:.1} s, {:.0} a second",
+        "{name}: {} instructions, {} with all iterations, {} interrupts, {seconds:.1} s, {:.0} a second",
         tally.instructions,
+        tally.records,
         tally.interrupts,
-        tally.instructions as f64 / seconds
+        tally.records as f64 / seconds
     );
     println!("  answers of QEMU: {:?}", tally.answers);
     println!("  undefined flags: {:?}", tally.undefined);
 }
 
 #[test]
+#[ignore = "minutes: before anything else it copies itself, and QEMU tells each eight bytes of it"]
 fn a_kernel_that_unpacks_itself_runs_as_on_qemu() {
     let _machine = machine();
     let Some(image) = debian() else { return };
@@ -109,25 +125,23 @@ fn a_kernel_that_unpacks_itself_runs_as_on_qemu() {
 #[test]
 fn an_unpacked_kernel_boots_as_on_qemu() {
     let _machine = machine();
-    let Some(image) = debian() else { return };
-    let kernel = match kernel::unpack(image.bytes().kernel) {
-        Ok(kernel) => kernel,
-        Err(why) => return skip_this(&why),
+    let Some(mut comparison) = unpacked() else {
+        return;
     };
-    let mut comparison = begin(&image, Some(&kernel), CpuModel::V2).expect("the same first state");
     compare("vmlinux", &mut comparison);
 }
 
 #[test]
 fn a_difference_is_told_at_the_instruction_that_makes_it() {
     let _machine = machine();
-    let Some(image) = debian() else { return };
-    let mut comparison = begin(&image, None, CpuModel::V1).expect("the same first state");
-    comparison.run(1000).expect("equal so far");
+    let Some(mut comparison) = unpacked() else {
+        return;
+    };
+    comparison.run(100).expect("equal so far");
     comparison.ours.soft.cpu.regs[15] ^= 1;
     let difference = comparison.run(1).expect_err("a register was altered");
     for words in [
-        "registers differ, after instruction 1000 at 0x",
+        "registers differ, after instruction 100, at 0x",
         "r15 ",
         "<--",
     ] {

@@ -1,5 +1,6 @@
 //! QEMU, executing one instruction after the other and printing its registers before each.
 
+use nix::fcntl::{FcntlArg, fcntl};
 use soft::cpu::{Control, Segment, Table};
 use std::fmt::Display;
 use std::io::{BufRead, BufReader};
@@ -22,6 +23,9 @@ const CPU: &str = "base,vendor=AuthenticAMD,family=15,model=6,stepping=1,level=7
                    tcg-cpuid=off,+hypervisor,+fpu,+de,+pse,+tsc,+msr,+pae,+cx8,+sep,+pge,+mca,+cmov,\
                    +pat,+pse36,+clflush,+mmx,+fxsr,+sse,+sse2,+smep,+smap,+syscall,+nx,+lm";
 const CPU_V2: &str = ",+pni,+ssse3,+cx16,+sse4.1,+sse4.2,+popcnt,+lahf-lm";
+
+/// Bytes that may wait in the pipe: what Linux lets anybody ask for (pipe(7), pipe-max-size).
+const PIPE: usize = 1 << 20;
 
 /// What is compared after every instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,9 +110,11 @@ impl Qemu {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("QEMU starts");
         let output = child.stdout.take().expect("it is piped");
+        // Fewer turns between the two processes; a smaller pipe is only slower.
+        let _ = fcntl(&output, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
         Self {
             child,
-            output: BufReader::with_capacity(1 << 20, output),
+            output: BufReader::with_capacity(PIPE, output),
             record: Vec::with_capacity(4096),
             system_at: 0,
             system_text: Vec::new(),
