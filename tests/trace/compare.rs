@@ -18,7 +18,7 @@ use iced_x86::{OpKind, RflagsBits};
 use soft::Exit;
 use soft::cpu::{Segment, segment};
 use soft::flags;
-use soft::trap::{Access, Cause, Space};
+use soft::trap::{Access, Cause, Exception, Space};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::sync::atomic::AtomicBool;
@@ -36,6 +36,7 @@ const RAX: usize = 0;
 const RCX: usize = 1;
 const RDX: usize = 2;
 const RBX: usize = 3;
+const RSP: usize = 4;
 const REGISTERS: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15",
@@ -48,6 +49,8 @@ pub struct Tally {
     pub instructions: u64,
     /// How often QEMU printed its registers: with each iteration of repeated instructions.
     pub records: u64,
+    /// Instructions QEMU said nothing of, each carried out together with the one before it.
+    pub hidden: u64,
     /// Interrupts taken on both.
     pub interrupts: u64,
     /// What ours was told by QEMU, by instruction.
@@ -69,6 +72,8 @@ pub struct Comparison {
     theirs: Qemu,
     /// Both stand here.
     at: Registers,
+    /// Addresses of instructions before which QEMU prints nothing.
+    hidden: Vec<u64>,
     /// The last instructions, with their numbers.
     recent: VecDeque<(u64, Now)>,
     pub tally: Tally,
@@ -76,17 +81,19 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Leads QEMU to where ours begins.
+    /// Leads QEMU to where ours begins. It prints nothing before instructions at `hidden`, so these, all of
+    /// them repeated ones, are carried out together with the one before them.
     ///
     /// # Errors
     /// If it does not get there, or not in the same state.
-    pub fn new(ours: Ours, mut theirs: Qemu) -> Result<Self, String> {
+    pub fn new(ours: Ours, mut theirs: Qemu, hidden: Vec<u64>) -> Result<Self, String> {
         let at = ours.registers();
         let there = theirs.lead_to(at.rip)?;
         let mut comparison = Self {
             ours,
             theirs,
             at,
+            hidden,
             recent: VecDeque::with_capacity(RECENT),
             tally: Tally::default(),
             kick: AtomicBool::new(false),
@@ -126,6 +133,7 @@ impl Comparison {
         } else {
             self.note(now);
             self.execute(now, &next, repeated)?;
+            self.execute_hidden(&next)?;
             if halts && let Some(vector) = self.interrupt(None, &next)? {
                 self.take_interrupt(vector);
             }
@@ -165,7 +173,13 @@ impl Comparison {
             let instruction = &now.instruction;
             next.rip == instruction.next_ip() || instruction.mnemonic() == Mnemonic::Int
         });
-        if !through_a_gate || by_itself {
+        // Of the general registers an interrupt changes RSP alone; what a repeated instruction did before
+        // it shows in its own.
+        let kept = now.is_none_or(|now| {
+            is_repeated(&now.instruction)
+                || (0..16).all(|n| n == RSP || self.at.general[n] == next.general[n])
+        });
+        if !through_a_gate || by_itself || !kept {
             return Ok(None);
         }
         for vector in FIRST_INTERRUPT..256 {
@@ -192,10 +206,31 @@ impl Comparison {
         self.tally.interrupts += 1;
     }
 
+    /// Carries out instructions of which QEMU says nothing, until `next`.
+    fn execute_hidden(&mut self, next: &Registers) -> Result<(), String> {
+        while self.hidden.contains(&self.ours.soft.cpu.rip) {
+            if let Some(vector) = self.interrupt(None, next)? {
+                self.part_of_repeated(next.general[RCX]);
+                self.take_interrupt(vector);
+                break;
+            }
+            self.tally.hidden += 1;
+            let rip = self.ours.soft.cpu.rip;
+            while self.ours.soft.cpu.rip == rip {
+                let until = self.ours.soft.cpu.clock + 1;
+                let exit = self.ours.soft.run(until, false, &self.kick);
+                if exit != Exit::Stopped {
+                    return Err(format!("{exit:?} of the repeated instruction at {rip:#x}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Carries out iterations of the repeated instruction at RIP, to RCX = `rest`.
     fn part_of_repeated(&mut self, rest: u64) {
-        let (rip, count) = (self.at.rip, self.at.general[RCX].wrapping_sub(rest));
         let soft = &mut self.ours.soft;
+        let (rip, count) = (soft.cpu.rip, soft.cpu.regs[RCX].wrapping_sub(rest));
         soft.cpu.regs[RCX] = count;
         while count != 0 && soft.cpu.rip == rip {
             let until = soft.cpu.clock + 1;
@@ -233,6 +268,8 @@ impl Comparison {
         {
             return Ok(());
         }
+        // To be told whether there is another afterwards.
+        self.ours.soft.cpu.cause = Cause::Halt;
         loop {
             let until = self.ours.soft.cpu.clock + 1;
             loop {
@@ -260,6 +297,9 @@ impl Comparison {
                 break;
             }
         }
+        if let Cause::Exception(exception) = self.ours.soft.cpu.cause {
+            self.clear_resume_flag(exception);
+        }
         if now.is_some_and(|now| now.instruction.mnemonic() == Mnemonic::Cpuid) {
             let leaf = (self.at.general[RAX] as u32, self.at.general[RCX] as u32);
             self.take_general(&[RAX, RBX, RCX, RDX], next, &|| {
@@ -267,6 +307,22 @@ impl Comparison {
             });
         }
         Ok(())
+    }
+
+    /// Clears RF in the frame of the exception just delivered: a processor sets it there for faults (SDM
+    /// volume 3, 18.3.1.1), QEMU does not, and the guest may look.
+    fn clear_resume_flag(&mut self, exception: Exception) {
+        let cpu = &mut self.ours.soft.cpu;
+        let error = if exception.error.is_some() { 8 } else { 0 };
+        // RFLAGS come behind the error code, RIP and CS.
+        let at = cpu.regs[RSP].wrapping_add(error + 16);
+        if let Ok(rflags) = cpu.load::<u64>(at)
+            && rflags & flags::RF != 0
+            && cpu.store(at, rflags & !flags::RF).is_ok()
+        {
+            let name = format!("RF in the frame of exception {}", exception.vector);
+            *self.tally.answers.entry(name).or_default() += 1;
+        }
     }
 
     /// Carries out `rdmsr` or `wrmsr`. A register that only QEMU's model has is QEMU's answer. False if
@@ -388,6 +444,27 @@ impl Comparison {
         }
         message
     }
+}
+
+/// Addresses of the repeated instructions with more than `iterations` among the first `count` that `ours`
+/// carries out, to where it needs an answer: QEMU would tell each iteration.
+pub fn long_repeated(ours: &mut Ours, count: u64, iterations: u64) -> Vec<u64> {
+    let mut found = Vec::new();
+    let kick = AtomicBool::new(false);
+    for _ in 0..count {
+        let cpu = &ours.soft.cpu;
+        let mut bytes = [0; LONGEST];
+        let there = cpu.look(cpu.rip, &mut bytes);
+        let mut decoder = Decoder::with_ip(64, &bytes[..there], cpu.rip, DecoderOptions::AMD);
+        let long = is_repeated(&decoder.decode()) && cpu.regs[RCX] > iterations;
+        if long && !found.contains(&cpu.rip) {
+            found.push(cpu.rip);
+        }
+        if ours.soft.run(ours.soft.cpu.clock + 1, false, &kick) != Exit::Stopped {
+            break;
+        }
+    }
+    found
 }
 
 impl std::fmt::Display for Now {

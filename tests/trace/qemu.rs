@@ -84,8 +84,8 @@ fn version() -> Result<(u32, u32), String> {
 
 impl Qemu {
     /// Starts it with the guest memory in the file `memory`, which it does not change, and the firmware in
-    /// the file `bios`.
-    pub fn start(memory: &Path, mib: u32, bios: &Path, cpu: CpuModel) -> Self {
+    /// the file `bios`. It is not to print registers before instructions at `hidden`.
+    pub fn start(memory: &Path, mib: u32, bios: &Path, cpu: CpuModel, hidden: &[u64]) -> Self {
         let number = version().expect("it was there before");
         let file = |path: &Path| path.to_str().expect("temporary paths are plain").to_owned();
         let mut command = Command::new(PROGRAM);
@@ -107,6 +107,7 @@ impl Qemu {
         }
         // To the pipe, which QEMU opens anew as a file with a buffer.
         command.args(["-d", "cpu,nochain", "-D", "/dev/stdout"]);
+        command.args(["-dfilter", &all_but(hidden)]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("QEMU starts");
         let output = child.stdout.take().expect("it is piped");
@@ -268,6 +269,22 @@ impl System {
             debug: debug.try_into().ok()?,
         })
     }
+}
+
+/// All addresses but `hidden`, as QEMU's ranges: both ends belong to them.
+fn all_but(hidden: &[u64]) -> String {
+    let mut hidden = hidden.to_vec();
+    hidden.sort_unstable();
+    let mut ranges = Vec::new();
+    let mut from = 0;
+    for address in hidden {
+        if from < address {
+            ranges.push(format!("{from:#x}..{:#x}", address - 1));
+        }
+        from = address + 1;
+    }
+    ranges.push(format!("{from:#x}..{:#x}", u64::MAX - 1));
+    ranges.join(",")
 }
 
 /// A line as `CS =0010 0000000000000000 ffffffff 00af9b00 DPL=0 CS64 [-RA]`.
