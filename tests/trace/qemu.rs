@@ -71,11 +71,9 @@ fn version() -> Result<(u32, u32), String> {
     let output = Command::new(PROGRAM).arg("--version").output();
     let output = output.map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let words = text
-        .split_whitespace()
-        .skip_while(|word| *word != "version");
-    let number = words.skip(1).next().unwrap_or_default();
-    let mut parts = number.split('.').map(str::parse);
+    let mut words = text.split_whitespace();
+    let number = words.find(|word| *word == "version").and(words.next());
+    let mut parts = number.unwrap_or_default().split('.').map(str::parse);
     match (parts.next(), parts.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
         _ => Err(format!("no version in: {text}")),
