@@ -108,7 +108,8 @@ fn compare(name: &str, comparison: &mut Comparison) {
 fn tell(name: &str, tally: &Tally, begun: Instant) {
     let seconds = begun.elapsed().as_secs_f64();
     println!(
-        "{name}: {} instructions, {} with iterations, {} without record, {} interrupts, {seconds:.1} s, {:.0} a second",
+        "{name}: {} instructions, {} with iterations, {} without record, {} interrupts, {seconds:.1} s, \
+         {:.0} a second",
         tally.instructions,
         tally.records,
         tally.hidden,
