@@ -301,10 +301,12 @@ impl Comparison {
             self.clear_resume_flag(exception);
         }
         if now.is_some_and(|now| now.instruction.mnemonic() == Mnemonic::Cpuid) {
-            let leaf = (self.at.general[RAX] as u32, self.at.general[RCX] as u32);
-            self.take_general(&[RAX, RBX, RCX, RDX], next, &|| {
-                format!("cpuid {:#x}.{}", leaf.0, leaf.1)
-            });
+            let leaf = self.at.general[RAX] as u32;
+            // Others take no subleaf, whatever is in ECX.
+            let subleaf = Some(self.at.general[RCX]).filter(|_| matches!(leaf, 4 | 7 | 0xb | 0xd));
+            let subleaf = subleaf.map_or(String::new(), |n| format!(".{}", n as u32));
+            let name = || format!("cpuid {leaf:#x}{subleaf}:");
+            self.take_general(&[RAX, RBX, RCX, RDX], next, &name);
         }
         Ok(())
     }
@@ -351,14 +353,16 @@ impl Comparison {
 
     /// Takes those of `registers` over from QEMU that differ.
     fn take_general(&mut self, registers: &[usize], next: &Registers, name: &dyn Fn() -> String) {
-        let mut taken = false;
+        let mut taken = String::new();
         for &n in registers {
             let ours = &mut self.ours.soft.cpu.regs[n];
-            taken |= *ours != next.general[n];
+            if *ours != next.general[n] {
+                taken = taken + " " + REGISTERS[n];
+            }
             *ours = next.general[n];
         }
-        if taken {
-            *self.tally.answers.entry(name()).or_default() += 1;
+        if !taken.is_empty() {
+            *self.tally.answers.entry(name() + &taken).or_default() += 1;
         }
     }
 
