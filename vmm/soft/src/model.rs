@@ -11,6 +11,9 @@ pub struct Leaf {
     pub registers: [u32; 4],
 }
 
+/// Leaves that differ by ECX (SDM volume 2A, CPUID): those with an ECX they do not know read as zero.
+const WITH_SUBLEAVES: [u32; 7] = [4, 7, 0xb, 0xd, 0xf, 0x10, 0x8000_001d];
+
 /// A processor model: its CPUID table. An instruction the table does not advertise raises #UD.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -24,14 +27,18 @@ impl Model {
         Self { leaves }
     }
 
-    /// What CPUID answers. A leaf beyond the highest of its range reads as zero.
+    /// What CPUID answers. A leaf or subleaf that is not in the table reads as zero; ECX says nothing to
+    /// leaves that have none.
     #[must_use]
     pub fn cpuid(&self, function: u32, index: u32) -> [u32; 4] {
-        let leaf = |l: &&Leaf| l.function == function && (l.index == index || l.index == 0);
+        let index = if WITH_SUBLEAVES.contains(&function) {
+            index
+        } else {
+            0
+        };
         self.leaves
             .iter()
             .find(|l| l.function == function && l.index == index)
-            .or_else(|| self.leaves.iter().find(leaf))
             .map_or([0; 4], |l| l.registers)
     }
 
@@ -39,5 +46,28 @@ impl Model {
     #[must_use]
     pub fn has(&self, function: u32, number: usize, bit: u32) -> bool {
         self.cpuid(function, 0)[number] & 1 << bit != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ecx_matters_where_there_are_subleaves() {
+        let leaf = |function, registers| Leaf {
+            function,
+            index: 0,
+            registers,
+        };
+        let model = Model::new(vec![leaf(1, [1, 2, 3, 4]), leaf(7, [0, 1 << 7, 0, 0])]);
+        for ecx in [0, 1, u32::MAX] {
+            assert_eq!(model.cpuid(1, ecx), [1, 2, 3, 4]);
+        }
+        assert_eq!(model.cpuid(7, 0), [0, 1 << 7, 0, 0]);
+        for ecx in [1, 2, u32::MAX] {
+            assert_eq!(model.cpuid(7, ecx), [0; 4]);
+        }
+        assert_eq!(model.cpuid(2, 0), [0; 4]);
     }
 }
