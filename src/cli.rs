@@ -89,6 +89,9 @@ pub struct MachineArgs {
     /// anchors on arrivals) [default: derived where the software engine counts instructions]
     #[arg(long, value_name = "MODE")]
     pub tsc: Option<TscMode>,
+    /// End with status 3321 when the guest resets the machine, instead of starting it over
+    #[arg(long)]
+    pub no_reboot: bool,
     /// Hardware address of the guest's network device
     #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
     pub mac: Mac,

@@ -87,6 +87,7 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         disk_sectors,
         initrd: initrd.map(str::to_owned),
         board,
+        reboots: !args.no_reboot,
     };
     config.check()?;
     Ok(Blueprint { config, image })
@@ -211,6 +212,7 @@ fn booted<E: Engine>(
     memory: GuestMemory,
 ) -> Outcome<(Machine<E>, u64)> {
     let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
+    machine.starts_over_from(blueprint.image.into_source())?;
     let first_state = machine.digest(None)?;
     Ok((machine, first_state))
 }
@@ -234,6 +236,7 @@ mod tests {
             disk_sectors: None,
             initrd: None,
             board: BoardKind::Bare,
+            reboots: true,
         }
     }
 

@@ -103,7 +103,7 @@ fn report_end(ended: &Ended) -> Outcome {
     }
     if ended.code == RESET_STATUS {
         return Err(Failure::new(format!(
-            "the guest asked for a reset (status {RESET_STATUS}); it is not started again"
+            "the guest asked for a reset (status {RESET_STATUS}), which --no-reboot takes for its end"
         )));
     }
     Err(Failure::new(format!(

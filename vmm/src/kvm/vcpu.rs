@@ -42,6 +42,9 @@ const ENDLESS: u64 = 1 << 63;
 /// Flags that are not the guest's doing: trap (single-step) and resume (SDM volume 3, 2.3).
 const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
 
+/// The interrupt flag (SDM volume 3, 2.3).
+const INTERRUPTS: u64 = 1 << 9;
+
 /// A port or MMIO access the guest waits in.
 #[derive(Clone, Copy, Debug)]
 struct Access {
@@ -473,6 +476,9 @@ impl Engine for KvmEngine {
             let why = "a vCPU state with debug registers, a moved TSC or an interrupt shadow: KVM cannot take it on here";
             return Err(EngineError::Unsupported(why.into()));
         }
+        self.vm
+            .forget_translations()
+            .map_err(|e| ioctl("KVM_SET_USER_MEMORY_REGION", e))?;
         let base = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
         let sregs = convert::sregs(state, &base);
         self.fd
@@ -516,6 +522,9 @@ impl Engine for KvmEngine {
         self.access = None;
         self.halted = state.halted;
         self.registers_fresh = false;
+        self.interruptible = state.rflags & INTERRUPTS != 0;
+        self.injected = false;
+        self.was_kicked = false;
         Ok(())
     }
 }

@@ -56,6 +56,8 @@ pub enum Wrote {
     Done,
     /// The guest switched itself off with this status.
     PowerOff(u32),
+    /// The guest reset the machine.
+    Reset,
 }
 
 /// A write by the guest.
@@ -122,6 +124,18 @@ impl Board {
             console: Vec::new(),
             typed: Vec::new(),
         }
+    }
+
+    /// Everything as it was switched on, but the disk's requests under way and what was typed.
+    pub(super) fn reset(&mut self, config: &MachineConfig) {
+        let mut board = Self::new(config);
+        board.pit.follows(&self.pit);
+        if let Some(mut block) = self.block.take() {
+            block.reset();
+            board.block = Some(block);
+        }
+        board.typed = std::mem::take(&mut self.typed);
+        *self = board;
     }
 
     /// Whether the interrupt controller has an interrupt for the vCPU.
@@ -343,6 +357,12 @@ impl Board {
                 {
                     return Ok(self.power_off((value & 0xffff_ffff) as u32, out));
                 }
+                abi::CONTROL_PAGE
+                    if offset == abi::control::RESET && size == 4 && self.pc.is_none() =>
+                {
+                    self.flush_console(out);
+                    return Ok(Wrote::Reset);
+                }
                 _ => return Err(nobody),
             },
         }
@@ -379,7 +399,8 @@ impl Board {
             }));
         }
         if legacy::resets(port, size, value) {
-            return Ok(Some(self.power_off(legacy::RESET_STATUS, out)));
+            self.flush_console(out);
+            return Ok(Some(Wrote::Reset));
         }
         Ok(legacy::why_tolerated(port, size).map(|_| Wrote::Done))
     }

@@ -433,6 +433,7 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
         disk_sectors: None,
         initrd: None,
         board: BoardKind::Bare,
+        reboots: true,
     };
     let memory = boot::memory(&config).unwrap();
     let mut engine = Scripted::new(kick_after);
@@ -446,6 +447,7 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
         time,
         entry: VmEntry::Resume,
         halted: false,
+        origin: None,
     }
 }
 

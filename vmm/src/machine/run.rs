@@ -9,10 +9,11 @@
 //! 4. a state digest, if due, is taken;
 //! 5. the vCPU is entered, up to the next stop.
 
+use super::board::legacy::RESET_STATUS;
 use super::board::{Board, BoardError, Write, Wrote};
 use super::config::MachineConfig;
 use super::time::{GuestClock, TimeError};
-use super::{boot, snapshot};
+use super::{boot, reset, snapshot};
 use crate::engine::{Engine, EngineError, VmEntry, VmExit};
 use crate::memory::GuestMemory;
 use replay::{
@@ -78,6 +79,8 @@ pub struct Machine<E> {
     pub(super) entry: VmEntry,
     /// Whether the guest stands in a halt.
     pub(super) halted: bool,
+    /// What it starts over from, if its guest resets it.
+    pub(super) origin: Option<reset::Origin>,
 }
 
 /// How chips ask at `here`: derived time answers what it can, `inputs` the rest.
@@ -126,6 +129,7 @@ impl<E: Engine> Machine<E> {
             time,
             entry: VmEntry::Resume,
             halted: false,
+            origin: None,
         })
     }
 
@@ -327,12 +331,21 @@ impl<E: Engine> Machine<E> {
                         &mut out,
                     )
                     .map_err(|error| Self::board_error(here.point, error))?;
+                let ends = wrote == Wrote::Reset && !self.config.reboots;
+                if ends {
+                    out.push(Output::PowerOff { code: RESET_STATUS });
+                }
                 for output in out {
                     inputs.output(&here, output)?;
                 }
                 match wrote {
                     Wrote::Done => Ok(None),
                     Wrote::PowerOff(code) => Ok(Some(code)),
+                    Wrote::Reset if ends => Ok(Some(RESET_STATUS)),
+                    Wrote::Reset => {
+                        self.start_over()?;
+                        Ok(None)
+                    }
                 }
             }
         }

@@ -29,7 +29,7 @@ const MAGIC: [u8; 8] = *b"TANDEMSN";
 const VERSION: u32 = 2;
 const PAGE: u64 = 4096;
 /// Most bytes of one section that is not memory.
-const SECTION_MAX: usize = 16 << 20;
+const SECTION_MAX: usize = 32 << 20;
 
 /// What is wrong with a snapshot, or with taking one.
 #[derive(Debug, thiserror::Error)]
@@ -329,6 +329,7 @@ impl<E: Engine> Machine<E> {
             time,
             entry,
             halted,
+            origin: None,
         })
     }
 }

@@ -67,6 +67,7 @@ fn config() -> MachineConfig {
         disk_sectors: Some(64),
         initrd: None,
         board: BoardKind::Bare,
+        reboots: true,
     }
 }
 
@@ -80,6 +81,7 @@ fn fresh() -> Machine<Still> {
         config,
         entry: VmEntry::Resume,
         halted: false,
+        origin: None,
     }
 }
 
