@@ -27,6 +27,7 @@ built_in! {
     "clock": "reads the time-stamp counter and the RTC",
     "echo": "echoes frames and TCP",
     "disk": "reads and writes its disk while computing on the same buffers",
+    "reset": "resets its machine, keeping count on its disk",
     "kv": "a key-value server that speaks Redis's protocol",
 }
 
@@ -140,7 +141,9 @@ impl ImageSource for Source {
             digest: 0,
             files: Files::default(),
         };
-        image.take_apart(initrd.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        image
+            .take_apart(initrd.map_err(|e| e.to_string())?)
+            .map_err(|e| e.to_string())?;
         Ok(KeptImage {
             kernel: image.kernel,
             initrd: image.initrd,

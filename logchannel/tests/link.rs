@@ -258,19 +258,19 @@ fn a_hello_tells_everything_and_a_refusal_says_why() {
 fn two_versions_name_each_other() {
     let greeting = |kind| {
         frame(kind, |out| {
-            out.extend_from_slice(b"TANDEMLC\x03\x00something new")
+            out.extend_from_slice(b"TANDEMLC\x04\x00something new")
         })
     };
     let (mut near, far) = sockets();
     near.write_all(&greeting(FrameKind::Hello)).unwrap();
     let error = answer(far, LIMIT, |_| Ok(())).unwrap_err();
-    let text = "the peer speaks version 3 of the logging channel, this is version 2";
+    let text = "the peer speaks version 4 of the logging channel, this is version 3";
     assert!(error.to_string().starts_with(text), "{error}");
     let mut reply = Vec::new();
     near.read_to_end(&mut reply).unwrap();
     assert_eq!(
         reply[8..18],
-        *b"TANDEMLC\x02\x00",
+        *b"TANDEMLC\x03\x00",
         "the other side learns ours"
     );
 

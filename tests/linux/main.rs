@@ -7,7 +7,9 @@
 //!  recorded   boots and redis sessions, each replayed to the same digest
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
 //!  servers    small clients for memcached and nginx
+//!  console    typed to, and rebooted
 //!  engines    which engine runs Linux, and what is said of the other
+//!  vmlinux    the kernel out of its bzImage
 //!  bad_input  what cannot run, and how a recording ends there
 //! ```
 //!
@@ -18,11 +20,13 @@
 mod common;
 
 mod bad_input;
+mod console;
 mod engines;
 mod failover;
 mod images;
 mod recorded;
 mod servers;
+mod vmlinux;
 
 use std::time::Duration;
 

@@ -182,7 +182,7 @@ fn own_args(engine: Engine, linux: &Linux, command: &[String]) -> Vec<OsString> 
     ]);
     args.extend(["--append".into(), Linux::cmdline(command).into()]);
     args.extend(["--memory".into(), MEMORY_MIB.to_string().into()]);
-    args.extend(["--engine", "soft", "--cpu", "v2"].map(OsString::from));
+    args.extend(["--engine", "soft", "--cpu", "v2", "--no-reboot"].map(OsString::from));
     if engine == Engine::SoftRecorded {
         args.extend(["--output".into(), recording(linux).into()]);
     }

@@ -209,17 +209,15 @@ impl VmInner {
         let clock_page = (abi::CLOCK_PAGE, 4096, self.clock_page.as_ptr() as u64);
         (0..)
             .zip(memory.chain([clock_page]))
-            .map(
-                |(slot, (guest_phys_addr, memory_size, userspace_addr))| {
-                    kvm_userspace_memory_region {
-                        slot,
-                        flags: 0,
-                        guest_phys_addr,
-                        memory_size,
-                        userspace_addr,
-                    }
-                },
-            )
+            .map(|(slot, (guest_phys_addr, memory_size, userspace_addr))| {
+                kvm_userspace_memory_region {
+                    slot,
+                    flags: 0,
+                    guest_phys_addr,
+                    memory_size,
+                    userspace_addr,
+                }
+            })
             .collect()
     }
 

@@ -161,6 +161,12 @@ impl Board {
         self.net.rx_room(memory)
     }
 
+    /// How many more bytes of console input wait here without being lost.
+    #[must_use]
+    pub fn typed_room(&self) -> usize {
+        TYPED_MAX.saturating_sub(self.typed.len())
+    }
+
     /// Disk requests under way, as the outputs that made them, oldest first.
     #[must_use]
     pub fn outstanding_disk(&self) -> Vec<Output> {
@@ -189,8 +195,8 @@ impl Board {
                 }
             }
             Arrival::Console(bytes) => {
-                // Beyond the bound input is lost, as on a line nobody reads; on both replicas alike.
-                let room = TYPED_MAX.saturating_sub(self.typed.len());
+                // Beyond the bound, which live inputs keep to, input is lost; on both replicas alike.
+                let room = self.typed_room();
                 self.typed
                     .extend_from_slice(&bytes[..bytes.len().min(room)]);
                 self.feed_uart();

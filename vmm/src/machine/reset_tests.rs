@@ -72,7 +72,10 @@ fn kept() -> Machine<SoftEngine> {
 fn at(machine: &mut Machine<SoftEngine>, clock: u64) {
     let state = machine.engine.save().unwrap();
     let clock = Clock(clock);
-    machine.engine.restore(&CpuState { clock, ..state }).unwrap();
+    machine
+        .engine
+        .restore(&CpuState { clock, ..state })
+        .unwrap();
 }
 
 impl Machine<SoftEngine> {
@@ -163,7 +166,13 @@ fn everything_is_as_it_was_switched_on_but_the_clock() {
     fresh.board.pit.follows(&spoilt.board.pit);
     spoilt.start_over().unwrap();
     assert_eq!(spoilt.digest(None).unwrap(), fresh.digest(None).unwrap());
-    assert_eq!(spoilt.memory.read_obj::<u8>(GuestAddress(abi::IMAGE_BASE)).unwrap(), 0xf4);
+    assert_eq!(
+        spoilt
+            .memory
+            .read_obj::<u8>(GuestAddress(abi::IMAGE_BASE))
+            .unwrap(),
+        0xf4
+    );
 }
 
 #[test]
@@ -184,7 +193,10 @@ fn the_end_of_an_old_request_touches_nothing_and_its_tag_is_not_used_again() {
     machine.start_over().unwrap();
     assert_eq!(machine.board.outstanding_disk(), read, "still under way");
     let again = machine.read_disk();
-    assert!(matches!(again[..], [Output::DiskRead { tag: 1, .. }]), "{again:?}");
+    assert!(
+        matches!(again[..], [Output::DiskRead { tag: 1, .. }]),
+        "{again:?}"
+    );
     let done = |tag, byte| Arrival::DiskDone {
         tag,
         ok: true,
@@ -205,7 +217,10 @@ fn what_was_typed_and_not_read_is_not_lost() {
     let mut machine = kept();
     let typed = vec![b'x'; 1000];
     let memory = machine.memory.clone();
-    machine.board.deliver(&memory, Arrival::Console(typed)).unwrap();
+    machine
+        .board
+        .deliver(&memory, Arrival::Console(typed))
+        .unwrap();
     let waiting = machine.board.typed.len();
     assert!(waiting > 900);
     machine.start_over().unwrap();

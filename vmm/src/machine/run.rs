@@ -246,6 +246,7 @@ impl<E: Engine> Machine<E> {
             halted: self.halted,
             timer: self.board.timer(),
             frames_room: self.board.frames_room(&self.memory),
+            typed_room: self.board.typed_room(),
             time_ns: self.time.now_ns(here.point.clock),
         }
     }
