@@ -64,9 +64,9 @@ impl Image {
         }
     }
 
-    /// Drops the bytes; what is left can read them again.
+    /// Drops the bytes; what is left can read them again, and says so each time if it `tells`.
     #[must_use]
-    pub fn into_source(self) -> Box<dyn ImageSource> {
+    pub fn into_source(self, tells: bool) -> Box<dyn ImageSource> {
         let kernel = match (self.files.kernel, self.kernel) {
             (Some(file), _) => Kept::File(file),
             (None, Cow::Borrowed(bytes)) => Kept::BuiltIn(bytes),
@@ -76,6 +76,7 @@ impl Image {
             name: self.name,
             kernel,
             initrd: self.files.initrd,
+            tells,
             resets: 0,
         })
     }
@@ -115,6 +116,8 @@ struct Source {
     name: String,
     kernel: Kept,
     initrd: Option<File>,
+    /// Whether resets are told of.
+    tells: bool,
     /// Times it was read again.
     resets: u64,
 }
@@ -122,11 +125,12 @@ struct Source {
 impl ImageSource for Source {
     fn read_again(&mut self) -> Result<KeptImage, String> {
         self.resets += 1;
-        crate::complain!(
-            "tandem: the guest '{}' was reset and starts over (reset {})",
-            self.name,
-            self.resets
-        );
+        if self.tells {
+            let Self { name, resets, .. } = self;
+            crate::complain!(
+                "tandem: the guest '{name}' was reset and starts over (reset {resets})"
+            );
+        }
         let kernel = match &self.kernel {
             Kept::BuiltIn(bytes) => Cow::Borrowed(*bytes),
             Kept::File(file) => Cow::Owned(bytes_of(file, IMAGE_MAX).map_err(|e| e.to_string())?),

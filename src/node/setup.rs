@@ -169,6 +169,7 @@ pub struct Prepared {
     blueprint: Blueprint,
     memory: GuestMemory,
     engine: Chosen,
+    tells: bool,
 }
 
 /// Gets engine and memory.
@@ -179,20 +180,30 @@ pub fn prepare(blueprint: Blueprint, engine: EngineArg) -> Outcome<Prepared> {
         blueprint,
         memory,
         engine,
+        tells: true,
     })
 }
 
 impl Prepared {
+    /// The same, without a word when its guest resets it: for replays, which may go through it many times.
+    #[must_use]
+    pub fn silent(self) -> Self {
+        Self {
+            tells: false,
+            ..self
+        }
+    }
+
     /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
     pub fn boot(self) -> Outcome<(AnyMachine, u64)> {
         let engine = self.engine.create(&self.blueprint.config, &self.memory)?;
-        booted(engine, self.blueprint, self.memory)
+        booted(engine, self.blueprint, self.memory, self.tells)
     }
 
     /// The same on the software engine, whichever was chosen.
     pub fn boot_soft(self) -> Outcome<(Machine<SoftEngine>, u64)> {
         let engine = engine::soft(&self.blueprint.config, &self.memory)?;
-        booted(engine, self.blueprint, self.memory)
+        booted(engine, self.blueprint, self.memory, self.tells)
     }
 
     /// What will run it.
@@ -210,9 +221,10 @@ fn booted<E: Engine>(
     engine: E,
     blueprint: Blueprint,
     memory: GuestMemory,
+    tells: bool,
 ) -> Outcome<(Machine<E>, u64)> {
     let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
-    machine.starts_over_from(blueprint.image.into_source())?;
+    machine.starts_over_from(blueprint.image.into_source(tells))?;
     let first_state = machine.digest(None)?;
     Ok((machine, first_state))
 }

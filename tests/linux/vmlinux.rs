@@ -1,8 +1,8 @@
 //! The kernel that is packed inside Debian's bzImage, unpacked and given as an ELF file.
 
 use super::common::{machine, os, text};
-use super::recorded::{Ran, folder, forget, replay_equals, start};
 use super::images;
+use super::recorded::{Ran, folder, forget, replay_equals, start};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use tandem::image::bundle::Bundle;
@@ -47,7 +47,11 @@ fn unpack(kernel: &[u8]) -> Result<Vec<u8>, String> {
     writing.join().expect("no panic").expect("it reads all");
     assert!(output.status.success(), "{program}: {}", output.status);
     let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
-    assert_eq!(output.stdout.len(), length as usize, "what {program} makes of it");
+    assert_eq!(
+        output.stdout.len(),
+        length as usize,
+        "what {program} makes of it"
+    );
     Ok(output.stdout)
 }
 
@@ -69,7 +73,14 @@ fn debians_kernel_boots_as_an_elf_file_too() {
     let log = folder().join(format!("vmlinux-{}.log", std::process::id()));
     let append = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off tandem.ip=none \
                   tandem.run=echo,up,as,an,elf";
-    let mut args = os(&["record", text(&kernel), "--initrd", text(&initrd), "--cpu", "v2"]);
+    let mut args = os(&[
+        "record",
+        text(&kernel),
+        "--initrd",
+        text(&initrd),
+        "--cpu",
+        "v2",
+    ]);
     args.extend(os(&["--no-reboot", "--memory", "256", "--append", append]));
     args.extend(os(&["--json", "-o", text(&log)]));
     let recorded = Ran::of(start("recorder", args, &log));
