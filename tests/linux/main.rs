@@ -6,6 +6,7 @@
 //!  images     built by `tandem image`, once per run
 //!  recorded   boots and redis sessions, each replayed to the same digest
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
+//!  gdb        a look inside a replayed boot
 //!  servers    small clients for memcached and nginx
 //!  console    typed to, and rebooted
 //!  engines    which engine runs Linux, and what is said of the other
@@ -19,10 +20,15 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../gdb/drive.rs"]
+#[allow(dead_code, reason = "this test uses its own part of it")]
+mod drive;
+
 mod bad_input;
 mod console;
 mod engines;
 mod failover;
+mod gdb;
 mod images;
 mod recorded;
 mod servers;

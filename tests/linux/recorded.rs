@@ -12,7 +12,7 @@ use tandem::demo::daemon::Daemon;
 use tandem::load::{CheckOptions, Load, LoadOptions, Pace, check};
 
 /// What recording and replay must agree about.
-const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_status"];
+pub const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_status"];
 /// What redis prints when it serves.
 const READY: &str = "Ready to accept connections";
 /// Its port.
