@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The guests whose images become part of the program.
-const GUESTS: [&str; 5] = ["counter", "clock", "echo", "disk", "kv"];
+const GUESTS: [&str; 6] = ["counter", "clock", "echo", "disk", "kv", "reset"];
 /// The programs that do.
 const PROGRAMS: [&str; 1] = ["cpu"];
 const TARGET: &str = "x86_64-unknown-linux-gnu";

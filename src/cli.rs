@@ -3,6 +3,7 @@
 use crate::demo::guest::GuestArg;
 use crate::look::point::Point;
 use crate::node::engine::EngineArg;
+use crate::node::setup::OnReset;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -60,7 +61,7 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv), or a file: an ELF64 image, a Linux kernel, or what
+    /// A built-in guest (counter, clock, echo, disk, kv, reset), or a file: an ELF64 image, a Linux kernel, or what
     /// `tandem image` makes
     pub guest: String,
     /// A Linux kernel's initial file system
@@ -89,6 +90,10 @@ pub struct MachineArgs {
     /// anchors on arrivals) [default: derived where the software engine counts instructions]
     #[arg(long, value_name = "MODE")]
     pub tsc: Option<TscMode>,
+    /// When the guest resets the machine: start it over, or end with status 3321 [default: restart; end
+    /// for what `tandem image` makes, which resets when it cannot go on]
+    #[arg(long, value_name = "WHAT")]
+    pub on_reset: Option<OnReset>,
     /// Hardware address of the guest's network device
     #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
     pub mac: Mac,

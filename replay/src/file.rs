@@ -32,8 +32,9 @@ pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 ///
 /// Version 2 adds anchors to entries, the ACPI timer's and random answers; the mode of time, the initrd
 /// and the board to the machine's configuration, and the engine behind it. The entries of
-/// version 1 are a subset, and its header the same, so that its logs can still be read.
-pub const FORMAT_VERSION: u32 = 2;
+/// version 1 are a subset, and its header the same, so that its logs can still be read. Version 3 adds to
+/// the machine's configuration what a guest's reset does; header and entries are those of version 2.
+pub const FORMAT_VERSION: u32 = 3;
 /// Oldest version that can be read.
 const FORMAT_VERSION_MIN: u32 = 1;
 /// Most bytes of a header.

@@ -48,6 +48,8 @@ pub struct Situation {
     pub timer: TimerSpec,
     /// How many more frames the network device can take.
     pub frames_room: u16,
+    /// How many more bytes of console input it can hold.
+    pub typed_room: usize,
     /// Guest time here in nanoseconds, if it is derived; `None`: it is asked for and logged.
     pub time_ns: Option<u64>,
 }

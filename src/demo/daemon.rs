@@ -174,10 +174,24 @@ impl Daemon {
 
     /// Waits for a line on its stdout that `wanted` says yes to.
     pub fn wait_line(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> Outcome<String> {
+        self.wait_nth_line(limit, 0, wanted)
+    }
+
+    /// The same for the line after `others` such lines.
+    ///
+    /// # Errors
+    /// If it does not say so many within `limit`, or ends.
+    pub fn wait_nth_line(
+        &self,
+        limit: Duration,
+        others: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Outcome<String> {
         let deadline = Instant::now() + limit;
         let mut lines = self.out.lock();
         loop {
-            if let Some(line) = lines.lines.iter().find(|line| wanted(line)) {
+            let mut such = lines.lines.iter().filter(|line| wanted(line));
+            if let Some(line) = such.nth(others) {
                 return Ok(line.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -53,7 +53,7 @@ pub fn of_status(code: u32, why: Option<&str>) -> String {
     let after = why.map_or_else(String::new, |why| format!(" after it said \"{why}\""));
     if code == vmm::machine::RESET_STATUS {
         return format!(
-            "the guest asked for a reset (status {code}){after}; it is not started again"
+            "the guest asked for a reset (status {code}){after} (--on-reset restart starts it over)"
         );
     }
     format!("the guest ended with status {code}{after}")

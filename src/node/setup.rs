@@ -55,6 +55,15 @@ pub struct Blueprint {
     pub image: Image,
 }
 
+/// What becomes of a machine that its guest resets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnReset {
+    /// It starts over: memory cleared, the image loaded again
+    Restart,
+    /// It ends, with status 3321
+    End,
+}
+
 /// What the command line asks for.
 pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
     let initrd = args.initrd.as_deref();
@@ -87,6 +96,10 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         disk_sectors,
         initrd: initrd.map(str::to_owned),
         board,
+        reboots: args.on_reset.unwrap_or(match image.manifest {
+            None => OnReset::Restart,
+            Some(_) => OnReset::End,
+        }) == OnReset::Restart,
     };
     config.check()?;
     Ok(Blueprint { config, image })
@@ -168,6 +181,7 @@ pub struct Prepared {
     blueprint: Blueprint,
     memory: GuestMemory,
     engine: Chosen,
+    tells: bool,
 }
 
 /// Gets engine and memory.
@@ -178,20 +192,30 @@ pub fn prepare(blueprint: Blueprint, engine: EngineArg) -> Outcome<Prepared> {
         blueprint,
         memory,
         engine,
+        tells: true,
     })
 }
 
 impl Prepared {
+    /// The same, without a word when its guest resets it: for replays, which may go through it many times.
+    #[must_use]
+    pub fn silent(self) -> Self {
+        Self {
+            tells: false,
+            ..self
+        }
+    }
+
     /// The machine, about to run its first instruction, and the digest of that state. On the vCPU thread.
     pub fn boot(self) -> Outcome<(AnyMachine, u64)> {
         let engine = self.engine.create(&self.blueprint.config, &self.memory)?;
-        booted(engine, self.blueprint, self.memory)
+        booted(engine, self.blueprint, self.memory, self.tells)
     }
 
     /// The same on the software engine, whichever was chosen.
     pub fn boot_soft(self) -> Outcome<(Machine<SoftEngine>, u64)> {
         let engine = engine::soft(&self.blueprint.config, &self.memory)?;
-        booted(engine, self.blueprint, self.memory)
+        booted(engine, self.blueprint, self.memory, self.tells)
     }
 
     /// The machine as it was saved, whichever engine ran it then. On the vCPU thread.
@@ -215,8 +239,10 @@ fn booted<E: Engine>(
     engine: E,
     blueprint: Blueprint,
     memory: GuestMemory,
+    tells: bool,
 ) -> Outcome<(Machine<E>, u64)> {
     let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
+    machine.starts_over_from(blueprint.image.into_source(tells))?;
     let first_state = machine.digest(None)?;
     Ok((machine, first_state))
 }
@@ -240,6 +266,7 @@ mod tests {
             disk_sectors: None,
             initrd: None,
             board: BoardKind::Bare,
+            reboots: true,
         }
     }
 

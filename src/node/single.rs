@@ -216,7 +216,7 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     let clock = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
-    let prepared = setup::prepare(blueprint, args.engine.following(engine, clock))?;
+    let prepared = setup::prepare(blueprint, args.engine.following(engine, clock))?.silent();
     if engine != prepared.engine_kind() {
         crate::complain!(
             "tandem: {}: recorded on {engine}, replayed on {}",

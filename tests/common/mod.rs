@@ -100,6 +100,18 @@ pub fn assert_one_line(output: &Output, code: i32, words: &[&str]) {
     }
 }
 
+/// The last line a failing command must print, with `words` in it; no panic, and this exit code.
+#[track_caller]
+pub fn assert_last_line(output: &Output, code: i32, words: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let last = stderr.lines().last().unwrap_or_default();
+    for word in words {
+        assert!(last.contains(word), "'{word}' in: {stderr}");
+    }
+}
+
 /// A path as text.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are plain")

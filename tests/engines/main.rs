@@ -23,6 +23,11 @@ fn record(log: &Path, engine: &str, guest: &[&str]) -> serde_json::Value {
 
 /// Records `guest` on each engine and replays it on each, with equal digests.
 fn across(name: &str, guest: &[&str]) {
+    across_after(name, guest, || {});
+}
+
+/// The same, each recording after `prepare`.
+fn across_after(name: &str, guest: &[&str], prepare: impl Fn()) {
     let _machine = machine();
     if !have_kvm(name) {
         return;
@@ -30,6 +35,7 @@ fn across(name: &str, guest: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     for recorder in ENGINES {
+        prepare();
         let recorded = record(&log, recorder, guest);
         for replayer in ENGINES {
             let replayed = tandem_json(&["replay", text(&log), "--json", "--engine", replayer]);
@@ -71,6 +77,19 @@ fn disk_reads_reach_the_guest_at_the_same_places_on_both_engines() {
         "disk",
         &["disk", "--disk", text(&image), "--arg", "rounds=10"],
     );
+}
+
+#[test]
+fn a_guest_that_resets_itself_starts_over_at_the_same_places_on_both_engines() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    let fresh = || std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+    for tsc in ["logged", "derived"] {
+        let words = ["reset", "--disk", text(&image), "--arg", "resets=4"];
+        across_after("reset", &[&words[..], &["--tsc", tsc]].concat(), fresh);
+        let lives = std::fs::read(&image).unwrap()[8];
+        assert_eq!(lives, 4, "what the disk says, time {tsc}");
+    }
 }
 
 #[test]

@@ -128,6 +128,56 @@ fn p9_killed_at_every_log_index_nothing_is_lost() {
     );
 }
 
+/// Before a reset, at it and behind it: the guest counts its lives on its disk, and ends with 1 if anything
+/// is left of one but the disk.
+#[test]
+fn p9_a_guest_that_resets_itself_starts_over_on_whichever_replica_lives() {
+    let _machine = machine();
+    if !have_kvm("failover of a guest that resets itself") {
+        return;
+    }
+    let cluster = cluster("file");
+    let disk = cluster.folder().join("disk.img");
+    let mut killed = 0;
+    for at in (1..).step_by(5) {
+        std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+        let options = PairOptions {
+            disk: Some(disk.clone()),
+            primary: os(&["--die-at", &at.to_string()]),
+            ..patient()
+        };
+        let guest = os(&["reset", "--arg", "resets=2", "--arg", "ticks=2"]);
+        let mut pair = cluster
+            .start_pair(&format!("reset-{at}"), &guest, &options)
+            .unwrap();
+        let status = pair.backup.wait(LIMIT).unwrap();
+        let complaint = pair.backup.complaint();
+        let said = [pair.primary.said(), pair.backup.said()].concat();
+        assert!(
+            status.success(),
+            "entry {at}: {status}{complaint} {said:?} {:?}",
+            pair.events()
+        );
+        for life in 0..=2 {
+            let told = said
+                .iter()
+                .any(|line| line.contains(&format!("life {life} ")));
+            assert!(told, "entry {at}: life {life} is not told of: {said:?}");
+        }
+        assert_eq!(
+            std::fs::read(&disk).unwrap()[8],
+            2,
+            "entry {at}: the disk's count"
+        );
+        pair.primary.wait(LIMIT).unwrap();
+        if !pair.primary.was_killed() {
+            break;
+        }
+        killed += 1;
+    }
+    assert!(killed >= 8, "the primary died only {killed} times");
+}
+
 #[test]
 fn p17_disk_requests_under_way_are_issued_again() {
     let _machine = machine();

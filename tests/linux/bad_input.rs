@@ -87,7 +87,16 @@ fn a_kernel_without_the_drivers_for_its_root_panics_and_asks_for_a_reset() {
     let bytes = std::fs::read(image).unwrap();
     let kernel = place.file("vmlinuz", Bundle::parse(&bytes).unwrap().kernel);
     let append = "console=ttyS0 panic=-1 root=/dev/vda";
-    let more = ["--memory", "256", "--cpu", "v2", "--append", append];
+    let more = [
+        "--memory",
+        "256",
+        "--cpu",
+        "v2",
+        "--on-reset",
+        "end",
+        "--append",
+        append,
+    ];
     let output = place.record(&kernel, &more);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");

@@ -6,9 +6,12 @@
 //!  images     built by `tandem image`, once per run
 //!  recorded   boots and redis sessions, each replayed to the same digest
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
+//!  gdb        a look inside a replayed boot
 //!  servers    small clients for memcached and nginx
+//!  console    typed to, and rebooted
 //!  engines    which engine runs Linux, and what is said of the other
 //!  snapshots  a boot saved on the way and gone on with
+//!  vmlinux    the kernel out of its bzImage
 //!  bad_input  what cannot run, and how a recording ends there
 //! ```
 //!
@@ -18,13 +21,20 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../gdb/drive.rs"]
+#[allow(dead_code, reason = "this test uses its own part of it")]
+mod drive;
+
 mod bad_input;
+mod console;
 mod engines;
 mod failover;
+mod gdb;
 mod images;
 mod recorded;
 mod servers;
 mod snapshots;
+mod vmlinux;
 
 use std::time::Duration;
 

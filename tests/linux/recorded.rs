@@ -12,23 +12,23 @@ use tandem::demo::daemon::Daemon;
 use tandem::load::{CheckOptions, Load, LoadOptions, Pace, check};
 
 /// What recording and replay must agree about.
-const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_status"];
+pub const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_status"];
 /// What redis prints when it serves.
 const READY: &str = "Ready to accept connections";
 /// Its port.
 const REDIS: u16 = 6379;
 
 /// A recording or a replay that ended.
-struct Ran {
+pub struct Ran {
     /// Its JSON report.
-    report: Value,
+    pub report: Value,
     /// What the guest printed.
-    console: Vec<String>,
+    pub console: Vec<String>,
 }
 
 impl Ran {
     /// Waits for the end of `machine`.
-    fn of(mut machine: Daemon) -> Self {
+    pub fn of(mut machine: Daemon) -> Self {
         let status = machine.wait(LIMIT).expect("it ends");
         let mut console = machine.said();
         let last = console.pop().unwrap_or_default();
@@ -45,7 +45,7 @@ impl Ran {
 }
 
 /// The folder for logs, where that of a test that fails is kept.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux");
     std::fs::create_dir_all(&folder).expect("a folder for logs");
     folder
@@ -59,14 +59,14 @@ fn record(image: &Path, log: &Path, more: &[&str]) -> Daemon {
     start("recorder", args, log)
 }
 
-fn start(name: &str, args: Vec<OsString>, log: &Path) -> Daemon {
+pub fn start(name: &str, args: Vec<OsString>, log: &Path) -> Daemon {
     let errors = log.with_extension(format!("{name}.err"));
     let _ = std::fs::remove_file(&errors);
     Daemon::start(name, args, errors).expect("it starts")
 }
 
 /// Replays `log`, which must come to what `recorded` came to, line by line and in all figures.
-fn replay_equals(recorded: &Ran, log: &Path) -> Ran {
+pub fn replay_equals(recorded: &Ran, log: &Path) -> Ran {
     let args = os(&["replay", text(log), "--console", "--json"]);
     let replayed = Ran::of(start("replayer", args, log));
     for key in EQUAL {
@@ -87,7 +87,7 @@ fn replay_equals(recorded: &Ran, log: &Path) -> Ran {
 }
 
 /// Removes what a test that passed has no more use for.
-fn forget(log: &Path) {
+pub fn forget(log: &Path) {
     for extension in ["log", "recorder.err", "replayer.err"] {
         let _ = std::fs::remove_file(log.with_extension(extension));
     }

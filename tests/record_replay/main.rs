@@ -92,6 +92,84 @@ fn p4_p17_disk_reads_never_race_with_the_guest() {
 }
 
 #[test]
+fn a_guest_that_resets_itself_starts_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    repeat("reset", |seed| {
+        std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+        let resets = format!("resets={}", 1 + seed);
+        words(&["reset", "--disk", text(&image), "--arg", &resets])
+    });
+    let _machine = machine();
+    if !have_kvm("a reset that ends the machine") {
+        return;
+    }
+    std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+    let log = folder.path().join("log");
+    let guest = ["reset", "--disk", text(&image), "--on-reset", "end"];
+    let output = tandem(&[&["record", "-o", text(&log)], &guest[..]].concat());
+    common::assert_last_line(&output, 1, &["reset (status 3321)", "--on-reset"]);
+    let replayed = replay(&log);
+    assert_eq!(replayed["exit_status"], 3321);
+}
+
+#[test]
+fn an_image_that_was_changed_is_not_started_over() {
+    let _machine = machine();
+    if !have_kvm("a reset with another image") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name);
+    let (guest, disk, log) = (path("guest"), path("disk.img"), path("log"));
+    let built_in = tandem::images::BUILT_IN.iter();
+    let (_, _, bytes) = built_in
+        .clone()
+        .find(|(name, ..)| *name == "reset")
+        .unwrap();
+    std::fs::write(&guest, bytes).unwrap();
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    // Long enough a life to change the file in.
+    let words = [text(&guest), "--disk", text(&disk), "--arg", "ticks=3000"];
+    let mut child = std::process::Command::new(common::PROGRAM)
+        .args(["run"])
+        .args(words)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 12];
+    let stdout = child.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut said).unwrap();
+    let mut changed = bytes.to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(&guest, &changed).unwrap();
+    let output = child.wait_with_output().unwrap();
+    common::assert_last_line(&output, 1, &["was changed meanwhile", text(&guest)]);
+    // The name going to another file is no change of this one.
+    std::fs::write(&guest, bytes).unwrap();
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let words = [text(&guest), "--disk", text(&disk), "--arg", "ticks=300"];
+    let head = ["record", "-o", text(&log), "--json"];
+    let mut child = std::process::Command::new(common::PROGRAM)
+        .args(head)
+        .args(words)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
+    std::fs::remove_file(&guest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn derived_time_is_not_in_the_log_and_replays_the_same() {
     repeat("derived time", |seed| {
         let reads = format!("reads={}", 200 + seed * 37);

@@ -57,6 +57,7 @@ impl Beginning {
             disk_sectors: None,
             initrd: None,
             board: BoardKind::Pc,
+            reboots: false,
         };
         let memory = boot::memory(&config).expect("memory");
         let state = boot::load(&config, &guest, &memory).expect("the kernel fits");

@@ -74,4 +74,6 @@ pub mod control {
     pub const TSC: u64 = 0x08;
     /// Write, 32 bits: switch the machine off; the value is the exit status.
     pub const POWER_OFF: u64 = 0x10;
+    /// Write, 32 bits: reset the machine, which starts over with memory cleared and the image loaded again.
+    pub const RESET: u64 = 0x18;
 }

@@ -8,8 +8,8 @@
 mod queue;
 
 use self::queue::Queue;
-use super::worker::{Next, Worker, retry};
-use super::{ArrivalSink, Attention};
+use super::ArrivalSink;
+use super::worker::{Worker, is_ready, retry, wait};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::unistd::{read, write};
@@ -244,33 +244,57 @@ impl ConsoleInput {
 }
 
 fn read_from(fd: OwnedFd, escapes: bool, sink: Arc<dyn ArrivalSink>) -> io::Result<Worker> {
-    let fd = Arc::new(fd);
-    let source = fd.clone();
     let mut keys = Keys::default();
-    Worker::serve("console-rx", fd, move || {
-        let mut buffer = [0; 1024];
-        let length = match retry(|| read(&source, &mut buffer)) {
-            Ok(0) => return Next::End,
-            Ok(length) => length,
-            Err(Errno::EAGAIN) => return Next::Wait(Attention::Wire),
-            Err(error) => {
-                tracing::warn!(%error, "stdin: no more console input");
-                return Next::End;
+    Worker::start("console-rx", move |stop| {
+        loop {
+            let mut fds = [
+                PollFd::new(stop, PollFlags::POLLIN),
+                PollFd::new(fd.as_fd(), PollFlags::POLLIN),
+            ];
+            wait(&mut fds, PollTimeout::NONE);
+            if is_ready(&fds[0]) {
+                return;
             }
-        };
-        let (bytes, stop) = match escapes {
-            true => keys.typed(&buffer[..length]),
-            false => (buffer[..length].to_vec(), false),
-        };
-        let count = bytes.len();
-        if count > 0 && !sink.push(Arrival::Console(bytes)) {
-            tracing::warn!(count, "console input dropped: the guest does not read it");
+            let mut buffer = [0; 1024];
+            let length = match retry(|| read(&fd, &mut buffer)) {
+                Ok(0) => return,
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "stdin: no more console input");
+                    return;
+                }
+            };
+            if escapes {
+                let (bytes, ends) = keys.typed(&buffer[..length]);
+                let count = bytes.len();
+                // Waiting would keep Ctrl-A x from being heard.
+                if count > 0 && !sink.push(Arrival::Console(bytes)) {
+                    tracing::warn!(count, "console input dropped: the guest does not read it");
+                }
+                if ends {
+                    sink.push(Arrival::Stop);
+                }
+            } else if !push_all(&*sink, &buffer[..length], stop) {
+                return;
+            }
         }
-        if stop {
-            sink.push(Arrival::Stop);
-        }
-        Next::Wait(Attention::Wire)
     })
+}
+
+/// Milliseconds between two tries to pass on input the guest has no room for.
+const FULL_WAIT_MS: u8 = 10;
+
+/// Passes on `bytes`, as soon as there is room for them; `false` if told to stop before.
+fn push_all(sink: &dyn ArrivalSink, bytes: &[u8], stop: BorrowedFd<'_>) -> bool {
+    while !sink.push(Arrival::Console(bytes.to_vec())) {
+        let mut fds = [PollFd::new(stop, PollFlags::POLLIN)];
+        wait(&mut fds, PollTimeout::from(FULL_WAIT_MS));
+        if is_ready(&fds[0]) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Tells the bytes for the guest from those for us.

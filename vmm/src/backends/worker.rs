@@ -20,10 +20,6 @@ pub(super) enum Next {
     End,
 }
 
-/// Niceness of a worker that serves a descriptor. It works for microseconds at a time, beside vCPUs that
-/// never pause: without it a frame waits for a vCPU's time slice every so often.
-const NICE: libc::c_int = -15;
-
 /// A thread that is told to stop, and joined, on drop.
 ///
 /// Must not be dropped by its own thread.
@@ -59,9 +55,6 @@ impl Worker {
         mut ready: impl FnMut() -> Next + Send + 'static,
     ) -> io::Result<Self> {
         Self::start(name, move |stop| {
-            // SAFETY: takes plain numbers; 0 names the calling thread. Without the right to do so it
-            // fails, and the thread works on as it is.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
             // The kernel's default would make 110 us of 60.
             let _ = nix::sys::prctl::set_timerslack(1);
             let mut attention = Attention::Wire;

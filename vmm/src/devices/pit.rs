@@ -331,6 +331,11 @@ impl Pit {
         pit
     }
 
+    /// This timer takes `old`'s place at a reset: what is programmed from now on is something new.
+    pub fn follows(&mut self, old: &Self) {
+        self.state.generation = old.state.generation + 1;
+    }
+
     /// What channel 0 does: modes 2 and 3 tick for ever, modes 0 and 4 once. Periods under
     /// [`PERIOD_MIN_NS`] are lengthened to it.
     #[must_use]

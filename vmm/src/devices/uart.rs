@@ -7,6 +7,15 @@ use std::convert::Infallible;
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial, SerialState};
 
+/// Registers and bits (datasheet, table II): interrupt identification, where 1 is none and 4 received data;
+/// line status, where 1 is data ready; the bit of received data in interrupt enable.
+const IIR: u8 = 2;
+const IIR_NONE: u8 = 1;
+const IIR_RECEIVED: u8 = 4;
+const LSR: u8 = 5;
+const LSR_READY: u8 = 1;
+const IER_RECEIVED: u8 = 1;
+
 /// Remembers that the chip raised its interrupt.
 #[derive(Debug, Default)]
 struct Raised(Cell<bool>);
@@ -42,13 +51,30 @@ impl Uart {
 
     /// The guest reads register `offset`, 0 to 7.
     pub fn read(&mut self, offset: u8) -> u8 {
-        self.serial.read(offset)
+        let value = self.serial.read(offset);
+        // `vm-superio` takes the interrupt back at the first byte read of many. A driver that goes by it
+        // would leave the rest.
+        if offset == IIR && self.has_news() {
+            return value & !IIR_NONE | IIR_RECEIVED;
+        }
+        value
+    }
+
+    /// Whether there is input, and the guest wants to be interrupted for it.
+    fn has_news(&mut self) -> bool {
+        let enabled = self.serial.state().interrupt_enable & IER_RECEIVED != 0;
+        enabled && self.serial.read(LSR) & LSR_READY != 0
     }
 
     /// The guest writes register `offset`, 0 to 7. The byte that was transmitted, if one was.
     pub fn write(&mut self, offset: u8, value: u8) -> Option<u8> {
+        let had_news = self.has_news();
         // A full FIFO in loopback is the guest's own doing, and loses the byte as the chip does.
         let _ = self.serial.write(offset, value);
+        if !had_news && self.has_news() {
+            // Input that came before the guest wanted to hear of it.
+            self.serial.interrupt_evt().0.set(true);
+        }
         self.serial.writer_mut().pop()
     }
 
@@ -154,7 +180,6 @@ mod tests {
 
     const RBR: u8 = 0;
     const IER: u8 = 1;
-    const LSR: u8 = 5;
     const SCR: u8 = 7;
 
     #[test]
@@ -175,6 +200,29 @@ mod tests {
         assert_eq!(uart.read(LSR) & 1, 1, "data ready");
         assert_eq!((uart.read(RBR), uart.read(RBR)), (b'a', b'b'));
         assert_eq!(uart.read(LSR) & 1, 0);
+    }
+
+    #[test]
+    fn the_interrupt_stands_until_all_input_is_read() {
+        let mut uart = Uart::new();
+        uart.write(IER, 1);
+        uart.receive(b"abc");
+        for byte in *b"abc" {
+            assert_eq!(uart.read(IIR) & 7, IIR_RECEIVED, "before {byte}");
+            assert_eq!(uart.read(RBR), byte);
+        }
+        assert_eq!(uart.read(IIR) & 7, IIR_NONE);
+    }
+
+    #[test]
+    fn input_that_is_there_already_interrupts_who_asks_for_it() {
+        let mut uart = Uart::new();
+        uart.receive(b"a");
+        assert!(!uart.take_interrupt());
+        uart.write(IER, 1);
+        assert!(uart.take_interrupt());
+        uart.write(IER, 1);
+        assert!(!uart.take_interrupt(), "an edge");
     }
 
     #[test]

@@ -607,6 +607,9 @@ impl Engine for KvmEngine {
             let why = "a vCPU state with a moved TSC: KVM's guests have none";
             return Err(EngineError::Unsupported(why.into()));
         }
+        self.vm
+            .forget_translations()
+            .map_err(|e| ioctl("KVM_SET_USER_MEMORY_REGION", e))?;
         let base = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
         let sregs = convert::sregs(state, &base);
         self.fd

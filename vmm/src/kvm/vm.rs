@@ -156,34 +156,19 @@ impl Host {
             operation: "cannot map the clock page".into(),
             source: std::io::Error::other(e),
         })?;
-        let mut regions: Vec<(u64, u64, u64)> = memory
-            .iter()
-            .map(|region| {
-                let host = region.as_ptr() as u64;
-                (region.start_addr().0, region.len(), host)
-            })
-            .collect();
-        regions.push((abi::CLOCK_PAGE, 4096, clock_page.as_ptr() as u64));
-        for (slot, (guest_phys_addr, memory_size, userspace_addr)) in (0..).zip(regions) {
-            let region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr,
-                memory_size,
-                userspace_addr,
-            };
-            // SAFETY: the mapping stays alive as long as the VM: both are kept in `Vm`, and the engine
-            // keeps the `Vm`.
-            unsafe { fd.set_user_memory_region(region) }
+        let inner = VmInner {
+            fd,
+            memory,
+            clock_page,
+            model,
+        };
+        for slot in inner.slots() {
+            inner
+                .set_slot(slot)
                 .map_err(|e| KvmError::ioctl("KVM_SET_USER_MEMORY_REGION", e))?;
         }
         Ok(Vm {
-            inner: Arc::new(VmInner {
-                fd,
-                memory,
-                clock_page,
-                model,
-            }),
+            inner: Arc::new(inner),
         })
     }
 }
@@ -214,7 +199,51 @@ struct VmInner {
     model: CpuModel,
 }
 
+impl VmInner {
+    /// Where memory and the clock page are.
+    fn slots(&self) -> Vec<kvm_userspace_memory_region> {
+        let memory = self.memory.iter().map(|region| {
+            let host = region.as_ptr() as u64;
+            (region.start_addr().0, region.len(), host)
+        });
+        let clock_page = (abi::CLOCK_PAGE, 4096, self.clock_page.as_ptr() as u64);
+        (0..)
+            .zip(memory.chain([clock_page]))
+            .map(|(slot, (guest_phys_addr, memory_size, userspace_addr))| {
+                kvm_userspace_memory_region {
+                    slot,
+                    flags: 0,
+                    guest_phys_addr,
+                    memory_size,
+                    userspace_addr,
+                }
+            })
+            .collect()
+    }
+
+    /// Gives KVM a slot of [`VmInner::slots`], or takes it (length 0).
+    fn set_slot(&self, slot: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
+        // SAFETY: the mapping stays alive as long as the VM: both are kept in `Vm`, and the engine keeps
+        // the `Vm`.
+        unsafe { self.fd.set_user_memory_region(slot) }
+    }
+}
+
 impl Vm {
+    /// Makes KVM forget what it derived from guest memory, which was written from outside: it follows the
+    /// guest's own writes to page tables only. The vCPU must not be running.
+    pub(super) fn forget_translations(&self) -> Result<(), kvm_ioctls::Error> {
+        for slot in self.inner.slots() {
+            let gone = kvm_userspace_memory_region {
+                memory_size: 0,
+                ..slot
+            };
+            self.inner.set_slot(gone)?;
+            self.inner.set_slot(slot)?;
+        }
+        Ok(())
+    }
+
     /// Guest memory.
     #[must_use]
     pub fn memory(&self) -> &GuestMemory {

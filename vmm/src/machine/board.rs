@@ -56,6 +56,8 @@ pub enum Wrote {
     Done,
     /// The guest switched itself off with this status.
     PowerOff(u32),
+    /// The guest reset the machine.
+    Reset,
 }
 
 /// A write by the guest.
@@ -124,6 +126,18 @@ impl Board {
         }
     }
 
+    /// Everything as it was switched on, but the disk's requests under way and what was typed.
+    pub(super) fn reset(&mut self, config: &MachineConfig) {
+        let mut board = Self::new(config);
+        board.pit.follows(&self.pit);
+        if let Some(mut block) = self.block.take() {
+            block.reset();
+            board.block = Some(block);
+        }
+        board.typed = std::mem::take(&mut self.typed);
+        *self = board;
+    }
+
     /// Whether the interrupt controller has an interrupt for the vCPU.
     #[must_use]
     pub fn interrupt_pending(&self) -> bool {
@@ -145,6 +159,12 @@ impl Board {
     #[must_use]
     pub fn frames_room(&self, memory: &GuestMemory) -> u16 {
         self.net.rx_room(memory)
+    }
+
+    /// How many more bytes of console input wait here without being lost.
+    #[must_use]
+    pub fn typed_room(&self) -> usize {
+        TYPED_MAX.saturating_sub(self.typed.len())
     }
 
     /// Disk requests under way, as the outputs that made them, oldest first.
@@ -175,8 +195,8 @@ impl Board {
                 }
             }
             Arrival::Console(bytes) => {
-                // Beyond the bound input is lost, as on a line nobody reads; on both replicas alike.
-                let room = TYPED_MAX.saturating_sub(self.typed.len());
+                // Beyond the bound, which live inputs keep to, input is lost; on both replicas alike.
+                let room = self.typed_room();
                 self.typed
                     .extend_from_slice(&bytes[..bytes.len().min(room)]);
                 self.feed_uart();
@@ -343,6 +363,12 @@ impl Board {
                 {
                     return Ok(self.power_off((value & 0xffff_ffff) as u32, out));
                 }
+                abi::CONTROL_PAGE
+                    if offset == abi::control::RESET && size == 4 && self.pc.is_none() =>
+                {
+                    self.flush_console(out);
+                    return Ok(Wrote::Reset);
+                }
                 _ => return Err(nobody),
             },
         }
@@ -379,7 +405,8 @@ impl Board {
             }));
         }
         if legacy::resets(port, size, value) {
-            return Ok(Some(self.power_off(legacy::RESET_STATUS, out)));
+            self.flush_console(out);
+            return Ok(Some(Wrote::Reset));
         }
         Ok(legacy::why_tolerated(port, size).map(|_| Wrote::Done))
     }

@@ -29,6 +29,7 @@ impl Rig {
             disk_sectors: None,
             initrd: None,
             board,
+            reboots: true,
         };
         Self {
             board: Board::new(&config),
@@ -136,12 +137,12 @@ fn soft_off_lets_out_what_was_printed_and_ends_with_zero() {
 }
 
 #[test]
-fn both_resets_end_with_the_status_of_a_reset() {
+fn both_resets_let_out_what_was_printed() {
     for (port, value) in [(0xcf9, 6), (0x64, 0xfe)] {
         let mut rig = Rig::new(BoardKind::Pc);
-        let code = legacy::RESET_STATUS;
-        assert_eq!(rig.port(port, value), Wrote::PowerOff(code));
-        assert_eq!(rig.out, [Output::PowerOff { code }]);
+        rig.port(0x3f8, b'x'.into());
+        assert_eq!(rig.port(port, value), Wrote::Reset);
+        assert_eq!(rig.out, [Output::Console(b"x".to_vec())]);
     }
 }
 

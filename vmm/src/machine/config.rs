@@ -56,6 +56,9 @@ pub struct MachineConfig {
     pub initrd: Option<String>,
     /// What surrounds the vCPU, as the image needs it ([`super::boot::GuestImage::board`]).
     pub board: BoardKind,
+    /// Whether the machine starts over when the guest resets it; if not, it ends with
+    /// [`super::RESET_STATUS`].
+    pub reboots: bool,
 }
 
 /// Why a configuration cannot be run.
@@ -123,6 +126,7 @@ mod tests {
             disk_sectors: None,
             initrd: None,
             board: BoardKind::Bare,
+            reboots: true,
         }
     }
 

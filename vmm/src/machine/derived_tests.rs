@@ -433,6 +433,7 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
         disk_sectors: None,
         initrd: None,
         board: BoardKind::Bare,
+        reboots: true,
     };
     let memory = boot::memory(&config).unwrap();
     let mut engine = Scripted::new(kick_after);
@@ -447,6 +448,7 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
         entry: VmEntry::Resume,
         halted: false,
         settled: None,
+        origin: None,
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// Frames waiting at most; more are dropped, as by a network card.
 const FRAMES_MAX: usize = 1024;
-/// Console bytes waiting at most.
+/// Console bytes waiting at most, besides those the guest's serial port has.
 const CONSOLE_MAX: usize = 64 << 10;
 /// Longest run of the guest without telling a follower how far it got, unless an entry says so anyway.
 ///
@@ -52,10 +52,27 @@ mod place {
 #[derive(Default)]
 struct Queues {
     urgent: VecDeque<Arrival>,
+    /// Console input, as it was typed: delivered as the guest's serial port has room.
+    console: VecDeque<Vec<u8>>,
     frames: VecDeque<Vec<u8>>,
     /// When the guest was last looked after because of them, or the first of them came.
     frames_since_ns: u64,
     console_bytes: usize,
+}
+
+impl Queues {
+    /// The console input to be delivered next, if there is room for it.
+    fn next_typed(&self, now: &Situation) -> Option<&Vec<u8>> {
+        let next = self.console.front();
+        next.filter(|bytes| bytes.len() <= now.typed_room)
+    }
+
+    fn take_typed(&mut self, now: &Situation) -> Option<Vec<u8>> {
+        self.next_typed(now)?;
+        let bytes = self.console.pop_front()?;
+        self.console_bytes -= bytes.len();
+        Some(bytes)
+    }
 }
 
 /// What has arrived and was not delivered yet.
@@ -144,7 +161,7 @@ impl ArrivalSink for Inbox {
                         return false;
                     }
                     queues.console_bytes += bytes.len();
-                    queues.urgent.push_back(Arrival::Console(bytes));
+                    queues.console.push_back(bytes);
                 }
                 other => queues.urgent.push_back(other),
             }
@@ -229,7 +246,9 @@ impl Live {
     /// Whether something can be delivered in this situation.
     fn has_arrivals(&self, now: &Situation) -> bool {
         let queues = self.inbox.queues();
-        !queues.urgent.is_empty() || (now.frames_room > 0 && !queues.frames.is_empty())
+        !queues.urgent.is_empty()
+            || queues.next_typed(now).is_some()
+            || (now.frames_room > 0 && !queues.frames.is_empty())
     }
 
     /// Holds the vCPU back while derived time is ahead of real time, until that has caught up or
@@ -296,10 +315,10 @@ impl Source for Live {
         self.seen = self.inbox.pushes.load(Ordering::SeqCst);
         let mut queues = self.inbox.queues();
         if let Some(arrival) = queues.urgent.pop_front() {
-            if let Arrival::Console(bytes) = &arrival {
-                queues.console_bytes -= bytes.len();
-            }
             return Ok(Some(arrival));
+        }
+        if let Some(bytes) = queues.take_typed(now) {
+            return Ok(Some(Arrival::Console(bytes)));
         }
         let frame = if now.frames_room > 0 {
             queues.frames.pop_front()

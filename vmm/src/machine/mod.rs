@@ -5,6 +5,7 @@
 //!  board  ports and MMIO to chips; arrivals into chips; outputs out of them
 //!  run    the loop: exit ▶ board ▶ arrivals ▶ injection ▶ entry
 //!  examine  the loop paused anywhere, and taken back
+//!  reset  the guest's reset: all as it was switched on
 //!  live   the live world: inbox, timer, clocks (a `replay::Source`)
 //!  lateness  how late its timer ticks were
 //!  pace   guest time against the host's, and when the timer is due
@@ -18,6 +19,7 @@ pub mod examine;
 pub mod lateness;
 pub mod live;
 mod pace;
+mod reset;
 mod run;
 pub mod snapshot;
 pub mod time;
@@ -25,6 +27,7 @@ pub mod time;
 pub use board::legacy::RESET_STATUS;
 pub use boot::GuestImage;
 pub use config::{BoardKind, ConfigError, MachineConfig};
+pub use reset::{ImageSource, KeptImage};
 pub use run::{Ended, FAULT_STATUS, Machine, MachineError};
 pub use time::TscMode;
 

@@ -9,10 +9,11 @@
 //! 4. a state digest, if due, is taken;
 //! 5. the vCPU is entered, up to the next stop.
 
+use super::board::legacy::RESET_STATUS;
 use super::board::{Board, BoardError, Write, Wrote};
 use super::config::MachineConfig;
 use super::time::{GuestClock, TimeError};
-use super::{boot, snapshot};
+use super::{boot, reset, snapshot};
 use crate::engine::{Engine, EngineError, VmEntry, VmExit};
 use crate::memory::GuestMemory;
 use replay::{
@@ -101,6 +102,8 @@ pub struct Machine<E> {
     pub(super) halted: bool,
     /// Steps 2 to 4 are done at the stop it stands at; whether that one is natural.
     pub(super) settled: Option<bool>,
+    /// What it starts over from, if its guest resets it.
+    pub(super) origin: Option<reset::Origin>,
 }
 
 /// How chips ask at `here`: derived time answers what it can, `inputs` the rest.
@@ -150,6 +153,7 @@ impl<E: Engine> Machine<E> {
             entry: VmEntry::Resume,
             halted: false,
             settled: None,
+            origin: None,
         })
     }
 
@@ -339,6 +343,7 @@ impl<E: Engine> Machine<E> {
             halted: self.halted,
             timer: self.board.timer(),
             frames_room: self.board.frames_room(&self.memory),
+            typed_room: self.board.typed_room(),
             time_ns: self.time.now_ns(here.point.clock),
         }
     }
@@ -424,12 +429,21 @@ impl<E: Engine> Machine<E> {
                         &mut out,
                     )
                     .map_err(|error| self.board_error(here.point, error, exit))?;
+                let ends = wrote == Wrote::Reset && !self.config.reboots;
+                if ends {
+                    out.push(Output::PowerOff { code: RESET_STATUS });
+                }
                 for output in out {
                     inputs.output(&here, output)?;
                 }
                 match wrote {
                     Wrote::Done => Ok(None),
                     Wrote::PowerOff(code) => Ok(Some(code)),
+                    Wrote::Reset if ends => Ok(Some(RESET_STATUS)),
+                    Wrote::Reset => {
+                        self.start_over()?;
+                        Ok(None)
+                    }
                 }
             }
         }

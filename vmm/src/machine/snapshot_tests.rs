@@ -67,6 +67,7 @@ fn config() -> MachineConfig {
         disk_sectors: Some(64),
         initrd: None,
         board: BoardKind::Bare,
+        reboots: true,
     }
 }
 
@@ -81,6 +82,7 @@ fn fresh() -> Machine<Still> {
         entry: VmEntry::Resume,
         halted: false,
         settled: None,
+        origin: None,
     }
 }
 

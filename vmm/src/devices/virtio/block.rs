@@ -42,8 +42,12 @@ const SIZE_MAX: u32 = 16 << 10;
 const SEG_MAX: u32 = DATA_MAX / SIZE_MAX;
 /// Most sectors of a disk: 512 TiB. With it, no place on the disk overflows 64 bits.
 pub const SECTORS_MAX: u64 = 1 << 40;
-/// Requests under way at most; what is over it ends with an error.
+/// Requests under way at most that the driver waits for; what is over it ends with an error. With
+/// two descriptors each, its queue holds no more.
 pub const OUTSTANDING_MAX: usize = 32;
+/// Requests under way at most, with those nobody waits for any more: a driver that begins anew has room
+/// for its own.
+pub const UNDER_WAY_MAX: usize = 2 * OUTSTANDING_MAX;
 /// The answer to `T_GET_ID`, 20 bytes.
 const NAME: &[u8; 20] = b"tandem-disk\0\0\0\0\0\0\0\0\0";
 
@@ -185,7 +189,9 @@ impl Block {
     }
 
     fn admit(&self, kind: Kind, offset: u64) -> Result<(Kind, u64), u8> {
-        if self.state.under_way.len() < OUTSTANDING_MAX {
+        let under_way = &self.state.under_way;
+        let awaited = under_way.iter().filter(|request| !request.abandoned);
+        if under_way.len() < UNDER_WAY_MAX && awaited.count() < OUTSTANDING_MAX {
             Ok((kind, offset))
         } else {
             Err(S_IOERR)
@@ -354,7 +360,7 @@ impl VirtioDevice for Block {
     }
 
     fn restore(&mut self, state: State) -> Result<(), &'static str> {
-        if state.under_way.len() > OUTSTANDING_MAX {
+        if state.under_way.len() > UNDER_WAY_MAX {
             return Err("too many disk requests under way");
         }
         let sound = |request: &Request| {

@@ -176,12 +176,18 @@ impl<D: VirtioDevice> VirtioMmio<D> {
         }
     }
 
+    /// Everything as after [`VirtioMmio::new`], but what the device still has under way, which nobody waits
+    /// for any more.
+    pub fn reset(&mut self) {
+        (0..D::QUEUES).for_each(|index| self.device.stopped(index));
+        self.rings.iter_mut().for_each(Ring::reset);
+        self.registers = Registers::default();
+    }
+
     /// Bits can be set by the driver, but only a reset, which is a write of 0, clears them (2.1.1).
     fn set_status(&mut self, value: u32) {
         if value == 0 {
-            (0..D::QUEUES).for_each(|index| self.device.stopped(index));
-            self.rings.iter_mut().for_each(Ring::reset);
-            self.registers = Registers::default();
+            self.reset();
             return;
         }
         let accepted = self.registers.driver_features;

@@ -13,8 +13,8 @@ const RESET_CPU: u8 = 1 << 2;
 const KEYBOARD_COMMAND: u16 = 0x64;
 const PULSE_RESET: u8 = 0xfe;
 
-/// Exit status of a guest that asked for a reset: the machine ends, it is not started again. It is no
-/// status a process can have.
+/// Exit status of a guest that reset its machine, where that is not to start over. It is no status a
+/// process can have.
 pub const RESET_STATUS: u32 = 0x0cf9;
 
 /// Where nothing is, and why it is touched.

@@ -18,6 +18,7 @@ fn tables(disk_sectors: Option<u64>) -> GuestMemory {
         disk_sectors,
         initrd: None,
         board: BoardKind::Pc,
+        reboots: true,
     };
     let memory = boot::memory(&config).unwrap();
     assert_eq!(write(&config, &memory), TABLES);

@@ -26,6 +26,7 @@ fn config(memory_mib: u32) -> MachineConfig {
         disk_sectors: None,
         initrd: None,
         board: BoardKind::Pc,
+        reboots: true,
     }
 }
 

@@ -90,6 +90,22 @@ pub enum BootError {
         /// Bytes the kernel takes.
         most: u32,
     },
+    /// The image cannot be had a second time.
+    #[error("the guest's reset cannot start it over: {0}")]
+    Again(String),
+    /// The image is another than the machine began with.
+    #[error(
+        "the guest's reset cannot start it over: its image '{guest}' was changed meanwhile \
+         (digest {found:016x}, it began with {expected:016x})"
+    )]
+    Changed {
+        /// The guest's name.
+        guest: String,
+        /// Digest of the image as it is.
+        found: u64,
+        /// Digest of the image the machine began with.
+        expected: u64,
+    },
     /// The configuration names another kind of board than the image needs.
     #[error("the guest's image needs the board '{needed}', the machine has '{configured}'")]
     Board {
