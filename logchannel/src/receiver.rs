@@ -24,24 +24,18 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// How a receiver is set up.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceiverOptions {
     /// Bytes of entries in memory over which the socket is left unread.
     pub buffer_max: usize,
-    /// How long the replaying vCPU looks away when there is no entry, before it waits to be woken for the
-    /// next. Nobody waits for what it does, so that on a host busy with both replicas it better replays
-    /// now and then, many entries at a time. As much later is a failover at most.
-    pub rest: Duration,
 }
 
 impl Default for ReceiverOptions {
     fn default() -> Self {
         Self {
             buffer_max: 64 << 20,
-            rest: Duration::from_micros(500),
         }
     }
 }
@@ -405,7 +399,6 @@ pub struct Receiver {
     shared: Arc<Shared>,
     batch: std::vec::IntoIter<LogEntry>,
     next: LogIndex,
-    rest: Duration,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -449,7 +442,6 @@ impl Receiver {
             shared: shared.clone(),
             batch: Vec::new().into_iter(),
             next: LogIndex(0),
-            rest: options.rest,
             threads: Vec::new(),
         };
         let reader = shared.clone();
@@ -506,12 +498,8 @@ impl Receiver {
     fn refill(&mut self, wait: bool) -> Option<Next> {
         let shared = &self.shared;
         let something = || shared.received.load(SeqCst) > self.next.0 || shared.ended.load(SeqCst);
-        if !something() {
-            if !wait {
-                return Some(Next::Nothing);
-            }
-            // It reads no clock.
-            std::thread::sleep(self.rest);
+        if !something() && !wait {
+            return Some(Next::Nothing);
         }
         let mut queue = shared.queue();
         loop {

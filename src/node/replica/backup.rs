@@ -176,7 +176,6 @@ pub fn backup(args: BackupArgs) -> Outcome {
     drop(callers);
     let options = ReceiverOptions {
         buffer_max: (args.replica.log_buffer as usize) << 20,
-        ..Default::default()
     };
     let link = to_control.clone();
     let receiver = Receiver::start(connection, options, move |end| {
