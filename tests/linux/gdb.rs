@@ -6,8 +6,11 @@ use super::drive::{Gdb, have_gdb};
 use super::images;
 use super::recorded::{EQUAL, Ran, folder, forget, start};
 
-/// Prints where two things of the kernel are, which is elsewhere in each boot, and ends.
-const RUN: &str = "tandem.run=\"grep -w -e linux_banner -e __x64_sys_reboot /proc/kallsyms\"";
+/// What the kernel calls once, with the first program's path, to run that.
+const SYMBOL: &str = "run_init_process";
+/// Prints where that is, which is elsewhere in each boot, and ends. It is among the first of a list that
+/// takes longer to print than a boot.
+const RUN: &str = "tandem.run=\"grep -m 1 -w run_init_process /proc/kallsyms\"";
 
 #[test]
 fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
@@ -30,14 +33,12 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
     let mut args = os(&args);
     args.push(log.clone().into());
     let recorded = Ran::of(start("recorder", args, &log));
-    let address = |symbol: &str| {
-        let lines = recorded.console.iter();
-        let mut words = lines.map(|line| line.split(' ').collect::<Vec<_>>());
-        let found = words.find(|words| words.last() == Some(&symbol));
-        let found = found.unwrap_or_else(|| panic!("no {symbol}: {:?}", recorded.console));
-        u64::from_str_radix(found[0], 16).expect("an address")
-    };
-    let (banner, reboot) = (address("linux_banner"), address("__x64_sys_reboot"));
+    let mut words = recorded.console.iter().map(|line| line.split(' '));
+    let found = words.find_map(|mut words| {
+        let address = words.next()?;
+        (words.next_back() == Some(SYMBOL)).then(|| u64::from_str_radix(address, 16).ok())?
+    });
+    let address = found.unwrap_or_else(|| panic!("no {SYMBOL}: {:?}", recorded.console));
     let place = "printf \"rip %lx\\n\", $rip";
     let script = [
         // What Ctrl-C does, while the replay, which takes seconds, has just begun.
@@ -45,11 +46,10 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
         "python threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()".into(),
         "continue".into(),
         "printf \"interrupted at %lx\\n\", $rip".into(),
-        // The kernel switches the machine off by this call, once.
-        format!("hbreak *{reboot:#x}"),
+        format!("hbreak *{address:#x}"),
         "continue".into(),
         place.into(),
-        format!("printf \"banner %s\\n\", (char *){banner:#x}"),
+        "printf \"program %s\\n\", (char *)$rdi".into(),
         "stepi".into(),
         "stepi".into(),
         "stepi".into(),
@@ -60,7 +60,7 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
     ];
     let (output, errors, replayed) = Gdb::start(&log).run(&script);
     let at = output.after("rip ");
-    let expected = format!("{reboot:x}");
+    let expected = format!("{address:x}");
     assert_eq!(at.len(), 3, "{output}\n{errors}");
     assert_eq!(
         (at[0], at[2]),
@@ -72,11 +72,8 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
     assert_eq!(interrupted.len(), 1, "{output}\n{errors}");
     assert_ne!(interrupted[0], expected, "{output}");
     assert!(output.0.contains("SIGINT"), "{output}\n{errors}");
-    let banner = output.after("banner ");
-    assert!(
-        banner[0].starts_with("Linux version "),
-        "{output}\n{errors}"
-    );
+    let program = output.after("program ");
+    assert_eq!(program, ["/init"], "{output}\n{errors}");
     for key in EQUAL {
         assert_eq!(recorded.report[key], replayed[key], "{key}");
     }
