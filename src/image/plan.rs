@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 /// The package busybox is from.
 pub const BUSYBOX: &str = "busybox-static";
 /// The kernel command line, if nobody gives another: messages on the console, but few (each byte of them
-/// is an output that waits for the backup); a kernel that panics resets the machine, which starts over; the
+/// is an output that waits for the backup); a kernel that panics resets the machine, which ends it; the
 /// time-stamp counter is derived from the instruction clock, and no other clock checks it; there is no
 /// speculation to be guarded against.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off";

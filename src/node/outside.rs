@@ -255,8 +255,6 @@ const LISTEN: Duration = Duration::from_millis(1);
 /// Arrivals of a backup: frames are remembered, until it goes live and they reach the guest.
 pub struct BackupSink {
     live: AtomicBool,
-    /// Live, and every frame that came before that was heard.
-    caught_up: AtomicBool,
     inbox: Arc<Inbox>,
     shadow: Mutex<Shadow>,
 }
@@ -266,7 +264,6 @@ impl BackupSink {
     pub fn new(inbox: Arc<Inbox>) -> Arc<Self> {
         Arc::new(Self {
             live: AtomicBool::new(false),
-            caught_up: AtomicBool::new(false),
             inbox,
             shadow: Mutex::default(),
         })
@@ -303,14 +300,12 @@ impl ArrivalSink for BackupSink {
         let Arrival::Frame(frame) = arrival else {
             return self.inbox.push(arrival);
         };
-        if self.caught_up.load(Ordering::SeqCst) {
-            return self.inbox.push(Arrival::Frame(frame));
-        }
         let mut shadow = self.shadow();
         if !self.live.load(Ordering::SeqCst) {
             shadow.saw(frame);
             return true;
         }
+        // The guest had those that the log told of before the network did.
         shadow.forget_early(&frame) || self.inbox.push(Arrival::Frame(frame))
     }
 
@@ -318,7 +313,6 @@ impl ArrivalSink for BackupSink {
         if !self.live.load(Ordering::SeqCst) {
             return Attention::After(LISTEN);
         }
-        self.caught_up.store(true, Ordering::SeqCst);
         self.inbox.settled()
     }
 }

@@ -33,6 +33,9 @@ pub const FRAME_BYTES_MIN: usize = 14;
 /// Bytes of the longest frame: an MTU of 1500, the Ethernet header, a VLAN tag.
 pub const FRAME_BYTES_MAX: usize = 1500 + 14 + 4;
 
+/// Frames a network backend pushes before it asks when to come back, even if there are more.
+const FRAMES_AT_ONCE: usize = 256;
+
 /// A hardware address.
 pub type Mac = [u8; 6];
 
@@ -43,8 +46,8 @@ pub trait ArrivalSink: Send + Sync {
     /// Takes `arrival`; `false` if there is no room, and a frame is then lost, as in a network card.
     fn push(&self, arrival: Arrival) -> bool;
 
-    /// A network backend has pushed every frame there was; returns when it is to come back. It pushes
-    /// what has come by then, and calls this again.
+    /// A network backend has pushed the frames there were, or many; returns when it is to come back. It
+    /// pushes what has come by then, and calls this again.
     fn settled(&self) -> Attention {
         Attention::Wire
     }

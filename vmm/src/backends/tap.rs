@@ -7,7 +7,7 @@
 
 use super::netlink::Netlink;
 use super::worker::{Next, Worker, retry};
-use super::{ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, Mac, NetPort, is_for};
+use super::{ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAMES_AT_ONCE, Mac, NetPort, is_for};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -114,11 +114,11 @@ impl NetPort for Tap {
     }
 }
 
-/// Takes all frames there are.
+/// Takes the frames there are.
 fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Next {
     // One byte more than fits, to tell frames that are too long: the kernel cuts them.
     let mut buffer = [0; FRAME_BYTES_MAX + 1];
-    loop {
+    for _ in 0..FRAMES_AT_ONCE {
         match retry(|| read(fd, &mut buffer)) {
             Ok(length) => {
                 let frame = &buffer[..length];
@@ -135,6 +135,7 @@ fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) 
             }
         }
     }
+    Next::Wait(sink.settled())
 }
 
 /// Makes the TAP interface `name` so that it stays when nobody has it open.

@@ -7,10 +7,13 @@ use std::convert::Infallible;
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial, SerialState};
 
-/// Registers and bits (datasheet, table II): interrupt identification, where 1 is none and 4 received data;
-/// line status, where 1 is data ready; the bit of received data in interrupt enable.
+/// Registers and bits (datasheet, tables II and IV): interrupt identification, where the lowest three bits are
+/// 1 for none, 2 for an empty transmitter and 4 for received data, which comes first; line status, where 1 is
+/// data ready; the bit of received data in interrupt enable.
 const IIR: u8 = 2;
+const IIR_ID: u8 = 7;
 const IIR_NONE: u8 = 1;
+const IIR_SENT: u8 = 2;
 const IIR_RECEIVED: u8 = 4;
 const LSR: u8 = 5;
 const LSR_READY: u8 = 1;
@@ -32,6 +35,8 @@ impl Trigger for Raised {
 /// The port.
 pub struct Uart {
     serial: Serial<Raised, NoEvents, Vec<u8>>,
+    /// The transmitter is empty, and the guest was told of received data instead.
+    sent_is_news: bool,
 }
 
 impl Default for Uart {
@@ -46,18 +51,27 @@ impl Uart {
     pub fn new() -> Self {
         Self {
             serial: Serial::new(Raised::default(), Vec::new()),
+            sent_is_news: false,
         }
     }
 
     /// The guest reads register `offset`, 0 to 7.
     pub fn read(&mut self, offset: u8) -> u8 {
         let value = self.serial.read(offset);
-        // `vm-superio` takes the interrupt back at the first byte read of many. A driver that goes by it
-        // would leave the rest.
-        if offset == IIR && self.has_news() {
-            return value & !IIR_NONE | IIR_RECEIVED;
+        if offset != IIR {
+            return value;
         }
-        value
+        let sent = value & (IIR_NONE | IIR_SENT) == IIR_SENT || self.sent_is_news;
+        // `vm-superio` takes the interrupt back at the first byte read of many: a driver that goes by it
+        // would leave the rest. And it tells of both causes at once, which is the number of another.
+        let received = self.has_news();
+        self.sent_is_news = sent && received;
+        let id = match (received, sent) {
+            (true, _) => IIR_RECEIVED,
+            (false, true) => IIR_SENT,
+            (false, false) => value & IIR_ID,
+        };
+        value & !IIR_ID | id
     }
 
     /// Whether there is input, and the guest wants to be interrupted for it.
@@ -107,12 +121,13 @@ pub struct State {
     registers: [u8; 9],
     input: Vec<u8>,
     interrupt: bool,
+    sent_is_news: bool,
 }
 
 impl Stateful for Uart {
     type State = State;
     const KIND: &'static str = "uart";
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
 
     fn save(&self) -> State {
         let s = self.serial.state();
@@ -133,6 +148,7 @@ impl Stateful for Uart {
                 let raised = &self.serial.interrupt_evt().0;
                 raised.get()
             },
+            sent_is_news: self.sent_is_news,
         }
     }
 
@@ -169,6 +185,7 @@ impl Stateful for Uart {
         })?;
         // What was raised was passed on before it was saved, or is said in the state.
         self.serial.interrupt_evt().0.set(state.interrupt);
+        self.sent_is_news = state.sent_is_news;
         Ok(())
     }
 }
@@ -212,6 +229,18 @@ mod tests {
             assert_eq!(uart.read(RBR), byte);
         }
         assert_eq!(uart.read(IIR) & 7, IIR_NONE);
+    }
+
+    #[test]
+    fn of_two_causes_each_is_told_received_data_first() {
+        let mut uart = Uart::new();
+        uart.write(IER, 3);
+        uart.write(RBR, b'x');
+        uart.receive(b"a");
+        assert_eq!(uart.read(IIR) & IIR_ID, IIR_RECEIVED);
+        assert_eq!(uart.read(RBR), b'a');
+        assert_eq!(uart.read(IIR) & IIR_ID, IIR_SENT);
+        assert_eq!(uart.read(IIR) & IIR_ID, IIR_NONE);
     }
 
     #[test]

@@ -173,7 +173,10 @@ impl ArrivalSink for Inbox {
     /// Kicks a busy guest for frames that have waited long enough.
     fn settled(&self) -> Attention {
         let mut queues = self.queues();
-        if queues.frames.is_empty() {
+        // Anywhere else the vCPU was told when they came, looks at them before it enters the guest, or has no
+        // room for them.
+        let busy = self.place.load(Ordering::SeqCst) == place::GUEST_BUSY;
+        if queues.frames.is_empty() || !busy {
             return Attention::Wire;
         }
         let now = hostclock::monotonic_ns();

@@ -84,3 +84,14 @@ fn a_busy_guest_is_kicked_for_a_frame_that_has_waited() {
     assert!(live.poll(&now).unwrap().is_some());
     assert_eq!(inbox.settled(), Attention::Wire, "it was taken");
 }
+
+#[test]
+fn a_frame_the_guest_has_no_room_for_disturbs_nobody() {
+    let (inbox, mut live) = live();
+    let full = Situation::default();
+    inbox.push(Arrival::Frame(vec![1]));
+    assert_eq!(live.poll(&full).unwrap(), None);
+    assert_eq!(live.next_stop(&full), Stop::Never, "in the guest");
+    assert_eq!(inbox.settled(), Attention::Wire);
+    assert_eq!(inbox.place.load(Ordering::SeqCst), place::GUEST, "no kick");
+}

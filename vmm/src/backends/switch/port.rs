@@ -1,7 +1,9 @@
 //! A guest's way to a switch.
 
 use super::super::worker::{Next, Worker};
-use super::super::{ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, Mac, NetPort, is_for};
+use super::super::{
+    ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAMES_AT_ONCE, Mac, NetPort, is_for,
+};
 use super::link::{Link, LinkError, LinkStop};
 use replay::Arrival;
 use std::path::Path;
@@ -63,7 +65,7 @@ impl std::os::fd::AsFd for Owned {
 
 /// Takes all frames there are.
 fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Next {
-    loop {
+    for _ in 0..FRAMES_AT_ONCE {
         match link.receive() {
             Ok(frame) => {
                 if is_for(&frame, mac) && !sink.push(Arrival::Frame(frame)) {
@@ -77,4 +79,5 @@ fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -
             }
         }
     }
+    Next::Wait(sink.settled())
 }
