@@ -363,7 +363,7 @@ impl<'a> Reader<'a> {
             link.deaf.store(false, SeqCst);
             let count = link.read(self.incoming.space())?;
             self.incoming.filled(count);
-            self.read_at(now_us(), outlet_us);
+            self.read_at(now_us(), outlet_us)?;
             if link.over() {
                 return Ok(());
             }
@@ -371,14 +371,15 @@ impl<'a> Reader<'a> {
     }
 
     /// Something was read at `now`, `outlet_us` of the time before it having been spent in the outlet.
-    fn read_at(&mut self, now: u64, outlet_us: u64) {
+    fn read_at(&mut self, now: u64, outlet_us: u64) -> Result<(), LinkLost> {
         // A pause within the outlet is not seen here, but by the lease.
         let waited_us = now.saturating_sub(self.read_us.saturating_add(outlet_us));
         self.read_us = now;
-        if let Some(call) = self.trust.read(now, waited_us) {
+        if let Some(call) = self.trust.read(waited_us)? {
             self.shared.call.store(call, SeqCst);
             self.shared.beat(true);
         }
+        Ok(())
     }
 
     /// Takes every whole frame of what was read last; of several acks only the last counts. Returns the
@@ -393,7 +394,7 @@ impl<'a> Reader<'a> {
                     add(&self.shared.link.metrics.frames_received, 1);
                     match frame {
                         Frame::Ack(newer) => {
-                            ack = Some(newer).filter(|ack| self.trust.has(now, ack.answers))
+                            ack = Some(newer).filter(|ack| self.trust.has(ack.answers))
                         }
                         Frame::Bye(bye) => break Some(LinkEnd::Bye(bye)),
                         other => {
@@ -512,7 +513,7 @@ mod tests {
         let bytes = ack.to_frame();
         reader.incoming.space()[..bytes.len()].copy_from_slice(&bytes);
         reader.incoming.filled(bytes.len());
-        reader.read_at(ms * 1_000, 0);
+        reader.read_at(ms * 1_000, 0).unwrap();
         reader.take().unwrap();
     }
 
