@@ -111,7 +111,6 @@ fn finish_with_a_full_queue() {
     } = wire(PATIENT);
     let options = ReceiverOptions {
         buffer_max: 1,
-        ..ReceiverOptions::default()
     };
     let mut backup = backup(connection, options);
     let handle = backup.receiver.handle();
