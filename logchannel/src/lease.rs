@@ -20,6 +20,7 @@
 //! believed (`trust.rs`) renews nothing; and after a pause as long as the lease nothing at all renews it for
 //! `suspect_ms`, by which time a link its other end has closed is over.
 
+use crate::clock::boot_us;
 use crate::messages::Settings;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -191,12 +192,6 @@ impl Lease {
             State::Over => Some(false),
         }
     }
-}
-
-/// Microseconds of `CLOCK_BOOTTIME`: monotonic, and it goes on while the host is suspended, which is a
-/// pause like any other.
-fn boot_us() -> u64 {
-    crate::clock::read_us(libc::CLOCK_BOOTTIME)
 }
 
 #[cfg(test)]

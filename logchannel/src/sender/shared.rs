@@ -2,7 +2,7 @@
 
 use super::Lag;
 use crate::backlog::Backlog;
-use crate::clock::now_us;
+use crate::clock::{boot_us, now_us};
 use crate::cursors::SharedCursors;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
@@ -327,7 +327,7 @@ impl Shared {
 
 /// Reads acks until the link is over.
 pub(super) fn read_acks(shared: &Shared, incoming: FrameBuffer) {
-    if let Err(end) = Reader::new(shared, incoming, now_us()).run() {
+    if let Err(end) = Reader::new(shared, incoming, now_us(), boot_us()).run() {
         shared.end(end);
     }
 }
@@ -338,17 +338,20 @@ struct Reader<'a> {
     incoming: FrameBuffer,
     /// When it last read.
     read_us: u64,
+    /// The same on the clock that pauses are told by.
+    read_boot_us: u64,
     trust: Trust,
     /// When the lease was last renewed.
     renewed_us: u64,
 }
 
 impl<'a> Reader<'a> {
-    fn new(shared: &'a Shared, incoming: FrameBuffer, now: u64) -> Self {
+    fn new(shared: &'a Shared, incoming: FrameBuffer, now: u64, boot_us: u64) -> Self {
         Self {
             shared,
             incoming,
             read_us: now,
+            read_boot_us: boot_us,
             trust: Trust::new(shared.link.settings),
             renewed_us: now,
         }
@@ -363,18 +366,19 @@ impl<'a> Reader<'a> {
             link.deaf.store(false, SeqCst);
             let count = link.read(self.incoming.space())?;
             self.incoming.filled(count);
-            self.read_at(now_us(), outlet_us)?;
+            self.read_at(now_us(), boot_us(), outlet_us)?;
             if link.over() {
                 return Ok(());
             }
         }
     }
 
-    /// Something was read at `now`, `outlet_us` of the time before it having been spent in the outlet.
-    fn read_at(&mut self, now: u64, outlet_us: u64) -> Result<(), LinkLost> {
+    /// Something was read at `now`, which is `boot_us` on the clock that goes on while the host is
+    /// suspended, `outlet_us` of the time before it having been spent in the outlet.
+    fn read_at(&mut self, now: u64, boot_us: u64, outlet_us: u64) -> Result<(), LinkLost> {
         // A pause within the outlet is not seen here, but by the lease.
-        let waited_us = now.saturating_sub(self.read_us.saturating_add(outlet_us));
-        self.read_us = now;
+        let waited_us = boot_us.saturating_sub(self.read_boot_us.saturating_add(outlet_us));
+        (self.read_us, self.read_boot_us) = (now, boot_us);
         if let Some(call) = self.trust.read(waited_us)? {
             self.shared.call.store(call, SeqCst);
             self.shared.beat(true);
@@ -513,14 +517,14 @@ mod tests {
         let bytes = ack.to_frame();
         reader.incoming.space()[..bytes.len()].copy_from_slice(&bytes);
         reader.incoming.filled(bytes.len());
-        reader.read_at(ms * 1_000, 0).unwrap();
+        reader.read_at(ms * 1_000, ms * 1_000, 0).unwrap();
         reader.take().unwrap();
     }
 
     #[test]
     fn acks_that_are_not_believed_do_not_renew_the_lease() {
         let (shared, _backup) = linked();
-        let mut reader = Reader::new(&shared, FrameBuffer::new(), 0);
+        let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
         for ms in (20..=1_000).step_by(20) {
             read(&mut reader, ms, 0);
             assert_eq!(shared.lease.held(), Some(true), "at {ms} ms");
@@ -537,5 +541,18 @@ mod tests {
         }
         read(&mut reader, 2_800, call);
         assert_eq!(shared.lease.held(), Some(true));
+    }
+
+    #[test]
+    fn a_suspended_host_is_a_pause() {
+        let (shared, _backup) = linked();
+        let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
+        reader.read_at(20_000, 20_000, 0).unwrap();
+        assert_eq!(shared.call.load(SeqCst), 0);
+        reader.read_at(40_000, 1_000_000, 0).unwrap();
+        assert_eq!(shared.call.load(SeqCst), 1);
+        reader.read_at(60_000, 1_020_000, 0).unwrap();
+        reader.read_at(4_060_000, 5_020_000, 3_900_000).unwrap();
+        assert_eq!(shared.call.load(SeqCst), 1, "the outlet took its time");
     }
 }
