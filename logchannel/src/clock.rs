@@ -1,4 +1,4 @@
-//! The monotonic clock, by system call.
+//! Monotonic clocks, by system call.
 
 /// Microseconds of `CLOCK_MONOTONIC`.
 ///
@@ -21,11 +21,20 @@ pub fn thread_cpu_us() -> u64 {
     read_us(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// Microseconds of `CLOCK_BOOTTIME`: monotonic, and it goes on while the host is suspended, which is a
+/// pause like any other.
+///
+/// # Panics
+/// If the kernel has no such clock.
+pub(crate) fn boot_us() -> u64 {
+    read_us(libc::CLOCK_BOOTTIME)
+}
+
 /// Microseconds of `clock`, which must not step, by system call.
 ///
 /// # Panics
 /// If the kernel has no such clock.
-pub(crate) fn read_us(clock: libc::clockid_t) -> u64 {
+fn read_us(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

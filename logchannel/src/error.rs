@@ -121,6 +121,12 @@ pub enum LinkLost {
         /// How long.
         silence_ms: u64,
     },
+    /// After a pause of this side nothing came that is sure to be from after it.
+    #[error("nothing heard for {waited_ms} ms that is newer than a pause of this side")]
+    Unanswered {
+        /// How long it was waited for, pauses cut.
+        waited_ms: u64,
+    },
     /// The peer's bytes are no frames.
     #[error(transparent)]
     Frame(#[from] FrameError),

@@ -18,6 +18,9 @@
 //! never as more than a quarter of the time to suspicion; and a tick that came late suspects nobody, but
 //! the next one may. A host on which every tick is late still suspects a silent peer after four times the
 //! setting and a tick, unless each was late by more than the whole setting.
+//!
+//! What lies unread in the socket came after the silence before it, which counts no more; whoever is to
+//! read it has not got to run. From there on silence counts a quarter.
 
 use crate::messages::Settings;
 
@@ -61,6 +64,8 @@ pub struct Detector {
     ticked_us: u64,
     /// How much silence counts since something was heard.
     silence_us: u64,
+    /// Something lay unread at the last tick.
+    unread: bool,
     suspected: bool,
 }
 
@@ -74,6 +79,7 @@ impl Detector {
             heard_us: now_us,
             ticked_us: now_us,
             silence_us: 0,
+            unread: false,
             suspected: false,
         }
     }
@@ -82,6 +88,12 @@ impl Detector {
     pub fn tick(&mut self, now_us: u64, activity: Activity) -> Beat {
         let gap_us = now_us.saturating_sub(self.ticked_us);
         self.ticked_us = now_us;
+        let came = activity.unread && !self.unread;
+        self.unread = activity.unread;
+        if came {
+            // A sign of life, if not one to act on: a stop must not make the silence before it decide.
+            self.silence_us = 0;
+        }
         if activity.heard || activity.deaf {
             self.heard_us = now_us;
             self.silence_us = 0;
@@ -227,6 +239,27 @@ mod tests {
             ..QUIET
         };
         assert_eq!(suspects_after(20, unread), 1_200);
+    }
+
+    #[test]
+    fn what_lies_unread_after_a_stop_gives_its_reader_time_to_run() {
+        let unread = Activity {
+            unread: true,
+            ..QUIET
+        };
+        for stop_ms in [200, 310, 1_000, 60_000, 86_400_000] {
+            // It is found at the first tick after the stop, or comes by the second.
+            for first in [unread, QUIET] {
+                let mut detector = Detector::new(SETTINGS, 0);
+                assert_eq!(run(&mut detector, 0, 280, QUIET), None);
+                let woken_ms = 280 + stop_ms;
+                assert_eq!(detector.tick(woken_ms * 1_000, first), Beat::Send);
+                // Three times the setting is not enough, four times and a tick is.
+                let suspected_ms = run(&mut detector, woken_ms, woken_ms + 2_000, unread);
+                let after_ms = suspected_ms.unwrap() - woken_ms;
+                assert!((900..=1_220).contains(&after_ms), "{stop_ms}: {after_ms}");
+            }
+        }
     }
 
     #[test]

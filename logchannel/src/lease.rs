@@ -4,7 +4,7 @@
 //!   heard from the backup            no sign of it
 //!   ├──── held ────────────────────▶├─ lapsed: wait ─ ─ ─
 //!   0      suspect − 2 heartbeats             the backup may be live from here on, if it wins the flag
-//!          └ renewed with everything heard
+//!          └ renewed with every ack that is believed
 //!
 //!   link over ─▶ undecided: wait ─┬─ flag won ──▶ free
 //!                                 └─ flag lost ─▶ over, for ever
@@ -16,9 +16,11 @@
 //!
 //! A backup goes live `suspect_ms` after it last heard its primary, at the earliest, or at once after it
 //! has closed the link; and the primary sends it something every heartbeat. So two heartbeats are taken
-//! off. What is read right after a pause may be from before the backup went live: after a pause as long as
-//! the lease, nothing renews it for `suspect_ms`, by which time a link its other end has closed is over.
+//! off. What is read right after a pause may be from before the backup went live. So an ack that is not
+//! believed (`trust.rs`) renews nothing; and after a pause as long as the lease nothing at all renews it for
+//! `suspect_ms`, by which time a link its other end has closed is over.
 
+use crate::clock::boot_us;
 use crate::messages::Settings;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -94,7 +96,8 @@ impl Lease {
         Self::on_clock(boot_us)
     }
 
-    fn on_clock(now_us: fn() -> u64) -> Arc<Self> {
+    /// [`Self::new`], on the clock `now_us`.
+    pub(crate) fn on_clock(now_us: fn() -> u64) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 state: State::Undecided,
@@ -123,7 +126,7 @@ impl Lease {
         self.change(|state| *state = State::Linked(term));
     }
 
-    /// Something was read from the backup.
+    /// An ack was read that is believed.
     pub(crate) fn heard(&self) {
         self.change(|state| {
             if let State::Linked(term) = state {
@@ -174,6 +177,12 @@ impl Lease {
         }
     }
 
+    /// [`Self::verdict`] now.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> Option<bool> {
+        self.verdict(self.inner().state)
+    }
+
     /// Whether something may be written; none while that is undecided.
     fn verdict(&self, state: State) -> Option<bool> {
         match state {
@@ -183,12 +192,6 @@ impl Lease {
             State::Over => Some(false),
         }
     }
-}
-
-/// Microseconds of `CLOCK_BOOTTIME`: monotonic, and it goes on while the host is suspended, which is a
-/// pause like any other.
-fn boot_us() -> u64 {
-    crate::clock::read_us(libc::CLOCK_BOOTTIME)
 }
 
 #[cfg(test)]
@@ -211,14 +214,10 @@ mod tests {
         NOW.get()
     }
 
-    fn held(lease: &Lease) -> Option<bool> {
-        lease.verdict(lease.inner().state)
-    }
-
     #[test]
     fn it_lapses_before_a_backup_may_go_live() {
         let lease = Lease::on_clock(now);
-        assert_eq!(held(&lease), None, "not before the link is up");
+        assert_eq!(lease.held(), None, "not before the link is up");
         lease.begin(SETTINGS);
         for beat in 1..100 {
             NOW.set(beat * 20_000);
@@ -226,9 +225,9 @@ mod tests {
         }
         let last = NOW.get();
         NOW.set(last + LEASE_US - 1);
-        assert_eq!(held(&lease), Some(true));
+        assert_eq!(lease.held(), Some(true));
         NOW.set(last + LEASE_US);
-        assert_eq!(held(&lease), None);
+        assert_eq!(lease.held(), None);
     }
 
     #[test]
@@ -240,16 +239,16 @@ mod tests {
         lease.heard();
         NOW.set(1_000_500);
         lease.heard();
-        assert_eq!(held(&lease), None);
+        assert_eq!(lease.held(), None);
         // A backup that is there all the same is believed once it could have closed the link.
         for ms in (1_020..1_300).step_by(20) {
             NOW.set(ms * 1_000);
             lease.heard();
-            assert_eq!(held(&lease), None, "at {ms} ms");
+            assert_eq!(lease.held(), None, "at {ms} ms");
         }
         NOW.set(1_300_000);
         lease.heard();
-        assert_eq!(held(&lease), Some(true));
+        assert_eq!(lease.held(), Some(true));
     }
 
     #[test]
@@ -257,9 +256,9 @@ mod tests {
         let lease = Lease::on_clock(now);
         lease.begin(SETTINGS);
         lease.suspend();
-        assert_eq!(held(&lease), None);
+        assert_eq!(lease.held(), None);
         lease.heard();
-        assert_eq!(held(&lease), None, "the last acks renew nothing");
+        assert_eq!(lease.held(), None, "the last acks renew nothing");
         lease.free();
         NOW.set(u64::MAX);
         assert!(lease.wait());

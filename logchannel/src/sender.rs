@@ -17,10 +17,9 @@
 mod shared;
 
 use self::shared::{Mode, Shared, read_acks, watch, write_rest};
-use crate::cursors::{Cursors, SharedCursors};
+use crate::cursors::Cursors;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{FrameKind, PAYLOAD_MAX, seal};
-use crate::gate::SharedGate;
 use crate::handshake::Connection;
 use crate::lease::Lease;
 use crate::link::{Link, join, spawn};
@@ -29,8 +28,8 @@ use crate::metrics::{MetricsSnapshot, add};
 use replay::codec::{ENTRY_MAX, Encoder};
 use replay::{Clock, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
 
 /// A frame with more bytes than this takes no further entry.
@@ -109,22 +108,9 @@ impl Sender {
             incoming,
             settings,
         } = connection;
-        let shared = Arc::new(Shared {
-            link: Link::new(socket, settings, Box::new(on_end))?,
-            gate: SharedGate::new(outlet),
-            cursors: SharedCursors::default(),
-            mode: AtomicU8::new(Mode::Linked as u8),
-            buffer_max: options.buffer_max,
-            lease: options.lease,
-            appended_cost: AtomicU64::new(0),
-            released_cost: AtomicU64::new(0),
-            drain_us: AtomicU64::new(0),
-            call: AtomicU64::new(0),
-            ledger: Mutex::default(),
-            changed: Condvar::new(),
-            out: Mutex::default(),
-            writer: Condvar::new(),
-        });
+        let link = Link::new(socket, settings, Box::new(on_end))?;
+        let SenderOptions { buffer_max, lease } = options;
+        let shared = Arc::new(Shared::new(link, outlet, buffer_max, lease));
         shared.lease.begin(settings);
         let mut sender = Self {
             shared: shared.clone(),

@@ -109,10 +109,7 @@ fn finish_with_a_full_queue() {
         mut primary_socket,
         backup_socket,
     } = wire(PATIENT);
-    let options = ReceiverOptions {
-        buffer_max: 1,
-        ..ReceiverOptions::default()
-    };
+    let options = ReceiverOptions { buffer_max: 1 };
     let mut backup = backup(connection, options);
     let handle = backup.receiver.handle();
     let mut encoder = Encoder::new();

@@ -111,7 +111,6 @@ fn a_full_backup_holds_the_primary_back_and_nobody_is_suspected() {
     };
     let receiving = ReceiverOptions {
         buffer_max: 100_000,
-        ..ReceiverOptions::default()
     };
     let settings = Settings {
         heartbeat_ms: 5,

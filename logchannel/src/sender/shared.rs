@@ -2,7 +2,7 @@
 
 use super::Lag;
 use crate::backlog::Backlog;
-use crate::clock::now_us;
+use crate::clock::{boot_us, now_us};
 use crate::cursors::SharedCursors;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
@@ -13,7 +13,7 @@ use crate::messages::{Ack, Heartbeat};
 use crate::metrics::add;
 use crate::outgoing::Outgoing;
 use crate::trust::Trust;
-use replay::{Clock, LogIndex};
+use replay::{Clock, LogIndex, Outlet};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -93,6 +93,30 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(
+        link: Link,
+        outlet: Box<dyn Outlet + Send>,
+        buffer_max: u64,
+        lease: Arc<Lease>,
+    ) -> Self {
+        Self {
+            link,
+            gate: SharedGate::new(outlet),
+            cursors: SharedCursors::default(),
+            mode: AtomicU8::new(Mode::Linked as u8),
+            buffer_max,
+            lease,
+            appended_cost: AtomicU64::new(0),
+            released_cost: AtomicU64::new(0),
+            drain_us: AtomicU64::new(0),
+            call: AtomicU64::new(0),
+            ledger: Mutex::default(),
+            changed: Condvar::new(),
+            out: Mutex::default(),
+            writer: Condvar::new(),
+        }
+    }
+
     pub(super) fn mode(&self) -> Mode {
         match self.mode.load(SeqCst) {
             0 => Mode::Linked,
@@ -302,73 +326,108 @@ impl Shared {
 }
 
 /// Reads acks until the link is over.
-pub(super) fn read_acks(shared: &Shared, mut incoming: FrameBuffer) {
-    let mut read_us = now_us();
-    let mut trust = Trust::new(shared.link.settings);
-    let mut renewed_us = read_us;
-    let end = loop {
-        shared.link.deaf.store(true, SeqCst);
-        let outlet_us = match take_acks(shared, &mut incoming, read_us, &mut trust) {
-            Ok(outlet_us) => outlet_us,
-            Err(end) => break end,
-        };
-        shared.link.deaf.store(false, SeqCst);
-        match shared.link.read(incoming.space()) {
-            Ok(count) => incoming.filled(count),
-            Err(lost) => break lost.into(),
-        }
-        let now = now_us();
-        // A pause within the outlet is not seen here, but by the lease.
-        let waited_us = now.saturating_sub(read_us.saturating_add(outlet_us));
-        if let Some(call) = trust.read(now, waited_us) {
-            shared.call.store(call, SeqCst);
-            shared.beat(true);
-        }
-        read_us = now;
-        if now.saturating_sub(renewed_us) >= RENEWAL_US {
-            renewed_us = now;
-            shared.lease.heard();
-        }
-        if shared.link.over() {
-            return;
-        }
-    };
-    shared.end(end);
+pub(super) fn read_acks(shared: &Shared, incoming: FrameBuffer) {
+    if let Err(end) = Reader::new(shared, incoming, now_us(), boot_us()).run() {
+        shared.end(end);
+    }
 }
 
-/// Takes every whole frame; of several acks only the last counts. Returns the microseconds spent in
-/// the outlet.
-fn take_acks(
-    shared: &Shared,
-    incoming: &mut FrameBuffer,
-    now: u64,
-    trust: &mut Trust,
-) -> Result<u64, LinkEnd> {
-    let mut ack = None;
-    let mut outlet_us = 0;
-    let end = loop {
-        match incoming.next() {
-            Ok(None) => break None,
-            Ok(Some(frame)) => {
-                add(&shared.link.metrics.frames_received, 1);
-                match frame {
-                    Frame::Ack(newer) => {
-                        ack = Some(newer).filter(|ack| trust.has(now, ack.answers))
-                    }
-                    Frame::Bye(bye) => break Some(LinkEnd::Bye(bye)),
-                    other => {
-                        let frame = other.kind().name();
-                        break Some(LinkLost::OutOfPlace { frame }.into());
+/// What the reader thread knows of the stream.
+struct Reader<'a> {
+    shared: &'a Shared,
+    incoming: FrameBuffer,
+    /// When it last read.
+    read_us: u64,
+    /// The same on the clock that pauses are told by.
+    read_boot_us: u64,
+    trust: Trust,
+    /// When the lease was last renewed.
+    renewed_us: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(shared: &'a Shared, incoming: FrameBuffer, now: u64, boot_us: u64) -> Self {
+        Self {
+            shared,
+            incoming,
+            read_us: now,
+            read_boot_us: boot_us,
+            trust: Trust::new(shared.link.settings),
+            renewed_us: now,
+        }
+    }
+
+    /// Reads until the link is over, or is to end.
+    fn run(mut self) -> Result<(), LinkEnd> {
+        let link = &self.shared.link;
+        loop {
+            link.deaf.store(true, SeqCst);
+            let outlet_us = self.take()?;
+            link.deaf.store(false, SeqCst);
+            let count = link.read(self.incoming.space())?;
+            self.incoming.filled(count);
+            self.read_at(now_us(), boot_us(), outlet_us)?;
+            if link.over() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Something was read at `now`, which is `boot_us` on the clock that goes on while the host is
+    /// suspended, `outlet_us` of the time before it having been spent in the outlet.
+    fn read_at(&mut self, now: u64, boot_us: u64, outlet_us: u64) -> Result<(), LinkLost> {
+        // A pause within the outlet is not seen here, but by the lease.
+        let waited_us = boot_us.saturating_sub(self.read_boot_us.saturating_add(outlet_us));
+        (self.read_us, self.read_boot_us) = (now, boot_us);
+        if let Some(call) = self.trust.read(waited_us)? {
+            self.shared.call.store(call, SeqCst);
+            self.shared.beat(true);
+        }
+        Ok(())
+    }
+
+    /// Takes every whole frame of what was read last; of several acks only the last counts. Returns the
+    /// microseconds spent in the outlet.
+    fn take(&mut self) -> Result<u64, LinkEnd> {
+        let now = self.read_us;
+        let mut ack = None;
+        let end = loop {
+            match self.incoming.next() {
+                Ok(None) => break None,
+                Ok(Some(frame)) => {
+                    add(&self.shared.link.metrics.frames_received, 1);
+                    match frame {
+                        Frame::Ack(newer) => {
+                            ack = Some(newer).filter(|ack| self.trust.has(ack.answers))
+                        }
+                        Frame::Bye(bye) => break Some(LinkEnd::Bye(bye)),
+                        other => {
+                            let frame = other.kind().name();
+                            break Some(LinkLost::OutOfPlace { frame }.into());
+                        }
                     }
                 }
+                Err(error) => break Some(LinkLost::from(error).into()),
             }
-            Err(error) => break Some(LinkLost::from(error).into()),
+        };
+        let mut outlet_us = 0;
+        if let Some(ack) = ack.filter(|_| !self.shared.link.over()) {
+            if end.is_none() {
+                self.renew(now);
+            }
+            outlet_us = self.shared.acked(ack, now)?;
         }
-    };
-    if let Some(ack) = ack.filter(|_| !shared.link.over()) {
-        outlet_us = shared.acked(ack, now)?;
+        end.map_or(Ok(outlet_us), Err)
     }
-    end.map_or(Ok(outlet_us), Err)
+
+    /// Renews the lease, for an ack that is believed: one from before a pause says nothing of who is live
+    /// now. Before the outlet, so that the time spent there is not added.
+    fn renew(&mut self, now: u64) {
+        if now.saturating_sub(self.renewed_us) >= RENEWAL_US {
+            self.renewed_us = now;
+            self.shared.lease.heard();
+        }
+    }
 }
 
 /// Sends what did not fit into the socket.
@@ -411,4 +470,89 @@ pub(super) fn watch(shared: &Shared) {
         }
     };
     shared.link.watch(beat, |lost| shared.lose(lost));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::Settings;
+    use replay::{InputsError, Output};
+    use std::cell::Cell;
+    use std::net::{TcpListener, TcpStream};
+
+    const SETTINGS: Settings = Settings {
+        heartbeat_ms: 20,
+        suspect_ms: 300,
+    };
+
+    thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(0) };
+    }
+
+    struct Nowhere;
+    impl Outlet for Nowhere {
+        fn emit(&mut self, _: LogIndex, _: Output) -> Result<(), InputsError> {
+            Ok(())
+        }
+    }
+
+    /// A linked primary on the clock `NOW`, and the other end of its socket.
+    fn linked() -> (Shared, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let link = Link::new(near, SETTINGS, Box::new(|_| {})).unwrap();
+        let lease = Lease::on_clock(|| NOW.get());
+        lease.begin(SETTINGS);
+        let shared = Shared::new(link, Box::new(Nowhere), 1 << 20, lease);
+        (shared, listener.accept().unwrap().0)
+    }
+
+    /// An ack that answers the call `answers` is read at `ms`.
+    fn read(reader: &mut Reader<'_>, ms: u64, answers: u64) {
+        NOW.set(ms * 1_000);
+        let ack = Ack {
+            answers,
+            ..Ack::default()
+        };
+        let bytes = ack.to_frame();
+        reader.incoming.space()[..bytes.len()].copy_from_slice(&bytes);
+        reader.incoming.filled(bytes.len());
+        reader.read_at(ms * 1_000, ms * 1_000, 0).unwrap();
+        reader.take().unwrap();
+    }
+
+    #[test]
+    fn acks_that_are_not_believed_do_not_renew_the_lease() {
+        let (shared, _backup) = linked();
+        let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
+        for ms in (20..=1_000).step_by(20) {
+            read(&mut reader, ms, 0);
+            assert_eq!(shared.lease.held(), Some(true), "at {ms} ms");
+        }
+        // A pause, and after it acks from before it, one at a time, for longer than a lease waits.
+        for ms in (2_000..2_500).step_by(20) {
+            read(&mut reader, ms, 0);
+            assert_eq!(shared.lease.held(), None, "at {ms} ms");
+        }
+        let call = shared.call.load(SeqCst);
+        for ms in (2_500..2_800).step_by(20) {
+            read(&mut reader, ms, call);
+            assert_eq!(shared.lease.held(), None, "at {ms} ms");
+        }
+        read(&mut reader, 2_800, call);
+        assert_eq!(shared.lease.held(), Some(true));
+    }
+
+    #[test]
+    fn a_suspended_host_is_a_pause() {
+        let (shared, _backup) = linked();
+        let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
+        reader.read_at(20_000, 20_000, 0).unwrap();
+        assert_eq!(shared.call.load(SeqCst), 0);
+        reader.read_at(40_000, 1_000_000, 0).unwrap();
+        assert_eq!(shared.call.load(SeqCst), 1);
+        reader.read_at(60_000, 1_020_000, 0).unwrap();
+        reader.read_at(4_060_000, 5_020_000, 3_900_000).unwrap();
+        assert_eq!(shared.call.load(SeqCst), 1, "the outlet took its time");
+    }
 }
