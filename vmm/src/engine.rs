@@ -121,10 +121,19 @@ pub enum EngineError {
         /// Why.
         source: std::io::Error,
     },
-    /// The guest cannot go on (triple fault, an instruction KVM cannot emulate, ...).
+    /// The guest cannot go on, by its own doing alone (triple fault, a jump to where there is no RAM, ...):
+    /// every replica gets there.
     #[error("the guest cannot go on at {at}: {why}")]
     GuestFault {
         /// Where.
+        at: ExecPoint,
+        /// Why.
+        why: String,
+    },
+    /// The engine or its host failed, as far as can be told: another replica may well go on.
+    #[error("the engine failed at {at}: {why}")]
+    Failed {
+        /// Where the guest was.
         at: ExecPoint,
         /// Why.
         why: String,

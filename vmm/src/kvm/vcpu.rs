@@ -26,9 +26,9 @@ use crate::state::CpuState;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_VCPUEVENT_VALID_SHADOW,
-    KVM_X86_SHADOW_INT_STI, KVMIO, Msrs, kvm_debugregs, kvm_guest_debug, kvm_interrupt,
-    kvm_mp_state, kvm_msr_entry, kvm_run, kvm_vcpu_events,
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_STI, KVMIO, Msrs, kvm_debugregs,
+    kvm_guest_debug, kvm_interrupt, kvm_mp_state, kvm_msr_entry, kvm_run, kvm_vcpu_events,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop, digest};
@@ -161,7 +161,7 @@ impl KvmEngine {
         unsafe { self.vm.budget().write_volatile(value) }
     }
 
-    /// The guest cannot go on. That counts as a natural exit does: see `SoftEngine`.
+    /// The guest cannot go on, by its own doing alone. That counts as a natural exit does: see `SoftEngine`.
     fn fault(&mut self, why: impl Into<String>) -> EngineError {
         self.registers_fresh = false;
         self.clock += 1;
@@ -387,29 +387,68 @@ impl KvmEngine {
         Ok(())
     }
 
+    /// KVM or the processor failed, which says nothing of another replica. Counts nothing.
+    fn failed(&mut self, why: String) -> EngineError {
+        self.registers_fresh = false;
+        let (at, _) = self.point().unwrap_or_default();
+        EngineError::Failed { at, why }
+    }
+
+    /// What an exit means behind which the vCPU cannot be entered again.
+    fn last_exit(&mut self, reason: u32) -> EngineError {
+        match reason {
+            KVM_EXIT_SHUTDOWN => {
+                let why = match self.nowhere().or_else(|| self.next_instruction()) {
+                    Some(at) => format!("triple fault: {at}"),
+                    None => "triple fault".to_owned(),
+                };
+                self.fault(why)
+            }
+            KVM_EXIT_INTERNAL_ERROR => self.internal_error(),
+            KVM_EXIT_FAIL_ENTRY => {
+                // SAFETY: the exit reason says which member of the union is set.
+                let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
+                let reason = fail.hardware_entry_failure_reason;
+                let at = self.at_instruction();
+                self.failed(format!("the processor refuses entry ({reason:#x}){at}"))
+            }
+            other => {
+                let at = self.at_instruction();
+                self.failed(format!("unexpected KVM exit {other}{at}"))
+            }
+        }
+    }
+
+    /// KVM gives up. What it cannot emulate, another engine or kind of KVM may: that is the guest's doing
+    /// only where there is no instruction.
     fn internal_error(&mut self) -> EngineError {
-        // SAFETY: the exit reason says which member of the union is set.
-        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
-        let bytes: Vec<u8> = internal
-            .data
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect();
-        if let Some(why) = self.nowhere() {
+        if let Some(why) = self.outside_ram() {
             return self.fault(why);
         }
+        // SAFETY: the exit reason says which member of the union is set.
+        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
         let why = match (internal.suberror, self.next_instruction()) {
-            (1, Some(at)) => format!("KVM cannot emulate the instruction {at}"),
-            (1, None) => format!(
-                "KVM cannot emulate the instruction {:02x?}",
-                &bytes[16..32.min(bytes.len())]
-            ),
-            (other, at) => {
-                let at = at.map_or_else(String::new, |at| format!(": {at}"));
+            (KVM_INTERNAL_ERROR_EMULATION, Some(at)) => {
+                format!("KVM cannot emulate the instruction {at}")
+            }
+            (KVM_INTERNAL_ERROR_EMULATION, None) => {
+                let words = internal.data.iter();
+                let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+                let bytes = &bytes[16..32];
+                format!("KVM cannot emulate the instruction {bytes:02x?}")
+            }
+            (other, _) => {
+                let at = self.at_instruction();
                 format!("KVM internal error, suberror {other}{at}")
             }
         };
-        self.fault(why)
+        self.failed(why)
+    }
+
+    /// The next instruction, if it can be had, to end a message with.
+    fn at_instruction(&mut self) -> String {
+        let at = self.nowhere().or_else(|| self.next_instruction());
+        at.map_or_else(String::new, |at| format!(": {at}"))
     }
 }
 
@@ -472,21 +511,7 @@ impl Engine for KvmEngine {
                     return Ok(self.natural(VmExit::Halt));
                 }
                 KVM_EXIT_IRQ_WINDOW_OPEN => continue,
-                KVM_EXIT_SHUTDOWN => {
-                    let why = match self.nowhere().or_else(|| self.next_instruction()) {
-                        Some(at) => format!("triple fault: {at}"),
-                        None => "triple fault".to_owned(),
-                    };
-                    return Err(self.fault(why));
-                }
-                KVM_EXIT_INTERNAL_ERROR => return Err(self.internal_error()),
-                KVM_EXIT_FAIL_ENTRY => {
-                    // SAFETY: the exit reason says which member of the union is set.
-                    let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
-                    let reason = fail.hardware_entry_failure_reason;
-                    return Err(self.fault(format!("the processor refuses entry ({reason:#x})")));
-                }
-                other => return Err(self.fault(format!("unexpected KVM exit {other}"))),
+                other => return Err(self.last_exit(other)),
             }
             // A block trap or a step ended.
             if goal == Some(self.clock) {

@@ -27,7 +27,7 @@ pub enum MachineError {
     /// The vCPU cannot go on.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The guest touched something that is not there, or a device failed.
+    /// The guest touched something that is not there, or a chip refused what came to it from outside.
     #[error("{error}{} ({at})", by(.culprit))]
     Board {
         /// Where the guest was.
@@ -60,12 +60,17 @@ pub enum MachineError {
 pub const FAULT_STATUS: u32 = 0xfa17;
 
 impl MachineError {
-    /// Whether it is the guest's own doing, and so happens to every replica at the same place.
+    /// Whether it is surely the guest's own doing, and so happens to every replica at the same place. What
+    /// a chip refuses came from the disk's host, or from a log: the guest has no part in that.
     #[must_use]
     pub fn is_the_guests(&self) -> bool {
         matches!(
             self,
-            Self::Engine(EngineError::GuestFault { .. }) | Self::Board { .. }
+            Self::Engine(EngineError::GuestFault { .. })
+                | Self::Board {
+                    error: BoardError::Nobody { .. },
+                    ..
+                }
         )
     }
 }
