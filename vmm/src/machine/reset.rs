@@ -125,4 +125,4 @@ fn clear(memory: &GuestMemory) {
 
 #[cfg(test)]
 #[path = "reset_tests.rs"]
-mod tests;
+pub(super) mod tests;

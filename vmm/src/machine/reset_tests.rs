@@ -54,7 +54,8 @@ impl ImageSource for Fixed {
     }
 }
 
-fn machine() -> Machine<SoftEngine> {
+/// A machine whose guest halts at once, interrupts disabled.
+pub(in crate::machine) fn machine() -> Machine<SoftEngine> {
     let config = config();
     let memory = boot::memory(&config).unwrap();
     let engine = SoftEngine::new(memory.clone(), config.cpu, Offer::Bare, config.clock_kind);
