@@ -15,7 +15,7 @@ use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader, LogWriter};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, ClockKind, InputsError, LogSink, NoLog};
+use replay::{Arrival, ClockKind, LogSink, NoLog};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;

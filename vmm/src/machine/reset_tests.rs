@@ -243,3 +243,34 @@ fn a_machine_without_its_image_cannot_start_over() {
     let error = machine().start_over().unwrap_err().to_string();
     assert!(error.contains("cannot start it over"), "{error}");
 }
+
+#[test]
+fn a_machine_restored_in_mid_life_starts_over_like_the_one_that_was_saved() {
+    let mut machine = kept();
+    machine.spoil();
+    at(&mut machine, 500);
+    let saved = machine.save().unwrap();
+    let mut restored = kept().restored_from(&saved).unwrap();
+    assert!(restored.save().unwrap() == saved, "as it was saved");
+    for machine in [&mut machine, &mut restored] {
+        machine.start_over().unwrap();
+    }
+    assert!(machine.save().unwrap() == restored.save().unwrap());
+    assert_eq!(
+        machine.digest(None).unwrap(),
+        restored.digest(None).unwrap()
+    );
+}
+
+#[test]
+fn a_machine_takes_no_snapshot_of_another() {
+    let mut other = config();
+    other.mac[5] = 9;
+    let memory = boot::memory(&other).unwrap();
+    let engine = SoftEngine::new(memory.clone(), other.cpu, Offer::Bare, other.clock_kind);
+    let image = elf();
+    let other = Machine::boot(engine.unwrap(), memory, other, &GuestImage::new(&image));
+    let saved = other.unwrap().save().unwrap();
+    let error = kept().restored_from(&saved).err().unwrap().to_string();
+    assert!(error.contains("another machine"), "{error}");
+}
