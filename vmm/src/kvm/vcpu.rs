@@ -40,6 +40,9 @@ ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 
 /// A budget that never runs out: 292 years of a block each nanosecond.
 const ENDLESS: u64 = 1 << 63;
+/// Most pieces of an access that is abandoned. KVM makes them of up to 8 bytes, and the longest operand it
+/// emulates is FXSAVE's, 512 bytes.
+const PIECES_MAX: u32 = 512 / 8 + 1;
 /// Flags that are in no digest of registers: trap (single-step) and resume (SDM volume 3, 2.3).
 const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
 /// The resume flag.
@@ -311,6 +314,22 @@ impl KvmEngine {
         Ok(None)
     }
 
+    /// Makes KVM end the piece of an access it has reported, without entering the guest; false if it reports
+    /// another piece of the same access then.
+    fn end_piece(&mut self) -> Result<bool, EngineError> {
+        // The request stands, as a kick's would: the next entry takes it for one.
+        self.fd.set_kvm_immediate_exit(1);
+        match self.fd.run() {
+            Err(e) if e.errno() == libc::EINTR => {
+                self.access = None;
+                self.registers_fresh = false;
+                Ok(true)
+            }
+            Err(e) => Err(ioctl("KVM_RUN", e)),
+            Ok(_) => Ok(false),
+        }
+    }
+
     /// Whether `access` is the store a block trap makes.
     fn is_trap(&self, access: &Access) -> bool {
         self.kind == ClockKind::Blocks
@@ -574,22 +593,27 @@ impl Engine for KvmEngine {
         if access.read || access.left > 1 || self.carried {
             return Err(busy());
         }
-        // What ends it does not enter the guest then. The request stands, as a kick's would: the next entry
-        // takes it for one.
-        self.fd.set_kvm_immediate_exit(1);
-        match self.fd.run() {
-            Err(e) if e.errno() == libc::EINTR => {
-                self.access = None;
-                self.registers_fresh = false;
-                Ok(())
-            }
-            Err(e) => Err(ioctl("KVM_RUN", e)),
-            // Another piece of the same access; to be handled when the guest is entered.
-            Ok(_) => {
-                self.carried = true;
-                Err(busy())
+        if self.end_piece()? {
+            return Ok(());
+        }
+        // To be handled when the guest is entered.
+        self.carried = true;
+        Err(busy())
+    }
+
+    /// KVM would go on with the access over the registers that are put back: with the rest of a store it
+    /// makes in pieces, it reports an exit of the old life to the new one.
+    fn abandon(&mut self) -> Result<(), EngineError> {
+        if self.access.is_none() && !self.carried {
+            return Ok(());
+        }
+        for _ in 0..PIECES_MAX {
+            if self.end_piece()? {
+                self.carried = false;
+                return Ok(());
             }
         }
+        Err(self.failed("an access that does not end".into()))
     }
 
     fn culprit(&mut self, exit: VmExit) -> Option<String> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cpu::CpuModel;
 use crate::kvm::Host;
+use crate::machine::{GuestImage, boot, small};
 use crate::memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -96,4 +97,39 @@ fn what_kvm_cannot_do_is_not_the_guests_doing() {
     assert!(guests(0x1000, KVM_EXIT_SHUTDOWN).contains("triple fault"));
     let nowhere = guests(0x20_0000, KVM_EXIT_INTERNAL_ERROR);
     assert!(nowhere.contains("no RAM"), "{nowhere}");
+}
+
+/// A store of 16 bytes to where there is no RAM, which KVM makes in pieces.
+const LONG_STORE: &[u8] = b"\xb8\0\0\xc0\xfe\x0f\x11\0\xf4"; // mov $0xfec00000, %eax; movups %xmm0, (%rax); hlt
+
+#[test]
+fn nothing_of_an_abandoned_access_comes_out_of_the_next_life() {
+    let host = match Host::open() {
+        Ok(host) => host,
+        Err(why) => {
+            eprintln!("skipped: {why}");
+            return;
+        }
+    };
+    let image = small::elf(LONG_STORE);
+    let config = small::config(&image);
+    let memory = boot::memory(&config).unwrap();
+    let state = boot::load(&config, &GuestImage::new(&image), &memory).unwrap();
+    let vm = host.create_vm(memory, CpuModel::V1).unwrap();
+    let mut engine = vm.create_engine().unwrap();
+    let write = |engine: &mut KvmEngine| loop {
+        match engine.run(VmEntry::Resume, Stop::Never).unwrap() {
+            VmExit::Kicked => {}
+            exit => return exit,
+        }
+    };
+    for life in 1..4 {
+        engine.restore(&state).unwrap();
+        let exit = write(&mut engine);
+        let VmExit::Write { address, .. } = exit else {
+            panic!("{exit:?}");
+        };
+        assert_eq!(address, 0xfec0_0000, "the first piece, in life {life}");
+        engine.abandon().unwrap();
+    }
 }
