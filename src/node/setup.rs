@@ -221,7 +221,8 @@ impl Prepared {
     /// The machine as it was saved, whichever engine ran it then. On the vCPU thread.
     pub fn restore(self, snapshot: &[u8]) -> Outcome<AnyMachine> {
         let engine = self.engine.create(&self.blueprint.config, &self.memory)?;
-        Ok(Machine::restore(engine, self.memory, snapshot)?)
+        let machine = switched_on(engine, self.blueprint, self.memory, self.tells)?;
+        Ok(machine.restored_from(snapshot)?)
     }
 
     /// What will run it.
@@ -235,14 +236,25 @@ impl Prepared {
     }
 }
 
+/// A machine that has not run yet, and can start over.
+fn switched_on<E: Engine>(
+    engine: E,
+    blueprint: Blueprint,
+    memory: GuestMemory,
+    tells: bool,
+) -> Outcome<Machine<E>> {
+    let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
+    machine.starts_over_from(blueprint.image.into_source(tells))?;
+    Ok(machine)
+}
+
 fn booted<E: Engine>(
     engine: E,
     blueprint: Blueprint,
     memory: GuestMemory,
     tells: bool,
 ) -> Outcome<(Machine<E>, u64)> {
-    let mut machine = Machine::boot(engine, memory, blueprint.config, &blueprint.image.bytes())?;
-    machine.starts_over_from(blueprint.image.into_source(tells))?;
+    let mut machine = switched_on(engine, blueprint, memory, tells)?;
     let first_state = machine.digest(None)?;
     Ok((machine, first_state))
 }

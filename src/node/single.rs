@@ -15,7 +15,7 @@ use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader, LogWriter};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, ClockKind, InputsError, LogSink, NoLog};
+use replay::{Arrival, ClockKind, LogSink, NoLog};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -321,10 +321,10 @@ impl Replayed {
         } = self;
         let (divergence, error) = match &result {
             Ok(_) => (None, None),
-            Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
-                (Some((**divergence).clone()), None)
-            }
-            Err(other) => (None, Some(other.to_string())),
+            Err(error) => match (error.divergence(), error) {
+                (Some(divergence), MachineError::Inputs(_)) => (Some(divergence.clone()), None),
+                (divergence, error) => (divergence.cloned(), Some(error.to_string())),
+            },
         };
         let ended = result.as_ref().ok();
         if args.json {

@@ -117,6 +117,17 @@ fn disk_changes_engines_with_requests_under_way() {
 }
 
 #[test]
+fn reset_changes_engines_in_one_life_and_starts_over_on_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    for tsc in ["logged", "derived"] {
+        std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+        let words = ["reset", "--disk", text(&image), "--arg", "resets=4"];
+        alone("reset", &[&words[..], &["--tsc", tsc]].concat());
+    }
+}
+
+#[test]
 fn kv_changes_engines_with_clients_connected() {
     serving("kv", 6379, |server| {
         let options = LoadOptions {

@@ -121,10 +121,19 @@ pub enum EngineError {
         /// Why.
         source: std::io::Error,
     },
-    /// The guest cannot go on (triple fault, an instruction KVM cannot emulate, ...).
+    /// The guest cannot go on, by its own doing alone (triple fault, a jump to where there is no RAM, ...):
+    /// every replica gets there.
     #[error("the guest cannot go on at {at}: {why}")]
     GuestFault {
         /// Where.
+        at: ExecPoint,
+        /// Why.
+        why: String,
+    },
+    /// The engine or its host failed, as far as can be told: another replica may well go on.
+    #[error("the engine failed at {at}: {why}")]
+    Failed {
+        /// Where the guest was.
         at: ExecPoint,
         /// Why.
         why: String,
@@ -194,6 +203,17 @@ pub trait Engine {
         Ok(())
     }
 
+    /// Ends what the last exit left under way, dropping what the instruction had still to do outside, so that
+    /// [`Engine::restore`] is all there is to the vCPU: to be called before a state is put back over one that
+    /// ran. Only after `Stopped`, `Halt`, or a write; registers and memory are not to be looked at after it.
+    /// The default is an engine whose restore does that.
+    ///
+    /// # Errors
+    /// If it does not end.
+    fn abandon(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// The vCPU's state, engine-neutral. Only after a natural exit or `Stopped`; after a read it is good for
     /// a digest only.
     ///
@@ -239,6 +259,10 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
 
     fn settle(&mut self) -> Result<(), EngineError> {
         (**self).settle()
+    }
+
+    fn abandon(&mut self) -> Result<(), EngineError> {
+        (**self).abandon()
     }
 
     fn culprit(&mut self, exit: VmExit) -> Option<String> {

@@ -5,7 +5,7 @@ use super::super::setup::Prepared;
 use super::{Message, VcpuEvent};
 use crate::failure::{During, Failure, Outcome};
 use logchannel::Bye;
-use replay::{InputsError, Output};
+use replay::Output;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use vmm::machine::{Ended, FAULT_STATUS, MachineError};
 
@@ -74,13 +74,51 @@ pub fn outcome(
             let outputs = leave(bye);
             VcpuEvent::Ended { ended, outputs }
         }
-        Err(MachineError::Inputs(InputsError::Diverged(divergence))) => {
-            VcpuEvent::Diverged(divergence.to_string())
-        }
+        Err(e) if e.divergence().is_some() => VcpuEvent::Diverged(e.to_string()),
         Err(e) if e.is_the_guests() => VcpuEvent::Broke {
             why: e.to_string(),
             outputs: leave(Bye::PowerOff { code: FAULT_STATUS }),
         },
         Err(e) => VcpuEvent::Failed(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use replay::{ExecPoint, InputsError};
+    use vmm::engine::EngineError;
+
+    #[test]
+    fn only_the_guests_own_failure_ends_the_peer_too() {
+        let (at, why) = (ExecPoint::default(), "why".to_owned());
+        let guests = EngineError::GuestFault {
+            at,
+            why: why.clone(),
+        };
+        let mut byes = Vec::new();
+        let event = outcome(Err(guests.into()), |bye| {
+            byes.push(bye);
+            Vec::new()
+        });
+        assert!(matches!(event, VcpuEvent::Broke { .. }));
+        assert_eq!(byes, [Bye::PowerOff { code: FAULT_STATUS }]);
+
+        let guests = EngineError::GuestFault {
+            at,
+            why: why.clone(),
+        };
+        let unnoted = MachineError::Unnoted {
+            reason: Box::new(guests.into()),
+            error: InputsError::Halted("the flag is lost".into()),
+        };
+        let hosts = EngineError::Failed { at, why }.into();
+        for error in [unnoted, hosts] {
+            let event = outcome(Err(error), |bye| panic!("the peer hears {bye:?}"));
+            let VcpuEvent::Failed(line) = event else {
+                panic!("another replica may go on");
+            };
+            assert!(line.contains("why"), "{line}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use kvm_bindings::kvm_regs;
 use kvm_ioctls::VcpuFd;
 use soft::describe::{Standing, disassemble, length_of_writer};
 use soft::trap::{Access, Space};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Longest instruction (SDM volume 2A, 2.3.11).
 const LONGEST: u64 = 15;
@@ -75,13 +75,24 @@ impl KvmEngine {
         if !self.bytes(regs.rip, 1).is_empty() {
             return None;
         }
-        Some(match translate(self.fd(), regs.rip) {
-            Some(physical) => format!(
-                "it executes at {:#x}, physical {physical:#x}, where there is no RAM",
+        self.outside_ram().or_else(|| {
+            Some(format!(
+                "it executes at {:#x}, which is not mapped",
                 regs.rip
-            ),
-            None => format!("it executes at {:#x}, which is not mapped", regs.rip),
+            ))
         })
+    }
+
+    /// Why there is no instruction at RIP, if it is mapped to where there is no RAM.
+    pub(super) fn outside_ram(&mut self) -> Option<String> {
+        let (regs, _) = self.standing()?;
+        let physical = translate(self.fd(), regs.rip)?;
+        if self.memory().address_in_range(GuestAddress(physical)) {
+            return None;
+        }
+        let rip = regs.rip;
+        let there = format!("{rip:#x}, physical {physical:#x}");
+        Some(format!("it executes at {there}, where there is no RAM"))
     }
 
     fn standing(&self) -> Option<(kvm_regs, bool)> {

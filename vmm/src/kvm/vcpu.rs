@@ -26,9 +26,9 @@ use crate::state::CpuState;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
     KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_VCPUEVENT_VALID_SHADOW,
-    KVM_X86_SHADOW_INT_STI, KVMIO, Msrs, kvm_debugregs, kvm_guest_debug, kvm_interrupt,
-    kvm_mp_state, kvm_msr_entry, kvm_run, kvm_vcpu_events,
+    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_STI, KVMIO, Msrs, kvm_debugregs,
+    kvm_guest_debug, kvm_interrupt, kvm_mp_state, kvm_msr_entry, kvm_run, kvm_vcpu_events,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop, digest};
@@ -40,6 +40,9 @@ ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 
 /// A budget that never runs out: 292 years of a block each nanosecond.
 const ENDLESS: u64 = 1 << 63;
+/// Most pieces of an access that is abandoned. KVM makes them of up to 8 bytes, and the longest operand it
+/// emulates is FXSAVE's, 512 bytes.
+const PIECES_MAX: u32 = 512 / 8 + 1;
 /// Flags that are in no digest of registers: trap (single-step) and resume (SDM volume 3, 2.3).
 const NOT_THE_GUESTS: u64 = 1 << 8 | 1 << 16;
 /// The resume flag.
@@ -161,7 +164,7 @@ impl KvmEngine {
         unsafe { self.vm.budget().write_volatile(value) }
     }
 
-    /// The guest cannot go on. That counts as a natural exit does: see `SoftEngine`.
+    /// The guest cannot go on, by its own doing alone. That counts as a natural exit does: see `SoftEngine`.
     fn fault(&mut self, why: impl Into<String>) -> EngineError {
         self.registers_fresh = false;
         self.clock += 1;
@@ -311,6 +314,22 @@ impl KvmEngine {
         Ok(None)
     }
 
+    /// Makes KVM end the piece of an access it has reported, without entering the guest; false if it reports
+    /// another piece of the same access then.
+    fn end_piece(&mut self) -> Result<bool, EngineError> {
+        // The request stands, as a kick's would: the next entry takes it for one.
+        self.fd.set_kvm_immediate_exit(1);
+        match self.fd.run() {
+            Err(e) if e.errno() == libc::EINTR => {
+                self.access = None;
+                self.registers_fresh = false;
+                Ok(true)
+            }
+            Err(e) => Err(ioctl("KVM_RUN", e)),
+            Ok(_) => Ok(false),
+        }
+    }
+
     /// Whether `access` is the store a block trap makes.
     fn is_trap(&self, access: &Access) -> bool {
         self.kind == ClockKind::Blocks
@@ -387,29 +406,68 @@ impl KvmEngine {
         Ok(())
     }
 
+    /// KVM or the processor failed, which says nothing of another replica. Counts nothing.
+    fn failed(&mut self, why: String) -> EngineError {
+        self.registers_fresh = false;
+        let (at, _) = self.point().unwrap_or_default();
+        EngineError::Failed { at, why }
+    }
+
+    /// What an exit means behind which the vCPU cannot be entered again.
+    fn last_exit(&mut self, reason: u32) -> EngineError {
+        match reason {
+            KVM_EXIT_SHUTDOWN => {
+                let why = match self.nowhere().or_else(|| self.next_instruction()) {
+                    Some(at) => format!("triple fault: {at}"),
+                    None => "triple fault".to_owned(),
+                };
+                self.fault(why)
+            }
+            KVM_EXIT_INTERNAL_ERROR => self.internal_error(),
+            KVM_EXIT_FAIL_ENTRY => {
+                // SAFETY: the exit reason says which member of the union is set.
+                let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
+                let reason = fail.hardware_entry_failure_reason;
+                let at = self.at_instruction();
+                self.failed(format!("the processor refuses entry ({reason:#x}){at}"))
+            }
+            other => {
+                let at = self.at_instruction();
+                self.failed(format!("unexpected KVM exit {other}{at}"))
+            }
+        }
+    }
+
+    /// KVM gives up. What it cannot emulate, another engine or kind of KVM may: that is the guest's doing
+    /// only where there is no instruction.
     fn internal_error(&mut self) -> EngineError {
-        // SAFETY: the exit reason says which member of the union is set.
-        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
-        let bytes: Vec<u8> = internal
-            .data
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect();
-        if let Some(why) = self.nowhere() {
+        if let Some(why) = self.outside_ram() {
             return self.fault(why);
         }
+        // SAFETY: the exit reason says which member of the union is set.
+        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
         let why = match (internal.suberror, self.next_instruction()) {
-            (1, Some(at)) => format!("KVM cannot emulate the instruction {at}"),
-            (1, None) => format!(
-                "KVM cannot emulate the instruction {:02x?}",
-                &bytes[16..32.min(bytes.len())]
-            ),
-            (other, at) => {
-                let at = at.map_or_else(String::new, |at| format!(": {at}"));
+            (KVM_INTERNAL_ERROR_EMULATION, Some(at)) => {
+                format!("KVM cannot emulate the instruction {at}")
+            }
+            (KVM_INTERNAL_ERROR_EMULATION, None) => {
+                let words = internal.data.iter();
+                let bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+                let bytes = &bytes[16..32];
+                format!("KVM cannot emulate the instruction {bytes:02x?}")
+            }
+            (other, _) => {
+                let at = self.at_instruction();
                 format!("KVM internal error, suberror {other}{at}")
             }
         };
-        self.fault(why)
+        self.failed(why)
+    }
+
+    /// The next instruction, if it can be had, to end a message with.
+    fn at_instruction(&mut self) -> String {
+        let at = self.nowhere().or_else(|| self.next_instruction());
+        at.map_or_else(String::new, |at| format!(": {at}"))
     }
 }
 
@@ -472,21 +530,7 @@ impl Engine for KvmEngine {
                     return Ok(self.natural(VmExit::Halt));
                 }
                 KVM_EXIT_IRQ_WINDOW_OPEN => continue,
-                KVM_EXIT_SHUTDOWN => {
-                    let why = match self.nowhere().or_else(|| self.next_instruction()) {
-                        Some(at) => format!("triple fault: {at}"),
-                        None => "triple fault".to_owned(),
-                    };
-                    return Err(self.fault(why));
-                }
-                KVM_EXIT_INTERNAL_ERROR => return Err(self.internal_error()),
-                KVM_EXIT_FAIL_ENTRY => {
-                    // SAFETY: the exit reason says which member of the union is set.
-                    let fail = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.fail_entry };
-                    let reason = fail.hardware_entry_failure_reason;
-                    return Err(self.fault(format!("the processor refuses entry ({reason:#x})")));
-                }
-                other => return Err(self.fault(format!("unexpected KVM exit {other}"))),
+                other => return Err(self.last_exit(other)),
             }
             // A block trap or a step ended.
             if goal == Some(self.clock) {
@@ -549,22 +593,27 @@ impl Engine for KvmEngine {
         if access.read || access.left > 1 || self.carried {
             return Err(busy());
         }
-        // What ends it does not enter the guest then. The request stands, as a kick's would: the next entry
-        // takes it for one.
-        self.fd.set_kvm_immediate_exit(1);
-        match self.fd.run() {
-            Err(e) if e.errno() == libc::EINTR => {
-                self.access = None;
-                self.registers_fresh = false;
-                Ok(())
-            }
-            Err(e) => Err(ioctl("KVM_RUN", e)),
-            // Another piece of the same access; to be handled when the guest is entered.
-            Ok(_) => {
-                self.carried = true;
-                Err(busy())
+        if self.end_piece()? {
+            return Ok(());
+        }
+        // To be handled when the guest is entered.
+        self.carried = true;
+        Err(busy())
+    }
+
+    /// KVM would go on with the access over the registers that are put back: with the rest of a store it
+    /// makes in pieces, it reports an exit of the old life to the new one.
+    fn abandon(&mut self) -> Result<(), EngineError> {
+        if self.access.is_none() && !self.carried {
+            return Ok(());
+        }
+        for _ in 0..PIECES_MAX {
+            if self.end_piece()? {
+                self.carried = false;
+                return Ok(());
             }
         }
+        Err(self.failed("an access that does not end".into()))
     }
 
     fn culprit(&mut self, exit: VmExit) -> Option<String> {

@@ -45,6 +45,7 @@ pub struct Checkpoint<C> {
     chips: Chips,
     time: GuestClock,
     entry: VmEntry,
+    settled: Option<bool>,
     natural: bool,
     inside: Option<Stop>,
     pages: Pages,
@@ -159,6 +160,7 @@ impl<E: Debuggable> Examined<E> {
             chips: machine.chips(),
             time: machine.time,
             entry: machine.entry,
+            settled: machine.settled,
             natural: self.natural,
             inside: self.inside,
             pages,
@@ -186,6 +188,7 @@ impl<E: Debuggable> Examined<E> {
         machine.put_chips_back(&checkpoint.chips)?;
         machine.time = checkpoint.time;
         machine.entry = checkpoint.entry;
+        machine.settled = checkpoint.settled;
         self.natural = checkpoint.natural;
         self.inside = checkpoint.inside;
         Ok(())
@@ -196,5 +199,25 @@ impl<E: Debuggable> Examined<E> {
             .memory
             .read_slice(page, GuestAddress((number * PAGE) as u64))
             .expect("all memory is there");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reset::tests::machine;
+    use super::*;
+
+    #[test]
+    fn a_machine_that_was_saved_where_it_paused_stands_there_again_when_put_back() {
+        for settled in [None, Some(false), Some(true)] {
+            let mut machine = machine();
+            machine.settled = settled;
+            let mut examined = Examined::new(machine);
+            let checkpoint = examined.checkpoint(None);
+            // As the run loop leaves it, which does steps 2 to 4 at other places.
+            examined.machine.settled = settled.is_none().then_some(true);
+            examined.put_back(&checkpoint).unwrap();
+            assert_eq!(examined.machine.settled, settled);
+        }
     }
 }

@@ -33,3 +33,6 @@ pub use time::TscMode;
 
 #[cfg(test)]
 mod derived_tests;
+/// Machines with a few bytes of guest.
+#[cfg(test)]
+pub(crate) use reset::tests as small;

@@ -89,6 +89,7 @@ impl<E: Engine> Machine<E> {
             }
             .into());
         }
+        self.engine.abandon()?;
         clear(&self.memory);
         boot::load(&self.config, &image.bytes(), &self.memory)?;
         let state = CpuState {
@@ -125,4 +126,4 @@ fn clear(memory: &GuestMemory) {
 
 #[cfg(test)]
 #[path = "reset_tests.rs"]
-mod tests;
+pub(crate) mod tests;

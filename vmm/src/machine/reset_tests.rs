@@ -8,8 +8,11 @@ use crate::machine::{BoardKind, MachineConfig, TscMode};
 use crate::soft::SoftEngine;
 use replay::{Arrival, Clock, ClockKind, Output};
 
-/// An ELF file whose only segment, at 1 MiB, is `hlt`.
-fn elf() -> Vec<u8> {
+/// A guest that halts at once.
+const HALT: &[u8] = &[0xf4];
+
+/// An ELF file whose only segment, at 1 MiB, is `code`.
+pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
     bytes.resize(16, 0);
     let mut put = |values: &[(u64, usize)]| {
@@ -21,14 +24,17 @@ fn elf() -> Vec<u8> {
     put(&[(2, 2), (62, 2), (1, 4), (at, 8), (64, 8), (0, 8)]);
     put(&[(0, 4), (64, 2), (56, 2), (1, 2), (64, 2), (0, 2), (0, 2)]);
     put(&[(1, 4), (5, 4), (120, 8), (at, 8), (at, 8)]);
-    put(&[(1, 8), (1, 8), (0x1000, 8), (0xf4, 1)]);
+    let length = code.len() as u64;
+    put(&[(length, 8), (length, 8), (0x1000, 8)]);
+    bytes.extend_from_slice(code);
     bytes
 }
 
-fn config() -> MachineConfig {
+/// A machine whose image is `elf`.
+pub(crate) fn config(elf: &[u8]) -> MachineConfig {
     MachineConfig {
         guest: "test".into(),
-        image_digest: GuestImage::new(&elf()).digest(),
+        image_digest: GuestImage::new(elf).digest(),
         memory_mib: 16,
         cmdline: "a=b".into(),
         cpu: CpuModel::V1,
@@ -54,17 +60,20 @@ impl ImageSource for Fixed {
     }
 }
 
-fn machine() -> Machine<SoftEngine> {
-    let config = config();
+/// A machine whose guest halts at once, interrupts disabled.
+pub(in crate::machine) fn machine() -> Machine<SoftEngine> {
+    let config = config(&elf(HALT));
     let memory = boot::memory(&config).unwrap();
     let engine = SoftEngine::new(memory.clone(), config.cpu, Offer::Bare, config.clock_kind);
-    let (engine, image) = (engine.unwrap(), elf());
+    let (engine, image) = (engine.unwrap(), elf(HALT));
     Machine::boot(engine, memory, config, &GuestImage::new(&image)).unwrap()
 }
 
 fn kept() -> Machine<SoftEngine> {
     let mut machine = machine();
-    machine.starts_over_from(Box::new(Fixed(elf()))).unwrap();
+    machine
+        .starts_over_from(Box::new(Fixed(elf(HALT))))
+        .unwrap();
     machine
 }
 
@@ -230,7 +239,7 @@ fn what_was_typed_and_not_read_is_not_lost() {
 #[test]
 fn another_image_is_refused_by_name() {
     let mut machine = machine();
-    let mut changed = elf();
+    let mut changed = elf(HALT);
     *changed.last_mut().unwrap() = 0x90;
     machine.starts_over_from(Box::new(Fixed(changed))).unwrap();
     let error = machine.start_over().unwrap_err().to_string();
@@ -241,4 +250,35 @@ fn another_image_is_refused_by_name() {
 fn a_machine_without_its_image_cannot_start_over() {
     let error = machine().start_over().unwrap_err().to_string();
     assert!(error.contains("cannot start it over"), "{error}");
+}
+
+#[test]
+fn a_machine_restored_in_mid_life_starts_over_like_the_one_that_was_saved() {
+    let mut machine = kept();
+    machine.spoil();
+    at(&mut machine, 500);
+    let saved = machine.save().unwrap();
+    let mut restored = kept().restored_from(&saved).unwrap();
+    assert!(restored.save().unwrap() == saved, "as it was saved");
+    for machine in [&mut machine, &mut restored] {
+        machine.start_over().unwrap();
+    }
+    assert!(machine.save().unwrap() == restored.save().unwrap());
+    assert_eq!(
+        machine.digest(None).unwrap(),
+        restored.digest(None).unwrap()
+    );
+}
+
+#[test]
+fn a_machine_takes_no_snapshot_of_another() {
+    let mut other = config(&elf(HALT));
+    other.mac[5] = 9;
+    let memory = boot::memory(&other).unwrap();
+    let engine = SoftEngine::new(memory.clone(), other.cpu, Offer::Bare, other.clock_kind);
+    let image = elf(HALT);
+    let other = Machine::boot(engine.unwrap(), memory, other, &GuestImage::new(&image));
+    let saved = other.unwrap().save().unwrap();
+    let error = kept().restored_from(&saved).err().unwrap().to_string();
+    assert!(error.contains("another machine"), "{error}");
 }

@@ -16,6 +16,7 @@ use super::time::{GuestClock, TimeError};
 use super::{boot, reset, snapshot};
 use crate::engine::{Engine, EngineError, VmEntry, VmExit};
 use crate::memory::GuestMemory;
+use replay::divergence::Divergence;
 use replay::{
     Anchor, Arrival, Clock, Delivery, ExecPoint, Here, Inputs, InputsError, Output, Question,
     RegisterDigest, Situation, StateWindow,
@@ -27,7 +28,7 @@ pub enum MachineError {
     /// The vCPU cannot go on.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The guest touched something that is not there, or a device failed.
+    /// The guest touched something that is not there, or a chip refused what came to it from outside.
     #[error("{error}{} ({at})", by(.culprit))]
     Board {
         /// Where the guest was.
@@ -40,6 +41,15 @@ pub enum MachineError {
     /// Inputs or the log failed, or replay diverged.
     #[error(transparent)]
     Inputs(#[from] InputsError),
+    /// The guest could not go on, and that end could not be noted: the log failed, or a recording went on
+    /// there.
+    #[error("{error} (at the end of a guest that failed: {reason})")]
+    Unnoted {
+        /// Why the guest could not go on.
+        reason: Box<MachineError>,
+        /// Why that was not noted.
+        error: InputsError,
+    },
     /// The guest could not be put into memory.
     #[error(transparent)]
     Boot(#[from] boot::BootError),
@@ -60,12 +70,30 @@ pub enum MachineError {
 pub const FAULT_STATUS: u32 = 0xfa17;
 
 impl MachineError {
-    /// Whether it is the guest's own doing, and so happens to every replica at the same place.
+    /// Where the run differs from the recording, if that is what stopped it.
+    #[must_use]
+    pub fn divergence(&self) -> Option<&Divergence> {
+        match self {
+            Self::Inputs(InputsError::Diverged(divergence))
+            | Self::Unnoted {
+                error: InputsError::Diverged(divergence),
+                ..
+            } => Some(divergence),
+            _ => None,
+        }
+    }
+
+    /// Whether it is surely the guest's own doing, and so happens to every replica at the same place. What
+    /// a chip refuses came from the disk's host, or from a log: the guest has no part in that.
     #[must_use]
     pub fn is_the_guests(&self) -> bool {
         matches!(
             self,
-            Self::Engine(EngineError::GuestFault { .. }) | Self::Board { .. }
+            Self::Engine(EngineError::GuestFault { .. })
+                | Self::Board {
+                    error: BoardError::Nobody { .. },
+                    ..
+                }
         )
     }
 }
@@ -190,7 +218,7 @@ impl<E: Engine> Machine<E> {
     }
 
     /// The machine failed with `error`: if that is the guest's doing, lets out what it had to say, and
-    /// notes the end.
+    /// notes the end. Where that fails, too, both reasons are told.
     ///
     /// Place and registers are not noted: where a vCPU stands that can go no further, engines do not agree.
     /// The clock, which counts the failure, names the place.
@@ -214,7 +242,10 @@ impl<E: Engine> Machine<E> {
             .and_then(|()| inputs.end(&here, FAULT_STATUS, digest));
         match noted {
             Ok(()) => error,
-            Err(other) => other.into(),
+            Err(other) => MachineError::Unnoted {
+                reason: Box::new(error),
+                error: other,
+            },
         }
     }
 
@@ -495,3 +526,7 @@ impl<E: Engine> Machine<E> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

@@ -308,8 +308,25 @@ impl<E: Engine> Machine<E> {
         Ok(config)
     }
 
-    /// A machine from a snapshot, on a fresh engine over `memory`, made for
-    /// [`Machine::snapshot_config`].
+    /// This machine, which has not run yet, as it was when `bytes` were saved. Unlike one made by
+    /// [`Machine::restore`] it can start over when its guest resets it, if it could before: the snapshot
+    /// has neither the image nor the vCPU as it was switched on.
+    ///
+    /// # Errors
+    /// If the bytes are not a whole snapshot of this machine, by its configuration.
+    pub fn restored_from(self, bytes: &[u8]) -> Result<Self, MachineError> {
+        if Self::snapshot_config(bytes)? != self.config {
+            return Err(SnapshotError::Malformed("it is of another machine".into()).into());
+        }
+        let restored = Self::restore(self.engine, self.memory, bytes)?;
+        Ok(Self {
+            origin: self.origin,
+            ..restored
+        })
+    }
+
+    /// A machine from a snapshot, on an engine that never ran over `memory`, made for
+    /// [`Machine::snapshot_config`]. Its guest cannot reset it: see [`Machine::restored_from`].
     ///
     /// # Errors
     /// If the bytes are not a whole snapshot of a machine of this version.
