@@ -80,6 +80,8 @@ pub struct KvmEngine {
     access: Option<Access>,
     /// KVM has reported the next exit already.
     carried: bool,
+    /// RIP is at the instruction, not behind it, when KVM reports a write to a port.
+    at_its_writes: bool,
     registers_fresh: bool,
     /// The guest's interrupt flag is set and KVM can take an interrupt, as of the last exit.
     interruptible: bool,
@@ -106,6 +108,7 @@ impl KvmEngine {
             was_kicked: false,
             access: None,
             carried: false,
+            at_its_writes: KvmKind::of_this_host() == KvmKind::Hardware,
             registers_fresh: false,
             interruptible: false,
             injected: false,
@@ -256,6 +259,20 @@ impl KvmEngine {
         unsafe {
             std::slice::from_raw_parts_mut(run.cast::<u8>().add(access.offset), access.size.into())
         }
+    }
+
+    /// Makes a single write to a port stand behind its instruction, as all writes do. KVM leaves RIP at it
+    /// until the guest is entered again where the processor virtualises; software KVM does not.
+    fn pass_port_write(&mut self, access: &Access) -> Result<(), EngineError> {
+        if access.read || access.bus != Bus::Port || access.left > 1 || !self.at_its_writes {
+            return Ok(());
+        }
+        if !self.end_piece()? {
+            return Err(self.failed("a write to a port that does not end".into()));
+        }
+        // A kick that came meanwhile has its will: the guest is out, and all is looked at.
+        self.fd.set_kvm_immediate_exit(0);
+        Ok(())
     }
 
     /// Turns the present element into an exit.
@@ -518,7 +535,9 @@ impl Engine for KvmEngine {
                 KVM_EXIT_IO | KVM_EXIT_MMIO => {
                     let access = self.reported_access();
                     if !self.is_trap(&access) {
-                        return self.access_exit(access);
+                        let exit = self.access_exit(access)?;
+                        self.pass_port_write(&access)?;
+                        return Ok(exit);
                     }
                     if !std::mem::take(&mut self.trap_due) {
                         return Err(self.fault("it stored to the trap register within its budget"));
