@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use vmm::engine::Engine;
 use vmm::engine::EngineKind;
-use vmm::machine::{BoardKind, Machine, MachineConfig, TscMode, boot};
+use vmm::machine::{BoardKind, Machine, MachineConfig, TSC_HZ, TscMode, boot};
 use vmm::memory::GuestMemory;
 use vmm::soft::SoftEngine;
 
@@ -114,7 +114,7 @@ fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<Strin
             None => vec![append.unwrap_or(LINUX_CMDLINE.to_owned())],
         };
         words.extend(args.args.iter().cloned());
-        return Ok(words.join(" "));
+        return Ok(with_tsc_rate(&words.join(" ")));
     }
     if args.append.is_some() {
         return Err(Failure::new(
@@ -133,6 +133,20 @@ fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<Strin
     }
     words.extend(args.args.iter().cloned());
     Ok(words.join(" "))
+}
+
+/// A Linux kernel's command line that says how fast the time-stamp counter runs, unless it does already.
+///
+/// Otherwise the kernel measures that against the PIT, and where the host keeps the vCPU from running in the
+/// midst of it, guest time steps on there: one guest found 5 MHz, and its clocks ran two hundred times too
+/// fast (`tsc_early_khz` in the kernel's list of parameters).
+fn with_tsc_rate(cmdline: &str) -> String {
+    const WORD: &str = "tsc_early_khz=";
+    if cmdline.split(' ').any(|word| word.starts_with(WORD)) {
+        return cmdline.to_owned();
+    }
+    // In front: what follows a "--" is the first program's.
+    format!("{WORD}{} {cmdline}", TSC_HZ / 1000)
 }
 
 /// The address a guest with these arguments has.
@@ -264,6 +278,15 @@ mod tests {
     use super::*;
     use replay::codec::to_bytes;
     use replay::file::{LogHeader, LogWriter};
+
+    #[test]
+    fn linux_is_told_how_fast_its_time_stamps_run() {
+        let said = with_tsc_rate("console=ttyS0 -- single");
+        assert_eq!(said, "tsc_early_khz=1000000 console=ttyS0 -- single");
+        assert_eq!(with_tsc_rate(&said), said, "once");
+        let own = "quiet tsc_early_khz=7";
+        assert_eq!(with_tsc_rate(own), own);
+    }
 
     fn config() -> MachineConfig {
         MachineConfig {

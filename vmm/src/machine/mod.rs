@@ -29,7 +29,7 @@ pub use boot::GuestImage;
 pub use config::{BoardKind, ConfigError, MachineConfig};
 pub use reset::{ImageSource, KeptImage};
 pub use run::{Ended, FAULT_STATUS, Machine, MachineError};
-pub use time::TscMode;
+pub use time::{TSC_HZ, TscMode};
 
 #[cfg(test)]
 mod derived_tests;

@@ -14,6 +14,9 @@ use crate::engine::TimeBase;
 use replay::{Anchor, Clock, Question};
 use serde::{Deserialize, Serialize};
 
+/// Rate of the time-stamp counter, in either mode, in Hz: one tick is one nanosecond.
+pub const TSC_HZ: u64 = abi::TSC_HZ;
+
 /// Latest time there is, in nanoseconds: 146 years. What goes past it comes from a damaged log.
 const NS_MAX: u64 = 1 << 62;
 
