@@ -61,8 +61,8 @@ pub enum Command {
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
-    /// A built-in guest (counter, clock, echo, disk, kv, reset), or a file: an ELF64 image, a Linux kernel, or what
-    /// `tandem image` makes
+    /// A built-in guest (counter, clock, echo, disk, kv, reset), or a file: an ELF64 image, a Linux kernel,
+    /// or what `tandem image` makes
     pub guest: String,
     /// A Linux kernel's initial file system
     #[arg(long, value_name = "FILE")]

@@ -6,7 +6,7 @@ use crate::failure::{During, Failure, Outcome};
 use crate::node::engine::EngineArg;
 use clap::ValueEnum;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -85,19 +85,30 @@ fn linux_image() -> Outcome<PathBuf> {
     let folder = crate::image::cache_folder()?;
     std::fs::create_dir_all(&folder).during(format_args!("cannot make {}", folder.display()))?;
     let path = folder.join("demo-redis.img");
-    // A process of its own: it starts threads, and this one must not have any yet.
+    let why = match make_image(&path, &["redis-server"])? {
+        None => return Ok(path),
+        Some(why) => why,
+    };
+    Err(Failure::new(format!("no Linux guest can be made: {why}")))
+}
+
+/// Has the program itself build an image of `packages` at `path`, or find it in its cache; returns why it
+/// could not. A process of its own: it starts threads, which its caller may not have yet.
+///
+/// # Errors
+/// If the process cannot be started.
+pub fn make_image(path: &Path, packages: &[&str]) -> Outcome<Option<String>> {
     let output = Command::new(program()?)
         .arg("image")
         .arg("-o")
-        .arg(&path)
-        .arg("redis-server")
+        .arg(path)
+        .args(packages)
         .output()
         .during("cannot run tandem image")?;
     if output.status.success() {
-        return Ok(path);
+        return Ok(None);
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let why = text.lines().last().unwrap_or("it did not say why");
-    let why = why.strip_prefix("tandem: ").unwrap_or(why);
-    Err(Failure::new(format!("no Linux guest can be made: {why}")))
+    Ok(Some(why.strip_prefix("tandem: ").unwrap_or(why).to_owned()))
 }

@@ -4,6 +4,7 @@ use super::last_words::LastWords;
 use crate::cli::{MachineArgs, NetArg};
 use crate::failure::{During, Outcome};
 use logchannel::Lease;
+use nix::sys::eventfd::EventFd;
 use replay::{Arrival, InputsError, LogIndex, Outlet, Output};
 use std::path::Path;
 use std::sync::Arc;
@@ -307,6 +308,10 @@ impl ArrivalSink for BackupSink {
         }
         // The guest had those that the log told of before the network did.
         shadow.forget_early(&frame) || self.inbox.push(Arrival::Frame(frame))
+    }
+
+    fn tell_of_room(&self, room: &Arc<EventFd>) {
+        self.inbox.tell_of_room(room);
     }
 
     fn settled(&self) -> Attention {

@@ -3,31 +3,17 @@
 use super::firmware;
 use super::qemu::{Registers, System};
 use soft::Soft;
-use soft::cpu::{Control, Segment, Table, TimeBase, segment};
-use soft::memory::{Physical, Region};
-use soft::model::{Leaf, Model};
+use soft::cpu::TimeBase;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use tandem::images::Image;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress};
 use vmm::cpu::{CpuModel, Offer};
 use vmm::machine::{BoardKind, GuestImage, MachineConfig, TscMode, boot};
 use vmm::memory::GuestMemory;
+use vmm::soft::{processor, restore};
 use vmm::state::CpuState;
-
-/// [`CpuState::general`] has these, and [`CpuState::segments`] those of [`segment`].
-const GENERAL: [usize; 16] = [0, 3, 1, 2, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15];
-const SEGMENTS: [usize; 8] = [
-    segment::CS,
-    segment::DS,
-    segment::ES,
-    segment::FS,
-    segment::GS,
-    segment::SS,
-    segment::TR,
-    segment::LDTR,
-];
 
 /// Memory and registers before the first instruction.
 pub struct Beginning {
@@ -108,19 +94,10 @@ impl Ours {
         let Beginning {
             memory, state, cpu, ..
         } = beginning;
-        let regions = memory.iter().map(|region| {
-            // SAFETY: the mapping lives as long as `memory`, which is kept beside the processor; nobody
-            // else touches it.
-            unsafe { Region::new(region.start_addr().0, region.len(), region.as_ptr()) }
-        });
-        let leaves = cpu.leaves(Offer::Full).into_iter().map(|leaf| Leaf {
-            function: leaf.function,
-            index: leaf.index,
-            registers: leaf.registers,
-        });
-        let physical = Physical::new(regions.collect());
-        let mut soft = Soft::new(physical, Model::new(leaves.collect()));
-        enter(&mut soft.cpu, &state);
+        // SAFETY: the memory is kept beside the processor, which goes first; nobody else touches it.
+        let mut soft = unsafe { processor(&memory, [], cpu, Offer::Full) };
+        soft.cpu.time = TimeBase::Outside;
+        restore(&mut soft.cpu, &state).expect("a first state");
         Self {
             soft,
             _memory: memory,
@@ -155,38 +132,4 @@ impl Ours {
         cpu.rip = registers.rip;
         cpu.set_rflags(registers.rflags);
     }
-}
-
-/// Puts the first registers into the processor.
-fn enter(cpu: &mut soft::Cpu, state: &CpuState) {
-    for (value, n) in state.general.iter().zip(GENERAL) {
-        cpu.regs[n] = *value;
-    }
-    for (s, n) in state.segments.iter().zip(SEGMENTS) {
-        cpu.segments[n] = Segment {
-            base: s.base,
-            limit: s.limit,
-            selector: s.selector,
-            attributes: s.attributes,
-        };
-    }
-    let [gdt, idt] = state.tables.map(|t| Table {
-        base: t.base,
-        limit: t.limit,
-    });
-    (cpu.gdt, cpu.idt) = (gdt, idt);
-    let [cr0, cr2, cr3, cr4, cr8] = state.control;
-    cpu.control = Control {
-        cr0,
-        cr2,
-        cr3,
-        cr4,
-        cr8,
-        efer: state.efer,
-    };
-    cpu.fpu.fcw = state.fpu.fcw;
-    cpu.fpu.mxcsr = state.fpu.mxcsr;
-    cpu.rip = state.rip;
-    cpu.time = TimeBase::Outside;
-    cpu.set_rflags(state.rflags);
 }

@@ -1,11 +1,10 @@
 //! The Linux guest that is measured: the same kernel and the same first root for every engine.
 
-use crate::demo::daemon::program;
+use crate::demo::guest::make_image;
 use crate::failure::{During, Failure, Outcome};
 use crate::image::bundle::Bundle;
 use crate::image::cpio::{Meta, S_IFREG, Writer};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// The program of processor kernels, built along with this one.
 const CPU: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cpu"));
@@ -112,25 +111,15 @@ fn write_program(path: &Path) -> Outcome {
         .during(format_args!("cannot change {}", path.display()))
 }
 
-/// Has the program itself build an image in `folder`, or find it in its cache.
+/// An image without packages in `folder`.
 fn build(folder: &Path) -> Outcome<PathBuf> {
     let path = folder.join("shell.img");
-    // A process of its own: it starts threads, and this one must not have any yet.
-    let output = Command::new(program()?)
-        .arg("image")
-        .arg("-o")
-        .arg(&path)
-        .output()
-        .during("cannot run tandem image")?;
-    if output.status.success() {
-        return Ok(path);
+    match make_image(&path, &[])? {
+        None => Ok(path),
+        Some(why) => Err(Failure::new(format!(
+            "no Linux image to measure with: {why} (one made elsewhere can be given with --image)"
+        ))),
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let why = text.lines().last().unwrap_or("it did not say why");
-    let why = why.strip_prefix("tandem: ").unwrap_or(why);
-    Err(Failure::new(format!(
-        "no Linux image to measure with: {why} (one made elsewhere can be given with --image)"
-    )))
 }
 
 #[cfg(test)]

@@ -57,7 +57,8 @@ pub struct FailoverInputs {
 }
 
 impl FailoverInputs {
-    /// Inputs for the vCPU of the calling thread from `receiver`, until the control thread decides that there will be no more.
+    /// Inputs for the vCPU of the calling thread from `receiver`, until the control thread decides that
+    /// there will be no more.
     pub fn new(receiver: Receiver, next: GoLive) -> Self {
         let handle = receiver.handle();
         let vcpu = Kicker::current_thread();

@@ -12,6 +12,7 @@ use super::ArrivalSink;
 use super::worker::{Worker, is_ready, retry, wait};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{read, write};
 use replay::Arrival;
 use std::io;
@@ -245,6 +246,8 @@ impl ConsoleInput {
 
 fn read_from(fd: OwnedFd, escapes: bool, sink: Arc<dyn ArrivalSink>) -> io::Result<Worker> {
     let mut keys = Keys::default();
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let room = Arc::new(EventFd::from_value_and_flags(0, flags)?);
     Worker::start("console-rx", move |stop| {
         loop {
             let mut fds = [
@@ -275,26 +278,40 @@ fn read_from(fd: OwnedFd, escapes: bool, sink: Arc<dyn ArrivalSink>) -> io::Resu
                 if ends {
                     sink.push(Arrival::Stop);
                 }
-            } else if !push_all(&*sink, &buffer[..length], stop) {
+            } else if !push_all(&*sink, &buffer[..length], &room, stop) {
                 return;
             }
         }
     })
 }
 
-/// Milliseconds between two tries to pass on input the guest has no room for.
-const FULL_WAIT_MS: u8 = 10;
-
 /// Passes on `bytes`, as soon as there is room for them; `false` if told to stop before.
-fn push_all(sink: &dyn ArrivalSink, bytes: &[u8], stop: BorrowedFd<'_>) -> bool {
-    while !sink.push(Arrival::Console(bytes.to_vec())) {
-        let mut fds = [PollFd::new(stop, PollFlags::POLLIN)];
-        wait(&mut fds, PollTimeout::from(FULL_WAIT_MS));
+fn push_all(
+    sink: &dyn ArrivalSink,
+    bytes: &[u8],
+    room: &Arc<EventFd>,
+    stop: BorrowedFd<'_>,
+) -> bool {
+    let push = || sink.push(Arrival::Console(bytes.to_vec()));
+    if push() {
+        return true;
+    }
+    loop {
+        sink.tell_of_room(room);
+        if push() {
+            return true;
+        }
+        let mut fds = [
+            PollFd::new(stop, PollFlags::POLLIN),
+            PollFd::new(room.as_fd(), PollFlags::POLLIN),
+        ];
+        wait(&mut fds, PollTimeout::NONE);
         if is_ready(&fds[0]) {
             return false;
         }
+        // Signalled once for each time it was asked for, and maybe for one before this input.
+        let _ = room.read();
     }
-    true
 }
 
 /// Tells the bytes for the guest from those for us.
@@ -397,7 +414,10 @@ fn set_terminal(fd: BorrowedFd<'_>, settings: &libc::termios) -> nix::Result<()>
 mod tests {
     use super::*;
     use crate::backends::testing::{Heard, isolated};
+    use crate::machine::live::{GuestTime, Inbox, Live};
     use nix::unistd::{dup2_stdin, dup2_stdout, pipe};
+    use replay::{Situation, Source};
+    use std::sync::{Condvar, Mutex};
 
     /// A pseudo-terminal: where its user types, and the terminal.
     fn openpty() -> Option<(OwnedFd, OwnedFd)> {
@@ -452,6 +472,62 @@ mod tests {
         drop(writer);
         drop(worker);
         assert_eq!(heard.arrivals().len(), 1);
+    }
+
+    #[test]
+    fn what_a_guest_has_no_room_for_yet_waits_and_comes_in_order() {
+        let (reader, writer) = pipe().expect("a pipe");
+        let inbox = Inbox::new();
+        let worker = read_from(reader, false, inbox.clone()).expect("a thread");
+        let typed: Vec<u8> = (0..300_000_u32).map(|n| (n / 7) as u8).collect();
+        let writing = std::thread::spawn({
+            let typed = typed.clone();
+            move || write_all(writer.as_fd(), &typed)
+        });
+        let mut live = Live::new(inbox, GuestTime::default(), false).expect("a timer");
+        let now = Situation {
+            typed_room: 1 << 20,
+            ..Situation::default()
+        };
+        let mut came = Vec::new();
+        while came.len() < typed.len() {
+            match live.poll(&now).expect("no failure") {
+                Some(Arrival::Console(bytes)) => came.extend(bytes),
+                Some(other) => panic!("{other:?}"),
+                None => live.wait(&now).expect("no failure"),
+            }
+        }
+        assert!(came == typed, "all of it, in order");
+        writing.join().expect("no panic").expect("written");
+        drop(worker);
+    }
+
+    #[test]
+    fn input_ends_with_its_owner_though_the_guest_has_no_room() {
+        let (reader, writer) = pipe().expect("a pipe");
+        let full = Full::default();
+        let asked = full.0.clone();
+        let worker = read_from(reader, false, Arc::new(full)).expect("a thread");
+        write_all(writer.as_fd(), b"a").expect("written");
+        let (count, changed) = &*asked;
+        let guard = count.lock().expect("no panic");
+        drop(changed.wait_while(guard, |count| *count == 0));
+        drop(worker);
+    }
+
+    /// Refuses everything, and counts how often it was asked to tell of room.
+    #[derive(Default)]
+    struct Full(Arc<(Mutex<u32>, Condvar)>);
+
+    impl ArrivalSink for Full {
+        fn push(&self, _: Arrival) -> bool {
+            false
+        }
+
+        fn tell_of_room(&self, _: &Arc<EventFd>) {
+            *self.0.0.lock().expect("no panic") += 1;
+            self.0.1.notify_all();
+        }
     }
 
     #[test]

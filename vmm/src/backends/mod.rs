@@ -25,7 +25,9 @@ pub mod tap;
 mod testing;
 mod worker;
 
+use nix::sys::eventfd::EventFd;
 use replay::Arrival;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes of the shortest frame that has all its Ethernet header.
@@ -45,6 +47,12 @@ pub type Mac = [u8; 6];
 pub trait ArrivalSink: Send + Sync {
     /// Takes `arrival`; `false` if there is no room, and a frame is then lost, as in a network card.
     fn push(&self, arrival: Arrival) -> bool;
+
+    /// Console input was refused: `room` is to be signalled once, when there may be room for it. One that
+    /// refuses for good need not. Room that came in between is not told of: push again first.
+    fn tell_of_room(&self, room: &Arc<EventFd>) {
+        let _ = room;
+    }
 
     /// A network backend has pushed the frames there were, or many; returns when it is to come back. It
     /// pushes what has come by then, and calls this again.

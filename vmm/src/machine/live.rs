@@ -11,6 +11,7 @@ use super::pace::{AHEAD_NS_MAX, Pace};
 use crate::backends::{ArrivalSink, Attention};
 use crate::hostclock;
 use crate::kick::{self, Kicker};
+use nix::sys::eventfd::EventFd;
 use replay::{Arrival, InputsError, Question, Situation, Source, Stop};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -58,6 +59,8 @@ struct Queues {
     /// When the guest was last looked after because of them, or the first of them came.
     frames_since_ns: u64,
     console_bytes: usize,
+    /// Whom to tell when there is room for console input.
+    console_room: Option<Arc<EventFd>>,
 }
 
 impl Queues {
@@ -71,6 +74,10 @@ impl Queues {
         self.next_typed(now)?;
         let bytes = self.console.pop_front()?;
         self.console_bytes -= bytes.len();
+        if let Some(room) = self.console_room.take() {
+            // It fails only if it is signalled 2^64 times.
+            let _ = room.write(1);
+        }
         Some(bytes)
     }
 }
@@ -168,6 +175,10 @@ impl ArrivalSink for Inbox {
         }
         self.tell(urgent);
         true
+    }
+
+    fn tell_of_room(&self, room: &Arc<EventFd>) {
+        self.queues().console_room = Some(room.clone());
     }
 
     /// Kicks a busy guest for frames that have waited long enough.

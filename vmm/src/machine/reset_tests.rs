@@ -1,6 +1,5 @@
 //! What a reset leaves of the life before.
 
-use super::super::board::Write;
 use super::*;
 use crate::cpu::{CpuModel, Offer};
 use crate::engine::Bus;
@@ -88,20 +87,6 @@ fn at(machine: &mut Machine<SoftEngine>, clock: u64) {
 }
 
 impl Machine<SoftEngine> {
-    fn write(&mut self, bus: Bus, address: u64, size: u8, value: u64) -> Vec<Output> {
-        let mut out = Vec::new();
-        let write = Write {
-            bus,
-            address,
-            size,
-            value,
-        };
-        self.board
-            .write(&self.memory, write, &mut |_| Ok(1000), &mut out)
-            .unwrap();
-        out
-    }
-
     /// Makes no part of it as it was switched on.
     fn spoil(&mut self) {
         let state = self.engine.save().unwrap();

@@ -86,8 +86,15 @@ fn fresh() -> Machine<Still> {
     }
 }
 
-impl Machine<Still> {
-    fn write(&mut self, bus: Bus, address: u64, size: u8, value: u64) -> Vec<Output> {
+impl<E: Engine> Machine<E> {
+    /// Writes as the guest would; what questions come of it are answered 1000.
+    pub(in crate::machine) fn write(
+        &mut self,
+        bus: Bus,
+        address: u64,
+        size: u8,
+        value: u64,
+    ) -> Vec<Output> {
         let mut out = Vec::new();
         let write = Write {
             bus,
@@ -100,7 +107,9 @@ impl Machine<Still> {
             .unwrap();
         out
     }
+}
 
+impl Machine<Still> {
     fn ports(&mut self, writes: &[(u64, u64)]) {
         for &(port, value) in writes {
             self.write(Bus::Port, port, 1, value);

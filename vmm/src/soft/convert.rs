@@ -55,8 +55,11 @@ pub(super) fn save(cpu: &Cpu) -> CpuState {
     }
 }
 
-/// Puts a state back.
-pub(super) fn restore(cpu: &mut Cpu, state: &CpuState) -> Result<(), EngineError> {
+/// Puts a state into a processor.
+///
+/// # Errors
+/// If the state has a model-specific register the processor does not have.
+pub fn restore(cpu: &mut Cpu, state: &CpuState) -> Result<(), EngineError> {
     for (value, n) in state.general.iter().zip(ORDER) {
         cpu.regs[n] = *value;
     }

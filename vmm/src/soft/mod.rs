@@ -7,5 +7,6 @@ mod convert;
 pub mod looking;
 mod vcpu;
 
+pub use convert::restore;
 pub use looking::Debuggable;
-pub use vcpu::SoftEngine;
+pub use vcpu::{SoftEngine, processor};

@@ -34,6 +34,31 @@ pub(super) struct Counters {
     injected: bool,
 }
 
+/// A bare processor of `model` over `memory` and `more`: an engine's, or one to be stepped by hand.
+///
+/// # Safety
+/// `memory` must outlive the processor, and nobody else may touch it while the processor runs.
+#[must_use]
+pub unsafe fn processor(
+    memory: &GuestMemory,
+    more: impl IntoIterator<Item = Region>,
+    model: CpuModel,
+    offer: Offer,
+) -> Soft {
+    let own = memory.iter().map(|region| {
+        region.bitmap().writes().watch();
+        // SAFETY: the caller says so.
+        unsafe { Region::new(region.start_addr().0, region.len(), region.as_ptr()) }
+    });
+    let leaves = model.leaves(offer).into_iter().map(|leaf| Leaf {
+        function: leaf.function,
+        index: leaf.index,
+        registers: leaf.registers,
+    });
+    let regions = own.chain(more).collect();
+    Soft::new(Physical::new(regions), Model::new(leaves.collect()))
+}
+
 /// A vCPU on the software processor. It belongs to the thread that made it.
 pub struct SoftEngine {
     // Order matters: the kick target points into `kicked` and must go first.
@@ -76,22 +101,10 @@ impl SoftEngine {
             operation: "cannot map the clock page".into(),
             source: std::io::Error::other(e),
         })?;
-        let mut regions = Vec::new();
-        for region in memory.iter() {
-            region.bitmap().writes().watch();
-            // SAFETY: the mapping lives as long as `memory`, which the engine keeps; devices touch it
-            // only while the guest is stopped.
-            regions
-                .push(unsafe { Region::new(region.start_addr().0, region.len(), region.as_ptr()) });
-        }
         // SAFETY: the page lives as long as the engine.
-        regions.push(unsafe { Region::new(abi::CLOCK_PAGE, 4096, clock_page.as_ptr()) });
-        let leaves = model.leaves(offer).into_iter().map(|leaf| Leaf {
-            function: leaf.function,
-            index: leaf.index,
-            registers: leaf.registers,
-        });
-        let soft = Soft::new(Physical::new(regions), Model::new(leaves.collect()));
+        let clock_region = unsafe { Region::new(abi::CLOCK_PAGE, 4096, clock_page.as_ptr()) };
+        // SAFETY: the engine keeps `memory`; devices touch it only while the guest is stopped.
+        let soft = unsafe { processor(&memory, [clock_region], model, offer) };
         let kicked = Box::new(AtomicBool::new(false));
         // SAFETY: the box is dropped after the target, on this thread: the engine is not `Send`.
         let target = unsafe { Target::new(kicked.as_ptr().cast()) };
