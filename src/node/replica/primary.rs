@@ -142,6 +142,7 @@ struct PrimarySide {
 
 impl Side for PrimarySide {
     fn open_gate(&mut self) -> Outcome {
+        self.inbox.gather_frames(false);
         Ok(self.sender.solo()?)
     }
 
@@ -385,6 +386,7 @@ fn run(
     gate: IntoGate,
     inbox: Arc<Inbox>,
 ) -> Outcome<VcpuEvent> {
+    inbox.gather_frames(true);
     let live = Live::new(inbox, GuestTime::default(), true).during("no timer")?;
     let pages = machine.config().memory_bytes() / 4096;
     let mut recorder = Recorder::new(live, channel, gate, StatePace::default(), pages);

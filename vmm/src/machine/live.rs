@@ -14,7 +14,7 @@ use crate::kick::{self, Kicker};
 use nix::sys::eventfd::EventFd;
 use replay::{Arrival, InputsError, Question, Situation, Source, Stop};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,11 @@ const PROGRESS_NS: u64 = 4_000_000;
 /// vCPU's own would be set, and ring, with nearly every frame.
 const BUSY_NS: u64 = 500_000;
 const FRAME_WAIT_NS: u64 = 60_000;
+
+/// How long a protected guest's network is left alone after several frames came at once, so that the next
+/// come together too. Each time frames are delivered costs a frame of the log, an ack and a turn of the
+/// backup's; one request at a time is never held back.
+const GATHER: Duration = Duration::from_micros(150);
 
 /// Shortest time in the guest before an alarm for [`PROGRESS_NS`].
 const PROGRESS_SOONEST_NS: u64 = 60_000;
@@ -56,6 +61,8 @@ struct Queues {
     /// Console input, as it was typed: delivered as the guest's serial port has room.
     console: VecDeque<Vec<u8>>,
     frames: VecDeque<Vec<u8>>,
+    /// Frames that came since the backend last asked when to come back.
+    frames_new: usize,
     /// When the guest was last looked after because of them, or the first of them came.
     frames_since_ns: u64,
     console_bytes: usize,
@@ -88,6 +95,8 @@ pub struct Inbox {
     /// Counts pushes; the vCPU thread waits on it.
     pushes: AtomicU32,
     place: AtomicU32,
+    /// Frames are to come several at once: see [`GATHER`].
+    gathers: AtomicBool,
     kicker: Mutex<Option<Kicker>>,
     lateness: Lateness,
 }
@@ -100,6 +109,7 @@ impl Inbox {
             queues: Mutex::default(),
             pushes: AtomicU32::new(0),
             place: AtomicU32::new(place::OUTSIDE),
+            gathers: AtomicBool::new(false),
             kicker: Mutex::new(None),
             lateness: Lateness::default(),
         })
@@ -108,6 +118,12 @@ impl Inbox {
     /// How late the timer ticks were that the vCPU got.
     pub fn lateness(&self) -> &Lateness {
         &self.lateness
+    }
+
+    /// Whether frames that come closely after each other are to be delivered several at once: worth their
+    /// wait while the guest is protected.
+    pub fn gather_frames(&self, gathers: bool) {
+        self.gathers.store(gathers, Ordering::Relaxed);
     }
 
     fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
@@ -162,6 +178,7 @@ impl ArrivalSink for Inbox {
                         queues.frames_since_ns = hostclock::monotonic_ns();
                     }
                     queues.frames.push_back(frame);
+                    queues.frames_new += 1;
                 }
                 Arrival::Console(bytes) => {
                     if queues.console_bytes + bytes.len() > CONSOLE_MAX {
@@ -184,21 +201,27 @@ impl ArrivalSink for Inbox {
     /// Kicks a busy guest for frames that have waited long enough.
     fn settled(&self) -> Attention {
         let mut queues = self.queues();
+        let several = std::mem::take(&mut queues.frames_new) > 1;
+        let gathers = several && self.gathers.load(Ordering::Relaxed);
+        let listen = |within: Attention| match gathers {
+            true => Attention::After(GATHER),
+            false => within,
+        };
         // Anywhere else the vCPU was told when they came, looks at them before it enters the guest, or has no
         // room for them.
         let busy = self.place.load(Ordering::SeqCst) == place::GUEST_BUSY;
         if queues.frames.is_empty() || !busy {
-            return Attention::Wire;
+            return listen(Attention::Wire);
         }
         let now = hostclock::monotonic_ns();
         let left = FRAME_WAIT_NS.saturating_sub(now.saturating_sub(queues.frames_since_ns));
         if left > 0 {
-            return Attention::Within(Duration::from_nanos(left));
+            return listen(Attention::Within(Duration::from_nanos(left)));
         }
         queues.frames_since_ns = now;
         drop(queues);
         self.tell(true);
-        Attention::Within(Duration::from_nanos(FRAME_WAIT_NS))
+        listen(Attention::Within(Duration::from_nanos(FRAME_WAIT_NS)))
     }
 }
 

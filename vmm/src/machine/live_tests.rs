@@ -86,6 +86,47 @@ fn a_busy_guest_is_kicked_for_a_frame_that_has_waited() {
 }
 
 #[test]
+fn a_protected_guest_gets_frames_that_come_closely_several_at_once() {
+    let (inbox, mut live) = live();
+    let now = frames_room();
+    let mut take = |frames: u8| {
+        for frame in 0..frames {
+            inbox.push(Arrival::Frame(vec![frame]));
+        }
+        while live.poll(&now).unwrap().is_some() {}
+        inbox.settled()
+    };
+    assert_eq!(take(2), Attention::Wire, "nobody protects it");
+    inbox.gather_frames(true);
+    assert_eq!(take(1), Attention::Wire, "one request at a time");
+    assert_eq!(take(2), Attention::After(GATHER));
+    assert_eq!(take(0), Attention::Wire, "none came meanwhile");
+    inbox.gather_frames(false);
+    assert_eq!(take(2), Attention::Wire, "nobody protects it any more");
+}
+
+#[test]
+fn a_busy_guest_is_kicked_for_a_frame_while_others_gather() {
+    let (inbox, mut live) = live();
+    let now = frames_room();
+    inbox.gather_frames(true);
+    inbox.push(Arrival::Frame(vec![1]));
+    assert!(live.poll(&now).unwrap().is_some());
+    assert_eq!(live.next_stop(&now), Stop::Never, "in the guest, busy");
+    inbox.push(Arrival::Frame(vec![2]));
+    inbox.push(Arrival::Frame(vec![3]));
+    let place = || inbox.place.load(Ordering::SeqCst);
+    // What it is told first depends on how long this test was away from the processor.
+    while place() == place::GUEST_BUSY {
+        let (Attention::After(left) | Attention::Within(left)) = inbox.settled() else {
+            panic!("the backend must come back while a frame waits");
+        };
+        std::thread::sleep(left);
+    }
+    assert!(live.poll(&now).unwrap().is_some());
+}
+
+#[test]
 fn a_frame_the_guest_has_no_room_for_disturbs_nobody() {
     let (inbox, mut live) = live();
     let full = Situation::default();
