@@ -15,13 +15,13 @@ const CLIENTS: usize = 4;
 const REPLIES: u64 = 50;
 
 /// A pair that runs `image`. Patient: a backup that gets little of the CPU is no dead one.
-fn pair(cluster: &Cluster, vm: &str, image: &Path) -> Pair {
+fn pair(cluster: &Cluster, vm: &str, image: &Path, more: &[&str]) -> Pair {
     let options = PairOptions {
         network: true,
         both: os(&["--suspect-ms", "5000"]),
         ..PairOptions::default()
     };
-    let words = os(&[text(image), "--cpu", "v2"]);
+    let words = os(&[&[text(image), "--cpu", "v2"], more].concat());
     cluster.start_pair(vm, &words, &options).expect("a pair")
 }
 
@@ -44,7 +44,7 @@ fn p9_redis_keeps_what_it_acked() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
     let cluster = cluster("file");
-    let mut pair = pair(&cluster, "redis", &image);
+    let mut pair = pair(&cluster, "redis", &image, &[]);
     pair.wait_ready_within("Ready to accept connections", LIMIT)
         .expect("redis serves");
     let options = LoadOptions {
@@ -85,7 +85,7 @@ fn p9_redis_keeps_what_it_acked() {
 fn through_failover<T: Talk>(vm: &str, image: &Path, port: u16) {
     let mut cluster = cluster("file");
     let server = cluster.serve(port).expect("a way to the guest");
-    let mut pair = pair(&cluster, vm, image);
+    let mut pair = pair(&cluster, vm, image, &[]);
     // Neither server says when it listens; this is the last line before it is started.
     pair.wait_ready_within("tandem: runs", LIMIT)
         .expect("it boots");
@@ -131,4 +131,35 @@ fn p1_nginx_keeps_its_connections() {
         return;
     };
     through_failover::<Http>("nginx", &image, 80);
+}
+
+/// The guest reboots again and again. Its primary dies in its second life, early or late; the survivor brings
+/// that to its end, and begins the next by itself.
+#[test]
+fn p9_a_linux_that_reboots_goes_on_with_it_on_the_survivor() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let cluster = cluster("file");
+    let again = ["--append", "tandem.run=reboot,-f", "--on-reset", "restart"];
+    let (runs, restarts) = ("tandem: runs reboot -f", "reboot: Restarting system");
+    let mut pair = pair(&cluster, "reboot", &image, &again);
+    let primary = &pair.primary;
+    let line = primary.wait_line(LIMIT, |line| line.contains(restarts));
+    line.expect("the first life ends");
+    let lines = primary.said().len();
+    let line = primary.wait_nth_line(LIMIT, lines, |_| true);
+    line.expect("the second begins");
+    kill(&mut pair);
+    let has_run = |line: &str| line.contains(runs);
+    let restarted = |line: &str| line.contains(restarts);
+    let dead = pair.primary.said();
+    let lives = dead.iter().filter(|line| restarted(line)).count();
+    assert_eq!(lives, 1, "it died in its second life: {dead:?}");
+    let line = pair.backup.wait_nth_line(LIMIT, 1, has_run);
+    line.unwrap_or_else(|e| panic!("{e} {:?} {:?}", pair.backup.said(), pair.events()));
+    let lines = pair.backup.said();
+    let mut second = lines.iter().skip_while(|line| !has_run(line)).skip(1);
+    let ended = second.find(|line| has_run(line) || restarted(line));
+    assert!(ended.is_some_and(|line| restarted(line)), "{lines:?}");
+    end(pair);
 }
