@@ -25,6 +25,10 @@ pub mod node;
 pub mod report;
 pub mod signals;
 
+#[cfg(test)]
+#[path = "../tests/common/skipped.rs"]
+mod skipped;
+
 use cli::{Cli, Command};
 use failure::Outcome;
 

@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn owners_modes_and_devices_are_the_trees_and_bytes_repeat() {
         if tool("mke2fs").is_err() || tool("debugfs").is_err() {
-            eprintln!("SKIPPED: mke2fs and debugfs are missing (Debian's e2fsprogs)");
+            crate::skipped::skip_this(&"mke2fs and debugfs are missing (Debian's e2fsprogs)");
             return;
         }
         let stop = Stop::default();

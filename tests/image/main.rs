@@ -1,5 +1,9 @@
 //! Images are built from packages, by apt and without root, and come out the same each time.
 
+#[path = "../common/skipped.rs"]
+mod skipped;
+
+use skipped::skip_this;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tandem::image::bundle::Bundle;
@@ -39,7 +43,7 @@ impl Place {
             "is missing (Debian's",
         ];
         if !output.status.success() && no_apt.iter().any(|text| words.contains(text)) {
-            eprintln!("SKIPPED: {}", words.trim());
+            skip_this(&words.trim());
             return None;
         }
         assert!(output.status.success(), "{words}");
@@ -157,7 +161,7 @@ fn listed_by_cpio(place: &Place, expected: &[&str]) {
         .stdin(image)
         .output();
     let Ok(listed) = listed else {
-        eprintln!("SKIPPED: cpio is missing");
+        skip_this(&"cpio is missing");
         return;
     };
     let names = String::from_utf8(listed.stdout).unwrap();
@@ -210,7 +214,7 @@ fn asked_to_end_it_leaves_nothing_behind() {
     };
     while !working() {
         if child.try_wait().unwrap().is_some() {
-            eprintln!("SKIPPED: no image is built here");
+            skip_this(&"no image is built here");
             return;
         }
         std::thread::yield_now();

@@ -5,17 +5,17 @@ use crate::cpu::CpuModel;
 use crate::kvm::Host;
 use crate::machine::{GuestImage, boot, small};
 use crate::memory::GuestMemory;
+use crate::skipped::skip_this;
 use vm_memory::{Bytes, GuestAddress};
+
+/// The host's KVM; without one the test that asks is skipped, and counted as such.
+fn host() -> Option<Host> {
+    Host::open().inspect_err(|why| skip_this(why)).ok()
+}
 
 #[test]
 fn a_state_goes_through_a_fresh_vcpu_unchanged() {
-    let host = match Host::open() {
-        Ok(host) => host,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
+    let Some(host) = host() else { return };
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let fresh = || {
         let vm = host.create_vm(memory.clone(), CpuModel::V1).unwrap();
@@ -61,13 +61,7 @@ fn standing_at(host: &Host, rip: u64) -> KvmEngine {
 
 #[test]
 fn what_kvm_cannot_do_is_not_the_guests_doing() {
-    let host = match Host::open() {
-        Ok(host) => host,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
+    let Some(host) = host() else { return };
     for (reason, suberror, words) in [
         (KVM_EXIT_INTERNAL_ERROR, 1, "cannot emulate the instruction"),
         (KVM_EXIT_INTERNAL_ERROR, 4, "suberror 4: "),
@@ -104,13 +98,7 @@ const LONG_STORE: &[u8] = b"\xb8\0\0\xc0\xfe\x0f\x11\0\xf4"; // mov $0xfec00000,
 
 #[test]
 fn nothing_of_an_abandoned_access_comes_out_of_the_next_life() {
-    let host = match Host::open() {
-        Ok(host) => host,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
+    let Some(host) = host() else { return };
     let image = small::elf(LONG_STORE);
     let config = small::config(&image);
     let memory = boot::memory(&config).unwrap();

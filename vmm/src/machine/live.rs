@@ -15,7 +15,7 @@ use nix::sys::eventfd::EventFd;
 use replay::{Arrival, InputsError, Question, Situation, Source, Stop};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Frames waiting at most; more are dropped, as by a network card.
@@ -126,7 +126,25 @@ impl Inbox {
         self.gathers.store(gathers, Ordering::Relaxed);
     }
 
-    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
+    /// Kicks the guest if it is busy with other frames while some have waited long enough. Anywhere else the
+    /// vCPU was told when they came, looks at them before it enters the guest, or has no room for them.
+    fn look_after_frames(&self, mut queues: MutexGuard<'_, Queues>) -> Attention {
+        let busy = self.place.load(Ordering::SeqCst) == place::GUEST_BUSY;
+        if queues.frames.is_empty() || !busy {
+            return Attention::Wire;
+        }
+        let now = hostclock::monotonic_ns();
+        let left = FRAME_WAIT_NS.saturating_sub(now.saturating_sub(queues.frames_since_ns));
+        if left > 0 {
+            return Attention::Within(Duration::from_nanos(left));
+        }
+        queues.frames_since_ns = now;
+        drop(queues);
+        self.tell(true);
+        Attention::Within(Duration::from_nanos(FRAME_WAIT_NS))
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,30 +216,15 @@ impl ArrivalSink for Inbox {
         self.queues().console_room = Some(room.clone());
     }
 
-    /// Kicks a busy guest for frames that have waited long enough.
+    /// Kicks a busy guest for frames that have waited long enough, and lets those of a protected one gather.
     fn settled(&self) -> Attention {
         let mut queues = self.queues();
         let several = std::mem::take(&mut queues.frames_new) > 1;
-        let gathers = several && self.gathers.load(Ordering::Relaxed);
-        let listen = |within: Attention| match gathers {
-            true => Attention::After(GATHER),
-            false => within,
-        };
-        // Anywhere else the vCPU was told when they came, looks at them before it enters the guest, or has no
-        // room for them.
-        let busy = self.place.load(Ordering::SeqCst) == place::GUEST_BUSY;
-        if queues.frames.is_empty() || !busy {
-            return listen(Attention::Wire);
+        let attention = self.look_after_frames(queues);
+        if several && self.gathers.load(Ordering::Relaxed) {
+            return Attention::After(GATHER);
         }
-        let now = hostclock::monotonic_ns();
-        let left = FRAME_WAIT_NS.saturating_sub(now.saturating_sub(queues.frames_since_ns));
-        if left > 0 {
-            return listen(Attention::Within(Duration::from_nanos(left)));
-        }
-        queues.frames_since_ns = now;
-        drop(queues);
-        self.tell(true);
-        listen(Attention::Within(Duration::from_nanos(FRAME_WAIT_NS)))
+        attention
     }
 }
 
