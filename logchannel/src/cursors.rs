@@ -31,6 +31,18 @@ impl Cursors {
     }
 }
 
+/// What of the primary's outputs is out of its hands, and need not be made again by who goes live. Each is
+/// the index of the first entry of which that is not so.
+///
+/// Invariant: `released >= printed`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Frames have left, power-off was heard of.
+    pub released: LogIndex,
+    /// Console bytes are where their reader finds them: what a process holds for its reader dies with it.
+    pub printed: LogIndex,
+}
+
 /// The cursors as threads share them. They only grow; each is checked against its neighbour when
 /// written, and all of them when read.
 #[derive(Debug, Default)]

@@ -40,7 +40,7 @@ pub mod suppressed;
 mod trust;
 
 pub use brake::{Brake, Moment};
-pub use cursors::Cursors;
+pub use cursors::{Cursors, Delivered};
 pub use error::{FrameError, HandshakeError, LinkEnd, LinkLost};
 pub use gate::{OutputGate, SharedGate};
 pub use handshake::{Caller, Connection, answer, offer};
@@ -49,5 +49,5 @@ pub use messages::{Ack, Bye, Hello, Settings};
 pub use metrics::{Metrics, MetricsSnapshot};
 pub use receiver::{Next, Receiver, ReceiverHandle, ReceiverOptions};
 pub use role::{Command, Event, Role, RoleMachine, ViewNumber};
-pub use sender::{GateOutlet, Lag, Sender, SenderHandle, SenderOptions};
+pub use sender::{GateOutlet, Lag, Sender, SenderHandle, SenderOptions, Unprinted};
 pub use suppressed::Suppressed;

@@ -6,13 +6,14 @@
 //!  HelloReply  magic 8 │ version u16 │ verdict u8 │ reason: the rest
 //!  Entries     first u32 (low half of its index) │ count u16 │ entries
 //!  Ack         received u64 │ executed u64 │ executed_clock u64 │ answers u64
-//!  Heartbeat   released u64 │ call u64
+//!  Heartbeat   released u64 │ printed u64 │ call u64
 //!  Bye         reason u8 │ code u32
 //! ```
 //!
 //! An entries frame costs 14 bytes over its entries: header, index and count. The low half of the index
 //! is enough, as no buffer holds 2^31 entries.
 
+use crate::cursors::Delivered;
 use crate::error::{FrameError, HandshakeError};
 use crate::framing::{FrameKind, HEADER_LEN, VERSION, frame};
 use crate::role::ViewNumber;
@@ -340,8 +341,8 @@ impl Ack {
 /// A sign of life of the primary's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// The first entry whose outputs have not all left.
-    pub released: LogIndex,
+    /// What has left.
+    pub delivered: Delivered,
     /// To be said back: an ack that does was made after this was sent.
     pub call: u64,
 }
@@ -349,15 +350,20 @@ pub struct Heartbeat {
 impl Heartbeat {
     pub(crate) fn to_frame(self) -> Vec<u8> {
         frame(FrameKind::Heartbeat, |out| {
-            out.extend_from_slice(&self.released.0.to_le_bytes());
-            out.extend_from_slice(&self.call.to_le_bytes());
+            let Delivered { released, printed } = self.delivered;
+            for value in [released.0, printed.0, self.call] {
+                out.extend_from_slice(&value.to_le_bytes());
+            }
         })
     }
 
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
         let mut fields = Fields::of(FrameKind::Heartbeat, payload);
         let heartbeat = Self {
-            released: LogIndex(fields.u64()?),
+            delivered: Delivered {
+                released: LogIndex(fields.u64()?),
+                printed: LogIndex(fields.u64()?),
+            },
             call: fields.u64()?,
         };
         fields.end()?;

@@ -11,6 +11,7 @@
 //! or misplaced frame ends the link, and no entry of that frame or behind it is seen.
 
 use crate::clock::now_us;
+use crate::cursors::Delivered;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
 use crate::handshake::Connection;
@@ -130,6 +131,7 @@ struct Shared {
     executed_clock: AtomicU64,
     lag: Mutex<LagSamples>,
     released: AtomicU64,
+    printed: AtomicU64,
     /// The primary's last call.
     called: AtomicU64,
     stopped: AtomicBool,
@@ -140,6 +142,13 @@ struct Shared {
 }
 
 impl Shared {
+    fn delivered(&self) -> Delivered {
+        Delivered {
+            released: LogIndex(self.released.load(SeqCst)),
+            printed: LogIndex(self.printed.load(SeqCst)),
+        }
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no panic with the queue locked")
     }
@@ -315,19 +324,23 @@ impl Reader<'_> {
         match frame {
             Frame::Entries(entries) => self.entries(&entries),
             Frame::Heartbeat(heartbeat) => {
-                let least = LogIndex(self.shared.released.load(SeqCst));
-                let says = heartbeat.released;
-                if says < least || says > self.next {
-                    let most = self.next;
-                    let cursor = "released";
-                    return Err(LinkEnd::Lost(LinkLost::Cursor {
-                        cursor,
-                        says,
-                        least,
-                        most,
-                    }));
+                let (had, has) = (self.shared.delivered(), heartbeat.delivered);
+                let cursors = [
+                    ("released", had.released, has.released, self.next),
+                    ("printed", had.printed, has.printed, has.released),
+                ];
+                for (cursor, least, says, most) in cursors {
+                    if says < least || says > most {
+                        return Err(LinkEnd::Lost(LinkLost::Cursor {
+                            cursor,
+                            says,
+                            least,
+                            most,
+                        }));
+                    }
                 }
-                self.shared.released.store(says.0, SeqCst);
+                self.shared.released.store(has.released.0, SeqCst);
+                self.shared.printed.store(has.printed.0, SeqCst);
                 let called = self.shared.called.swap(heartbeat.call, SeqCst);
                 self.urgent |= called != heartbeat.call;
                 Ok(())
@@ -433,6 +446,7 @@ impl Receiver {
             executed_clock: AtomicU64::new(0),
             lag: Mutex::default(),
             released: AtomicU64::new(0),
+            printed: AtomicU64::new(0),
             called: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -616,10 +630,10 @@ impl ReceiverHandle {
         self.0.lag().us(executed, now_us())
     }
 
-    /// The primary's `released` cursor: all outputs of entries below have left.
+    /// What has left the primary, as far as it has said so.
     #[must_use]
-    pub fn released(&self) -> LogIndex {
-        LogIndex(self.0.released.load(SeqCst))
+    pub fn delivered(&self) -> Delivered {
+        self.0.delivered()
     }
 
     /// Whether the link has ended.

@@ -38,13 +38,20 @@ const _: () = assert!(ENTRIES_HEAD + FRAME_TARGET + ENTRY_MAX + 8 <= PAYLOAD_MAX
 /// What an output in the gate costs beside its bytes.
 const HELD_COST: u64 = 64;
 
+/// Tells of the first console output that was let out and is not yet where its reader finds it. Asked with
+/// every heartbeat, from threads that must not wait.
+pub type Unprinted = Arc<dyn Fn() -> Option<LogIndex> + Send + Sync>;
+
 /// How a sender is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SenderOptions {
     /// Bytes of entries and held outputs that may be unacked before the vCPU waits.
     pub buffer_max: u64,
     /// What the primary's right to write to a shared disk is told by.
     pub lease: Arc<Lease>,
+    /// What is still to be printed. Its entries are not held back for it, and the buffer has room again: a
+    /// console nobody reads is no reason to stop a guest that serves others.
+    pub unprinted: Unprinted,
 }
 
 impl Default for SenderOptions {
@@ -52,6 +59,7 @@ impl Default for SenderOptions {
         Self {
             buffer_max: 64 << 20,
             lease: Lease::new(),
+            unprinted: Arc::new(|| None),
         }
     }
 }
@@ -109,8 +117,7 @@ impl Sender {
             settings,
         } = connection;
         let link = Link::new(socket, settings, Box::new(on_end))?;
-        let SenderOptions { buffer_max, lease } = options;
-        let shared = Arc::new(Shared::new(link, outlet, buffer_max, lease));
+        let shared = Arc::new(Shared::new(link, outlet, options));
         shared.lease.begin(settings);
         let mut sender = Self {
             shared: shared.clone(),

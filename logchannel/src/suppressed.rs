@@ -4,16 +4,18 @@
 //!   replaying vCPU ──hold(index, output)──▶ [ 4 | 6 | 6r | 9 | 11 ] ──take_for_reemission()──▶ outlet
 //!        │                                    ▲                          (go-live)
 //!        └──completed(tag)── disk requests ───┤
-//!   primary's heartbeat ──released── others ──┘
+//!   primary's heartbeat ──delivered── others ─┘
 //! ```
 //!
-//! Frames, console bytes and power-off are kept until the primary's `released` cursor passes them. A
-//! disk request is kept until its completion was replayed: it may have left the primary and be lost
+//! Frames and power-off are kept until the primary's `released` cursor passes them, console bytes until
+//! its `printed` does: a primary that has let them out may still hold them for a slow reader. A disk request is kept until its completion was replayed: it may have left the primary and be lost
 //! with it, and only its completion proves that it was done. Reads are kept too, as their guest waits
 //! for the data.
 //!
-//! It is bounded with the log: the primary's buffer counts an output until it is released.
+//! It is bounded with the log, as the primary's buffer counts an output until it is released; and with what
+//! the primary's console holds before a vCPU that prints waits.
 
+use crate::cursors::Delivered;
 use replay::{LogIndex, Output};
 use std::collections::VecDeque;
 
@@ -26,11 +28,21 @@ pub(crate) fn bytes_of(output: &Output) -> usize {
     }
 }
 
+/// Whether `output` of entry `index` is among what was delivered. Of disk requests that is never known.
+fn is_among(delivered: Delivered, index: LogIndex, output: &Output) -> bool {
+    match output {
+        Output::Frame(_) | Output::PowerOff { .. } => index < delivered.released,
+        Output::Console(_) => index < delivered.printed,
+        Output::DiskRead { .. } | Output::DiskWrite { .. } | Output::DiskFlush { .. } => false,
+    }
+}
+
 /// Keeps suppressed outputs until the primary has surely delivered them.
 #[derive(Debug, Default)]
 pub struct Suppressed {
     kept: VecDeque<(LogIndex, Output)>,
     bytes: usize,
+    delivered: Delivered,
 }
 
 impl Suppressed {
@@ -40,7 +52,7 @@ impl Suppressed {
         Self::default()
     }
 
-    /// Keeps the output that entry `index` marks.
+    /// Keeps the output that entry `index` marks, unless it is delivered already.
     ///
     /// # Panics
     /// If `index` steps back.
@@ -50,20 +62,27 @@ impl Suppressed {
             last <= Some(index),
             "output of entry {index} after {last:?}"
         );
-        self.bytes += bytes_of(&output);
-        self.kept.push_back((index, output));
+        if !is_among(self.delivered, index, &output) {
+            self.bytes += bytes_of(&output);
+            self.kept.push_back((index, output));
+        }
     }
 
-    /// All outputs below `released` have left the primary: forgets those, but disk requests.
-    pub fn released(&mut self, released: LogIndex) {
-        let old = self.kept.partition_point(|(index, _)| *index < released);
-        // Disk requests are few (one queue of them), all else before `old` goes.
+    /// So much has left the primary: forgets that.
+    pub fn delivered(&mut self, delivered: Delivered) {
+        if delivered == self.delivered {
+            return;
+        }
+        self.delivered = delivered;
+        let old = |(index, _): &(LogIndex, Output)| *index < delivered.released;
+        let old = self.kept.partition_point(old);
+        // Disk requests (one queue of them) and what a console holds are few, all else before `old` goes.
         let mut stay = Vec::new();
         for (index, output) in self.kept.drain(..old) {
-            if output.disk_tag().is_some() {
-                stay.push((index, output));
-            } else {
+            if is_among(delivered, index, &output) {
                 self.bytes -= bytes_of(&output);
+            } else {
+                stay.push((index, output));
             }
         }
         for kept in stay.into_iter().rev() {
@@ -115,6 +134,13 @@ mod tests {
         Output::Frame(vec![byte; 10])
     }
 
+    fn delivered(released: u64, printed: u64) -> Delivered {
+        Delivered {
+            released: LogIndex(released),
+            printed: LogIndex(printed),
+        }
+    }
+
     fn write(tag: u32) -> Output {
         Output::DiskWrite {
             tag,
@@ -134,10 +160,29 @@ mod tests {
         for index in 0..5 {
             suppressed.hold(LogIndex(index * 2), frame(1));
         }
-        suppressed.released(LogIndex(4));
+        suppressed.delivered(delivered(4, 4));
         assert_eq!((suppressed.len(), suppressed.bytes()), (3, 30));
         assert_eq!(indexes(&mut suppressed), [4, 6, 8]);
         assert!(suppressed.is_empty());
+    }
+
+    #[test]
+    fn console_bytes_are_kept_until_they_are_printed() {
+        let text = || Output::Console(b"text".to_vec());
+        let mut suppressed = Suppressed::new();
+        suppressed.hold(LogIndex(0), text());
+        suppressed.hold(LogIndex(1), frame(1));
+        suppressed.hold(LogIndex(2), text());
+        suppressed.delivered(delivered(3, 1));
+        assert_eq!((suppressed.len(), suppressed.bytes()), (1, 4));
+        // A backup that is behind: its primary said so before it executed these.
+        suppressed.delivered(delivered(9, 5));
+        for index in 3..7 {
+            suppressed.hold(LogIndex(index), text());
+            suppressed.hold(LogIndex(index), frame(2));
+        }
+        assert_eq!(indexes(&mut suppressed), [5, 6]);
+        assert_eq!(suppressed.bytes(), 0);
     }
 
     #[test]
@@ -153,7 +198,7 @@ mod tests {
         suppressed.hold(LogIndex(2), read);
         suppressed.hold(LogIndex(3), frame(2));
         suppressed.hold(LogIndex(4), write(9));
-        suppressed.released(LogIndex(4));
+        suppressed.delivered(delivered(4, 4));
         suppressed.completed(8);
         suppressed.completed(8);
         assert_eq!(suppressed.bytes(), 1024);

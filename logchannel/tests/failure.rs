@@ -196,21 +196,27 @@ fn sound_frames_with_wrong_content_are_refused() {
         matches!(how, LinkLost::OutOfPlace { frame: "ack" }),
         "{how}"
     );
-    let ahead = frame(FrameKind::Heartbeat, |out| {
-        out.extend_from_slice(&9u64.to_le_bytes());
-        out.extend_from_slice(&0u64.to_le_bytes());
-    });
-    let how = fed(&ahead, 0, false);
-    assert!(
-        matches!(
-            how,
-            LinkLost::Cursor {
-                cursor: "released",
-                ..
+    let beat = |released: u64, printed: u64| {
+        frame(FrameKind::Heartbeat, |out| {
+            for value in [released, printed, 0] {
+                out.extend_from_slice(&value.to_le_bytes());
             }
-        ),
-        "{how}"
-    );
+        })
+    };
+    // Ahead of what was received or let out, and steps back.
+    let cases = [
+        ("released", beat(9, 0)),
+        ("printed", beat(4, 5)),
+        ("released", [beat(4, 4), beat(3, 3)].concat()),
+        ("printed", [beat(4, 4), beat(4, 3)].concat()),
+    ];
+    for (cursor, beats) in cases {
+        let how = fed(&[stream().0.concat(), beats].concat(), 8, false);
+        assert!(
+            matches!(how, LinkLost::Cursor { cursor: which, .. } if which == cursor),
+            "{cursor}: {how}"
+        );
+    }
 }
 
 /// A backup played by the test: reads frames until it has `count` entries.
@@ -297,7 +303,7 @@ fn acks_that_cannot_be_are_refused() {
         ("executed", [ack_frame(5, 5), ack_frame(5, 4)].concat()),
         (
             "",
-            frame(FrameKind::Heartbeat, |out| out.extend_from_slice(&[0; 16])),
+            frame(FrameKind::Heartbeat, |out| out.extend_from_slice(&[0; 24])),
         ),
     ];
     for (cursor, bytes) in cases {

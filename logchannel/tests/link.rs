@@ -3,13 +3,14 @@
 mod common;
 
 use common::{LIMIT, PATIENT, backup, entry, hello, pair, primary, sockets, until, wire};
-use logchannel::framing::{FrameKind, frame};
+use logchannel::framing::{FrameKind, VERSION, frame};
 use logchannel::{
-    Bye, FrameError, HandshakeError, LinkEnd, Next, ReceiverOptions, SenderOptions, Settings,
-    answer, offer,
+    Bye, Delivered, FrameError, HandshakeError, LinkEnd, Next, ReceiverOptions, SenderOptions,
+    Settings, answer, offer,
 };
 use replay::{Clock, Event, LogEntry, LogIndex, LogSink, Outlet, Output};
 use std::io::{Read, Write};
+use std::sync::Arc;
 
 fn frame_output(n: u64) -> Output {
     Output::Frame(n.to_le_bytes().to_vec())
@@ -58,7 +59,7 @@ fn entries_arrive_in_order_and_outputs_leave_after_their_ack() {
     assert_eq!(backup.receiver.next(false), Next::Nothing);
     assert!(backup.receiver.peek().is_none());
     until("the released cursor gets to the backup", || {
-        watched.1.released() == LogIndex(COUNT)
+        watched.1.delivered().released == LogIndex(COUNT)
     });
     assert_eq!(watched.1.lag_us(), 0, "all is executed");
     until("execution is known to the primary", || {
@@ -100,6 +101,45 @@ fn without_a_flush_an_entry_stays_so_that_its_output_can_be_held() {
     assert_eq!(handle.cursors().sent, LogIndex(0));
     assert!(primary.sender.wait_acked());
     assert_eq!(handle.cursors().released, LogIndex(1));
+}
+
+/// What a console's reader has not got yet is told apart from what was let out, and holds up nothing else.
+#[test]
+fn the_backup_is_told_what_was_printed() {
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    const ALL: u64 = u64::MAX;
+    let held = Arc::new(AtomicU64::new(3));
+    let asked = held.clone();
+    let options = SenderOptions {
+        unprinted: Arc::new(move || match asked.load(SeqCst) {
+            ALL => None,
+            first => Some(LogIndex(first)),
+        }),
+        ..SenderOptions::default()
+    };
+    let (mut primary, backup) = pair(PATIENT, options, ReceiverOptions::default());
+    let delivered = || backup.receiver.handle().delivered();
+    let mut append = |count: u64, from: u64| {
+        for n in from..from + count {
+            primary.sender.append(&entry(n)).unwrap();
+        }
+        assert!(primary.sender.wait_acked(), "whatever is printed");
+    };
+    let is = |released: u64, printed: u64| {
+        let wanted = Delivered {
+            released: LogIndex(released),
+            printed: LogIndex(printed),
+        };
+        until("the backup was told", || delivered() == wanted);
+    };
+    append(2, 0);
+    is(2, 2);
+    append(8, 2);
+    is(10, 3);
+    held.store(7, SeqCst);
+    is(10, 7);
+    held.store(ALL, SeqCst);
+    is(10, 10);
 }
 
 #[test]
@@ -255,28 +295,30 @@ fn a_hello_tells_everything_and_a_refusal_says_why() {
 
 #[test]
 fn two_versions_name_each_other() {
+    let newer = VERSION + 1;
     let greeting = |kind| {
         frame(kind, |out| {
-            out.extend_from_slice(b"TANDEMLC\x04\x00something new")
+            out.extend_from_slice(b"TANDEMLC");
+            out.extend_from_slice(&newer.to_le_bytes());
+            out.extend_from_slice(b"something new");
         })
     };
     let (mut near, far) = sockets();
     near.write_all(&greeting(FrameKind::Hello)).unwrap();
     let error = answer(far, LIMIT, |_| Ok(())).unwrap_err();
-    let text = "the peer speaks version 4 of the logging channel, this is version 3";
-    assert!(error.to_string().starts_with(text), "{error}");
+    let text = format!(
+        "the peer speaks version {newer} of the logging channel, this is version {VERSION}"
+    );
+    assert!(error.to_string().starts_with(&text), "{error}");
     let mut reply = Vec::new();
     near.read_to_end(&mut reply).unwrap();
-    assert_eq!(
-        reply[8..18],
-        *b"TANDEMLC\x03\x00",
-        "the other side learns ours"
-    );
+    let ours = [&b"TANDEMLC"[..], &VERSION.to_le_bytes()].concat();
+    assert_eq!(reply[8..18], ours, "the other side learns ours");
 
     let (near, mut far) = sockets();
     far.write_all(&greeting(FrameKind::HelloReply)).unwrap();
     let error = offer(near, &hello(PATIENT), LIMIT).unwrap_err();
-    assert!(error.to_string().starts_with(text), "{error}");
+    assert!(error.to_string().starts_with(&text), "{error}");
 }
 
 #[test]

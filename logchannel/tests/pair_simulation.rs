@@ -4,7 +4,9 @@
 //!
 //! The oracle: outsiders see one machine's history, and at most one replica is live in any view.
 
-use logchannel::{Command, Event, OutputGate, Role, RoleMachine, Suppressed, ViewNumber};
+use logchannel::{
+    Command, Delivered, Event, OutputGate, Role, RoleMachine, Suppressed, ViewNumber,
+};
 use proptest::prelude::*;
 use replay::{LogIndex, Output};
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +18,12 @@ fn is_output(index: u64) -> bool {
 
 /// What entry `index` outputs, if `maker` made it: two replicas running apart would differ.
 fn output(index: u64, maker: &str) -> Output {
-    Output::Frame(format!("{index} by {maker}").into_bytes())
+    let bytes = format!("{index} by {maker}").into_bytes();
+    if index.is_multiple_of(2) {
+        Output::Console(bytes)
+    } else {
+        Output::Frame(bytes)
+    }
 }
 
 struct Replica {
@@ -29,6 +36,8 @@ struct Replica {
     /// Whether inputs are live: as primary, and after going live.
     live: bool,
     suppressed: Suppressed,
+    /// Let out, and held for the console's reader: it dies with the replica.
+    printing: VecDeque<(u64, Output)>,
     /// Received and not executed (backup).
     queue: VecDeque<&'static str>,
     received: u64,
@@ -50,6 +59,7 @@ impl Replica {
             gate: OutputGate::new(),
             live,
             suppressed: Suppressed::new(),
+            printing: VecDeque::new(),
             queue: VecDeque::new(),
             received: 0,
             acked: 0,
@@ -66,7 +76,7 @@ impl Replica {
 
 enum ToBackup {
     Entry(&'static str),
-    Released(u64),
+    Delivered(Delivered),
 }
 
 struct World {
@@ -119,7 +129,25 @@ impl World {
                 solo || index.0 < received,
                 "invariant 1: entry {index} was not acked"
             );
-            self.seen.push((index.0, output));
+            self.leaves(which, index.0, output);
+        }
+    }
+
+    /// A frame is seen at once; the console has a queue.
+    fn leaves(&mut self, which: bool, index: u64, output: Output) {
+        if matches!(output, Output::Console(_)) {
+            self.replica(which).printing.push_back((index, output));
+        } else {
+            self.seen.push((index, output));
+        }
+    }
+
+    /// The console's reader takes one output.
+    fn print(&mut self, which: bool) {
+        let replica = self.replica(which);
+        if replica.runs() {
+            let printed = replica.printing.pop_front();
+            self.seen.extend(printed);
         }
     }
 
@@ -142,7 +170,7 @@ impl World {
             Command::Drain => replica.drain = true,
             Command::Reemit => {
                 for (index, output) in replica.suppressed.take_for_reemission() {
-                    self.seen.push((index.0, output));
+                    self.leaves(which, index.0, output);
                 }
             }
             Command::OpenGate => {
@@ -225,9 +253,7 @@ impl World {
                     self.to_primary.push_back(self.backup.received);
                 }
             }
-            Some(ToBackup::Released(released)) => {
-                self.backup.suppressed.released(LogIndex(released));
-            }
+            Some(ToBackup::Delivered(delivered)) => self.backup.suppressed.delivered(delivered),
             None => {}
         }
     }
@@ -246,8 +272,13 @@ impl World {
 
     fn heartbeat(&mut self) {
         if self.primary.runs() && !self.cut {
-            self.to_backup
-                .push_back(ToBackup::Released(self.primary.acked));
+            let released = self.primary.acked;
+            let held = self.primary.printing.front().map(|(index, _)| *index);
+            let delivered = Delivered {
+                released: LogIndex(released),
+                printed: LogIndex(held.unwrap_or(released)),
+            };
+            self.to_backup.push_back(ToBackup::Delivered(delivered));
         }
     }
 
@@ -277,7 +308,9 @@ impl World {
 
     fn step(&mut self, action: u8) {
         match action {
-            0..=69 => self.run_live(true),
+            0..=59 => self.run_live(true),
+            60..=67 => self.print(true),
+            68..=69 => self.print(false),
             70..=119 => self.deliver_to_backup(),
             120..=169 => self.deliver_to_primary(),
             170..=199 => self.replay(),
@@ -347,12 +380,21 @@ impl World {
             self.deliver_to_primary();
             self.replay();
         }
+        for which in [true, false] {
+            while self.replica(which).runs() && !self.replica(which).printing.is_empty() {
+                self.print(which);
+            }
+        }
     }
 
     fn check(&self) {
         let mut known: BTreeMap<u64, &Output> = BTreeMap::new();
         for (index, output) in &self.seen {
-            let highest = known.keys().next_back().copied();
+            // In order, each kind for itself.
+            let mut alike = known
+                .keys()
+                .filter(|other| other.abs_diff(*index).is_multiple_of(2));
+            let highest = alike.next_back().copied();
             let before = known.insert(*index, output);
             match before {
                 Some(before) => assert_eq!(before, output, "two histories at entry {index}"),

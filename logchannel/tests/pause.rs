@@ -61,7 +61,7 @@ fn wait_for(socket: &mut TcpStream, buffer: &mut FrameBuffer, count: u16, releas
         while let Some(frame) = buffer.next().unwrap() {
             match frame {
                 Frame::Entries(entries) => got += entries.count,
-                Frame::Heartbeat(heartbeat) => left = heartbeat.released,
+                Frame::Heartbeat(heartbeat) => left = heartbeat.delivered.released,
                 other => panic!("{other:?}"),
             }
         }

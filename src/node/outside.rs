@@ -36,6 +36,11 @@ pub struct Outside {
 impl Outside {
     /// Sends `output` where it belongs. A replica's never waits: threads that link the pair call it.
     pub fn emit(&self, output: Output) {
+        self.emit_of(LogIndex(0), output);
+    }
+
+    /// The same for the output of entry `index`, for one who asks what is [`Self::unprinted`].
+    fn emit_of(&self, index: LogIndex, output: Output) {
         match output {
             Output::Frame(frame) => {
                 if let Some(net) = &self.net {
@@ -45,7 +50,7 @@ impl Outside {
             Output::Console(bytes) => {
                 self.said().hear(&bytes);
                 if let Some(console) = &self.console {
-                    console.write(&bytes);
+                    console.write_marked(index.0, &bytes);
                 }
             }
             Output::DiskRead { .. } | Output::DiskWrite { .. } | Output::DiskFlush { .. } => {
@@ -86,6 +91,19 @@ impl Outside {
         self.console.as_ref().map_or(0, Console::held)
     }
 
+    /// The first entry whose console bytes are still held for their reader.
+    pub fn unprinted(&self) -> Option<LogIndex> {
+        let console = self.console.as_ref()?;
+        console.unwritten().map(LogIndex)
+    }
+
+    /// Waits a while for the console's reader; the bytes that are not written then. Reads no clock.
+    pub fn finish_console(&self) -> usize {
+        self.console
+            .as_ref()
+            .map_or(0, |console| console.finish(LAST_WORDS))
+    }
+
     /// Nothing leaves any more.
     pub fn halt(&self) {
         self.over.store(true, Ordering::SeqCst);
@@ -98,11 +116,9 @@ impl Outside {
     /// be called before the process ends.
     pub fn finish(&self) {
         self.over.store(true, Ordering::SeqCst);
-        if let Some(console) = &self.console {
-            match console.finish(LAST_WORDS) {
-                0 => {}
-                bytes => tracing::warn!("{bytes} bytes of the console are lost: nobody read them"),
-            }
+        match self.finish_console() {
+            0 => {}
+            bytes => tracing::warn!("{bytes} bytes of the console are lost: nobody read them"),
         }
         drop(
             self.disk
@@ -218,6 +234,16 @@ pub fn for_machine(
         sink,
     )
     .during("cannot plug the machine in")
+}
+
+/// Outputs a primary's backup has acked, from whatever thread that reads acks.
+pub struct Released(pub Arc<Outside>);
+
+impl Outlet for Released {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
+        self.0.emit_of(index, output);
+        Ok(())
+    }
 }
 
 /// Outputs of a vCPU that leave at once.

@@ -74,8 +74,10 @@ fn run(cluster: &Cluster, at: usize) -> bool {
     {
         assert!(
             begun.elapsed() < LIMIT,
-            "entry {at}: never ready: {:?}",
-            pair.events()
+            "entry {at}: never ready: {:?} {:?} {:?}",
+            pair.events(),
+            pair.primary.said(),
+            pair.backup.said()
         );
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tandem::load::resp::{Client, Reply};
+use tandem::node::replica::Line;
 use vmm::backends::switch::{Forward, Switch};
 
 /// A pipe that takes nothing any more, and how much it has taken.
@@ -52,7 +53,7 @@ impl Stalled {
         }
     }
 
-    fn events(&self) -> Vec<tandem::node::replica::Line> {
+    fn events(&self) -> Vec<Line> {
         let text = std::fs::read_to_string(&self.replica).unwrap_or_default();
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
@@ -62,7 +63,7 @@ impl Stalled {
     /// Waits until the console holds at least `bytes` for its reader.
     fn wait_held(&self, bytes: u64) {
         let begun = Instant::now();
-        let held = |line: &tandem::node::replica::Line| {
+        let held = |line: &Line| {
             let metrics: serde_json::Value = serde_json::from_str(&line.detail).unwrap_or_default();
             metrics["console_held"].as_u64().unwrap_or(0)
         };
@@ -190,4 +191,72 @@ fn a_guest_that_waits_for_a_reader_ends_when_asked() {
     primary.ask_to_end();
     backup.ends_well();
     assert!(primary.child.wait().unwrap().success());
+}
+
+/// `count` lines of the guest's, each there and in its place.
+fn has_all_reads(said: &[String], count: usize) {
+    let reads: Vec<&String> = said.iter().filter(|line| line.contains("tsc=")).collect();
+    assert_eq!(reads.len(), count, "{said:?}");
+    for (number, line) in reads.iter().enumerate() {
+        let begins = format!("clock: read {number}: ");
+        assert!(line.starts_with(&begins), "{number}: {line}");
+    }
+}
+
+/// What a replica's process holds for its reader dies with it.
+#[test]
+fn what_a_killed_primary_held_for_its_reader_is_printed_by_the_survivor() {
+    let _machine = machine();
+    if !have_kvm("a stalled console's failover") {
+        return;
+    }
+    let site = Site::new();
+    let (mut backup, at) = site.backup(&[]);
+    let words = ["clock", "--arg", "reads=50", "--arg", "rtc=50"];
+    let mut primary = Stalled::start(&site, &words, &at);
+    // All of its lines: the guest ends, and its primary waits for a reader before it says so.
+    backup.wait_event("guest_ended");
+    primary.child.kill().unwrap();
+    primary.child.wait().unwrap();
+    backup.ends_well();
+    assert_eq!(primary.read_all(), "", "nobody read, and nothing was cut");
+    has_all_reads(&backup.daemon.said(), 50);
+}
+
+#[test]
+fn what_a_guest_waits_to_print_outlives_its_primary() {
+    let _machine = machine();
+    if !have_kvm("the failover of a console that is full") {
+        return;
+    }
+    let site = Site::new();
+    let (mut backup, at) = site.backup(&[]);
+    let words = [
+        "clock",
+        "--arg",
+        "reads=500",
+        "--arg",
+        "rtc=500",
+        "--arg",
+        "hz=10",
+    ];
+    let mut primary = Stalled::start(&site, &words, &at);
+    primary.wait_held(16 << 10);
+    // The backup is told so often what has left that it has heard of all there is.
+    let released = |line: &Line| {
+        let metrics: serde_json::Value = serde_json::from_str(&line.detail).unwrap_or_default();
+        metrics["link"]["frames_sent"].as_u64().unwrap_or(0)
+    };
+    let sent = |primary: &Stalled| primary.events().last().map_or(0, &released);
+    let begun = (Instant::now(), sent(&primary));
+    while sent(&primary) < begun.1 + 5 {
+        assert!(begun.0.elapsed() < LIMIT, "no heartbeat");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    primary.child.kill().unwrap();
+    primary.child.wait().unwrap();
+    backup.wait_event("live");
+    backup.ends_well();
+    assert_eq!(primary.read_all(), "", "nobody read, and nothing was cut");
+    has_all_reads(&backup.daemon.said(), 500);
 }

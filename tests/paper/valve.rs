@@ -193,7 +193,7 @@ fn entries(mut primary: TcpStream) {
             state.beat();
         } else {
             if let Parsed::Heartbeat(heartbeat) = parsed {
-                state.released = heartbeat.released.0;
+                state.released = heartbeat.delivered.released.0;
                 state.call = heartbeat.call;
             }
             state.send(&bytes);

@@ -1,9 +1,9 @@
 //! What the threads of a [`super::Sender`] share, and what those behind the vCPU do.
 
-use super::Lag;
+use super::{Lag, SenderOptions, Unprinted};
 use crate::backlog::Backlog;
 use crate::clock::{boot_us, now_us};
-use crate::cursors::SharedCursors;
+use crate::cursors::{Delivered, SharedCursors};
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
 use crate::gate::SharedGate;
@@ -77,6 +77,7 @@ pub(super) struct Shared {
     pub(super) mode: AtomicU8,
     pub(super) buffer_max: u64,
     pub(super) lease: Arc<Lease>,
+    pub(super) unprinted: Unprinted,
     /// Cost of everything appended, and of what was released of it.
     pub(super) appended_cost: AtomicU64,
     pub(super) released_cost: AtomicU64,
@@ -93,12 +94,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        link: Link,
-        outlet: Box<dyn Outlet + Send>,
-        buffer_max: u64,
-        lease: Arc<Lease>,
-    ) -> Self {
+    pub(super) fn new(link: Link, outlet: Box<dyn Outlet + Send>, options: SenderOptions) -> Self {
+        let SenderOptions {
+            buffer_max,
+            lease,
+            unprinted,
+        } = options;
         Self {
             link,
             gate: SharedGate::new(outlet),
@@ -106,6 +107,7 @@ impl Shared {
             mode: AtomicU8::new(Mode::Linked as u8),
             buffer_max,
             lease,
+            unprinted,
             appended_cost: AtomicU64::new(0),
             released_cost: AtomicU64::new(0),
             drain_us: AtomicU64::new(0),
@@ -220,6 +222,13 @@ impl Shared {
         Ok(())
     }
 
+    /// What has left. The cursor is read first: console outputs let out since then are behind it.
+    fn delivered(&self) -> Delivered {
+        let released = self.cursors.released();
+        let printed = (self.unprinted)().map_or(released, |first| first.min(released));
+        Delivered { released, printed }
+    }
+
     /// Sends a sign of life; if the socket is full, only if it `must` be sent.
     fn beat(&self, must: bool) {
         let mut out = self.out();
@@ -227,7 +236,7 @@ impl Shared {
             return;
         }
         let heartbeat = Heartbeat {
-            released: self.cursors.released(),
+            delivered: self.delivered(),
             call: self.call.load(SeqCst),
         };
         let sent = out.queue.sent();
@@ -461,12 +470,12 @@ pub(super) fn write_rest(shared: &Shared) {
 
 /// Sends heartbeats, and ends the link when the backup is silent.
 pub(super) fn watch(shared: &Shared) {
-    let mut told = LogIndex(0);
+    let mut told = Delivered::default();
     let beat = |nothing_sent: bool| {
-        let released = shared.cursors.released();
-        if nothing_sent || released != told {
+        let delivered = shared.delivered();
+        if nothing_sent || delivered != told {
             shared.beat(false);
-            told = released;
+            told = delivered;
         }
     };
     shared.link.watch(beat, |lost| shared.lose(lost));
@@ -503,7 +512,11 @@ mod tests {
         let link = Link::new(near, SETTINGS, Box::new(|_| {})).unwrap();
         let lease = Lease::on_clock(|| NOW.get());
         lease.begin(SETTINGS);
-        let shared = Shared::new(link, Box::new(Nowhere), 1 << 20, lease);
+        let options = SenderOptions {
+            lease,
+            ..SenderOptions::default()
+        };
+        let shared = Shared::new(link, Box::new(Nowhere), options);
         (shared, listener.accept().unwrap().0)
     }
 

@@ -23,7 +23,7 @@ struct Kept {
 
 impl Outlet for Kept {
     fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
-        self.suppressed.released(self.receiver.released());
+        self.suppressed.delivered(self.receiver.delivered());
         self.suppressed.hold(index, output);
         Ok(())
     }
@@ -81,7 +81,7 @@ impl FailoverInputs {
         match &mut self.phase {
             Phase::Replaying(replayer) => {
                 let kept = replayer.suppressed_mut();
-                kept.suppressed.released(kept.receiver.released());
+                kept.suppressed.delivered(kept.receiver.delivered());
                 let outputs = kept.suppressed.take_for_reemission();
                 outputs.into_iter().map(|(_, output)| output).collect()
             }

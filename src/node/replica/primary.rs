@@ -30,16 +30,6 @@ use vmm::machine::live::{GuestTime, Inbox, Live};
 /// Longest time for the backup to answer.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
-/// Sends released outputs to the backends, from whatever thread releases them.
-struct Released(Arc<outside::Outside>);
-
-impl Outlet for Released {
-    fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
-        self.0.emit(output);
-        Ok(())
-    }
-}
-
 /// The way into the gate, on the vCPU thread: notes when the guest has printed.
 struct IntoGate {
     gate: GateOutlet,
@@ -356,16 +346,19 @@ fn link(
     control: mpsc::Sender<Message>,
 ) -> Outcome<Sender> {
     let connection = offer(socket, hello, HANDSHAKE)?;
+    let console = outside.clone();
+    let unprinted = Arc::new(move || console.unprinted());
     let options = SenderOptions {
         buffer_max: u64::from(args.replica.log_buffer) << 20,
         lease,
+        unprinted,
     };
     let on_end = move |end| {
         let _ = control.send(Message::Link(end));
     };
     Sender::start(
         connection,
-        Box::new(Released(outside.clone())),
+        Box::new(outside::Released(outside.clone())),
         options,
         on_end,
     )
@@ -393,7 +386,12 @@ fn run(
     let ended = machine.run(&mut recorder);
     Ok(vcpu::outcome(ended, |bye| {
         // If the link is lost meanwhile the control thread hears of that first, and contends.
-        recorder.log_mut().sender.bye(bye);
+        let channel = recorder.log_mut();
+        // Nobody says the guest's last words once the backup was told that this is the end.
+        if channel.sender.wait_acked() {
+            channel.outside.finish_console();
+        }
+        channel.sender.bye(bye);
         Vec::new()
     }))
 }

@@ -93,8 +93,13 @@ impl Console {
         self.queue().map_or(0, Queue::held)
     }
 
-    /// Waits until everything is written, at most `limit`; the bytes that are not. Not for a vCPU thread:
-    /// it reads the clock.
+    /// Mark of the first output that is not written: what a killed process takes with it begins there.
+    #[must_use]
+    pub fn unwritten(&self) -> Option<u64> {
+        self.queue().and_then(Queue::unwritten)
+    }
+
+    /// Waits until everything is written, about `limit` at most; the bytes that are not. Reads no clock.
     #[must_use]
     pub fn finish(&self, limit: Duration) -> usize {
         self.queue().map_or(0, |queue| queue.finish(limit))
@@ -118,6 +123,11 @@ impl Console {
     /// closed, bytes go nowhere.
     /// Reads no clock.
     pub fn write(&self, bytes: &[u8]) {
+        self.write_marked(0, bytes);
+    }
+
+    /// [`Self::write`], for one who asks what is [`Self::unwritten`].
+    pub fn write_marked(&self, mark: u64, bytes: &[u8]) {
         match &*self.0 {
             Target::Stdout { turn, closed } => {
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +137,7 @@ impl Console {
                     closed.store(true, Ordering::Relaxed);
                 }
             }
-            Target::Queued(queue) => queue.push(bytes),
+            Target::Queued(queue) => queue.push(mark, bytes),
             Target::Capture(capture) => capture.append(bytes),
         }
     }
