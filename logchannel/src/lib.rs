@@ -8,7 +8,7 @@
 //!  OutputGate ◀──acked─┴────────── Ack ◀────────────┘            Suppressed
 //!   │ released                                                       ▲
 //!   ▼                                                                │
-//!  outlet        Sender ── Heartbeat { released } ──▶ Receiver ──released
+//!  outlet        Sender ── Heartbeat { delivered } ─▶ Receiver ─delivered
 //! ```
 //!
 //! The data path uses plain threads and blocking sockets, because what counts is the time from append

@@ -28,8 +28,9 @@ struct State {
     allowed: usize,
     /// Clocks of the entries the backup was given.
     passed: Vec<Clock>,
-    /// What the primary last said it released, and its last call.
+    /// What the primary last said it released and printed, and its last call.
     released: u64,
+    printed: u64,
     call: u64,
     acks: Vec<Ack>,
 }
@@ -42,6 +43,7 @@ impl State {
             allowed: 0,
             passed: Vec::new(),
             released: 0,
+            printed: 0,
             call: 0,
             acks: Vec::new(),
         }
@@ -65,7 +67,7 @@ impl State {
 
     /// Says that the primary lives: it sends no heartbeats of its own while it has entries to send.
     fn beat(&mut self) {
-        let said = [self.released, self.call].map(u64::to_le_bytes);
+        let said = [self.released, self.printed, self.call].map(u64::to_le_bytes);
         self.send(&frame(FrameKind::Heartbeat, |out| {
             out.extend(said.as_flattened());
         }));
@@ -194,6 +196,7 @@ fn entries(mut primary: TcpStream) {
         } else {
             if let Parsed::Heartbeat(heartbeat) = parsed {
                 state.released = heartbeat.delivered.released.0;
+                state.printed = heartbeat.delivered.printed.0;
                 state.call = heartbeat.call;
             }
             state.send(&bytes);

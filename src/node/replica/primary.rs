@@ -56,9 +56,21 @@ struct Channel {
     /// The guest has printed since the last flush.
     printed: Arc<AtomicBool>,
     die_at: Option<u64>,
+    /// The entry to die at is appended: an output it marks goes into the gate, and then it is time.
+    dies: bool,
 }
 
 impl Channel {
+    /// Sends what there is and ends this process, if it is time.
+    fn die_if_due(&mut self) -> Result<(), LogError> {
+        if self.dies {
+            self.sender.flush()?;
+            // SAFETY: ending this very process is what is asked for.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        Ok(())
+    }
+
     /// Holds the vCPU while its backup lags behind (P15). Acks, heartbeats and released outputs are other
     /// threads' work and go on.
     fn hold(&mut self) -> Result<(), LogError> {
@@ -86,19 +98,17 @@ impl Channel {
 
 impl LogSink for Channel {
     fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError> {
+        self.die_if_due()?;
         let index = self.sender.append(entry)?;
         if entry.stand.is_none() {
             self.sender.flush()?;
         }
-        if self.die_at == Some(index.0) {
-            self.sender.flush()?;
-            // SAFETY: ending this very process is what is asked for.
-            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-        }
+        self.dies = self.die_at == Some(index.0);
         Ok(index)
     }
 
     fn flush(&mut self) -> Result<(), LogError> {
+        self.die_if_due()?;
         self.sender.flush()?;
         // With everything on its way, the vCPU may wait for a reader; the threads of the link do not.
         if self.printed.swap(false, Ordering::Relaxed) {
@@ -108,6 +118,7 @@ impl LogSink for Channel {
     }
 
     fn before_entry(&mut self) -> Result<(), LogError> {
+        self.die_if_due()?;
         if self.brake.is_on(self.handle.drain_us()) {
             return self.hold();
         }
@@ -314,6 +325,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         printed,
         sender,
         die_at: args.die_at,
+        dies: false,
     };
     vcpu.start((channel, gate))?;
     let role = RoleMachine::primary(view);
