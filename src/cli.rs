@@ -289,7 +289,8 @@ pub struct PrimaryArgs {
     /// though none marked its end
     #[arg(long, value_name = "N", conflicts_with = "viewservice")]
     pub view: Option<u64>,
-    /// Kill this process (SIGKILL) as soon as the entry with this index was sent; for tests
+    /// Kill this process (SIGKILL) once the entry with this index is sent, and its output in the gate; for
+    /// tests
     #[arg(long, hide = true, value_name = "N")]
     pub die_at: Option<u64>,
 }

@@ -142,11 +142,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// Read in the other order than written, so that growth meanwhile cannot break theirs.
     fn delivered(&self) -> Delivered {
-        Delivered {
-            released: LogIndex(self.released.load(SeqCst)),
-            printed: LogIndex(self.printed.load(SeqCst)),
-        }
+        let printed = LogIndex(self.printed.load(SeqCst));
+        let released = LogIndex(self.released.load(SeqCst));
+        Delivered { released, printed }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

@@ -166,7 +166,8 @@ impl Sender {
     /// left, says `bye` and waits until the backup has closed. Nobody contends after that. False if the
     /// link ended before that: what became of it `on_end` was told.
     pub fn bye(&mut self, bye: Bye) -> bool {
-        if !self.wait_acked() {
+        // The link may be lost though everything is acked; then its loss decides what becomes of the lease.
+        if !self.wait_acked() || self.shared.mode() != Mode::Linked {
             return false;
         }
         let shared = &self.shared;

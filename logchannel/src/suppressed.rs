@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Frames and power-off are kept until the primary's `released` cursor passes them, console bytes until
-//! its `printed` does: a primary that has let them out may still hold them for a slow reader. A disk request is kept until its completion was replayed: it may have left the primary and be lost
-//! with it, and only its completion proves that it was done. Reads are kept too, as their guest waits
-//! for the data.
+//! its `printed` does: a primary that has let them out may still hold them for a slow reader. A disk
+//! request is kept until its completion was replayed: it may have left the primary and be lost with it,
+//! and only its completion proves that it was done. Reads are kept too, as their guest waits for the data.
 //!
 //! It is bounded with the log, as the primary's buffer counts an output until it is released; and with what
 //! the primary's console holds before a vCPU that prints waits.

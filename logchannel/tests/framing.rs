@@ -53,6 +53,18 @@ fn stream() -> impl Strategy<Value = (Vec<u8>, usize)> {
         .prop_map(|frames| (frames.concat(), frames.len()))
 }
 
+#[test]
+fn the_heartbeat_in_the_documents_is_what_is_sent() {
+    let numbers: [u64; 3] = [300, 298, 0];
+    let bytes = sealed(
+        FrameKind::Heartbeat,
+        numbers.map(u64::to_le_bytes).as_flattened(),
+    );
+    let text: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let documents = include_str!("../../docs/LOG_FORMAT.md");
+    assert!(documents.contains(&text.join(" ")), "{}", text.join(" "));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -110,6 +110,12 @@ fn clear_away() {
         let _ = waitid(Id::Pid(*child), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
     }
     for folder in &leftovers.folders {
+        // Under another name, another thread of this process makes nothing more in it.
+        let gone = folder.with_extension("gone");
+        let folder = match std::fs::rename(folder, &gone) {
+            Ok(()) => &gone,
+            Err(_) => folder,
+        };
         if let Err(e) = std::fs::remove_dir_all(folder) {
             crate::complain!("tandem: {} is left behind: {e}", folder.display());
         }

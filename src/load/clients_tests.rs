@@ -218,6 +218,12 @@ fn recording_stops_at_its_bound_and_says_so() {
     .unwrap();
     assert!(load.wait_replies(100, LONG));
     assert_eq!(load.broken(), 0);
+    // It says so once a client would have gone on.
+    let begun = Instant::now();
+    while !load.pause().full {
+        assert!(begun.elapsed() < LONG);
+        load.resume();
+    }
     let history = load.stop();
     assert_eq!((history.ops.len(), history.full), (100, true));
 }

@@ -236,7 +236,7 @@ pub fn for_machine(
     .during("cannot plug the machine in")
 }
 
-/// Outputs a primary's backup has acked, from whatever thread that reads acks.
+/// Outputs that may leave a primary, from whatever thread lets them out.
 pub struct Released(pub Arc<Outside>);
 
 impl Outlet for Released {

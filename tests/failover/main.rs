@@ -1,8 +1,8 @@
 //! Failover with the primary killed at every log index of a short run (P9): whatever the backup has
 //! been sent when its primary dies, a client sees one machine.
 //!
-//! The primary kills itself with SIGKILL as soon as entry N is sent, for N from the first entry on until
-//! a run ends without reaching N. `TANDEM_EVERY=k` tries every k-th index only.
+//! The primary kills itself with SIGKILL once entry N is sent, for N from the first entry on until a run
+//! ends without reaching N. `TANDEM_EVERY=k` tries every k-th index only.
 
 #[path = "../common/mod.rs"]
 mod common;

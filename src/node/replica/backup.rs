@@ -15,9 +15,9 @@ use crate::cli::BackupArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
 use logchannel::role::{Event, RoleMachine};
-use logchannel::{Bye, Connection, Hello, Receiver, ReceiverHandle, ReceiverOptions};
+use logchannel::{Bye, Connection, Hello, Receiver, ReceiverHandle, ReceiverOptions, Suppressed};
+use replay::Arrival;
 use replay::codec::from_bytes;
-use replay::{Arrival, Output};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Inlet, Sender as Outlet, SyncSender, channel};
 use std::time::Duration;
@@ -34,7 +34,7 @@ struct BackupSide {
     inbox: Arc<Inbox>,
     outside: Arc<Outside>,
     mac: [u8; 6],
-    outputs: Vec<Output>,
+    outputs: Suppressed,
     reply: Option<SyncSender<bool>>,
     live: bool,
     ended: Option<u32>,
@@ -55,9 +55,11 @@ impl Side for BackupSide {
     }
 
     fn reemit(&mut self) -> usize {
-        let outputs = std::mem::take(&mut self.outputs);
+        // The primary may have said more since its guest ended.
+        self.outputs.delivered(self.receiver.delivered());
+        let outputs = self.outputs.take_for_reemission();
         let count = outputs.len();
-        for output in outputs {
+        for (_, output) in outputs {
             self.outside.emit(output);
         }
         count
@@ -188,7 +190,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
         inbox,
         outside: started.outside,
         mac: started.mac,
-        outputs: Vec::new(),
+        outputs: Suppressed::new(),
         reply: None,
         live: false,
         ended: None,

@@ -77,15 +77,14 @@ impl FailoverInputs {
     }
 
     /// What was suppressed and nobody may have seen, in order.
-    pub fn take_suppressed(&mut self) -> Vec<Output> {
+    pub fn take_suppressed(&mut self) -> Suppressed {
         match &mut self.phase {
             Phase::Replaying(replayer) => {
                 let kept = replayer.suppressed_mut();
                 kept.suppressed.delivered(kept.receiver.delivered());
-                let outputs = kept.suppressed.take_for_reemission();
-                outputs.into_iter().map(|(_, output)| output).collect()
+                std::mem::take(&mut kept.suppressed)
             }
-            Phase::Live(_) => Vec::new(),
+            Phase::Live(_) => Suppressed::new(),
         }
     }
 

@@ -22,7 +22,7 @@ pub use backup::backup;
 pub use events::Line;
 pub use primary::primary;
 
-use replay::Output;
+use logchannel::Suppressed;
 use std::sync::mpsc::SyncSender;
 use vmm::machine::Ended;
 
@@ -41,7 +41,7 @@ enum VcpuEvent {
     /// A backup executed every entry there is; it waits to be told to go live.
     Drained {
         /// What it suppressed and nobody may have seen.
-        outputs: Vec<Output>,
+        outputs: Suppressed,
         /// To be answered with whether to go live.
         reply: SyncSender<bool>,
     },
@@ -55,14 +55,14 @@ enum VcpuEvent {
         /// How.
         ended: Ended,
         /// What was suppressed and nobody may have seen.
-        outputs: Vec<Output>,
+        outputs: Suppressed,
     },
     /// The guest could not go on, which ends the machine for both replicas.
     Broke {
         /// Why, in one line.
         why: String,
         /// What was suppressed and nobody may have seen.
-        outputs: Vec<Output>,
+        outputs: Suppressed,
     },
     /// Replay differs from the recording.
     Diverged(String),

@@ -12,8 +12,8 @@ use crate::failure::{During, Outcome};
 use crate::signals;
 use logchannel::role::{Event, RoleMachine};
 use logchannel::{
-    Brake, GateOutlet, Hello, Lease, Moment, Sender, SenderHandle, SenderOptions, Settings, clock,
-    offer,
+    Brake, GateOutlet, Hello, Lease, Moment, Sender, SenderHandle, SenderOptions, Settings,
+    Suppressed, clock, offer,
 };
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
@@ -33,13 +33,13 @@ const HANDSHAKE: Duration = Duration::from_secs(20);
 /// The way into the gate, on the vCPU thread: notes when the guest has printed.
 struct IntoGate {
     gate: GateOutlet,
-    printed: Arc<AtomicBool>,
+    has_printed: Arc<AtomicBool>,
 }
 
 impl Outlet for IntoGate {
     fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
         if matches!(output, Output::Console(_)) {
-            self.printed.store(true, Ordering::Relaxed);
+            self.has_printed.store(true, Ordering::Relaxed);
         }
         self.gate.emit(index, output)
     }
@@ -54,7 +54,7 @@ struct Channel {
     braked_us: Arc<AtomicU64>,
     outside: Arc<outside::Outside>,
     /// The guest has printed since the last flush.
-    printed: Arc<AtomicBool>,
+    has_printed: Arc<AtomicBool>,
     die_at: Option<u64>,
     /// The entry to die at is appended: an output it marks goes into the gate, and then it is time.
     dies: bool,
@@ -111,7 +111,7 @@ impl LogSink for Channel {
         self.die_if_due()?;
         self.sender.flush()?;
         // With everything on its way, the vCPU may wait for a reader; the threads of the link do not.
-        if self.printed.swap(false, Ordering::Relaxed) {
+        if self.has_printed.swap(false, Ordering::Relaxed) {
             self.outside.wait_for_console();
         }
         Ok(())
@@ -312,17 +312,17 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         ended: None,
         broke: None,
     };
-    let printed = Arc::new(AtomicBool::new(false));
+    let has_printed = Arc::new(AtomicBool::new(false));
     let gate = IntoGate {
         gate: sender.outlet(),
-        printed: printed.clone(),
+        has_printed: has_printed.clone(),
     };
     let channel = Channel {
         handle: sender.handle(),
         brake,
         braked_us,
         outside,
-        printed,
+        has_printed,
         sender,
         die_at: args.die_at,
         dies: false,
@@ -404,6 +404,6 @@ fn run(
             channel.outside.finish_console();
         }
         channel.sender.bye(bye);
-        Vec::new()
+        Suppressed::new()
     }))
 }

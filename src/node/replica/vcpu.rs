@@ -4,8 +4,7 @@ use super::super::engine::AnyMachine;
 use super::super::setup::Prepared;
 use super::{Message, VcpuEvent};
 use crate::failure::{During, Failure, Outcome};
-use logchannel::Bye;
-use replay::Output;
+use logchannel::{Bye, Suppressed};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use vmm::machine::{Ended, FAULT_STATUS, MachineError};
 
@@ -62,7 +61,7 @@ impl<L> Booted<L> {
 /// told first what the peer is to hear, and returns the outputs nobody may have seen.
 pub fn outcome(
     run: Result<Ended, MachineError>,
-    leave: impl FnOnce(Bye) -> Vec<Output>,
+    leave: impl FnOnce(Bye) -> Suppressed,
 ) -> VcpuEvent {
     match run {
         Ok(ended) => {
@@ -99,7 +98,7 @@ mod tests {
         let mut byes = Vec::new();
         let event = outcome(Err(guests.into()), |bye| {
             byes.push(bye);
-            Vec::new()
+            Suppressed::new()
         });
         assert!(matches!(event, VcpuEvent::Broke { .. }));
         assert_eq!(byes, [Bye::PowerOff { code: FAULT_STATUS }]);

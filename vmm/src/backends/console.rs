@@ -99,7 +99,8 @@ impl Console {
         self.queue().and_then(Queue::unwritten)
     }
 
-    /// Waits until everything is written, about `limit` at most; the bytes that are not. Reads no clock.
+    /// Waits until everything is written, about `limit` at most and not a second time; the bytes that are
+    /// not. Reads no clock.
     #[must_use]
     pub fn finish(&self, limit: Duration) -> usize {
         self.queue().map_or(0, |queue| queue.finish(limit))
