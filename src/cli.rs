@@ -293,6 +293,9 @@ pub struct PrimaryArgs {
     /// tests
     #[arg(long, hide = true, value_name = "N")]
     pub die_at: Option<u64>,
+    /// Longest time the guest's end waits for its console's reader; for tests
+    #[arg(long, hide = true, value_name = "MS")]
+    pub last_words_ms: Option<u64>,
 }
 
 /// `tandem backup`.

@@ -142,6 +142,22 @@ fn the_backup_is_told_what_was_printed() {
     is(10, 10);
 }
 
+/// Whoever waits for something else after the last ack may find the link gone, and the other side live.
+#[test]
+fn nobody_says_bye_on_a_link_that_was_lost() {
+    let (mut primary, backup) = pair(
+        PATIENT,
+        SenderOptions::default(),
+        ReceiverOptions::default(),
+    );
+    primary.sender.append(&entry(0)).unwrap();
+    assert!(primary.sender.wait_acked());
+    drop(backup);
+    let end = primary.ended.recv_timeout(LIMIT).unwrap();
+    assert!(matches!(end, LinkEnd::Lost(_)), "{end}");
+    assert!(!primary.sender.bye(Bye::Stop));
+}
+
 #[test]
 fn a_full_backup_holds_the_primary_back_and_nobody_is_suspected() {
     const COUNT: u64 = 200_000;

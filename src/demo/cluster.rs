@@ -340,7 +340,7 @@ impl Pair {
 
     /// What the replicas noted so far, in order of time, but for their counters.
     pub fn events(&self) -> Vec<Line> {
-        let lines = self.events.iter().flat_map(|path| read_events(path));
+        let lines = self.events.iter().flat_map(|path| Line::all_in(path));
         let mut lines: Vec<Line> = lines.filter(|line| line.event != METRICS).collect();
         lines.sort_by_key(|line| line.at_ns);
         lines
@@ -348,7 +348,7 @@ impl Pair {
 
     /// The counters the primary noted so far, in order of time: JSON in the detail.
     pub fn metrics(&self) -> Vec<Line> {
-        let mut lines = read_events(&self.events[0]);
+        let mut lines = Line::all_in(&self.events[0]);
         lines.retain(|line| line.event == METRICS);
         lines
     }
@@ -363,19 +363,11 @@ impl Pair {
     }
 }
 
-/// The whole lines of an events file.
-fn read_events(path: &Path) -> Vec<Line> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect()
-}
-
 /// Waits until `event` stands in the events file at `path`, which `daemon` writes.
 fn wait_event(path: &Path, event: &str, daemon: &Daemon) -> Outcome<Line> {
     let deadline = Instant::now() + READY;
     loop {
-        if let Some(line) = read_events(path)
+        if let Some(line) = Line::all_in(path)
             .into_iter()
             .find(|line| line.event == event)
         {

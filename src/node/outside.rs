@@ -21,7 +21,7 @@ use vmm::backends::{ArrivalSink, Attention, NetPort};
 use vmm::machine::live::Inbox;
 
 /// Longest time the end of a replica waits for somebody to read what its guest printed last.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The backends of one machine.
 pub struct Outside {
@@ -35,12 +35,8 @@ pub struct Outside {
 
 impl Outside {
     /// Sends `output` where it belongs. A replica's never waits: threads that link the pair call it.
-    pub fn emit(&self, output: Output) {
-        self.emit_of(LogIndex(0), output);
-    }
-
-    /// The same for the output of entry `index`, for one who asks what is [`Self::unprinted`].
-    fn emit_of(&self, index: LogIndex, output: Output) {
+    /// `index`: of the entry that marks it, for one who asks what is [`Self::unprinted`].
+    pub fn emit(&self, index: LogIndex, output: Output) {
         match output {
             Output::Frame(frame) => {
                 if let Some(net) = &self.net {
@@ -97,11 +93,12 @@ impl Outside {
         console.unwritten().map(LogIndex)
     }
 
-    /// Waits a while for the console's reader; the bytes that are not written then. Reads no clock.
-    pub fn finish_console(&self) -> usize {
+    /// Waits for the console's reader, about `limit` at most and not a second time; the bytes that are not
+    /// written then. Reads no clock.
+    pub fn finish_console(&self, limit: Duration) -> usize {
         self.console
             .as_ref()
-            .map_or(0, |console| console.finish(LAST_WORDS))
+            .map_or(0, |console| console.finish(limit))
     }
 
     /// Nothing leaves any more.
@@ -116,7 +113,7 @@ impl Outside {
     /// be called before the process ends.
     pub fn finish(&self) {
         self.over.store(true, Ordering::SeqCst);
-        match self.finish_console() {
+        match self.finish_console(LAST_WORDS) {
             0 => {}
             bytes => tracing::warn!("{bytes} bytes of the console are lost: nobody read them"),
         }
@@ -236,23 +233,13 @@ pub fn for_machine(
     .during("cannot plug the machine in")
 }
 
-/// Outputs that may leave a primary, from whatever thread lets them out.
-pub struct Released(pub Arc<Outside>);
-
-impl Outlet for Released {
-    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
-        self.0.emit_of(index, output);
-        Ok(())
-    }
-}
-
 /// Outputs of a vCPU that leave at once.
 pub struct Direct(pub Arc<Outside>);
 
 impl Outlet for Direct {
-    fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
         let printed = matches!(output, Output::Console(_));
-        self.0.emit(output);
+        self.0.emit(index, output);
         if printed {
             self.0.wait_for_console();
         }

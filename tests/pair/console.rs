@@ -65,27 +65,32 @@ impl Stalled {
     }
 
     fn events(&self) -> Vec<Line> {
-        let text = std::fs::read_to_string(&self.replica).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        Line::all_in(&self.replica)
+    }
+
+    /// The last counters it noted; null before that.
+    fn metrics(&self) -> serde_json::Value {
+        let events = self.events();
+        let last = events.iter().rev().find(|line| line.event == "metrics");
+        last.map_or(serde_json::Value::Null, |line| {
+            serde_json::from_str(&line.detail).unwrap()
+        })
+    }
+
+    /// Waits until its counters are as wanted.
+    #[track_caller]
+    fn wait_metrics(&self, wanted: impl Fn(&serde_json::Value) -> bool) {
+        let begun = Instant::now();
+        while !wanted(&self.metrics()) {
+            assert!(begun.elapsed() < LIMIT, "{}", self.metrics());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until the console holds at least `bytes` for its reader.
+    #[track_caller]
     fn wait_held(&self, bytes: u64) {
-        let begun = Instant::now();
-        let held = |line: &Line| {
-            let metrics: serde_json::Value = serde_json::from_str(&line.detail).unwrap_or_default();
-            metrics["console_held"].as_u64().unwrap_or(0)
-        };
-        while !self
-            .events()
-            .iter()
-            .any(|line| line.event == "metrics" && held(line) >= bytes)
-        {
-            assert!(begun.elapsed() < LIMIT, "{:?}", self.events().last());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.wait_metrics(|metrics| metrics["console_held"].as_u64() >= Some(bytes));
     }
 
     #[track_caller]
@@ -159,14 +164,7 @@ fn a_guest_that_prints_too_much_waits_and_its_pair_stays() {
     std::thread::sleep(Duration::from_millis(900));
     primary.is_protected(&backup);
     let said = primary.read_all();
-    let reads: Vec<&str> = said.lines().filter(|line| line.contains("tsc=")).collect();
-    assert_eq!(reads.len(), 500, "nothing is lost");
-    for (number, line) in reads.iter().enumerate() {
-        assert!(
-            line.starts_with(&format!("clock: read {number}: ")),
-            "in order: {line}"
-        );
-    }
+    has_all_reads(&said, 500);
     assert!(primary.child.wait().unwrap().success());
     backup.ends_well();
 }
@@ -187,13 +185,24 @@ fn a_guest_that_waits_for_a_reader_ends_when_asked() {
 }
 
 /// `count` lines of the guest's, each there and in its place.
-fn has_all_reads(said: &[String], count: usize) {
-    let reads: Vec<&String> = said.iter().filter(|line| line.contains("tsc=")).collect();
-    assert_eq!(reads.len(), count, "{said:?}");
+#[track_caller]
+fn has_all_reads(said: &str, count: usize) {
+    let reads: Vec<&str> = said.lines().filter(|line| line.contains("tsc=")).collect();
+    assert_eq!(reads.len(), count, "nothing is lost: {said}");
     for (number, line) in reads.iter().enumerate() {
         let begins = format!("clock: read {number}: ");
-        assert!(line.starts_with(&begins), "{number}: {line}");
+        assert!(line.starts_with(&begins), "in order: {number}: {line}");
     }
+}
+
+/// Kills a primary whose lines nobody has read; its backup has to print the guest's `count` reads.
+fn all_is_printed_by_the_survivor(mut primary: Stalled, mut backup: Replica, count: usize) {
+    primary.child.kill().unwrap();
+    primary.child.wait().unwrap();
+    backup.wait_event("flag_won");
+    backup.ends_well();
+    assert_eq!(primary.read_all(), "", "nobody read, and nothing was cut");
+    has_all_reads(&backup.daemon.said().join("\n"), count);
 }
 
 /// What a replica's process holds for its reader dies with it, though its guest has ended.
@@ -203,25 +212,14 @@ fn what_a_killed_primary_held_for_its_reader_is_printed_by_the_survivor() {
     if !have_kvm("a stalled console's failover") {
         return;
     }
-    // The primary waits a second for its reader before it says that this was the end. On a host that takes
-    // longer to run this thread there is nothing to be seen; a primary that does not wait fails every time.
-    for _ in 0..5 {
-        let site = Site::new();
-        let (mut backup, at) = site.backup(&[]);
-        let words = ["clock", "--arg", "reads=50", "--arg", "rtc=50"];
-        let mut primary = Stalled::start(&site, &words, &at);
-        backup.wait_event("guest_ended");
-        primary.child.kill().unwrap();
-        primary.child.wait().unwrap();
-        backup.ends_well();
-        if !backup.events().iter().any(|line| line.event == "flag_won") {
-            continue;
-        }
-        assert_eq!(primary.read_all(), "", "nobody read, and nothing was cut");
-        has_all_reads(&backup.daemon.said(), 50);
-        return;
-    }
-    panic!("the primary never waited for its reader");
+    let site = Site::new();
+    let (backup, at) = site.backup(&[]);
+    let words = ["clock", "--arg", "reads=50", "--arg", "rtc=50"];
+    // It waits for a reader before it says that this was the end, and for long enough to be killed.
+    let patient = [&words[..], &["--last-words-ms", "1000000"]].concat();
+    let primary = Stalled::start(&site, &patient, &at);
+    backup.wait_event("guest_ended");
+    all_is_printed_by_the_survivor(primary, backup, 50);
 }
 
 #[test]
@@ -231,26 +229,12 @@ fn what_a_guest_waits_to_print_outlives_its_primary() {
         return;
     }
     let site = Site::new();
-    let (mut backup, at) = site.backup(&[]);
-    let mut primary = Stalled::start(&site, &WORDY, &at);
+    let (backup, at) = site.backup(&[]);
+    let primary = Stalled::start(&site, &WORDY, &at);
     primary.wait_held(16 << 10);
     // Until heartbeats have told the backup of all that has left.
-    let sent = |primary: &Stalled| {
-        let told = primary.events();
-        let metrics = told.iter().rev().find(|line| line.event == "metrics");
-        let detail = metrics.map_or("{}", |line| &line.detail);
-        let metrics: serde_json::Value = serde_json::from_str(detail).unwrap();
-        metrics["link"]["frames_sent"].as_u64().unwrap_or(0)
-    };
-    let (begun, before) = (Instant::now(), sent(&primary));
-    while sent(&primary) < before + 5 {
-        assert!(begun.elapsed() < LIMIT, "no heartbeat");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    primary.child.kill().unwrap();
-    primary.child.wait().unwrap();
-    backup.wait_event("live");
-    backup.ends_well();
-    assert_eq!(primary.read_all(), "", "nobody read, and nothing was cut");
-    has_all_reads(&backup.daemon.said(), 500);
+    let sent = |metrics: &serde_json::Value| metrics["link"]["frames_sent"].as_u64().unwrap();
+    let before = sent(&primary.metrics());
+    primary.wait_metrics(|metrics| sent(metrics) >= before + 5);
+    all_is_printed_by_the_survivor(primary, backup, 500);
 }

@@ -73,10 +73,7 @@ struct Replica {
 
 impl Replica {
     fn events(&self) -> Vec<Line> {
-        let text = std::fs::read_to_string(&self.events).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        Line::all_in(&self.events)
     }
 
     #[track_caller]

@@ -59,8 +59,8 @@ impl Side for BackupSide {
         self.outputs.delivered(self.receiver.delivered());
         let outputs = self.outputs.take_for_reemission();
         let count = outputs.len();
-        for (_, output) in outputs {
-            self.outside.emit(output);
+        for (index, output) in outputs {
+            self.outside.emit(index, output);
         }
         count
     }

@@ -20,6 +20,16 @@ pub struct Line {
     pub detail: String,
 }
 
+impl Line {
+    /// The whole lines of an events file; none if there is no such file yet.
+    pub fn all_in(path: &Path) -> Vec<Self> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+}
+
 /// Writes events as they happen; each line goes out whole and at once, so that it outlives the process.
 pub struct Events {
     who: String,

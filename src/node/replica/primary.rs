@@ -30,6 +30,16 @@ use vmm::machine::live::{GuestTime, Inbox, Live};
 /// Longest time for the backup to answer.
 const HANDSHAKE: Duration = Duration::from_secs(20);
 
+/// Sends released outputs to the backends, from whatever thread releases them.
+struct Released(Arc<outside::Outside>);
+
+impl Outlet for Released {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
+        self.0.emit(index, output);
+        Ok(())
+    }
+}
+
 /// The way into the gate, on the vCPU thread: notes when the guest has printed.
 struct IntoGate {
     gate: GateOutlet,
@@ -56,14 +66,16 @@ struct Channel {
     /// The guest has printed since the last flush.
     has_printed: Arc<AtomicBool>,
     die_at: Option<u64>,
-    /// The entry to die at is appended: an output it marks goes into the gate, and then it is time.
-    dies: bool,
+    /// Longest wait for the console's reader before the backup is told that this is the end.
+    last_words: Duration,
 }
 
 impl Channel {
-    /// Sends what there is and ends this process, if it is time.
+    /// Sends what there is and ends this process, if the entry to die at is appended. Not at once then: an
+    /// output it marks goes into the gate first.
     fn die_if_due(&mut self) -> Result<(), LogError> {
-        if self.dies {
+        let appended = |at| self.handle.cursors().appended > LogIndex(at);
+        if self.die_at.is_some_and(appended) {
             self.sender.flush()?;
             // SAFETY: ending this very process is what is asked for.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
@@ -103,7 +115,6 @@ impl LogSink for Channel {
         if entry.stand.is_none() {
             self.sender.flush()?;
         }
-        self.dies = self.die_at == Some(index.0);
         Ok(index)
     }
 
@@ -325,7 +336,9 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         has_printed,
         sender,
         die_at: args.die_at,
-        dies: false,
+        last_words: args
+            .last_words_ms
+            .map_or(outside::LAST_WORDS, Duration::from_millis),
     };
     vcpu.start((channel, gate))?;
     let role = RoleMachine::primary(view);
@@ -370,7 +383,7 @@ fn link(
     };
     Sender::start(
         connection,
-        Box::new(outside::Released(outside.clone())),
+        Box::new(Released(outside.clone())),
         options,
         on_end,
     )
@@ -401,7 +414,7 @@ fn run(
         let channel = recorder.log_mut();
         // Nobody says the guest's last words once the backup was told that this is the end.
         if channel.sender.wait_acked() {
-            channel.outside.finish_console();
+            channel.outside.finish_console(channel.last_words);
         }
         channel.sender.bye(bye);
         Suppressed::new()

@@ -28,7 +28,7 @@ use std::time::Duration;
 const CHUNK: usize = 4096;
 
 /// What is written with one call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Piece {
     /// Of its first output.
     mark: u64,
@@ -38,7 +38,6 @@ struct Piece {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Piece>,
-    waiting_bytes: usize,
     /// Mark and bytes of what the thread has taken out and not written yet.
     writing: Option<(u64, usize)>,
     /// Somebody waits until nothing is held.
@@ -53,11 +52,11 @@ struct State {
 
 impl State {
     fn held(&self) -> usize {
-        self.waiting_bytes + self.writing.map_or(0, |(_, bytes)| bytes)
+        let waiting: usize = self.waiting.iter().map(|piece| piece.bytes.len()).sum();
+        waiting + self.writing.map_or(0, |(_, bytes)| bytes)
     }
 
     fn push(&mut self, mark: u64, bytes: &[u8]) {
-        self.waiting_bytes += bytes.len();
         let last = self.waiting.back_mut();
         match last.filter(|last| last.bytes.len() + bytes.len() <= CHUNK) {
             Some(last) => last.bytes.extend_from_slice(bytes),
@@ -70,7 +69,6 @@ impl State {
 
     fn take(&mut self) -> Option<Piece> {
         let piece = self.waiting.pop_front()?;
-        self.waiting_bytes -= piece.bytes.len();
         self.writing = Some((piece.mark, piece.bytes.len()));
         Some(piece)
     }
@@ -199,16 +197,18 @@ impl Queue {
     fn write_out(&self, fd: &OwnedFd) {
         loop {
             let mut state = self.state();
-            while state.waiting.is_empty() && !state.over {
+            let piece = loop {
+                if state.over {
+                    return;
+                }
+                if let Some(piece) = state.take() {
+                    break piece;
+                }
                 state = self
                     .changed
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.over {
-                return;
-            }
-            let Some(piece) = state.take() else { continue };
+            };
             drop(state);
             let written: Result<(), Errno> = write_all(fd.as_fd(), &piece.bytes);
             let mut state = self.state();
