@@ -1,7 +1,7 @@
 //! Real clients over TCP, what they saw, and the judgement of it.
 //!
 //! ```text
-//!  workload --> clients --> history --> check (search on model, lost) --> Verdict
+//!  workload --> clients --> history --> check (search on model and classes, lost) --> Verdict
 //!                 |            `------> stall
 //!                resp
 //!                 |
@@ -10,6 +10,7 @@
 
 pub mod bench;
 pub mod check;
+mod classes;
 pub mod clients;
 pub mod histogram;
 pub mod history;

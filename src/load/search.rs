@@ -10,9 +10,19 @@
 //! it, and a place once left in vain (event, which open operations have happened, state) is not
 //! entered again. Open operations that only observe, and fit, are taken at once: no other order
 //! can be better.
+//!
+//! An operation without a reply stays open to the end, and each of them would double the places.
+//! Two rules keep them few, and lose no linearization:
+//!
+//! - It is taken only where the very next step needs it: one that comes to something else without
+//!   it, or does not fit. Where the next step comes to the same, it can be left out (it need not
+//!   have happened); where no step follows before the return, it can be taken later.
+//! - Of several that do the same ([`Classes`]), the one called first is taken first: they can
+//!   change places.
 
 use std::collections::{HashMap, HashSet};
 
+use super::classes::Classes;
 use super::history::{NEVER, Op};
 use super::model::{Interner, State, Step};
 
@@ -58,6 +68,8 @@ pub enum Found {
 #[derive(Clone, Copy)]
 struct Entry {
     step: Step,
+    /// The same for all steps that do the same.
+    class: Step,
     slot: u8,
 }
 
@@ -83,10 +95,11 @@ struct Search<'a> {
     /// The operations open at each return, one run after the other; the returning one first.
     open: Vec<u32>,
     values: &'a mut Interner,
+    classes: Classes,
     seen: HashSet<(u32, Mask, u32)>,
     states: HashMap<State, u32>,
-    /// The furthest return reached, and the states it was reached in.
-    furthest: (u32, Vec<State>),
+    /// The furthest return reached, and the places it was reached in, of different states.
+    furthest: (u32, Vec<(Mask, State)>),
 }
 
 /// Most states a failed search names.
@@ -102,11 +115,11 @@ pub fn search(ops: &[&Op], slack_ns: u64, max_places: usize, values: &mut Intern
     match search.run(max_places) {
         Some(true) => Found::Order,
         Some(false) => {
-            let (event, states) = std::mem::take(&mut search.furthest);
-            let ret = &search.returns[event as usize];
+            let states = search.possible();
+            let event = search.furthest.0;
             let open = search.open_at(event).iter().map(|&e| e as usize).collect();
             Found::None {
-                stuck: ret.entry as usize,
+                stuck: search.returns[event as usize].entry as usize,
                 open,
                 states,
             }
@@ -135,17 +148,22 @@ impl<'a> Search<'a> {
         }
         // Calls before returns at the same instant: then the two overlap, which is the milder.
         events.sort_unstable();
+        let steps: Vec<Step> = ops
+            .iter()
+            .map(|op| Step::of(op, slack_ns, values))
+            .collect();
+        let mut classes = Classes::of(&steps, values);
+        let entries = steps.into_iter().map(|step| Entry {
+            step,
+            class: classes.step(step, values),
+            slot: 0,
+        });
         let mut search = Search {
-            entries: ops
-                .iter()
-                .map(|op| Entry {
-                    step: Step::of(op, slack_ns, values),
-                    slot: 0,
-                })
-                .collect(),
+            entries: entries.collect(),
             returns: Vec::new(),
             open: Vec::new(),
             values,
+            classes,
             seen: HashSet::new(),
             states: HashMap::new(),
             furthest: (0, Vec::new()),
@@ -232,7 +250,7 @@ impl<'a> Search<'a> {
     fn observe(&mut self, event: u32, mut mask: Mask, state: State) -> Mask {
         let from = self.returns[event as usize].open_from as usize;
         for i in from..from + self.open_at(event).len() {
-            let Entry { step, slot } = self.entries[self.open[i] as usize];
+            let Entry { step, slot, .. } = self.entries[self.open[i] as usize];
             if step.observes() && !has(mask, slot) && step.apply(state, self.values).is_some() {
                 mask = with(mask, slot);
             }
@@ -253,15 +271,15 @@ impl<'a> Search<'a> {
             if leads_on { &mut good } else { &mut rest }.push((mask, State::EMPTY));
         }
         for i in (from..from + self.open_at(event).len()).rev() {
-            let Entry { step, slot } = self.entries[self.open[i] as usize];
+            let Entry { step, slot, .. } = self.entries[self.open[i] as usize];
             if has(mask, slot) || step.observes() {
                 continue;
             }
             let Some(next) = step.apply(state, self.values) else {
                 continue;
             };
-            if next == state && step.is_open_ended() {
-                continue; // need not happen at all
+            if step.is_open_ended() && !self.is_needed(event, mask, state, self.open[i], next) {
+                continue;
             }
             let leads_on = i == from || must.apply(next, self.values).is_some();
             if leads_on { &mut good } else { &mut rest }.push((with(mask, slot), next));
@@ -270,21 +288,80 @@ impl<'a> Search<'a> {
         rest
     }
 
+    /// Whether to take the open-ended `entry`, which makes `next` of `state`: whether a step
+    /// right after it needs it, and no other that does the same comes first.
+    fn is_needed(&mut self, event: u32, mask: Mask, state: State, entry: u32, next: State) -> bool {
+        let ret = &self.returns[event as usize];
+        let (at_ns, from) = (ret.at_ns, ret.open_from as usize);
+        // The next step may also be the end of the lease it brought.
+        let mut needed =
+            next.expires_ns <= at_ns && state != State::EMPTY && state.expires_ns > at_ns;
+        let taken = self.entries[entry as usize].class;
+        for i in from..from + self.open_at(event).len() {
+            let other = self.open[i];
+            let Entry { step, class, slot } = self.entries[other as usize];
+            if other == entry || has(mask, slot) {
+                continue;
+            }
+            if other < entry && class == taken {
+                return false;
+            }
+            if needed {
+                continue;
+            }
+            let then = step.apply(next, self.values);
+            let idle = step.is_open_ended() && then == Some(next);
+            needed = then.is_some() && !idle && then != step.apply(state, self.values);
+        }
+        needed
+    }
+
+    /// The first few states the key can have been in at the furthest return: those it was reached
+    /// in, and what open-ended operations that no step needed make of them.
+    fn possible(&mut self) -> Vec<State> {
+        let (event, mut places) = std::mem::take(&mut self.furthest);
+        self.furthest.0 = event;
+        let from = self.returns[event as usize].open_from as usize;
+        let to = from + self.open_at(event).len();
+        let mut at = 0;
+        while let Some(&(mask, state)) = places.get(at) {
+            for i in from..to {
+                let Entry { step, slot, .. } = self.entries[self.open[i] as usize];
+                if !step.is_open_ended() || has(mask, slot) {
+                    continue;
+                }
+                if let Some(next) = step.apply(state, self.values) {
+                    note_place(&mut places, with(mask, slot), next);
+                }
+            }
+            at += 1;
+        }
+        places.into_iter().map(|(_, state)| state).collect()
+    }
+
     /// Whether this place is new; notes how far it is.
     fn enter(&mut self, frame: &Frame) -> bool {
         let fresh = self.states.len() as u32;
-        let state = *self.states.entry(frame.state).or_insert(fresh);
+        let state = self.classes.state(frame.state, self.values);
+        let state = *self.states.entry(state).or_insert(fresh);
         if !self.seen.insert((frame.event, frame.mask, state)) {
             return false;
         }
-        let (event, states) = &mut self.furthest;
+        let (event, places) = &mut self.furthest;
         if frame.event > *event {
             *event = frame.event;
-            states.clear();
+            places.clear();
         }
-        if frame.event == *event && states.len() < STATES_SHOWN && !states.contains(&frame.state) {
-            states.push(frame.state);
+        if frame.event == *event {
+            note_place(places, frame.mask, frame.state);
         }
         true
+    }
+}
+
+/// Adds a place to `places` if its state is new there, and there are not yet [`STATES_SHOWN`].
+fn note_place(places: &mut Vec<(Mask, State)>, mask: Mask, state: State) {
+    if places.len() < STATES_SHOWN && places.iter().all(|&(_, known)| known != state) {
+        places.push((mask, state));
     }
 }
