@@ -15,7 +15,8 @@ use super::search::{self, Found};
 pub struct CheckOptions {
     /// How much earlier than asked a lease may run out: milliseconds, for the clocks' grain.
     pub lease_slack_ms: u64,
-    /// Places the search of one key may remember, about 40 bytes each; more gives no verdict.
+    /// Places the search of one key may remember, about 40 bytes each beside the strings they
+    /// hold; more gives no verdict.
     pub max_places: usize,
 }
 
@@ -39,6 +40,8 @@ pub struct Violation {
     pub stuck: Op,
     /// What the key can have held when it returned, going by everything before; nil is nothing.
     pub possible: Vec<String>,
+    /// Whether it can have held others too: only the first few are named.
+    pub more: bool,
     /// The smallest part of the history that shows it: `stuck`, what was open at the time, and the
     /// writes that brought the possible values and the one it saw. By `invoke_ns`.
     pub window: Vec<Op>,
@@ -54,11 +57,12 @@ impl fmt::Display for Violation {
         for op in &self.window {
             writeln!(f, "  {} {op}", if *op == self.stuck { '>' } else { ' ' })?;
         }
-        write!(
-            f,
-            "  by then it can only have held: {}",
-            self.possible.join(", ")
-        )
+        let how = if self.more {
+            "have held, among others"
+        } else {
+            "only have held"
+        };
+        write!(f, "  by then it can {how}: {}", self.possible.join(", "))
     }
 }
 
@@ -131,9 +135,10 @@ pub fn check(history: &History, options: CheckOptions) -> Verdict {
                 stuck,
                 open,
                 states,
+                more,
             } => {
                 verdict.lost_writes += lost::lost_writes(&ops, slack_ns);
-                let found = explain(&ops, name, stuck, &open, &states, &values);
+                let found = explain(&ops, name, stuck, &open, &states, more, &values);
                 verdict.violations.push(found);
             }
         }
@@ -147,6 +152,7 @@ fn explain(
     stuck: usize,
     open: &[usize],
     states: &[State],
+    more: bool,
     values: &Interner,
 ) -> Violation {
     let mut shown: Vec<_> = states
@@ -183,6 +189,7 @@ fn explain(
         name: name.into(),
         stuck: ops[stuck].clone(),
         possible,
+        more,
         window: window.into_iter().map(|n| ops[n].clone()).collect(),
     }
 }

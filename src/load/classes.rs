@@ -7,11 +7,12 @@
 //! ```
 //!
 //! What nobody saw matters by being there, and by its length where strings grow. The search takes
-//! all such values for one, and calls without reply that bring them for the same call.
+//! all such values for one value, and the calls without reply that bring them for one call. What
+//! begins with a digit or a minus counts as itself: it may be a number, or grow into one.
 
 use std::collections::HashMap;
 
-use super::model::{Interner, NOTHING, State, Step, ValueId};
+use super::model::{Interner, State, Step, ValueId};
 
 /// The classes of the values on one key.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Classes {
     shown: Vec<String>,
     /// Whether anything is appended on this key, and lengths so matter.
     grows: bool,
-    /// The first value met of each length that begins nothing shown.
+    /// The first value met of each length (where lengths matter) that begins nothing shown.
     unseen: HashMap<usize, ValueId>,
     /// The same for tails, which are not in anything shown.
     unseen_tails: HashMap<usize, ValueId>,
@@ -53,7 +54,7 @@ impl Classes {
 
     /// `state` with one value standing for all of its class: whatever follows from the one
     /// follows from the other.
-    pub fn state(&mut self, state: State, values: &Interner) -> State {
+    pub fn class_of_state(&mut self, state: State, values: &Interner) -> State {
         let value = match self.known.get(&state.value) {
             Some(&stand_in) => stand_in,
             None => {
@@ -66,10 +67,10 @@ impl Classes {
     }
 
     /// The step that stands for all that do the same as `step`.
-    pub fn step(&mut self, step: Step, values: &Interner) -> Step {
+    pub fn class_of_step(&mut self, step: Step, values: &Interner) -> Step {
         match step {
-            Step::MaybeWrite(new) => Step::MaybeWrite(self.state(new, values)),
-            Step::MaybeWriteNew(new) => Step::MaybeWriteNew(self.state(new, values)),
+            Step::MaybeWrite(new) => Step::MaybeWrite(self.class_of_state(new, values)),
+            Step::MaybeWriteNew(new) => Step::MaybeWriteNew(self.class_of_state(new, values)),
             Step::MaybeAppend(tail) => Step::MaybeAppend(self.tail(tail, values)),
             other => other,
         }
@@ -97,11 +98,9 @@ impl Classes {
     }
 }
 
-/// The text of `value`, unless it is, or appended to can become, a number: those are counted on.
+/// The text of `value`; `None` for nothing, and if it is a number or appended to can become one
+/// (as "" can): those are counted on.
 fn plain_text(value: ValueId, values: &Interner) -> Option<String> {
-    if value == NOTHING {
-        return None;
-    }
     let text = values.value(value)?.to_string();
     let first = text.chars().next()?;
     (!first.is_ascii_digit() && first != '-').then_some(text)
@@ -110,6 +109,7 @@ fn plain_text(value: ValueId, values: &Interner) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::history::{NEVER, Value};
+    use super::super::model::NOTHING;
     use super::*;
 
     fn holding(value: ValueId) -> State {
@@ -132,14 +132,14 @@ mod tests {
             (vec![Step::Saw(shown), append], true),
         ] {
             let mut classes = Classes::of(&steps, &values);
-            let mut stand_in = |value| classes.state(holding(value), &values).value;
+            let mut stand_in = |value| classes.class_of_state(holding(value), &values).value;
             assert_eq!(stand_in(unseen), stand_in(ends));
             assert_eq!(stand_in(longer) == stand_in(unseen), !by_length);
             for itself in [shown, begins, number, minus, empty, NOTHING] {
                 assert_eq!(stand_in(itself), itself);
             }
             // What ends a string shown may yet be appended to what begins it.
-            let mut tail = |value| classes.step(Step::MaybeAppend(value), &values);
+            let mut tail = |value| classes.class_of_step(Step::MaybeAppend(value), &values);
             assert_eq!(tail(ends), Step::MaybeAppend(ends));
             assert_eq!(tail(unseen), Step::MaybeAppend(unseen));
             assert_ne!(tail(longer), tail(unseen));
@@ -157,7 +157,13 @@ mod tests {
         };
         let (one, same, longer) = (lease(1, 5), lease(2, 5), lease(3, 6));
         let mut classes = Classes::of(&[one, same, longer], &values);
-        assert_eq!(classes.step(one, &values), classes.step(same, &values));
-        assert_ne!(classes.step(one, &values), classes.step(longer, &values));
+        assert_eq!(
+            classes.class_of_step(one, &values),
+            classes.class_of_step(same, &values)
+        );
+        assert_ne!(
+            classes.class_of_step(one, &values),
+            classes.class_of_step(longer, &values)
+        );
     }
 }

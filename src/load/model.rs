@@ -64,7 +64,7 @@ impl Interner {
 }
 
 /// One operation with its outcome: what it needs of the state, and what it makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Saw this value; changes nothing.
     Saw(ValueId),

@@ -12,13 +12,15 @@
 //! can be better.
 //!
 //! An operation without a reply stays open to the end, and each of them would double the places.
-//! Two rules keep them few, and lose no linearization:
+//! Three rules keep them few, and lose no linearization:
 //!
 //! - It is taken only where the very next step needs it: one that comes to something else without
 //!   it, or does not fit. Where the next step comes to the same, it can be left out (it need not
-//!   have happened); where no step follows before the return, it can be taken later.
+//!   have happened), and so can a next step that need not have happened and comes to nothing;
+//!   where no step follows before the return, it can be taken later.
 //! - Of several that do the same ([`Classes`]), the one called first is taken first: they can
 //!   change places.
+//! - States that no reply can tell apart ([`Classes`]) are one place.
 
 use std::collections::{HashMap, HashSet};
 
@@ -57,8 +59,10 @@ pub enum Found {
         stuck: usize,
         /// Operations open when it returned.
         open: Vec<usize>,
-        /// Every state the key can have been in then (the first few).
+        /// The states the key can have been in then.
         states: Vec<State>,
+        /// Whether there may be others.
+        more: bool,
     },
     /// Too many orders to try them all, or too many operations open at once.
     TooHard,
@@ -68,9 +72,18 @@ pub enum Found {
 #[derive(Clone, Copy)]
 struct Entry {
     step: Step,
-    /// The same for all steps that do the same.
-    class: Step,
     slot: u8,
+    /// Of an open-ended one: the slot of the last before it that does the same.
+    twin: Option<u8>,
+}
+
+/// An operation that can come next.
+struct Candidate {
+    step: Step,
+    slot: u8,
+    twin: Option<u8>,
+    /// What it makes of the state; `None` if it does not fit.
+    next: Option<State>,
 }
 
 /// A return: its operation must have happened.
@@ -98,16 +111,21 @@ struct Search<'a> {
     classes: Classes,
     seen: HashSet<(u32, Mask, u32)>,
     states: HashMap<State, u32>,
-    /// The furthest return reached, and the places it was reached in, of different states.
-    furthest: (u32, Vec<(Mask, State)>),
+    /// Whether every order counts, also those that the rules for calls without reply leave out.
+    every_order: bool,
+    /// The furthest return reached, and the states it was reached in: one more than are shown.
+    furthest: (u32, Vec<State>),
 }
 
 /// Most states a failed search names.
 const STATES_SHOWN: usize = 8;
+/// Places remembered, at most, to find all states the key can have been in.
+const PLACES_TO_EXPLAIN: usize = 100_000;
 
 /// Looks for a linearization of `ops`, all of one key and by `invoke_ns`, from the empty state.
 ///
-/// `max_places` bounds the memory: places remembered, of about 40 bytes each.
+/// `max_places` bounds the memory: places remembered, of about 40 bytes each, beside the strings
+/// tried.
 pub fn search(ops: &[&Op], slack_ns: u64, max_places: usize, values: &mut Interner) -> Found {
     let Some(mut search) = Search::prepare(ops, slack_ns, values) else {
         return Found::TooHard;
@@ -115,13 +133,14 @@ pub fn search(ops: &[&Op], slack_ns: u64, max_places: usize, values: &mut Intern
     match search.run(max_places) {
         Some(true) => Found::Order,
         Some(false) => {
-            let states = search.possible();
+            let (states, more) = search.possible();
             let event = search.furthest.0;
             let open = search.open_at(event).iter().map(|&e| e as usize).collect();
             Found::None {
                 stuck: search.returns[event as usize].entry as usize,
                 open,
                 states,
+                more,
             }
         }
         None => Found::TooHard,
@@ -152,11 +171,12 @@ impl<'a> Search<'a> {
             .iter()
             .map(|op| Step::of(op, slack_ns, values))
             .collect();
-        let mut classes = Classes::of(&steps, values);
+        let classes = Classes::of(&steps, values);
+        let mut twins: HashMap<Step, u8> = HashMap::new();
         let entries = steps.into_iter().map(|step| Entry {
             step,
-            class: classes.step(step, values),
             slot: 0,
+            twin: None,
         });
         let mut search = Search {
             entries: entries.collect(),
@@ -166,6 +186,7 @@ impl<'a> Search<'a> {
             classes,
             seen: HashSet::new(),
             states: HashMap::new(),
+            every_order: false,
             furthest: (0, Vec::new()),
         };
         let mut slots: [Option<u32>; SLOTS] = [None; SLOTS];
@@ -185,7 +206,12 @@ impl<'a> Search<'a> {
             } else {
                 let free = slots.iter().position(Option::is_none)?;
                 slots[free] = Some(entry);
+                let step = search.entries[index].step;
                 search.entries[index].slot = free as u8;
+                if step.is_open_ended() {
+                    let class = search.classes.class_of_step(step, search.values);
+                    search.entries[index].twin = twins.insert(class, free as u8);
+                }
             }
         }
         Some(search)
@@ -263,6 +289,16 @@ impl<'a> Search<'a> {
         let ret = &self.returns[event as usize];
         let (at_ns, from) = (ret.at_ns, ret.open_from as usize);
         let must = self.entries[ret.entry as usize].step;
+        let open: Vec<Candidate> = (from..from + self.open_at(event).len())
+            .map(|i| self.entries[self.open[i] as usize])
+            .filter(|entry| !has(mask, entry.slot))
+            .map(|Entry { step, slot, twin }| Candidate {
+                step,
+                slot,
+                twin,
+                next: step.apply(state, self.values),
+            })
+            .collect();
         let mut good = Vec::new();
         let mut rest = Vec::new();
         // A lease runs out no earlier than its time: all that has yet to happen may come later.
@@ -270,98 +306,90 @@ impl<'a> Search<'a> {
             let leads_on = must.apply(State::EMPTY, self.values).is_some();
             if leads_on { &mut good } else { &mut rest }.push((mask, State::EMPTY));
         }
-        for i in (from..from + self.open_at(event).len()).rev() {
-            let Entry { step, slot, .. } = self.entries[self.open[i] as usize];
-            if has(mask, slot) || step.observes() {
+        for (n, candidate) in open.iter().enumerate().rev() {
+            let Some(next) = candidate.next else { continue };
+            if candidate.step.observes() || !self.is_worthwhile(&open, n, mask, state, at_ns) {
                 continue;
             }
-            let Some(next) = step.apply(state, self.values) else {
-                continue;
-            };
-            if step.is_open_ended() && !self.is_needed(event, mask, state, self.open[i], next) {
-                continue;
-            }
-            let leads_on = i == from || must.apply(next, self.values).is_some();
-            if leads_on { &mut good } else { &mut rest }.push((with(mask, slot), next));
+            // The first is the one that returns.
+            let leads_on = n == 0 || must.apply(next, self.values).is_some();
+            if leads_on { &mut good } else { &mut rest }.push((with(mask, candidate.slot), next));
         }
         rest.append(&mut good);
         rest
     }
 
-    /// Whether to take the open-ended `entry`, which makes `next` of `state`: whether a step
-    /// right after it needs it, and no other that does the same comes first.
-    fn is_needed(&mut self, event: u32, mask: Mask, state: State, entry: u32, next: State) -> bool {
-        let ret = &self.returns[event as usize];
-        let (at_ns, from) = (ret.at_ns, ret.open_from as usize);
-        // The next step may also be the end of the lease it brought.
-        let mut needed =
-            next.expires_ns <= at_ns && state != State::EMPTY && state.expires_ns > at_ns;
-        let taken = self.entries[entry as usize].class;
-        for i in from..from + self.open_at(event).len() {
-            let other = self.open[i];
-            let Entry { step, class, slot } = self.entries[other as usize];
-            if other == entry || has(mask, slot) {
-                continue;
-            }
-            if other < entry && class == taken {
-                return false;
-            }
-            if needed {
-                continue;
-            }
-            let then = step.apply(next, self.values);
-            let idle = step.is_open_ended() && then == Some(next);
-            needed = then.is_some() && !idle && then != step.apply(state, self.values);
+    /// Whether the `n`-th of the `open` operations is to be tried next, from `state`.
+    fn is_worthwhile(
+        &mut self,
+        open: &[Candidate],
+        n: usize,
+        mask: Mask,
+        state: State,
+        at_ns: u64,
+    ) -> bool {
+        let Candidate { step, twin, .. } = open[n];
+        let Some(next) = open[n].next else {
+            return false;
+        };
+        if !step.is_open_ended() {
+            return true;
         }
-        needed
+        if self.every_order {
+            return next != state;
+        }
+        if twin.is_some_and(|twin| !has(mask, twin)) {
+            return false;
+        }
+        // The next step may also be the end of the lease it brought.
+        let lapses = next.expires_ns <= at_ns && state != State::EMPTY && state.expires_ns > at_ns;
+        lapses
+            || open.iter().enumerate().any(|(other, candidate)| {
+                let then = candidate.step.apply(next, self.values);
+                let idle = candidate.step.is_open_ended() && then == Some(next);
+                other != n && then.is_some() && !idle && then != candidate.next
+            })
     }
 
-    /// The first few states the key can have been in at the furthest return: those it was reached
-    /// in, and what open-ended operations that no step needed make of them.
-    fn possible(&mut self) -> Vec<State> {
-        let (event, mut places) = std::mem::take(&mut self.furthest);
-        self.furthest.0 = event;
-        let from = self.returns[event as usize].open_from as usize;
-        let to = from + self.open_at(event).len();
-        let mut at = 0;
-        while let Some(&(mask, state)) = places.get(at) {
-            for i in from..to {
-                let Entry { step, slot, .. } = self.entries[self.open[i] as usize];
-                if !step.is_open_ended() || has(mask, slot) {
-                    continue;
-                }
-                if let Some(next) = step.apply(state, self.values) {
-                    note_place(&mut places, with(mask, slot), next);
-                }
-            }
-            at += 1;
+    /// The first few states the key can have been in at the furthest return, and whether there
+    /// may be others.
+    ///
+    /// The search left out orders that end in other states and lead no further, so this takes all.
+    fn possible(&mut self) -> (Vec<State>, bool) {
+        let found = std::mem::take(&mut self.furthest);
+        self.seen.clear();
+        self.states.clear();
+        self.every_order = true;
+        let all_tried = self.run(PLACES_TO_EXPLAIN).is_some();
+        if self.furthest.0 < found.0 {
+            self.furthest = found;
         }
-        places.into_iter().map(|(_, state)| state).collect()
+        let mut states = self.furthest.1.clone();
+        let more = !all_tried || states.len() > STATES_SHOWN;
+        states.truncate(STATES_SHOWN);
+        (states, more)
     }
 
     /// Whether this place is new; notes how far it is.
     fn enter(&mut self, frame: &Frame) -> bool {
         let fresh = self.states.len() as u32;
-        let state = self.classes.state(frame.state, self.values);
-        let state = *self.states.entry(state).or_insert(fresh);
-        if !self.seen.insert((frame.event, frame.mask, state)) {
+        let class = if self.every_order {
+            frame.state
+        } else {
+            self.classes.class_of_state(frame.state, self.values)
+        };
+        let class = *self.states.entry(class).or_insert(fresh);
+        if !self.seen.insert((frame.event, frame.mask, class)) {
             return false;
         }
-        let (event, places) = &mut self.furthest;
+        let (event, states) = &mut self.furthest;
         if frame.event > *event {
             *event = frame.event;
-            places.clear();
+            states.clear();
         }
-        if frame.event == *event {
-            note_place(places, frame.mask, frame.state);
+        if frame.event == *event && states.len() <= STATES_SHOWN && !states.contains(&frame.state) {
+            states.push(frame.state);
         }
         true
-    }
-}
-
-/// Adds a place to `places` if its state is new there, and there are not yet [`STATES_SHOWN`].
-fn note_place(places: &mut Vec<(Mask, State)>, mask: Mask, state: State) {
-    if places.len() < STATES_SHOWN && places.iter().all(|&(_, known)| known != state) {
-        places.push((mask, state));
     }
 }

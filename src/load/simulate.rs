@@ -33,8 +33,10 @@ impl Key {
                 Outcome::Int(self.value.take().is_some().into())
             }
             Call::Incr => {
-                let number = self.value.as_deref().unwrap_or("0").parse::<i64>();
-                match number.ok().and_then(|n| n.checked_add(1)) {
+                let text = self.value.as_deref().unwrap_or("0");
+                // As Redis does: "01" and "+1" are no numbers.
+                let number = text.parse::<i64>().ok().filter(|n| n.to_string() == text);
+                match number.and_then(|n| n.checked_add(1)) {
                     Some(next) => {
                         self.value = Some(next.to_string());
                         Outcome::Int(next)
