@@ -4,7 +4,8 @@
 //!  length   varint   bytes of this entry after the length
 //!  kind     u8       see `wire`; bit 7: RIP is that of the last entry of the same kind,
 //!                    bit 6: that of the one before it, both: it is not recorded; in each of
-//!                    these cases `rip` is absent; bit 5: an anchor follows `check`
+//!                    these cases `rip` is absent; bit 5: an anchor follows `check`;
+//!                    merged timer ticks and single ones are of the same kind here
 //!  clock    varint   delta to the entry before
 //!  rip      varint   zigzag delta to the last entry of the same kind,  ┐ absent in
 //!                    in the beginning to 1 MiB                         │ Progress
@@ -92,6 +93,14 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LogError> {
     Ok(value)
 }
 
+/// The kind whose RIPs those of `kind` are told from: merged ticks come where single ones do.
+fn rip_kind(kind: u8) -> u8 {
+    match kind {
+        wire::TIMER_MANY => wire::TIMER,
+        other => other,
+    }
+}
+
 /// What both directions remember of the entries before.
 #[derive(Clone, Debug)]
 struct Deltas {
@@ -146,7 +155,7 @@ impl Encoder {
         put_varint(&mut body, delta);
         if let Some(stand) = entry.stand {
             assert!(kind != wire::PROGRESS, "progress has no registers");
-            let [last, other] = &mut self.deltas.rip[slot];
+            let [last, other] = &mut self.deltas.rip[usize::from(rip_kind(kind))];
             match stand.rip {
                 None => body[0] |= wire::NO_RIP,
                 Some(rip) if rip == *last => body[0] |= wire::SAME_RIP,
@@ -223,6 +232,8 @@ impl Encoder {
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     deltas: Deltas,
+    /// Merged ticks have RIPs of their own: file formats before 4.
+    merged_apart: bool,
     entries: u64,
     offset: u64,
 }
@@ -232,6 +243,16 @@ impl Decoder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A decoder at the beginning of a stream written before file format 4, which told the RIPs of
+    /// merged timer ticks from each other.
+    #[must_use]
+    pub fn before_format_4() -> Self {
+        Self {
+            merged_apart: true,
+            ..Self::default()
+        }
     }
 
     /// Entries decoded so far.
@@ -282,7 +303,12 @@ impl Decoder {
             }
             None
         } else {
-            let [last, other] = &mut self.deltas.rip[slot];
+            let told_from = if self.merged_apart {
+                kind
+            } else {
+                rip_kind(kind)
+            };
+            let [last, other] = &mut self.deltas.rip[usize::from(told_from)];
             match head & wire::NO_RIP {
                 wire::OTHER_RIP => std::mem::swap(last, other),
                 0 => {
@@ -586,6 +612,17 @@ mod tests {
         let tick = |n: u64| {
             let here = here(n * 100_000_000, 0x10_00e9 + (n % 2) * 0xae0, n as u32);
             LogEntry::arrival(&here, Arrival::Timer { periods: 1 }, None)
+        };
+        longest(12, (1..1000).map(tick));
+    }
+
+    #[test]
+    fn a_late_one_that_stands_for_several_does_too() {
+        // A host that does not let the vCPU run for up to 127 periods, now and then.
+        let tick = |n: u64| {
+            let here = here(n * 100_000_000, 0x10_00e9 + (n % 2) * 0xae0, n as u32);
+            let periods = if n % 10 == 0 { 127 } else { 1 };
+            LogEntry::arrival(&here, Arrival::Timer { periods }, None)
         };
         longest(12, (1..1000).map(tick));
     }

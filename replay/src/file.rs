@@ -34,9 +34,12 @@ pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 /// and the board to the machine's configuration, and the engine behind it. The entries of
 /// version 1 are a subset, and its header the same, so that its logs can still be read. Version 3 adds to
 /// the machine's configuration what a guest's reset does; header and entries are those of version 2.
-pub const FORMAT_VERSION: u32 = 3;
+/// Version 4 tells the RIPs of merged timer ticks from those of single ones.
+pub const FORMAT_VERSION: u32 = 4;
 /// Oldest version that can be read.
 const FORMAT_VERSION_MIN: u32 = 1;
+/// Oldest version whose machines can be run again: their configuration is today's.
+const REPLAYABLE_MIN: u32 = 3;
 /// Most bytes of a header.
 const HEADER_MAX: usize = 64 << 10;
 /// Most bytes of a frame.
@@ -229,7 +232,11 @@ impl LogReader {
             path: path.to_owned(),
             version,
             header,
-            decoder: Decoder::new(),
+            decoder: if version < 4 {
+                Decoder::before_format_4()
+            } else {
+                Decoder::new()
+            },
             frame: Vec::new(),
             at: 0,
             offset: 20 + length as u64,
@@ -250,11 +257,11 @@ impl LogReader {
     /// # Errors
     /// [`LogError::Foreign`] for a log that can only be listed.
     pub fn check_replayable(&self) -> Result<(), LogError> {
-        if self.version == FORMAT_VERSION {
+        if self.version >= REPLAYABLE_MIN {
             return Ok(());
         }
         Err(LogError::Foreign(format!(
-            "{}: log format {}, but this program replays format {FORMAT_VERSION}",
+            "{}: log format {}, but this program replays formats {REPLAYABLE_MIN} to {FORMAT_VERSION}",
             self.path.display(),
             self.version
         )))

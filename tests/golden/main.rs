@@ -1,8 +1,8 @@
 //! Logs of every format version there was must be read for ever, entry by entry.
 //!
-//! `v3.log` holds one entry of every kind; `v3.txt` says what it says; `v2` are the same of version 2, and `v1`
-//! those of version 1, which had no anchors. To add a version, write a new pair with `TANDEM_GOLDEN=write` and never touch the old
-//! ones.
+//! `v4.log` holds one entry of every kind; `v4.txt` says what it says; `v3` and `v2` are the same of
+//! these versions, and `v1` those of version 1, which had no anchors. To add a version, write a new
+//! pair with `TANDEM_GOLDEN=write` and never touch the old ones.
 
 use replay::LogError;
 use replay::file::{FORMAT_VERSION, LogHeader, LogReader, LogWriter};
@@ -155,7 +155,7 @@ fn write(path: &Path) {
 
 #[test]
 fn logs_of_every_version_are_read_as_they_were_written() {
-    let (log, expected) = (folder().join("v3.log"), folder().join("v3.txt"));
+    let (log, expected) = (folder().join("v4.log"), folder().join("v4.txt"));
     if std::env::var_os("TANDEM_GOLDEN").is_some() {
         write(&log);
         std::fs::write(&expected, text(&log)).unwrap();
@@ -175,16 +175,18 @@ fn logs_of_an_old_version_are_listed_and_not_replayed() {
         let old = LogReader::open(&folder().join(version).with_extension("log")).unwrap();
         assert!(matches!(old.check_replayable(), Err(LogError::Foreign(_))));
     }
-    let new = LogReader::open(&folder().join("v3.log")).unwrap();
-    assert!(new.check_replayable().is_ok());
+    for version in ["v3", "v4"] {
+        let new = LogReader::open(&folder().join(version).with_extension("log")).unwrap();
+        assert!(new.check_replayable().is_ok());
+    }
 }
 
 #[test]
-fn todays_writer_still_writes_version_3() {
+fn todays_writer_still_writes_version_4() {
     let folder_now = tempfile::tempdir().unwrap();
     let now = folder_now.path().join("log");
     write(&now);
-    let golden = std::fs::read(folder().join("v3.log")).unwrap();
+    let golden = std::fs::read(folder().join("v4.log")).unwrap();
     assert_eq!(
         std::fs::read(&now).unwrap(),
         golden,
