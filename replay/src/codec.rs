@@ -621,7 +621,7 @@ mod tests {
         // A host that does not let the vCPU run for up to 127 periods, now and then.
         let tick = |n: u64| {
             let here = here(n * 100_000_000, 0x10_00e9 + (n % 2) * 0xae0, n as u32);
-            let periods = if n % 10 == 0 { 127 } else { 1 };
+            let periods = if n.is_multiple_of(10) { 127 } else { 1 };
             LogEntry::arrival(&here, Arrival::Timer { periods }, None)
         };
         longest(12, (1..1000).map(tick));
