@@ -69,7 +69,7 @@ fn a_server_put_back_to_an_earlier_state_has_lost_writes() {
         "{} of about 250",
         verdict.lost_writes
     );
-    assert!(verdict.explain().contains("by then it can"));
+    assert!(verdict.explain().contains("can only have held"));
 }
 
 #[test]

@@ -307,8 +307,14 @@ impl<'a> Search<'a> {
             if leads_on { &mut good } else { &mut rest }.push((mask, State::EMPTY));
         }
         for (n, candidate) in open.iter().enumerate().rev() {
+            let Candidate { step, twin, .. } = *candidate;
             let Some(next) = candidate.next else { continue };
-            if candidate.step.observes() || !self.is_worthwhile(&open, n, mask, state, at_ns) {
+            if step.observes() {
+                continue;
+            }
+            let twin_first = !self.every_order && twin.is_some_and(|twin| !has(mask, twin));
+            if step.is_open_ended() && (twin_first || !self.is_needed(&open, n, state, next, at_ns))
+            {
                 continue;
             }
             // The first is the one that returns.
@@ -319,27 +325,18 @@ impl<'a> Search<'a> {
         rest
     }
 
-    /// Whether the `n`-th of the `open` operations is to be tried next, from `state`.
-    fn is_worthwhile(
+    /// Whether to take the `n`-th of the `open` operations, an open-ended one that makes `next` of
+    /// `state`: whether a step right after it needs it.
+    fn is_needed(
         &mut self,
         open: &[Candidate],
         n: usize,
-        mask: Mask,
         state: State,
+        next: State,
         at_ns: u64,
     ) -> bool {
-        let Candidate { step, twin, .. } = open[n];
-        let Some(next) = open[n].next else {
-            return false;
-        };
-        if !step.is_open_ended() {
-            return true;
-        }
         if self.every_order {
             return next != state;
-        }
-        if twin.is_some_and(|twin| !has(mask, twin)) {
-            return false;
         }
         // The next step may also be the end of the lease it brought.
         let lapses = next.expires_ns <= at_ns && state != State::EMPTY && state.expires_ns > at_ns;
@@ -364,7 +361,7 @@ impl<'a> Search<'a> {
         if self.furthest.0 < found.0 {
             self.furthest = found;
         }
-        let mut states = self.furthest.1.clone();
+        let mut states = std::mem::take(&mut self.furthest.1);
         let more = !all_tried || states.len() > STATES_SHOWN;
         states.truncate(STATES_SHOWN);
         (states, more)

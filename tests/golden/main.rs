@@ -1,7 +1,7 @@
 //! Logs of every format version there was must be read for ever, entry by entry.
 //!
-//! `v4.log` holds one entry of every kind; `v4.txt` says what it says; `v3` and `v2` are the same of
-//! these versions, and `v1` those of version 1, which had no anchors. To add a version, write a new
+//! Each version's `.log` holds one entry of every kind, its `.txt` what that says; version 1 had no
+//! anchors. To add a version, write a new
 //! pair with `TANDEM_GOLDEN=write` and never touch the old ones.
 
 use replay::LogError;
@@ -12,8 +12,10 @@ use replay::{
 };
 use std::path::{Path, PathBuf};
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+/// The log of `version`, and what it says.
+fn golden(version: u32) -> [PathBuf; 2] {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    ["log", "txt"].map(|kind| folder.join(format!("v{version}.{kind}")))
 }
 
 /// One entry of every kind, with values that need short and long numbers; anchors at two and none at a
@@ -155,15 +157,13 @@ fn write(path: &Path) {
 
 #[test]
 fn logs_of_every_version_are_read_as_they_were_written() {
-    let (log, expected) = (folder().join("v4.log"), folder().join("v4.txt"));
+    let [log, expected] = golden(FORMAT_VERSION);
     if std::env::var_os("TANDEM_GOLDEN").is_some() {
         write(&log);
         std::fs::write(&expected, text(&log)).unwrap();
     }
     for version in 1..=FORMAT_VERSION {
-        let (log, expected) = ["log", "txt"]
-            .map(|kind| folder().join(format!("v{version}.{kind}")))
-            .into();
+        let [log, expected] = golden(version);
         assert_eq!(LogReader::open(&log).unwrap().version(), version);
         assert_eq!(text(&log), std::fs::read_to_string(&expected).unwrap());
     }
@@ -171,22 +171,22 @@ fn logs_of_every_version_are_read_as_they_were_written() {
 
 #[test]
 fn logs_of_an_old_version_are_listed_and_not_replayed() {
-    for version in ["v1", "v2"] {
-        let old = LogReader::open(&folder().join(version).with_extension("log")).unwrap();
+    for version in 1..3 {
+        let old = LogReader::open(&golden(version)[0]).unwrap();
         assert!(matches!(old.check_replayable(), Err(LogError::Foreign(_))));
     }
-    for version in ["v3", "v4"] {
-        let new = LogReader::open(&folder().join(version).with_extension("log")).unwrap();
+    for version in 3..=FORMAT_VERSION {
+        let new = LogReader::open(&golden(version)[0]).unwrap();
         assert!(new.check_replayable().is_ok());
     }
 }
 
 #[test]
-fn todays_writer_still_writes_version_4() {
+fn todays_writer_still_writes_todays_version() {
     let folder_now = tempfile::tempdir().unwrap();
     let now = folder_now.path().join("log");
     write(&now);
-    let golden = std::fs::read(folder().join("v4.log")).unwrap();
+    let golden = std::fs::read(&golden(FORMAT_VERSION)[0]).unwrap();
     assert_eq!(
         std::fs::read(&now).unwrap(),
         golden,
