@@ -55,6 +55,8 @@ struct Harness {
     /// What the arena holds between cases.
     template: Vec<u8>,
     after: Vec<u8>,
+    /// The case has words of its own in the page that can only be read.
+    read_only_changed: bool,
     capture: Option<Capture>,
 }
 
@@ -66,6 +68,7 @@ impl Harness {
             emulated: Emulated::new(),
             template: vec![0; ARENA_ALL as usize],
             after: vec![0; ARENA_ALL as usize],
+            read_only_changed: false,
             capture: Capture::from_environment(),
         };
         harness.native.protect(true);
@@ -96,6 +99,13 @@ impl Harness {
     /// Puts back what a case changed.
     fn restore(&mut self) {
         let len = ARENA_LEN as usize;
+        if self.read_only_changed {
+            self.native.protect(false);
+            self.native.arena()[len..].copy_from_slice(&self.template[len..]);
+            self.native.protect(true);
+            self.emulated.poke(ARENA + ARENA_LEN, &self.template[len..]);
+            self.read_only_changed = false;
+        }
         let same = |a: &[u8], b: &[u8]| a == b;
         for at in (0..len).step_by(64) {
             let range = at..at + 64;
@@ -112,10 +122,18 @@ impl Harness {
     /// Runs `case` on both; returns what the host and what ours did. Memory is as they left it, ours in
     /// `after`, until [`Harness::restore`].
     fn run(&mut self, case: &Case) -> (Outcome, Outcome) {
+        let end = |(address, bytes): &(u64, Vec<u8>)| address - ARENA + bytes.len() as u64;
+        self.read_only_changed = case.pokes.iter().any(|poke| end(poke) > ARENA_LEN);
+        if self.read_only_changed {
+            self.native.protect(false);
+        }
         for (address, bytes) in &case.pokes {
             let at = (address - ARENA) as usize;
             self.native.arena()[at..at + bytes.len()].copy_from_slice(bytes);
             self.emulated.poke(*address, bytes);
+        }
+        if self.read_only_changed {
+            self.native.protect(true);
         }
         let native = self.native.run(case);
         let emulated = self.emulated.run(case);

@@ -15,7 +15,7 @@
 //! difference it meets, with what this host did in its maker's column; in the other's what the model says.
 
 use crate::makers::{self, Maker, Writes};
-use crate::state::{ARENA, ARENA_LEN, AT, Case, Fault, Fx, Outcome, State};
+use crate::state::{ARENA, ARENA_ALL, AT, Case, Fault, Fx, Outcome, State};
 use crate::{Harness, NAMES, breaks_off_halfway, flag_mask};
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 use std::collections::BTreeMap;
@@ -314,7 +314,7 @@ fn stands_alone(case: &Case, ours: &Outcome, template: &[u8]) -> Case {
     let mut alone = case.clone();
     alone.pokes.clear();
     for (address, len) in windows {
-        let end = address.saturating_add(len).min(ARENA + ARENA_LEN);
+        let end = address.saturating_add(len).min(ARENA + ARENA_ALL);
         let start = address.max(ARENA);
         if start < end {
             let bytes = makers::was(case, template, start, (end - start) as usize);
