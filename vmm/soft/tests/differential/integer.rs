@@ -1,5 +1,6 @@
 //! Integer instructions.
 
+use crate::makers::Maker;
 use crate::random::Random;
 use crate::state::{AT, Case, Fx, State};
 use crate::{Family, compare, compare_cases};
@@ -175,9 +176,8 @@ impl Far for Code {
 }
 
 /// Whether the host has AMD's near branches with 16-bit operands.
-pub fn is_amd() -> bool {
-    let name = std::arch::x86_64::__cpuid(0);
-    (name.ebx, name.edx, name.ecx) == (0x6874_7541, 0x6974_6e65, 0x444d_4163)
+fn is_amd() -> bool {
+    Maker::of_host() == Some(Maker::Amd)
 }
 
 #[test]

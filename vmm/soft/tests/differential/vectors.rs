@@ -178,7 +178,8 @@ impl Harness {
 
 #[test]
 fn what_each_maker_does_is_what_was_captured() {
-    let mut harness = Harness::new();
+    // Only the columns are compared here, so any maker will do.
+    let mut harness = Harness::new(Maker::Amd);
     harness.fill_always_alike();
     let mut wrong = Vec::new();
     let lines = KEPT.lines().filter(|line| !line.starts_with('#'));
