@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
 use vmm::machine::TscMode;
+use vmm::processor::HostProcessor;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
 #[derive(Debug, Parser)]
@@ -153,6 +154,20 @@ fn mac(text: &str) -> Result<Mac, String> {
         .map_err(|_| "it takes six bytes, as 52:54:00:7a:4d:01".into())
 }
 
+fn processor(text: &str) -> Result<HostProcessor, String> {
+    let parse = || {
+        let mut parts = text.split(':');
+        let processor = HostProcessor {
+            maker: parts.next()?.as_bytes().try_into().ok()?,
+            family: parts.next()?.parse().ok()?,
+            model: parts.next()?.parse().ok()?,
+            stepping: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(processor)
+    };
+    parse().ok_or_else(|| "it takes MAKER:FAMILY:MODEL:STEPPING, as AuthenticAMD:25:1:1".into())
+}
+
 fn clock_kind(text: &str) -> Result<ClockKind, String> {
     match text {
         "blocks" => Ok(ClockKind::Blocks),
@@ -289,6 +304,13 @@ pub struct PrimaryArgs {
     /// though none marked its end
     #[arg(long, value_name = "N", conflicts_with = "viewservice")]
     pub view: Option<u64>,
+    /// Let two KVM hosts with processors of different makers be a pair: says that the guest does nothing on
+    /// which they differ
+    #[arg(long)]
+    pub unlike_hosts: bool,
+    /// Tell the backup that this host's processor is this one, MAKER:FAMILY:MODEL:STEPPING; for tests
+    #[arg(long, hide = true, value_name = "PROCESSOR", value_parser = processor)]
+    pub host_processor: Option<HostProcessor>,
     /// Kill this process (SIGKILL) once the entry with this index is sent, and its output in the gate; for
     /// tests
     #[arg(long, hide = true, value_name = "N")]

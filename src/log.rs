@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use vmm::engine::EngineKind;
+use vmm::processor::HostProcessor;
 
 /// Entries of one kind.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -30,6 +31,8 @@ struct Summary {
     cpu_model: String,
     /// What recorded it; null in logs of version 1.
     engine: Option<EngineKind>,
+    /// The processor under it, where the guest ran on that and the log says so.
+    processor: Option<String>,
     clock_kind: ClockKind,
     entries: u64,
     clock: u64,
@@ -54,7 +57,7 @@ pub fn mbit_s(bytes: u64, us: u64) -> f64 {
 /// Says what is in a log.
 pub fn log(args: &LogArgs) -> Outcome {
     let mut reader = LogReader::open(&args.log)?;
-    let (guest, engine) = guest(&reader, &args.log)?;
+    let (guest, engine, processor) = machine(&reader, &args.log)?;
     let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
     let (mut entries, mut clock) = (0, 0);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -79,6 +82,7 @@ pub fn log(args: &LogArgs) -> Outcome {
         guest,
         cpu_model: reader.header().cpu_model.clone(),
         engine,
+        processor: processor.map(|processor| processor.to_string()),
         clock_kind: reader.header().clock_kind,
         entries,
         clock,
@@ -111,25 +115,32 @@ pub fn log(args: &LogArgs) -> Outcome {
     Ok(())
 }
 
-/// The guest's name, and what ran it; a log of an old format has a machine configuration this program does
+/// The guest's name, what ran it, and the processor under that; a log of an old format has a machine configuration this program does
 /// not read.
-fn guest(reader: &LogReader, path: &Path) -> Outcome<(String, Option<EngineKind>)> {
+fn machine(
+    reader: &LogReader,
+    path: &Path,
+) -> Outcome<(String, Option<EngineKind>, Option<HostProcessor>)> {
     if reader.check_replayable().is_err() {
         let name = format!("unknown (log format {})", reader.version());
-        return Ok((name, None));
+        return Ok((name, None, None));
     }
     let origin = Origin::of_log(reader, path)?;
-    Ok((origin.config.guest, Some(origin.engine)))
+    Ok((origin.config.guest, Some(origin.engine), origin.processor))
 }
 
 fn print(summary: &Summary) {
     crate::sayln!(
-        "guest {} on CPU model {}, {}, clock {} ({}), {:.2} s",
+        "guest {} on CPU model {}, {}{}, clock {} ({}), {:.2} s",
         summary.guest,
         summary.cpu_model,
         summary
             .engine
             .map_or("engine not recorded".into(), |engine| engine.to_string()),
+        summary
+            .processor
+            .as_ref()
+            .map_or(String::new(), |processor| format!(" on {processor}")),
         summary.clock,
         summary.clock_kind,
         summary.seconds

@@ -21,6 +21,17 @@ pub struct Connection {
     pub(crate) socket: TcpStream,
     pub(crate) incoming: FrameBuffer,
     pub(crate) settings: Settings,
+    pub(crate) remark: Option<String>,
+}
+
+impl Connection {
+    /// What the backup remarked when it welcomed this primary, in one line of at most
+    /// [`REASON_MAX`](crate::messages::REASON_MAX) bytes and whatever it takes to make its characters
+    /// printable.
+    #[must_use]
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
 }
 
 impl std::fmt::Debug for Connection {
@@ -136,8 +147,8 @@ impl Greeting {
     fn or_versions<T>(&mut self, received: Result<T, HandshakeError>) -> Result<T, HandshakeError> {
         if let Err(HandshakeError::Frame(error @ FrameError::Version { .. })) = &received {
             // The reply carries our version, and so the primary knows both.
-            let refusal = Some(error.to_string());
-            self.send(&HelloReply { refusal }.to_frame())?;
+            let reason = error.to_string();
+            self.send(&HelloReply::Refused { reason }.to_frame())?;
         }
         received
     }
@@ -145,23 +156,34 @@ impl Greeting {
     fn reply(
         mut self,
         hello: &Hello,
-        decide: impl FnOnce(&Hello) -> Result<(), String>,
+        decide: impl FnOnce(&Hello) -> Result<Option<String>, String>,
     ) -> Result<Connection, HandshakeError> {
         let verdict = hello
             .settings
             .check()
             .map_err(|e| e.to_string())
             .and_then(|_| decide(hello));
-        let refusal = verdict.err();
-        let reply = HelloReply { refusal };
+        let reply = match verdict {
+            Ok(remark) => HelloReply::Welcome { remark },
+            Err(reason) => HelloReply::Refused { reason },
+        };
         self.send(&reply.to_frame())?;
-        match reply.refusal {
-            Some(reason) => Err(HandshakeError::Refused { reason }),
-            None => self.done(hello.settings),
+        self.end(reply, hello.settings)
+    }
+
+    /// What comes of the backup's `reply`, on either side.
+    fn end(self, reply: HelloReply, settings: Settings) -> Result<Connection, HandshakeError> {
+        match reply {
+            HelloReply::Refused { reason } => Err(HandshakeError::Refused { reason }),
+            HelloReply::Welcome { remark } => self.done(settings, remark),
         }
     }
 
-    fn done(self, settings: Settings) -> Result<Connection, HandshakeError> {
+    fn done(
+        self,
+        settings: Settings,
+        remark: Option<String>,
+    ) -> Result<Connection, HandshakeError> {
         let no_limits = self
             .socket
             .set_read_timeout(None)
@@ -171,6 +193,7 @@ impl Greeting {
             socket: self.socket,
             incoming: self.incoming,
             settings,
+            remark,
         })
     }
 }
@@ -192,21 +215,19 @@ pub fn offer(
         Frame::HelloReply(reply) => Some(reply),
         _ => None,
     })?;
-    match reply.refusal {
-        Some(reason) => Err(HandshakeError::Refused { reason }),
-        None => greeting.done(hello.settings),
-    }
+    greeting.end(reply, hello.settings)
 }
 
 /// The backup's side: waits for a primary's greeting, for at most `limit` in all, and has `decide` say
-/// whether it is welcome or why not. A primary of another version is told ours.
+/// whether it is welcome, with a remark if there is something to know, or why not. A primary of another
+/// version is told ours.
 ///
 /// # Errors
 /// See [`HandshakeError`]; [`HandshakeError::Refused`] with what `decide` said.
 pub fn answer(
     socket: TcpStream,
     limit: Duration,
-    decide: impl FnOnce(&Hello) -> Result<(), String>,
+    decide: impl FnOnce(&Hello) -> Result<Option<String>, String>,
 ) -> Result<(Connection, Hello), HandshakeError> {
     let mut greeting = Greeting::new(socket, limit)?;
     let received = greeting.receive(hello);
@@ -271,8 +292,8 @@ impl Caller {
         }
     }
 
-    /// Has `decide` say whether the caller, who greeted with `hello`, is welcome or why not, and tells it
-    /// so, within `limit`.
+    /// Has `decide` say whether the caller, who greeted with `hello`, is welcome, with a remark if there is
+    /// something to know, or why not, and tells it so, within `limit`.
     ///
     /// # Errors
     /// As [`answer`].
@@ -280,7 +301,7 @@ impl Caller {
         self,
         hello: &Hello,
         limit: Duration,
-        decide: impl FnOnce(&Hello) -> Result<(), String>,
+        decide: impl FnOnce(&Hello) -> Result<Option<String>, String>,
     ) -> Result<Connection, HandshakeError> {
         let mut greeting = self.greeting;
         greeting.block(true)?;

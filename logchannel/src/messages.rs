@@ -3,7 +3,7 @@
 //! ```text
 //!  Hello       magic 8 │ version u16 │ heartbeat_ms u32 │ suspect_ms u32 │ view u64 │ digest u64
 //!              │ vm: u8 + bytes │ incarnation: u8 + bytes │ config: the rest
-//!  HelloReply  magic 8 │ version u16 │ verdict u8 │ reason: the rest
+//!  HelloReply  magic 8 │ version u16 │ verdict u8 │ reason or remark: the rest
 //!  Entries     first u32 (low half of its index) │ count u16 │ entries
 //!  Ack         received u64 │ executed u64 │ executed_clock u64 │ answers u64
 //!  Heartbeat   released u64 │ printed u64 │ call u64
@@ -27,7 +27,7 @@ pub const VM_MAX: usize = 64;
 pub const INCARNATION_MAX: usize = 128;
 /// Most bytes of the configuration in a greeting.
 pub const CONFIG_MAX: usize = 64 << 10;
-/// Most bytes of a reason to refuse; longer ones are cut.
+/// Most bytes of a reason to refuse, or of a remark; longer ones are cut.
 pub const REASON_MAX: usize = 1 << 10;
 /// Bytes before the entries in a frame of them: header, first index, count.
 pub const ENTRIES_HEAD: usize = HEADER_LEN + 6;
@@ -221,39 +221,57 @@ impl Hello {
     }
 }
 
-/// What a backup answers: nothing, or why it refuses.
+/// What a backup answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HelloReply {
-    /// `None` to accept.
-    pub refusal: Option<String>,
+pub enum HelloReply {
+    /// The primary is welcome.
+    Welcome {
+        /// What its operator is to know, in one line.
+        remark: Option<String>,
+    },
+    /// It is not.
+    Refused {
+        /// Why, in one line.
+        reason: String,
+    },
 }
 
 impl HelloReply {
     pub(crate) fn to_frame(&self) -> Vec<u8> {
+        let (verdict, text) = match self {
+            Self::Welcome { remark } => (0, remark.as_deref().unwrap_or_default()),
+            Self::Refused { reason } => (1, reason.as_str()),
+        };
         frame(FrameKind::HelloReply, |out| {
             out.extend_from_slice(&MAGIC);
             out.extend_from_slice(&VERSION.to_le_bytes());
-            out.push(u8::from(self.refusal.is_some()));
-            if let Some(reason) = &self.refusal {
-                out.extend_from_slice(&reason.as_bytes()[..reason.floor_char_boundary(REASON_MAX)]);
-            }
+            out.push(verdict);
+            out.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(REASON_MAX)]);
         })
     }
 
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
         let mut fields = Fields::of(FrameKind::HelloReply, payload);
         fields.greeting()?;
-        let refusal = match fields.u8()? {
-            0 => None,
-            1 if fields.rest.len() <= REASON_MAX => {
-                Some(String::from_utf8_lossy(std::mem::take(&mut fields.rest)).into_owned())
-            }
-            1 => return Err(fields.wrong("reason too long")),
-            _ => return Err(fields.wrong("unknown verdict")),
-        };
-        fields.end()?;
-        Ok(Self { refusal })
+        let verdict = fields.u8()?;
+        if fields.rest.len() > REASON_MAX {
+            return Err(fields.wrong("reason too long"));
+        }
+        let text = line(fields.rest);
+        match verdict {
+            0 => Ok(Self::Welcome {
+                remark: Some(text).filter(|text| !text.is_empty()),
+            }),
+            1 => Ok(Self::Refused { reason: text }),
+            _ => Err(fields.wrong("unknown verdict")),
+        }
     }
+}
+
+/// A peer's words as one line, which may go to a terminal.
+fn line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// Log entries as they stand in a frame.

@@ -433,6 +433,7 @@ impl Receiver {
             socket,
             incoming,
             settings,
+            remark: _,
         } = connection;
         let shared = Arc::new(Shared {
             link: Link::new(socket, settings, Box::new(on_end))?,

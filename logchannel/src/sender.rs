@@ -115,6 +115,7 @@ impl Sender {
             socket,
             incoming,
             settings,
+            remark: _,
         } = connection;
         let link = Link::new(socket, settings, Box::new(on_end))?;
         let shared = Arc::new(Shared::new(link, outlet, options));

@@ -304,9 +304,39 @@ fn a_hello_tells_everything_and_a_refusal_says_why() {
 
     let (near, far) = sockets();
     let offering = std::thread::spawn(move || offer(near, &hello(PATIENT), LIMIT).map(|_| ()));
-    let (_, got) = answer(far, LIMIT, |_| Ok(())).unwrap();
+    let (_, got) = answer(far, LIMIT, |_| Ok(None)).unwrap();
     assert_eq!(got, hello(PATIENT));
     offering.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_welcome_may_come_with_a_remark_of_one_line() {
+    let remark = |said: Option<String>| {
+        let (near, far) = sockets();
+        let answering = std::thread::spawn(move || answer(far, LIMIT, |_| Ok(said)).unwrap());
+        let connection = offer(near, &hello(PATIENT), LIMIT).unwrap();
+        answering.join().unwrap();
+        connection.remark().map(str::to_owned)
+    };
+    assert_eq!(remark(None), None);
+    let said = |text: &str| remark(Some(text.into()));
+    assert_eq!(said("mind the step").as_deref(), Some("mind the step"));
+    // Whatever the peer says stays one line, and writes nothing but text to a terminal.
+    let cleaned = said("a\nb\x1b[31mc").unwrap();
+    assert_eq!(cleaned, "a\u{fffd}b\u{fffd}[31mc");
+    let long = said(&"ä".repeat(4000)).unwrap();
+    assert_eq!(long.len(), logchannel::messages::REASON_MAX);
+    // And a peer that sends more than it may is no peer.
+    let (near, mut far) = sockets();
+    let reply = frame(FrameKind::HelloReply, |out| {
+        out.extend_from_slice(b"TANDEMLC");
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.push(0);
+        out.extend_from_slice(&[b'x'; logchannel::messages::REASON_MAX + 1]);
+    });
+    far.write_all(&reply).unwrap();
+    let error = offer(near, &hello(PATIENT), LIMIT).unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
 }
 
 #[test]
@@ -321,7 +351,7 @@ fn two_versions_name_each_other() {
     };
     let (mut near, far) = sockets();
     near.write_all(&greeting(FrameKind::Hello)).unwrap();
-    let error = answer(far, LIMIT, |_| Ok(())).unwrap_err();
+    let error = answer(far, LIMIT, |_| Ok(None)).unwrap_err();
     let text = format!(
         "the peer speaks version {newer} of the logging channel, this is version {VERSION}"
     );
@@ -343,7 +373,7 @@ fn strangers_are_told_apart() {
         let (mut near, far) = sockets();
         near.write_all(bytes).unwrap();
         drop(near);
-        answer(far, LIMIT, |_| Ok(())).unwrap_err()
+        answer(far, LIMIT, |_| Ok(None)).unwrap_err()
     };
     let stranger = frame(FrameKind::Hello, |out| {
         out.extend_from_slice(b"hello there")
@@ -367,7 +397,7 @@ fn strangers_are_told_apart() {
     assert!(matches!(error, HandshakeError::Io { .. }), "{error}");
 
     let (_near, far) = sockets();
-    let error = answer(far, std::time::Duration::from_millis(20), |_| Ok(())).unwrap_err();
+    let error = answer(far, std::time::Duration::from_millis(20), |_| Ok(None)).unwrap_err();
     let timed_out = matches!(&error, HandshakeError::Io { source, .. }
         if source.kind() == std::io::ErrorKind::TimedOut);
     assert!(timed_out, "{error}");

@@ -80,7 +80,7 @@ fn acks_found_after_a_pause_release_nothing() {
         .unwrap();
     let (accepted, _) = listener.accept().unwrap();
     let mut socket = accepted.try_clone().unwrap();
-    let (_connection, _) = answer(accepted, LIMIT, |_| Ok(())).unwrap();
+    let (_connection, _) = answer(accepted, LIMIT, |_| Ok(None)).unwrap();
     let mut buffer = FrameBuffer::new();
     wait_for(&mut socket, &mut buffer, 2, 0);
     socket.write_all(&ack_frame(1, 0)).unwrap();

@@ -34,11 +34,13 @@ pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 /// and the board to the machine's configuration, and the engine behind it. The entries of
 /// version 1 are a subset, and its header the same, so that its logs can still be read. Version 3 adds to
 /// the machine's configuration what a guest's reset does; header and entries are those of version 2.
-/// Version 4 tells the RIPs of merged timer ticks from those of single ones.
-pub const FORMAT_VERSION: u32 = 4;
+/// Version 4 tells the RIPs of merged timer ticks from those of single ones. Version 5 adds to the machine's
+/// configuration the processor that ran it; header and entries are those of version 4.
+pub const FORMAT_VERSION: u32 = 5;
 /// Oldest version that can be read.
 const FORMAT_VERSION_MIN: u32 = 1;
-/// Oldest version whose machines can be run again: their configuration is today's.
+/// Oldest version whose machines can be run again: their configuration is today's, or lacks what need not be
+/// known.
 const REPLAYABLE_MIN: u32 = 3;
 /// Most bytes of a header.
 const HEADER_MAX: usize = 64 << 10;
@@ -56,7 +58,8 @@ pub struct LogHeader {
     pub cpu_model: String,
     /// What the clock counts.
     pub clock_kind: ClockKind,
-    /// Machine configuration, and from version 2 on the engine that ran it, in the machine's own encoding.
+    /// Machine configuration, from version 2 on the engine that ran it, and from version 5 on the processor
+    /// under it, in the machine's own encoding.
     pub config: Vec<u8>,
     /// Digest of the first state.
     pub first_state: u64,

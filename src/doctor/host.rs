@@ -2,6 +2,31 @@
 
 use serde::Serialize;
 use vmm::kvm::KvmKind;
+use vmm::processor::HostProcessor;
+
+/// The processor, as the hosts of a pair are compared by it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Processor {
+    /// What CPUID has for its maker.
+    pub maker: String,
+    /// Its family.
+    pub family: u16,
+    /// Its model; a cloud may mask it.
+    pub model: u8,
+    /// Its stepping, likewise.
+    pub stepping: u8,
+}
+
+impl From<HostProcessor> for Processor {
+    fn from(host: HostProcessor) -> Self {
+        Self {
+            maker: host.maker_text(),
+            family: host.family,
+            model: host.model,
+            stepping: host.stepping,
+        }
+    }
+}
 
 /// What figures measured here are to be read with.
 #[derive(Clone, Debug, Serialize)]
@@ -10,6 +35,8 @@ pub struct HostFacts {
     pub cores: usize,
     /// What the processor calls itself.
     pub cpu: String,
+    /// Which one it is.
+    pub processor: Processor,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// The kernel's release.
@@ -32,6 +59,7 @@ impl HostFacts {
         Self {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             cpu,
+            processor: HostProcessor::of_this_host().into(),
             memory_mib: memory / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             kvm: KvmKind::of_this_host(),

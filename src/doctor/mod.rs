@@ -18,6 +18,7 @@ use vmm::backends::netns::{PrivateNetwork, PrivateNetworkError};
 use vmm::backends::tap::TapError;
 use vmm::cpu::CpuModel;
 use vmm::kvm::{Host, KvmError, KvmKind};
+use vmm::processor::HostProcessor;
 
 /// Columns of the section, of the name, of yes or no; the text stands behind them.
 const SECTION: usize = 10;
@@ -139,10 +140,12 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
     let (engine, cpu_models) = engine();
     let words = !args.json;
     if words {
-        for (n, line) in wrap(&host.describe(), WIDTH - SECTION).iter().enumerate() {
-            let section = if n == 0 { "host" } else { "" };
-            say(&format!("{section:SECTION$}{line}\n"));
-        }
+        say(&section("host", &host.describe()));
+        let processor = HostProcessor::of_this_host();
+        say(&section(
+            "processor",
+            &format!("{processor}; on KVM both hosts of a pair need one of this maker"),
+        ));
         say(&engine.check.lines("engine"));
     }
     let clocks = clocks(&engine.check, |clock| {
@@ -182,6 +185,16 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         say("\nA guest can be protected on this host: tandem demo shows it.\n");
     }
     Ok(())
+}
+
+/// A text of a section of its own, in at most 80 columns.
+fn section(name: &str, text: &str) -> String {
+    let mut out = String::new();
+    for (n, line) in wrap(text, WIDTH - SECTION).iter().enumerate() {
+        let name = if n == 0 { name } else { "" };
+        let _ = writeln!(out, "{name:SECTION$}{line}");
+    }
+    out
 }
 
 fn networks() -> Vec<Check> {
@@ -325,6 +338,9 @@ mod tests {
         );
         assert!(text.ends_with("what would help: another host\n"), "{text}");
         assert!(check(true).lines("clock").contains("yes a reason"));
+        let text = section("processor", &"words ".repeat(30));
+        assert!(text.starts_with("processor words words"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
     }
 
     #[test]
@@ -345,6 +361,11 @@ mod tests {
             can_protect: false,
         };
         let json = serde_json::to_value(&report).unwrap();
+        let processor = &json["host"]["processor"];
+        assert!(processor["maker"].is_string(), "{processor}");
+        for number in ["family", "model", "stepping"] {
+            assert!(processor[number].is_u64(), "{processor}");
+        }
         assert_eq!(json["engines"][0]["name"], "kvm");
         assert_eq!(json["engines"][0]["usable"], false);
         assert_eq!(json["engines"][0]["kind"], "hardware");

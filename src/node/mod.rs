@@ -6,3 +6,4 @@ mod outside;
 pub mod replica;
 pub mod setup;
 pub mod single;
+pub mod unlike;

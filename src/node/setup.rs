@@ -14,6 +14,7 @@ use vmm::engine::Engine;
 use vmm::engine::EngineKind;
 use vmm::machine::{BoardKind, Machine, MachineConfig, TSC_HZ, TscMode, boot};
 use vmm::memory::GuestMemory;
+use vmm::processor::HostProcessor;
 use vmm::soft::SoftEngine;
 
 /// The guest's network address unless its arguments say otherwise.
@@ -27,6 +28,9 @@ const MEMORY_MIB: u32 = 64;
 /// A Linux kernel's command line unless another is given: messages on the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
 
+/// First log format whose machine comes with its processor.
+const PROCESSOR_SINCE: u32 = 5;
+
 /// A machine as one host tells another, or a log its reader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -34,17 +38,55 @@ pub struct Origin {
     pub config: MachineConfig,
     /// What runs it there.
     pub engine: EngineKind,
+    /// The processor that carries out the guest's instructions there. `None` on the software engine, which
+    /// does the same on every host, and in logs of formats before 5.
+    pub processor: Option<HostProcessor>,
+}
+
+/// An [`Origin`] before log format 5.
+#[derive(Deserialize)]
+struct OriginBefore5 {
+    config: MachineConfig,
+    engine: EngineKind,
 }
 
 impl Origin {
+    /// A machine that `engine` runs on a host with this processor.
+    #[must_use]
+    pub fn new(config: MachineConfig, engine: EngineKind, host: HostProcessor) -> Self {
+        Self {
+            config,
+            engine,
+            processor: (engine != EngineKind::Soft).then_some(host),
+        }
+    }
+
     /// What `log` says of its machine.
     ///
     /// # Errors
     /// If it says nothing that makes sense.
     pub fn of_log(log: &LogReader, path: &Path) -> Outcome<Self> {
-        from_bytes(&log.header().config)
-            .during(format_args!("{}: machine configuration", path.display()))
+        let bytes = &log.header().config;
+        let origin = if log.version() < PROCESSOR_SINCE {
+            from_bytes(bytes).map(|OriginBefore5 { config, engine }| Self {
+                config,
+                engine,
+                processor: None,
+            })
+        } else {
+            from_bytes(bytes)
+        };
+        origin.during(format_args!("{}: machine configuration", path.display()))
     }
+}
+
+/// What a primary proposes to its backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The machine.
+    pub origin: Origin,
+    /// Its operator knows that processors of different makers do the same for this guest.
+    pub unlike_hosts: bool,
 }
 
 /// A machine's configuration, with its image.
@@ -248,6 +290,12 @@ impl Prepared {
     pub fn config(&self) -> &MachineConfig {
         &self.blueprint.config
     }
+
+    /// What another host, or a log's reader, is told of it.
+    pub fn origin(&self) -> Origin {
+        let host = HostProcessor::of_this_host();
+        Origin::new(self.config().clone(), self.engine_kind(), host)
+    }
 }
 
 /// A machine that has not run yet, and can start over.
@@ -274,7 +322,7 @@ fn booted<E: Engine>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use replay::codec::to_bytes;
     use replay::file::{LogHeader, LogWriter};
@@ -288,7 +336,7 @@ mod tests {
         assert_eq!(with_tsc_rate(own), own);
     }
 
-    fn config() -> MachineConfig {
+    pub(crate) fn config() -> MachineConfig {
         MachineConfig {
             guest: "counter".into(),
             image_digest: 1,
@@ -332,16 +380,39 @@ mod tests {
     fn a_log_says_what_ran_its_machine() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let origin = Origin {
-            config: config(),
-            engine: EngineKind::Soft,
-        };
-        log(&path, to_bytes(&origin));
-        let reader = LogReader::open(&path).unwrap();
-        assert_eq!(Origin::of_log(&reader, &path).unwrap(), origin);
+        for engine in [EngineKind::Soft, EngineKind::KvmHardware] {
+            let origin = Origin::new(config(), engine, HostProcessor::of_this_host());
+            assert_eq!(origin.processor.is_some(), engine != EngineKind::Soft);
+            log(&path, to_bytes(&origin));
+            let reader = LogReader::open(&path).unwrap();
+            assert_eq!(Origin::of_log(&reader, &path).unwrap(), origin);
+        }
 
         log(&path, to_bytes(&config()));
         let reader = LogReader::open(&path).unwrap();
         assert!(Origin::of_log(&reader, &path).is_err(), "no engine named");
+    }
+
+    #[test]
+    fn a_log_from_before_processors_were_told_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        log(&path, to_bytes(&(config(), EngineKind::KvmSoftware)));
+        let mut bytes = std::fs::read(&path).unwrap();
+        for version in 3..PROCESSOR_SINCE {
+            bytes[8..12].copy_from_slice(&version.to_le_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            let reader = LogReader::open(&path).unwrap();
+            let origin = Origin::of_log(&reader, &path).unwrap();
+            assert_eq!(
+                (origin.config, origin.engine),
+                (config(), EngineKind::KvmSoftware)
+            );
+            assert_eq!(origin.processor, None);
+        }
+        bytes[8..12].copy_from_slice(&PROCESSOR_SINCE.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let reader = LogReader::open(&path).unwrap();
+        assert!(Origin::of_log(&reader, &path).is_err(), "no processor");
     }
 }

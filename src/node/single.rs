@@ -4,6 +4,7 @@ use super::engine::EngineArg;
 use super::last_words::of_status;
 use super::outside::{self, Direct, Discard};
 use super::setup::{self, Origin, Prepared};
+use super::unlike;
 use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::gdb::{self, Left};
@@ -140,13 +141,9 @@ fn live<L: LogSink>(
     signals::watch(set, move || {
         stop.push(Arrival::Stop);
     })?;
-    let engine = prepared.engine_kind();
+    let origin = prepared.origin();
     let vcpu = move || -> Outcome<Ran> {
         let (mut machine, first_state) = prepared.boot()?;
-        let origin = Origin {
-            config: machine.config().clone(),
-            engine,
-        };
         let log = make_log(&origin, first_state)?;
         let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
         let pages = machine.config().memory_bytes() / 4096;
@@ -212,7 +209,8 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     }
     let reader = LogReader::open(&args.log)?;
     reader.check_replayable()?;
-    let Origin { config, engine } = Origin::of_log(&reader, &args.log)?;
+    let origin = Origin::of_log(&reader, &args.log)?;
+    let (config, engine) = (origin.config.clone(), origin.engine);
     let clock = config.clock_kind;
     let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
@@ -223,6 +221,9 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
             args.log.display(),
             prepared.engine_kind()
         );
+    }
+    if let Some(warning) = unlike::replay(&origin, &prepared.origin()) {
+        crate::complain!("tandem: {}: {warning}", args.log.display());
     }
     let console = args.console.then(Console::stdout);
     let replayed = on_vcpu_thread("vcpu", || {

@@ -5,6 +5,7 @@ mod common;
 mod console;
 mod fence;
 mod stopped;
+mod unlike;
 
 use common::{LIMIT, have_kvm, machine, os};
 use std::ffi::OsString;
@@ -61,14 +62,19 @@ impl Site {
         args.extend(self.common(&events));
         args.extend(os(more));
         let errors = self.path(&format!("{number}.err"));
-        let daemon = Daemon::start(words[0], &args, errors).unwrap();
-        Replica { daemon, events }
+        let daemon = Daemon::start(words[0], &args, errors.clone()).unwrap();
+        Replica {
+            daemon,
+            events,
+            errors,
+        }
     }
 }
 
 struct Replica {
     daemon: Daemon,
     events: PathBuf,
+    errors: PathBuf,
 }
 
 impl Replica {
@@ -90,6 +96,21 @@ impl Replica {
                 self.events(),
                 self.daemon.complaint()
             );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// All it has said on stderr.
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap()
+    }
+
+    /// Waits until it has said this on stderr.
+    #[track_caller]
+    fn wait_said(&self, words: &str) {
+        let begun = Instant::now();
+        while !self.said().contains(words) {
+            assert!(begun.elapsed() < LIMIT, "no '{words}' in: {}", self.said());
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -4,11 +4,16 @@
 mod common;
 
 use common::{have_kvm, machine, tandem, tandem_json, text};
+use replay::LogSink;
+use replay::codec::to_bytes;
+use replay::file::{LogHeader, LogReader, LogWriter};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use tandem::demo::cluster::Cluster;
 use tandem::load::{Load, LoadOptions};
+use tandem::node::setup::Origin;
+use vmm::processor::HostProcessor;
 
 /// Pairs of recording and replay a guest goes through here; many more, on a busy host, in `pairs`.
 const PAIRS: u64 = 8;
@@ -53,6 +58,66 @@ fn repeat(name: &str, guest: impl Fn(u64) -> Vec<String>) {
         assert!(replayed["divergence"].is_null());
         assert!(recorded["entries"].as_u64() > Some(2), "{recorded}");
     }
+}
+
+/// Writes `log` anew as if it had been recorded on a host with this processor.
+fn recorded_on(log: &Path, to: &Path, processor: HostProcessor) {
+    let mut reader = LogReader::open(log).unwrap();
+    let mut origin = Origin::of_log(&reader, log).unwrap();
+    assert_eq!(origin.processor, Some(HostProcessor::of_this_host()));
+    origin.processor = Some(processor);
+    let header = LogHeader {
+        config: to_bytes(&origin),
+        ..reader.header().clone()
+    };
+    let mut writer = LogWriter::create(to, &header, || 0).unwrap();
+    while let Some((entry, _)) = reader.read().unwrap() {
+        writer.append(&entry).unwrap();
+    }
+    writer.flush().unwrap();
+}
+
+#[test]
+fn a_log_of_another_makers_processor_is_replayed_with_a_warning() {
+    let _machine = machine();
+    if !have_kvm("a log of another maker's processor") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let guest = ["counter", "--arg", "hz=1000", "--arg", "ticks=20"];
+    record(&log, &[&["--engine", "kvm"], &guest[..]].concat());
+    let foreign = folder.path().join("foreign.log");
+    let here = HostProcessor::of_this_host();
+    let warned = |log: &Path, engine: &str| {
+        let output = tandem(&["replay", text(log), "--engine", engine]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    assert_eq!(warned(&log, "kvm"), "", "its own");
+    let maker = *b"OtherMakerCo";
+    recorded_on(&log, &foreign, HostProcessor { maker, ..here });
+    let said = warned(&foreign, "kvm");
+    assert!(said.contains("recorded on OtherMakerCo family"), "{said}");
+    assert!(said.contains("--engine soft"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // The software engine is of no maker; that it is another engine is told.
+    let said = warned(&foreign, "soft");
+    assert!(!said.contains("OtherMakerCo"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let listed = tandem_json(&["log", text(&foreign), "--json"]);
+    let named = listed["processor"].as_str().unwrap();
+    assert!(named.starts_with("OtherMakerCo family"), "{listed}");
+
+    let family = here.family + 1;
+    recorded_on(&log, &foreign, HostProcessor { family, ..here });
+    let said = warned(&foreign, "kvm");
+    assert!(said.contains("families of one maker may differ"), "{said}");
+
+    record(&log, &[&["--engine", "soft"], &guest[..]].concat());
+    let listed = tandem_json(&["log", text(&log), "--json"]);
+    assert!(listed["processor"].is_null(), "{listed}");
 }
 
 fn words(list: &[&str]) -> Vec<String> {

@@ -16,6 +16,7 @@ pub mod kick;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod processor;
 pub mod soft;
 pub mod state;
 

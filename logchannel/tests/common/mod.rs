@@ -57,7 +57,7 @@ pub struct Wire {
 pub fn wire(settings: Settings) -> Wire {
     let (near, far) = sockets();
     let (primary_socket, backup_socket) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-    let answering = std::thread::spawn(move || answer(far, LIMIT, |_| Ok(())).unwrap().0);
+    let answering = std::thread::spawn(move || answer(far, LIMIT, |_| Ok(None)).unwrap().0);
     let primary = offer(near, &hello(settings), LIMIT).unwrap();
     Wire {
         primary,

@@ -2,7 +2,8 @@
 
 use super::super::engine::AnyMachine;
 use super::super::outside::{self, BackupSink, Outside};
-use super::super::setup::{self, Origin};
+use super::super::setup::{self, Proposal};
+use super::super::unlike;
 use super::callers::Callers;
 use super::control::{Control, Side};
 use super::events::Events;
@@ -185,6 +186,10 @@ pub fn backup(args: BackupArgs) -> Outcome {
     })
     .during("cannot start the logging channel")?;
     events.note("backup", format_args!("{vm} of {}", hello.incarnation));
+    if let Some(warning) = &started.warning {
+        events.note("unlike_hosts", warning);
+        crate::complain!("tandem: {warning}");
+    }
     let side = BackupSide {
         receiver: receiver.handle(),
         inbox,
@@ -216,6 +221,8 @@ struct Started {
     outside: Arc<Outside>,
     mac: [u8; 6],
     vcpu: Booted<Receiver>,
+    /// What the operators of both sides are to know.
+    warning: Option<String>,
 }
 
 /// Waits for a primary this backup can follow. One that is refused does not end it.
@@ -230,10 +237,11 @@ fn accept(
     loop {
         let (caller, hello) = callers.next(messages)?;
         let mut started = None;
-        let decide = |hello: &Hello| -> Result<(), String> {
+        let decide = |hello: &Hello| -> Result<Option<String>, String> {
             let machine = start(args, vm, hello, inbox, control).map_err(|e| e.to_string())?;
+            let remark = machine.warning.clone();
             started = Some(machine);
-            Ok(())
+            Ok(remark)
         };
         match (caller.answer(&hello, HANDSHAKE, decide), started) {
             (Ok(connection), Some(started)) => return Ok((connection, hello, started)),
@@ -259,8 +267,11 @@ fn start(
             hello.vm
         )));
     }
-    let origin: Origin = from_bytes(&hello.config).during("the machine's configuration")?;
-    let config = origin.config;
+    let Proposal {
+        origin,
+        unlike_hosts,
+    } = from_bytes(&hello.config).during("the machine's configuration")?;
+    let config = origin.config.clone();
     let sectors = args.disk.as_deref().map(setup::disk_sectors).transpose()?;
     if config.disk_sectors != sectors {
         return Err(Failure::new(format!(
@@ -281,6 +292,7 @@ fn start(
             origin.engine
         )));
     }
+    let warning = unlike::pair(&origin, &prepared.origin(), unlike_hosts)?;
     let sink = BackupSink::new(inbox.clone());
     let arrivals: Arc<dyn ArrivalSink> = sink.clone();
     let outside = outside::plug_in(
@@ -310,7 +322,12 @@ fn start(
             hello.first_digest
         )));
     }
-    Ok(Started { outside, mac, vcpu })
+    Ok(Started {
+        outside,
+        mac,
+        vcpu,
+        warning,
+    })
 }
 
 /// Runs the guest to its end, on the vCPU thread.

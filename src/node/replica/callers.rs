@@ -152,7 +152,7 @@ mod tests {
         let (_keep, messages) = channel();
         let (caller, heard) = callers.next(&messages).unwrap();
         assert_eq!(heard.incarnation, "a");
-        caller.answer(&heard, limit, |_| Ok(())).unwrap();
+        caller.answer(&heard, limit, |_| Ok(None)).unwrap();
         primary.join().unwrap().unwrap();
         assert!(begun.elapsed() < GREETING, "it waited for a silent one");
         assert!(callers.silent.len() <= CALLERS_MAX);

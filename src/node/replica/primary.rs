@@ -1,7 +1,7 @@
 //! `tandem primary`.
 
 use super::super::outside;
-use super::super::setup::{self, Origin};
+use super::super::setup::{self, Proposal};
 use super::claim::{Claims, Wish};
 use super::control::{Control, Side};
 use super::events::Events;
@@ -255,8 +255,10 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     arbiter.check()?;
     let mut events = Events::open("primary", args.replica.events.as_deref())?;
     let prepared = setup::prepare(setup::blueprint(&args.machine)?, args.machine.engine)?;
-    let config = prepared.config().clone();
-    let engine = prepared.engine_kind();
+    let mut origin = prepared.origin();
+    if let (Some(host), Some(pretended)) = (&mut origin.processor, args.host_processor) {
+        *host = pretended;
+    }
     let inbox = Inbox::new();
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let lease = Lease::new();
@@ -296,13 +298,22 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         view,
         first_digest: vcpu.first_state,
         settings: settings(&args.replica),
-        config: replay::codec::to_bytes(&Origin {
-            config: config.clone(),
-            engine,
+        config: replay::codec::to_bytes(&Proposal {
+            origin,
+            unlike_hosts: args.unlike_hosts,
         }),
     };
     let reporter = Reporter::start(identity, to_control.clone())?;
-    let sender = link(socket, &args, &hello, &outside, lease, to_control).inspect_err(|_| {
+    let linked = link(
+        socket,
+        &args,
+        &hello,
+        &outside,
+        lease,
+        to_control,
+        &mut events,
+    );
+    let sender = linked.inspect_err(|_| {
         // Nothing has run in this view: another start may follow.
         if let Err(e) = claims.mark_end(view.0) {
             tracing::warn!("{e}");
@@ -369,8 +380,13 @@ fn link(
     outside: &Arc<outside::Outside>,
     lease: Arc<Lease>,
     control: mpsc::Sender<Message>,
+    events: &mut Events,
 ) -> Outcome<Sender> {
     let connection = offer(socket, hello, HANDSHAKE)?;
+    if let Some(remark) = connection.remark() {
+        events.note("unlike_hosts", remark);
+        crate::complain!("tandem: {remark}");
+    }
     let console = outside.clone();
     let unprinted = Arc::new(move || console.unprinted());
     let options = SenderOptions {
