@@ -93,6 +93,16 @@ pub enum HandshakeError {
         /// Silence after which the peer is suspected.
         suspect_ms: u32,
     },
+    /// The backup is too far away for any setting.
+    #[error(
+        "the backup takes {round_trip_ms} ms to answer; at most {most_ms} ms are allowed, as its silence could not be told from its distance"
+    )]
+    TooFar {
+        /// How long an answer takes.
+        round_trip_ms: u32,
+        /// How long it may take.
+        most_ms: u32,
+    },
     /// The backup does not want this primary.
     #[error("the backup refused: {reason}")]
     Refused {

@@ -15,7 +15,7 @@
 //! [`FrameBuffer`] has a fixed size: nothing is ever allocated by a length the peer chose.
 
 use crate::error::FrameError;
-use crate::messages::{Ack, Bye, Entries, Heartbeat, Hello, HelloReply};
+use crate::messages::{Ack, Bye, Entries, Heartbeat, Hello, HelloReply, Probe, Settled};
 
 /// Version of the protocol.
 pub const VERSION: u16 = 6;
@@ -45,6 +45,10 @@ pub enum FrameKind {
     Heartbeat = 5,
     /// An orderly end.
     Bye = 6,
+    /// A question whose answer, the same, tells how far apart the two are.
+    Probe = 7,
+    /// How the link watches itself, now that the distance is known.
+    Settled = 8,
 }
 
 impl FrameKind {
@@ -56,6 +60,8 @@ impl FrameKind {
             4 => Self::Ack,
             5 => Self::Heartbeat,
             6 => Self::Bye,
+            7 => Self::Probe,
+            8 => Self::Settled,
             _ => return None,
         })
     }
@@ -70,6 +76,8 @@ impl FrameKind {
             Self::Ack => "ack",
             Self::Heartbeat => "heartbeat",
             Self::Bye => "bye",
+            Self::Probe => "probe",
+            Self::Settled => "settled",
         }
     }
 }
@@ -89,6 +97,10 @@ pub enum Frame<'a> {
     Heartbeat(Heartbeat),
     /// An orderly end.
     Bye(Bye),
+    /// How far apart are the two?
+    Probe(Probe),
+    /// How the link watches itself.
+    Settled(Settled),
 }
 
 impl Frame<'_> {
@@ -102,6 +114,8 @@ impl Frame<'_> {
             Self::Ack(_) => FrameKind::Ack,
             Self::Heartbeat(_) => FrameKind::Heartbeat,
             Self::Bye(_) => FrameKind::Bye,
+            Self::Probe(_) => FrameKind::Probe,
+            Self::Settled(_) => FrameKind::Settled,
         }
     }
 }
@@ -239,5 +253,7 @@ fn parse(kind: FrameKind, payload: &[u8]) -> Result<Frame<'_>, FrameError> {
         FrameKind::Ack => Frame::Ack(Ack::parse(payload)?),
         FrameKind::Heartbeat => Frame::Heartbeat(Heartbeat::parse(payload)?),
         FrameKind::Bye => Frame::Bye(Bye::parse(payload)?),
+        FrameKind::Probe => Frame::Probe(Probe::parse(payload)?),
+        FrameKind::Settled => Frame::Settled(Settled::parse(payload)?),
     })
 }

@@ -4,13 +4,16 @@
 //!  primary: offer                      backup: answer
 //!     │ ── Hello (who, which view, what machine) ──▶ │  decides
 //!     │ ◀────────── HelloReply (accept, or why not) ─│
+//!     │ ── Probe ──────────────────────────────────▶ │  up to three times: how far apart they are
+//!     │ ◀─────────────────────────────────── Probe ─ │
+//!     │ ── Settled (how the link watches itself) ──▶ │  from here on silence counts
 //!   Sender                                        Receiver
 //! ```
 
 use crate::clock::now_us;
 use crate::error::{FrameError, HandshakeError};
-use crate::framing::{Frame, FrameBuffer};
-use crate::messages::{Hello, HelloReply, Settings};
+use crate::framing::{Frame, FrameBuffer, FrameKind};
+use crate::messages::{Hello, HelloReply, Probe, Settings, Settled};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,11 +23,24 @@ use std::time::Duration;
 pub struct Connection {
     pub(crate) socket: TcpStream,
     pub(crate) incoming: FrameBuffer,
-    pub(crate) settings: Settings,
+    pub(crate) settled: Settled,
     pub(crate) remark: Option<String>,
 }
 
 impl Connection {
+    /// How the link watches itself, which may be more patiently than was wished
+    /// ([`Settings::over`]).
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settled.settings
+    }
+
+    /// How long the other end takes to answer, in microseconds, as the handshake found.
+    #[must_use]
+    pub fn round_trip_us(&self) -> u32 {
+        self.settled.round_trip_us
+    }
+
     /// What the backup remarked when it welcomed this primary, in one line of at most
     /// [`REASON_MAX`](crate::messages::REASON_MAX) bytes and whatever it takes to make its characters
     /// printable.
@@ -38,10 +54,13 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("socket", &self.socket)
-            .field("settings", &self.settings)
+            .field("settled", &self.settled)
             .finish_non_exhaustive()
     }
 }
+
+/// Most probes a primary makes.
+const PROBES_MAX: u32 = 3;
 
 /// A connection within a handshake, which has to end by a deadline.
 struct Greeting {
@@ -168,22 +187,65 @@ impl Greeting {
             Err(reason) => HelloReply::Refused { reason },
         };
         self.send(&reply.to_frame())?;
-        self.end(reply, hello.settings)
+        let remark = welcome(reply)?;
+        let settled = self.answer_probes()?;
+        self.done(settled, remark)
     }
 
-    /// What comes of the backup's `reply`, on either side.
-    fn end(self, reply: HelloReply, settings: Settings) -> Result<Connection, HandshakeError> {
-        match reply {
-            HelloReply::Refused { reason } => Err(HandshakeError::Refused { reason }),
-            HelloReply::Welcome { remark } => self.done(settings, remark),
+    /// The backup's side: answers the primary's probes until it has settled.
+    fn answer_probes(&mut self) -> Result<Settled, HandshakeError> {
+        enum Said {
+            Probe(Probe),
+            Settled(Settled),
         }
+        // A primary that keeps to the protocol settles long before.
+        for _ in 0..=PROBES_MAX {
+            let said = self.receive(|frame| match frame {
+                Frame::Probe(probe) => Some(Said::Probe(probe)),
+                Frame::Settled(settled) => Some(Said::Settled(settled)),
+                _ => None,
+            })?;
+            match said {
+                Said::Probe(probe) => self.send(&probe.to_frame())?,
+                Said::Settled(settled) => {
+                    settled.settings.check()?;
+                    return Ok(settled);
+                }
+            }
+        }
+        let frame = FrameKind::Probe.name();
+        Err(HandshakeError::OutOfPlace { frame })
     }
 
-    fn done(
-        self,
-        settings: Settings,
-        remark: Option<String>,
-    ) -> Result<Connection, HandshakeError> {
+    /// The primary's side: finds out how far away the backup is, and tells it what holds. A distance that
+    /// would change `wish` is measured again, as a busy host answers late at times.
+    fn settle(&mut self, wish: Settings) -> Result<Settled, HandshakeError> {
+        let mut round_trip_us = u32::MAX;
+        for number in 0..PROBES_MAX {
+            let asked_us = now_us();
+            self.send(&Probe { number }.to_frame())?;
+            self.receive(|frame| match frame {
+                Frame::Probe(probe) if probe.number == number => Some(()),
+                _ => None,
+            })?;
+            let took_us = now_us().saturating_sub(asked_us);
+            round_trip_us = round_trip_us.min(u32::try_from(took_us).unwrap_or(u32::MAX));
+            if wish
+                .over(round_trip_us)
+                .is_ok_and(|settings| settings == wish)
+            {
+                break;
+            }
+        }
+        let settled = Settled {
+            settings: wish.over(round_trip_us)?,
+            round_trip_us,
+        };
+        self.send(&settled.to_frame())?;
+        Ok(settled)
+    }
+
+    fn done(self, settled: Settled, remark: Option<String>) -> Result<Connection, HandshakeError> {
         let no_limits = self
             .socket
             .set_read_timeout(None)
@@ -192,7 +254,7 @@ impl Greeting {
         Ok(Connection {
             socket: self.socket,
             incoming: self.incoming,
-            settings,
+            settled,
             remark,
         })
     }
@@ -215,7 +277,17 @@ pub fn offer(
         Frame::HelloReply(reply) => Some(reply),
         _ => None,
     })?;
-    greeting.end(reply, hello.settings)
+    let remark = welcome(reply)?;
+    let settled = greeting.settle(hello.settings)?;
+    greeting.done(settled, remark)
+}
+
+/// The backup's remark, if it welcomes the primary.
+fn welcome(reply: HelloReply) -> Result<Option<String>, HandshakeError> {
+    match reply {
+        HelloReply::Refused { reason } => Err(HandshakeError::Refused { reason }),
+        HelloReply::Welcome { remark } => Ok(remark),
+    }
 }
 
 /// The backup's side: waits for a primary's greeting, for at most `limit` in all, and has `decide` say

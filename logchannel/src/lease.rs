@@ -3,7 +3,7 @@
 //! ```text
 //!   heard from the backup            no sign of it
 //!   ├──── held ────────────────────▶├─ lapsed: wait ─ ─ ─
-//!   0      suspect − 2 heartbeats             the backup may be live from here on, if it wins the flag
+//!   0      suspect − 2 heartbeats − round trip   the backup may be live from here on, if it wins the flag
 //!          └ renewed with every ack that is believed
 //!
 //!   link over ─▶ undecided: wait ─┬─ flag won ──▶ free
@@ -16,12 +16,13 @@
 //!
 //! A backup goes live `suspect_ms` after it last heard its primary, at the earliest, or at once after it
 //! has closed the link; and the primary sends it something every heartbeat. So two heartbeats are taken
-//! off. What is read right after a pause may be from before the backup went live. So an ack that is not
+//! off. An ack was true when it was sent, which is up to a round trip before it is read: that is taken off,
+//! too. What is read right after a pause may be from before the backup went live. So an ack that is not
 //! believed (`trust.rs`) renews nothing; and after a pause as long as the lease nothing at all renews it for
 //! `suspect_ms`, by which time a link its other end has closed is over.
 
 use crate::clock::boot_us;
-use crate::messages::Settings;
+use crate::messages::Settled;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The term of a lease: no clock, no thread. Times are microseconds of a clock that goes on while the host
@@ -37,11 +38,12 @@ struct Term {
 }
 
 impl Term {
-    fn new(settings: Settings, now_us: u64) -> Self {
-        let suspect_us = u64::from(settings.suspect_ms) * 1_000;
-        let beats_us = u64::from(settings.heartbeat_ms) * 2_000;
+    fn new(settled: Settled, now_us: u64) -> Self {
+        let suspect_us = u64::from(settled.settings.suspect_ms) * 1_000;
+        let beats_us = u64::from(settled.settings.heartbeat_ms) * 2_000;
+        let away_us = beats_us + u64::from(settled.round_trip_us);
         // Settings allow a suspicion as short as two heartbeats.
-        let lease_us = suspect_us.saturating_sub(beats_us).max(suspect_us / 4);
+        let lease_us = suspect_us.saturating_sub(away_us).max(suspect_us / 4);
         Self {
             lease_us,
             pause_us: suspect_us,
@@ -121,8 +123,8 @@ impl Lease {
     }
 
     /// The link is up.
-    pub(crate) fn begin(&self, settings: Settings) {
-        let term = Term::new(settings, (self.now_us)());
+    pub(crate) fn begin(&self, settled: Settled) {
+        let term = Term::new(settled, (self.now_us)());
         self.change(|state| *state = State::Linked(term));
     }
 
@@ -197,11 +199,15 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::Settings;
     use std::cell::Cell;
 
-    const SETTINGS: Settings = Settings {
-        heartbeat_ms: 20,
-        suspect_ms: 300,
+    const NEAR: Settled = Settled {
+        settings: Settings {
+            heartbeat_ms: 20,
+            suspect_ms: 300,
+        },
+        round_trip_us: 0,
     };
     /// Of a lease, with these settings.
     const LEASE_US: u64 = 260_000;
@@ -218,7 +224,7 @@ mod tests {
     fn it_lapses_before_a_backup_may_go_live() {
         let lease = Lease::on_clock(now);
         assert_eq!(lease.held(), None, "not before the link is up");
-        lease.begin(SETTINGS);
+        lease.begin(NEAR);
         for beat in 1..100 {
             NOW.set(beat * 20_000);
             lease.heard();
@@ -231,9 +237,22 @@ mod tests {
     }
 
     #[test]
+    fn it_lapses_earlier_by_the_distance() {
+        let lease = Lease::on_clock(now);
+        lease.begin(Settled {
+            round_trip_us: 60_000,
+            ..NEAR
+        });
+        NOW.set(LEASE_US - 60_000 - 1);
+        assert_eq!(lease.held(), Some(true));
+        NOW.set(LEASE_US - 60_000);
+        assert_eq!(lease.held(), None);
+    }
+
+    #[test]
     fn what_is_read_after_a_pause_does_not_renew_it() {
         let lease = Lease::on_clock(now);
-        lease.begin(SETTINGS);
+        lease.begin(NEAR);
         NOW.set(1_000_000);
         lease.heard();
         lease.heard();
@@ -254,7 +273,7 @@ mod tests {
     #[test]
     fn the_flag_decides_when_the_link_is_over() {
         let lease = Lease::on_clock(now);
-        lease.begin(SETTINGS);
+        lease.begin(NEAR);
         lease.suspend();
         assert_eq!(lease.held(), None);
         lease.heard();
@@ -293,7 +312,11 @@ mod tests {
             heartbeat_ms: 100,
             suspect_ms: 200,
         };
-        let term = Term::new(settings, 0);
+        let settled = Settled {
+            settings,
+            round_trip_us: 50_000,
+        };
+        let term = Term::new(settled, 0);
         assert!(term.lease_us > 0 && term.lease_us < 200_000);
     }
 }

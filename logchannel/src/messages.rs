@@ -8,6 +8,8 @@
 //!  Ack         received u64 │ executed u64 │ executed_clock u64 │ answers u64
 //!  Heartbeat   released u64 │ printed u64 │ call u64
 //!  Bye         reason u8 │ code u32
+//!  Probe       number u32
+//!  Settled     heartbeat_ms u32 │ suspect_ms u32 │ round_trip_us u32
 //! ```
 //!
 //! An entries frame costs 14 bytes over its entries: header, index and count. The low half of the index
@@ -152,6 +154,87 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// How often what was sent may have to be on its way and back within the time to suspicion.
+    const ROUND_TRIPS: u64 = 4;
+
+    /// What holds for two replicas so far apart that an answer takes `round_trip_us`: suspicion comes late
+    /// enough that four answers fit in. A pair on a longer link watches itself more patiently, and the lease
+    /// of its primary, which ends a round trip earlier than suspicion comes, stays long enough to be
+    /// renewed in time.
+    ///
+    /// # Errors
+    /// [`HandshakeError::TooFar`] if that is more than may be set.
+    pub fn over(self, round_trip_us: u32) -> Result<Self, HandshakeError> {
+        let least_ms = (u64::from(round_trip_us) * Self::ROUND_TRIPS).div_ceil(1_000);
+        let suspect_ms = u64::from(self.suspect_ms).max(least_ms);
+        match u32::try_from(suspect_ms) {
+            Ok(suspect_ms) if suspect_ms <= SUSPECT_MAX_MS => Ok(Self { suspect_ms, ..self }),
+            _ => Err(HandshakeError::TooFar {
+                round_trip_ms: round_trip_us / 1_000,
+                most_ms: SUSPECT_MAX_MS / Self::ROUND_TRIPS as u32,
+            }),
+        }
+    }
+}
+
+/// A question of a primary that has been welcomed, and its answer, the same: how long that takes tells how
+/// far apart the two are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Which one.
+    pub number: u32,
+}
+
+impl Probe {
+    pub(crate) fn to_frame(self) -> Vec<u8> {
+        frame(FrameKind::Probe, |out| {
+            out.extend_from_slice(&self.number.to_le_bytes());
+        })
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::Probe, payload);
+        let number = fields.u32()?;
+        fields.end()?;
+        Ok(Self { number })
+    }
+}
+
+/// The primary's last word of a handshake: how the link watches itself. From here on either side can hear
+/// the other, so that silence counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// What holds for both ends.
+    pub settings: Settings,
+    /// How long an answer takes, in microseconds.
+    pub round_trip_us: u32,
+}
+
+impl Settled {
+    pub(crate) fn to_frame(self) -> Vec<u8> {
+        frame(FrameKind::Settled, |out| {
+            out.extend_from_slice(&self.settings.heartbeat_ms.to_le_bytes());
+            out.extend_from_slice(&self.settings.suspect_ms.to_le_bytes());
+            out.extend_from_slice(&self.round_trip_us.to_le_bytes());
+        })
+    }
+
+    pub(crate) fn parse(payload: &[u8]) -> Result<Self, FrameError> {
+        let mut fields = Fields::of(FrameKind::Settled, payload);
+        let settings = Settings {
+            heartbeat_ms: fields.u32()?,
+            suspect_ms: fields.u32()?,
+        };
+        let round_trip_us = fields.u32()?;
+        fields.end()?;
+        Ok(Self {
+            settings,
+            round_trip_us,
+        })
+    }
+}
+
 /// What a primary says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -163,7 +246,7 @@ pub struct Hello {
     pub view: ViewNumber,
     /// Digest of the machine's first state: both must begin alike.
     pub first_digest: u64,
-    /// How the link watches itself.
+    /// How the link is to watch itself, if the two are near enough.
     pub settings: Settings,
     /// The machine's configuration; opaque here.
     pub config: Vec<u8>,

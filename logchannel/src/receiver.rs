@@ -432,11 +432,11 @@ impl Receiver {
         let Connection {
             socket,
             incoming,
-            settings,
+            settled,
             remark: _,
         } = connection;
         let shared = Arc::new(Shared {
-            link: Link::new(socket, settings, Box::new(on_end))?,
+            link: Link::new(socket, settled.settings, Box::new(on_end))?,
             buffer_max: options.buffer_max,
             queue: Mutex::default(),
             filled: Condvar::new(),

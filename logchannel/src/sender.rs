@@ -114,12 +114,12 @@ impl Sender {
         let Connection {
             socket,
             incoming,
-            settings,
+            settled,
             remark: _,
         } = connection;
-        let link = Link::new(socket, settings, Box::new(on_end))?;
+        let link = Link::new(socket, settled.settings, Box::new(on_end))?;
         let shared = Arc::new(Shared::new(link, outlet, options));
-        shared.lease.begin(settings);
+        shared.lease.begin(settled);
         let mut sender = Self {
             shared: shared.clone(),
             encoder: Encoder::new(),

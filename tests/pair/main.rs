@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod console;
+mod far;
 mod fence;
 mod stopped;
 mod unlike;

@@ -484,7 +484,7 @@ pub(super) fn watch(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::Settings;
+    use crate::messages::{Settings, Settled};
     use replay::{InputsError, Output};
     use std::cell::Cell;
     use std::net::{TcpListener, TcpStream};
@@ -511,7 +511,10 @@ mod tests {
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let link = Link::new(near, SETTINGS, Box::new(|_| {})).unwrap();
         let lease = Lease::on_clock(|| NOW.get());
-        lease.begin(SETTINGS);
+        lease.begin(Settled {
+            settings: SETTINGS,
+            round_trip_us: 0,
+        });
         let options = SenderOptions {
             lease,
             ..SenderOptions::default()

@@ -387,6 +387,17 @@ fn link(
         events.note("unlike_hosts", remark);
         crate::complain!("tandem: {remark}");
     }
+    let settings = connection.settings();
+    if settings != hello.settings {
+        let far = format!(
+            "the backup takes {} ms to answer: silence is suspected after {} ms, not after {}",
+            connection.round_trip_us() / 1_000,
+            settings.suspect_ms,
+            hello.settings.suspect_ms
+        );
+        events.note("far_apart", &far);
+        crate::complain!("tandem: {far}");
+    }
     let console = outside.clone();
     let unprinted = Arc::new(move || console.unprinted());
     let options = SenderOptions {
