@@ -276,9 +276,12 @@ pub struct ReplicaArgs {
     /// Milliseconds of silence after which the other side is suspected
     #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS")]
     pub suspect_ms: u32,
-    /// Write events to this file, one JSON object a line
+    /// Write events to this file, one JSON object a line; at 16 MiB it becomes FILE.1 and is begun anew
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
+    /// Write the primary's counters to this file, four times a second, in the same way
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
 }
 
 /// `tandem primary`.

@@ -19,9 +19,6 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const PORT: u16 = 6379;
 /// Longest time for a process to get ready.
 const READY: Duration = Duration::from_secs(20);
-/// The event that brings a primary's counters.
-const METRICS: &str = "metrics";
-
 /// The network between clients and guest.
 enum Network {
     /// TAPs on a bridge in a network namespace of this process's own; the kernel's own TCP.
@@ -220,6 +217,8 @@ impl Cluster {
                 name.into(),
                 "--events".into(),
                 events.into(),
+                "--metrics".into(),
+                metrics_beside(events).into(),
             ]
         };
         let mut args: Vec<OsString> =
@@ -338,19 +337,17 @@ impl Pair {
             .map(|_| ())
     }
 
-    /// What the replicas noted so far, in order of time, but for their counters.
+    /// What the replicas noted so far, in order of time.
     pub fn events(&self) -> Vec<Line> {
         let lines = self.events.iter().flat_map(|path| Line::all_in(path));
-        let mut lines: Vec<Line> = lines.filter(|line| line.event != METRICS).collect();
+        let mut lines: Vec<Line> = lines.collect();
         lines.sort_by_key(|line| line.at_ns);
         lines
     }
 
     /// The counters the primary noted so far, in order of time: JSON in the detail.
     pub fn metrics(&self) -> Vec<Line> {
-        let mut lines = Line::all_in(&self.events[0]);
-        lines.retain(|line| line.event == METRICS);
-        lines
+        Line::all_in(&metrics_beside(&self.events[0]))
     }
 
     /// Waits until `who` has noted `event`.
@@ -361,6 +358,11 @@ impl Pair {
         };
         wait_event(path, event, daemon)
     }
+}
+
+/// Where the counters of the replica go whose events go to `events`.
+fn metrics_beside(events: &Path) -> PathBuf {
+    events.with_extension("metrics")
 }
 
 /// Waits until `event` stands in the events file at `path`, which `daemon` writes.

@@ -70,9 +70,8 @@ impl Stalled {
 
     /// The last counters it noted; null before that.
     fn metrics(&self) -> serde_json::Value {
-        let events = self.events();
-        let last = events.iter().rev().find(|line| line.event == "metrics");
-        last.map_or(serde_json::Value::Null, |line| {
+        let metrics = Line::all_in(&self.replica.with_extension("metrics"));
+        metrics.last().map_or(serde_json::Value::Null, |line| {
             serde_json::from_str(&line.detail).unwrap()
         })
     }

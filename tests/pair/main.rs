@@ -41,6 +41,8 @@ impl Site {
         args.push(format!("file:{}", flags.display()).into());
         args.push("--events".into());
         args.push(events.into());
+        args.push("--metrics".into());
+        args.push(events.with_extension("metrics").into());
         args
     }
 

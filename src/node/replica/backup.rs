@@ -159,7 +159,11 @@ pub fn backup(args: BackupArgs) -> Outcome {
     let contender = incarnation(&args.replica, "backup")?;
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
-    let mut events = Events::open("backup", args.replica.events.as_deref())?;
+    let mut events = Events::open(
+        "backup",
+        args.replica.events.as_deref(),
+        args.replica.metrics.as_deref(),
+    )?;
     let mut callers = Callers::at(args.listen)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();

@@ -46,7 +46,7 @@ pub trait Side {
     fn why(&self) -> Option<String>;
     /// How far execution lags behind, in milliseconds.
     fn lag_ms(&self) -> u64;
-    /// Its counters, if it keeps any, for the events file.
+    /// Its counters, if it keeps any, for the metrics file.
     fn metrics(&self) -> Option<serde_json::Value> {
         None
     }
@@ -72,7 +72,7 @@ impl<S: Side> Control<S> {
         let mut halted: Option<String> = None;
         let mut metrics_at = Instant::now();
         loop {
-            if self.events.are_kept() && metrics_at <= Instant::now() {
+            if self.events.keeps_metrics() && metrics_at <= Instant::now() {
                 self.note_metrics();
                 metrics_at = Instant::now() + METRICS;
             }
@@ -93,7 +93,7 @@ impl<S: Side> Control<S> {
                 Some(at) => at.saturating_duration_since(Instant::now()),
                 None => self.reporter.interval(),
             };
-            let timeout = if self.events.are_kept() {
+            let timeout = if self.events.keeps_metrics() {
                 timeout.min(metrics_at.saturating_duration_since(Instant::now()))
             } else {
                 timeout
@@ -129,7 +129,7 @@ impl<S: Side> Control<S> {
 
     fn note_metrics(&mut self) {
         if let Some(metrics) = self.side.metrics() {
-            self.events.note("metrics", metrics);
+            self.events.note_metrics(&metrics);
         }
     }
 

@@ -253,7 +253,11 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let contender = incarnation(&args.replica, "primary")?;
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
-    let mut events = Events::open("primary", args.replica.events.as_deref())?;
+    let mut events = Events::open(
+        "primary",
+        args.replica.events.as_deref(),
+        args.replica.metrics.as_deref(),
+    )?;
     let prepared = setup::prepare(setup::blueprint(&args.machine)?, args.machine.engine)?;
     let mut origin = prepared.origin();
     if let (Some(host), Some(pretended)) = (&mut origin.processor, args.host_processor) {
