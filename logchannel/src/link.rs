@@ -29,6 +29,8 @@ pub(crate) struct Link {
     pub(crate) leaving: AtomicBool,
     over: AtomicBool,
     on_end: Mutex<Option<OnEnd>>,
+    /// Set once the owner was told of the end.
+    told: AtomicBool,
     stop: EventFd,
     heard: AtomicU64,
     sent: AtomicU64,
@@ -44,6 +46,7 @@ impl Link {
             leaving: AtomicBool::new(false),
             over: AtomicBool::new(false),
             on_end: Mutex::new(Some(on_end)),
+            told: AtomicBool::new(false),
             stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             heard: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -55,9 +58,14 @@ impl Link {
         self.over.load(SeqCst)
     }
 
-    /// Ends the link: closes the socket, has `wake` wake whoever waits, tells the owner. Only the
-    /// first call does anything.
-    pub(crate) fn end(&self, end: LinkEnd, wake: impl FnOnce()) {
+    /// Whether the owner was told that the link has ended.
+    pub(crate) fn told(&self) -> bool {
+        self.told.load(SeqCst)
+    }
+
+    /// Ends the link: closes the socket, has `wake` wake whoever waits, tells the owner, and then has
+    /// `wake_told` wake who waits for that. Only the first call does anything.
+    pub(crate) fn end(&self, end: LinkEnd, wake: impl FnOnce(), wake_told: impl FnOnce()) {
         if self.over.swap(true, SeqCst) {
             return;
         }
@@ -70,12 +78,14 @@ impl Link {
             let left = self.leaving.load(SeqCst) && matches!(end, LinkEnd::Lost(_));
             tell(if left { LinkEnd::Left } else { end });
         }
+        self.told.store(true, SeqCst);
+        wake_told();
     }
 
     /// Ends the link without telling the owner, who is dropping it.
     pub(crate) fn abandon(&self, wake: impl FnOnce()) {
         self.on_end.lock().expect("no panic while telling").take();
-        self.end(LinkEnd::Left, wake);
+        self.end(LinkEnd::Left, wake, || {});
     }
 
     /// Reads once, waiting for at least one byte.

@@ -165,7 +165,7 @@ impl Shared {
     }
 
     fn end(&self, end: LinkEnd) {
-        self.link.end(end, || self.wake_all());
+        self.link.end(end, || self.wake_all(), || {});
     }
 
     fn ack(&self) -> Ack {

@@ -21,6 +21,8 @@
 //! - A diverged replica neither contends nor goes live (invariant 7), whatever it has won.
 //! - Going live: everything in the log is executed first, then suppressed outputs leave in order, then
 //!   the gate opens (invariant 4).
+//! - A stop is obeyed in bounded time. A primary's guest is stopped by the log; a replica that asks for a
+//!   flag halts, since who has it is in doubt; one that has won it stops the guest when it is live.
 //! - A guest's power-off is an entry like any other: both replicas end, nobody contends. Whoever knows
 //!   that all outputs have left marks the view's flag, so that the VM may be started again.
 //! - `Halted` and `Ended` are final.
@@ -81,6 +83,8 @@ pub enum Event {
     FlagUnreachable,
     /// It is time to ask again.
     RetryTick,
+    /// The arbiter gave no answer for as long as a replica that is to stop asks it.
+    FlagGivenUp,
     /// Every entry that came was executed.
     Drained,
     /// Replay differs from the recording.
@@ -154,8 +158,10 @@ enum Phase {
     Solo,
     Backup,
     BackupContending,
-    /// The flag is ours; the log is not executed to its end yet.
-    Draining,
+    /// The flag is ours; the log is not executed to its end yet. `stop` if the machine is to end then.
+    Draining {
+        stop: bool,
+    },
     /// The primary said goodbye; the log is not executed to its end yet.
     Ending,
     /// The log is executed to its end; waits for the primary's goodbye, so that it still gets acks.
@@ -183,7 +189,8 @@ impl std::fmt::Display for RoleMachine {
             Phase::Solo => "solo",
             Phase::Backup => "backup",
             Phase::BackupContending => "backup contending",
-            Phase::Draining => "backup draining",
+            Phase::Draining { stop: false } => "backup draining",
+            Phase::Draining { stop: true } => "backup draining, to stop",
             Phase::Ending => "backup ending",
             Phase::Finished => "backup finished",
             Phase::FinishedContending => "backup finished contending",
@@ -216,7 +223,7 @@ impl RoleMachine {
             Phase::Primary | Phase::PrimaryContending { .. } => Role::Primary,
             Phase::Backup
             | Phase::BackupContending
-            | Phase::Draining
+            | Phase::Draining { .. }
             | Phase::Ending
             | Phase::Finished
             | Phase::FinishedContending => Role::Backup,
@@ -252,7 +259,10 @@ impl RoleMachine {
             Event::VmEnded => self.vm_ended(),
             Event::FlagUnreachable if self.contends() => vec![Command::RetryLater],
             Event::RetryTick if self.contends() => self.ask(),
-            Event::FlagUnreachable | Event::RetryTick => Vec::new(),
+            Event::FlagGivenUp if self.contends() => {
+                self.in_doubt("it was asked to stop, and the arbiter gave no answer")
+            }
+            Event::FlagUnreachable | Event::RetryTick | Event::FlagGivenUp => Vec::new(),
             Event::Drained => self.drained(),
             Event::Diverged => self.halt("it diverged from the recording".into()),
             Event::Failed { why } => self.halt(why),
@@ -275,6 +285,15 @@ impl RoleMachine {
     fn halt(&mut self, why: String) -> Vec<Command> {
         self.phase = Phase::Halted;
         vec![Command::Halt { why }]
+    }
+
+    /// Halts while it is open who has the flag: this replica may have set it, its reply lost.
+    fn in_doubt(&mut self, why: &str) -> Vec<Command> {
+        let view = self.view;
+        self.halt(format!(
+            "{why}: the flag of view {view} is left in doubt, and the machine counts as running. Its next \
+             start is refused with the --view to begin in, once none of its replicas runs any more"
+        ))
     }
 
     fn end(&mut self) -> Vec<Command> {
@@ -350,7 +369,7 @@ impl RoleMachine {
                 commands
             }
             Phase::BackupContending => {
-                self.phase = Phase::Draining;
+                self.phase = Phase::Draining { stop: false };
                 vec![Command::Drain]
             }
             Phase::FinishedContending => self.end_for_primary(),
@@ -369,17 +388,21 @@ impl RoleMachine {
 
     fn drained(&mut self) -> Vec<Command> {
         match self.phase {
-            Phase::Draining => {
+            Phase::Draining { stop } => {
                 self.view = self.view.next();
                 self.phase = Phase::Solo;
                 let view = self.view;
-                vec![
+                let mut commands = vec![
                     Command::Announce,
                     Command::Reemit,
                     Command::OpenGate,
                     Command::GoLive { view },
                     Command::ReportView { view },
-                ]
+                ];
+                if stop {
+                    commands.push(Command::StopGuest);
+                }
+                commands
             }
             Phase::Ending => self.end(),
             _ => Vec::new(),
@@ -393,7 +416,7 @@ impl RoleMachine {
                 self.phase = Phase::PrimaryContending { done: true };
                 Vec::new()
             }
-            Phase::Draining => self.end_for_primary(),
+            Phase::Draining { .. } => self.end_for_primary(),
             Phase::BackupContending => {
                 self.phase = Phase::FinishedContending;
                 Vec::new()
@@ -417,9 +440,12 @@ impl RoleMachine {
     fn stop_asked(&mut self) -> Vec<Command> {
         match self.phase {
             Phase::Primary | Phase::Solo => vec![Command::StopGuest],
-            Phase::PrimaryContending { .. } => {
-                self.halt("it was stopped while asking for the flag".into())
+            Phase::Draining { .. } => {
+                // Nobody else can be live: the machine is this replica's to end.
+                self.phase = Phase::Draining { stop: true };
+                Vec::new()
             }
+            _ if self.contends() => self.in_doubt("it was stopped while asking for the flag"),
             _ => self.end(),
         }
     }

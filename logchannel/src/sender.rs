@@ -165,10 +165,12 @@ impl Sender {
 
     /// Leaves in an orderly way: sends everything, waits until the backup has it and its outputs have
     /// left, says `bye` and waits until the backup has closed. Nobody contends after that. False if the
-    /// link ended before that: what became of it `on_end` was told.
+    /// link ended before that, and when this returns `on_end` has been told so: whoever hears of both hears
+    /// of the lost link first, and does not take the guest's end for one whose outputs have left.
     pub fn bye(&mut self, bye: Bye) -> bool {
         // The link may be lost though everything is acked; then its loss decides what becomes of the lease.
         if !self.wait_acked() || self.shared.mode() != Mode::Linked {
+            self.shared.wait_while(|_| !self.shared.link.told());
             return false;
         }
         let shared = &self.shared;

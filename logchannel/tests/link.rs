@@ -476,3 +476,40 @@ fn callers_who_are_no_primaries_or_take_too_long_are_errors() {
     let mut caller = Caller::new(far, std::time::Duration::from_millis(5)).unwrap();
     until("its time is over", || caller.listen().is_err());
 }
+
+#[test]
+fn a_guest_that_ended_is_not_told_of_before_the_lost_link() {
+    use logchannel::Sender;
+    use std::sync::mpsc;
+    let wire = wire(PATIENT);
+    let (tell_end, ended) = mpsc::channel();
+    let (let_on, may_go_on) = mpsc::channel::<()>();
+    let on_end = move |end: LinkEnd| {
+        tell_end.send(end).unwrap();
+        // Whoever is told takes his time.
+        may_go_on.recv().unwrap();
+    };
+    let (told, _outputs) = mpsc::channel();
+    let outlet = Box::new(common::Told(told));
+    let options = SenderOptions::default();
+    let mut sender = Sender::start(wire.primary, outlet, options, on_end).unwrap();
+    sender.append(&entry(0)).unwrap();
+    let (tell_left, left) = mpsc::channel();
+    let vcpu = std::thread::spawn(move || {
+        let said = sender.bye(Bye::Stop);
+        tell_left.send(said).unwrap();
+        // Dropped here: it waits for the link's threads.
+    });
+    // The backup acks nothing and is gone.
+    drop((wire.backup, wire.backup_socket));
+    assert!(matches!(ended.recv().unwrap(), LinkEnd::Lost(_)));
+    let early = left.recv_timeout(std::time::Duration::from_millis(300));
+    assert_eq!(
+        early,
+        Err(mpsc::RecvTimeoutError::Timeout),
+        "told too early"
+    );
+    let_on.send(()).unwrap();
+    assert!(!left.recv().unwrap(), "the link was lost before");
+    vcpu.join().unwrap();
+}

@@ -19,6 +19,7 @@ fn event(text: &str) -> Event {
         "vm-ended" => Event::VmEnded,
         "flag-unreachable" => Event::FlagUnreachable,
         "retry-tick" => Event::RetryTick,
+        "flag-given-up" => Event::FlagGivenUp,
         "drained" => Event::Drained,
         "diverged" => Event::Diverged,
         "failed" => Event::Failed { why: rest.into() },

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PAIRS: u32 = 6;
 
 /// Waits until all threads of the process are stopped: a system call under way has ended then.
-fn wait_stopped(replica: &Replica) {
+pub fn wait_stopped(replica: &Replica) {
     let tasks = format!("/proc/{}/task", replica.daemon.pid());
     let stopped = || {
         std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {

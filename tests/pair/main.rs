@@ -7,6 +7,7 @@ mod far;
 mod fence;
 mod stopped;
 mod unlike;
+mod unreachable;
 
 use common::{LIMIT, have_kvm, machine, os};
 use std::ffi::OsString;
@@ -19,6 +20,8 @@ use tandem::node::replica::Line;
 struct Site {
     folder: tempfile::TempDir,
     started: std::cell::Cell<u32>,
+    /// The arbiter's process, and where it listens, if it is not the folder.
+    server: Option<(Daemon, String)>,
 }
 
 impl Site {
@@ -28,7 +31,39 @@ impl Site {
         Self {
             folder,
             started: 0.into(),
+            server: None,
         }
+    }
+
+    /// The same, with an arbiter that is a process.
+    fn with_server() -> Self {
+        let mut site = Self::new();
+        site.start_arbiter();
+        site
+    }
+
+    /// Starts the arbiter, where it was before if it was.
+    fn start_arbiter(&mut self) {
+        let at = self.server.take().map(|(_, at)| at);
+        let mut args = os(&[
+            "arbiter",
+            "--listen",
+            at.as_deref().unwrap_or("127.0.0.1:0"),
+        ]);
+        args.extend(["--store".into(), self.path("store").into()]);
+        let daemon = Daemon::start("arbiter", &args, self.path("arbiter.err")).unwrap();
+        let line = daemon
+            .wait_line(LIMIT, |line| line.starts_with("listening on "))
+            .unwrap();
+        let at = line.trim_start_matches("listening on ").to_owned();
+        self.server = Some((daemon, at));
+    }
+
+    /// Kills it (SIGKILL).
+    fn kill_arbiter(&mut self) {
+        let (daemon, _) = self.server.as_mut().unwrap();
+        daemon.kill();
+        daemon.wait(LIMIT).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -36,9 +71,11 @@ impl Site {
     }
 
     fn common(&self, events: &Path) -> Vec<OsString> {
-        let flags = self.path("flags");
         let mut args = os(&["--vm", "by-hand", "--arbiter"]);
-        args.push(format!("file:{}", flags.display()).into());
+        args.push(match &self.server {
+            Some((_, at)) => format!("tcp:{at}").into(),
+            None => format!("file:{}", self.path("flags").display()).into(),
+        });
         args.push("--events".into());
         args.push(events.into());
         args.push("--metrics".into());

@@ -157,14 +157,20 @@ impl Shared {
     }
 
     pub(super) fn end(&self, end: LinkEnd) {
-        self.link.end(end, || {
+        let wake = || {
             let undecided = self.mode() == Mode::Linked;
             self.set_mode(if undecided {
                 Mode::Undecided
             } else {
                 self.mode()
             });
-        });
+        };
+        // The mode may be the owner's by then, and is not touched.
+        let wake_told = || {
+            let _ledger = self.ledger();
+            self.changed.notify_all();
+        };
+        self.link.end(end, wake, wake_told);
     }
 
     fn lose(&self, lost: LinkLost) {

@@ -5,7 +5,7 @@ use super::super::outside::{self, BackupSink, Outside};
 use super::super::setup::{self, Proposal};
 use super::super::unlike;
 use super::callers::Callers;
-use super::control::{Control, Side};
+use super::control::{Control, Side, Stopping};
 use super::events::Events;
 use super::inputs::{FailoverInputs, GoLive};
 use super::primary::incarnation;
@@ -216,6 +216,8 @@ pub fn backup(args: BackupArgs) -> Outcome {
         events,
         reporter,
         messages,
+        _open: to_control,
+        stopping: Stopping::default(),
     }
     .run()
 }

@@ -16,12 +16,13 @@
 use crate::failure::{During, Failure, Outcome};
 use logchannel::role::ViewNumber;
 use std::time::{Duration, Instant};
-use testandset::{Arbiter, Contender, Flag, Verdict, VmId};
+use testandset::{Arbiter, ArbiterError, Contender, Flag, NameError, Verdict, VmId};
 
 /// Views of one name looked at to find where it stands.
 const VIEWS_MAX: u64 = 10_000;
-/// Longest time the end of a machine waits for an arbiter that is out of reach.
-const MARK_MAX: Duration = Duration::from_secs(2);
+/// Longest time a replica that is to end asks an arbiter that is out of reach; a call under way then is waited
+/// for.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two questions to it.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -34,6 +35,36 @@ pub enum Wish {
     Operator(u64),
     /// A viewservice, which leaves views out.
     Service(u64),
+}
+
+/// Why a machine's end is not at the arbiter.
+#[derive(Debug, thiserror::Error)]
+pub enum Unmarked {
+    /// The flag is another's, who says himself how his machine ends.
+    #[error("{holder} has the flag of view {view} already")]
+    Taken {
+        /// Who has it.
+        holder: Contender,
+        /// The machine's last view here.
+        view: u64,
+    },
+    /// The arbiter gave no answer.
+    #[error(
+        "'{vm}' has ended, but the arbiter was not told: the flag of view {view} is left unmarked, so that it \
+         counts as running, and its next start needs --view {} (a viewservice names that itself): {error}",
+        view + 1
+    )]
+    Unreachable {
+        /// The machine.
+        vm: VmId,
+        /// Its last view.
+        view: u64,
+        /// What the arbiter's side said last.
+        error: ArbiterError,
+    },
+    /// This replica's name leaves no room for the mark.
+    #[error(transparent)]
+    Name(#[from] NameError),
 }
 
 /// The flags of one machine.
@@ -135,24 +166,19 @@ impl Claims<'_> {
     ///
     /// # Errors
     /// With what to do then.
-    pub fn mark_end(&self, view: u64) -> Outcome {
+    pub fn mark_end(&self, view: u64) -> Result<(), Unmarked> {
         let mark = self.who.end_mark()?;
-        let deadline = Instant::now() + MARK_MAX;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match self.arbiter.test_and_set(&self.flag(view), &mark) {
                 Ok(Verdict::Won) => return Ok(()),
                 Ok(Verdict::Lost { holder }) if holder.is_end_mark() => return Ok(()),
                 Ok(Verdict::Lost { holder }) => {
-                    return Err(Failure::new(format!(
-                        "{holder} has the flag of view {view} already"
-                    )));
+                    return Err(Unmarked::Taken { holder, view });
                 }
-                Err(e) if Instant::now() >= deadline => {
-                    return Err(Failure::new(format!(
-                        "the arbiter was not told that '{}' has ended, its next start needs --view {}: {e}",
-                        self.vm,
-                        view + 1
-                    )));
+                Err(error) if Instant::now() >= deadline => {
+                    let vm = self.vm.clone();
+                    return Err(Unmarked::Unreachable { vm, view, error });
                 }
                 Err(_) => std::thread::sleep(RETRY),
             }

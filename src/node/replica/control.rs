@@ -1,6 +1,6 @@
 //! The control thread of a replica: carries out what the role machine commands.
 
-use super::claim::Claims;
+use super::claim::{Claims, PATIENCE, Unmarked};
 use super::events::Events;
 use super::report::Reporter;
 use super::{Message, VcpuEvent};
@@ -9,7 +9,7 @@ use crate::node::last_words::of_status;
 use logchannel::LinkEnd;
 use logchannel::role::{Command, Event, RoleMachine, ViewNumber};
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use testandset::{Arbiter, Contender, Flag, Verdict, VmId};
 
@@ -62,6 +62,28 @@ pub struct Control<S> {
     pub events: Events,
     pub reporter: Reporter,
     pub messages: Receiver<Message>,
+    /// Keeps `messages` open: everybody else who speaks there, vCPU thread, link and signals, is gone once
+    /// it has said its last, and this replica may have to go on asking for its flag then.
+    pub _open: Sender<Message>,
+    pub stopping: Stopping,
+}
+
+/// What a replica that was asked to stop still waits for.
+#[derive(Default)]
+pub struct Stopping {
+    asked: bool,
+    /// When an arbiter that gives no answer is given up.
+    give_up_at: Option<Instant>,
+    /// Why the machine's end is not marked though it should be.
+    unmarked: Option<String>,
+}
+
+impl Stopping {
+    /// The arbiter gave no answer: whether to give it up.
+    fn gives_up(&mut self) -> bool {
+        let now = Instant::now();
+        self.asked && *self.give_up_at.get_or_insert(now + PATIENCE) <= now
+    }
 }
 
 impl<S: Side> Control<S> {
@@ -106,15 +128,29 @@ impl<S: Side> Control<S> {
                         todo.push_back(Event::RetryTick);
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => {
-                    todo.push_back(Event::Failed {
-                        why: "its vCPU thread is gone".into(),
-                    });
-                }
+                Err(RecvTimeoutError::Disconnected) => unreachable!("it holds an end itself"),
             }
         }
         self.note_metrics();
         self.reporter.ended(self.side.exit_status().is_some());
+        self.outcome(halted)
+    }
+
+    /// How this replica ends, for whoever started it.
+    fn outcome(self, halted: Option<String>) -> Outcome {
+        let guests = self.guests_outcome(halted);
+        match (guests, self.stopping.unmarked) {
+            (Ok(()), Some(why)) => Err(Failure::new(why)),
+            (guests, why) => {
+                if let Some(why) = why {
+                    crate::complain!("tandem: {why}");
+                }
+                guests
+            }
+        }
+    }
+
+    fn guests_outcome(&self, halted: Option<String>) -> Outcome {
         if let (None, Some(why)) = (&halted, self.side.broke()) {
             return Err(Failure::new(why));
         }
@@ -137,6 +173,7 @@ impl<S: Side> Control<S> {
         match message {
             Message::StopAsked => {
                 self.events.note("stop_asked", "");
+                self.stopping.asked = true;
                 Some(Event::StopAsked)
             }
             Message::Link(end) => {
@@ -214,6 +251,9 @@ impl<S: Side> Control<S> {
             }
             Err(e) => {
                 self.events.note("arbiter_unreachable", &e);
+                if self.stopping.gives_up() {
+                    return Event::FlagGivenUp;
+                }
                 tracing::warn!("the arbiter gave no answer, asking again: {e}");
                 Event::FlagUnreachable
             }
@@ -228,9 +268,13 @@ impl<S: Side> Control<S> {
         };
         match claims.mark_end(view.0) {
             Ok(()) => self.events.note("marked", format_args!("view {view}")),
-            Err(e) => {
+            Err(e @ Unmarked::Taken { .. }) => {
                 self.events.note("not_marked", &e);
                 tracing::warn!("{e}");
+            }
+            Err(e) => {
+                self.events.note("not_marked", &e);
+                self.stopping.unmarked = Some(e.to_string());
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::super::outside;
 use super::super::setup::{self, Proposal};
 use super::claim::{Claims, Wish};
-use super::control::{Control, Side};
+use super::control::{Control, Side, Stopping};
 use super::events::Events;
 use super::report::{self, Reporter};
 use super::{Message, VcpuEvent, vcpu};
@@ -314,7 +314,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         &hello,
         &outside,
         lease,
-        to_control,
+        to_control.clone(),
         &mut events,
     );
     let sender = linked.inspect_err(|_| {
@@ -366,6 +366,8 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         events,
         reporter,
         messages,
+        _open: to_control,
+        stopping: Stopping::default(),
     }
     .run()
 }
