@@ -52,8 +52,8 @@ pub(crate) type Raised = (u128, u32);
 
 /// A floating-point operation on two vectors (and an immediate byte).
 pub(crate) trait Float {
-    /// The result, if every exception were masked, and the flags.
-    fn apply(control: Control, a: u128, b: u128, imm: u8) -> Raised;
+    /// The result, if every exception were masked, and the flags. `ERRORS`: some are not masked.
+    fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, imm: u8) -> Raised;
 }
 
 /// Instructions of the host, under an MXCSR with every exception masked: the flags raised.
@@ -94,7 +94,7 @@ macro_rules! floats {
         pub(crate) struct $name;
         impl Float for $name {
             #[inline(always)]
-            fn apply(control: Control, a: u128, b: u128, _: u8) -> Raised {
+            fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, _: u8) -> Raised {
                 host!(control.host, a, b, concat!($text, " {a}, {b}"))
             }
         }
@@ -107,12 +107,12 @@ macro_rules! bounded {
         pub(crate) struct $name;
         impl Float for $name {
             #[inline(always)]
-            fn apply(control: Control, a: u128, b: u128, _: u8) -> Raised {
-                let masked = |a, b| host!(control.host, a, b, concat!($text, " {a}, {b}"));
-                let (result, flags) = masked(a, b);
-                if control.is_bounded() {
+            fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, _: u8) -> Raised {
+                let (result, flags) = host!(control.host, a, b, concat!($text, " {a}, {b}"));
+                if !ERRORS || control.is_bounded() {
                     return (result, flags);
                 }
+                let masked = |a, b| host!(control.host, a, b, concat!($text, " {a}, {b}"));
                 (result, $range.flags(control, a, b, masked))
             }
         }
@@ -174,7 +174,7 @@ macro_rules! composed {
     ($($name:ident, |$control:ident, $a:ident, $b:ident, $imm:pat_param| $body:expr;)*) => {$(
         pub(crate) struct $name;
         impl Float for $name {
-            fn apply($control: Control, $a: u128, $b: u128, $imm: u8) -> Raised {
+            fn apply<const ERRORS: bool>($control: Control, $a: u128, $b: u128, $imm: u8) -> Raised {
                 $body
             }
         }
@@ -234,38 +234,38 @@ const ODD_DOUBLES: u128 = 0xffff_ffff_ffff_ffff << 64;
 
 composed! {
     Haddps, |control, a, b, _| {
-        Addps::apply(control, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
+        Addps::apply::<ERRORS>(control, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
     };
     Haddpd, |control, a, b, _| {
-        Addpd::apply(control, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
+        Addpd::apply::<ERRORS>(control, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
     };
     Hsubps, |control, a, b, _| {
-        Subps::apply(control, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
+        Subps::apply::<ERRORS>(control, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
     };
     Hsubpd, |control, a, b, _| {
-        Subpd::apply(control, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
+        Subpd::apply::<ERRORS>(control, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
     };
     Addsubps, |control, a, b, _| alternate(
-        Subps::apply(control, a & !ODD_SINGLES, b & !ODD_SINGLES, 0),
-        Addps::apply(control, a & ODD_SINGLES, b & ODD_SINGLES, 0),
+        Subps::apply::<ERRORS>(control, a & !ODD_SINGLES, b & !ODD_SINGLES, 0),
+        Addps::apply::<ERRORS>(control, a & ODD_SINGLES, b & ODD_SINGLES, 0),
         ODD_SINGLES,
     );
     Addsubpd, |control, a, b, _| alternate(
-        Subpd::apply(control, a & !ODD_DOUBLES, b & !ODD_DOUBLES, 0),
-        Addpd::apply(control, a & ODD_DOUBLES, b & ODD_DOUBLES, 0),
+        Subpd::apply::<ERRORS>(control, a & !ODD_DOUBLES, b & !ODD_DOUBLES, 0),
+        Addpd::apply::<ERRORS>(control, a & ODD_DOUBLES, b & ODD_DOUBLES, 0),
         ODD_DOUBLES,
     );
     // From MMX operands; the upper half stays.
     Cvtpi2ps, |control, a, b, _| {
-        let (low, flags) = Cvtdq2ps::apply(control, 0, b & u128::from(u64::MAX), 0);
+        let (low, flags) = Cvtdq2ps::apply::<ERRORS>(control, 0, b & u128::from(u64::MAX), 0);
         (a >> 64 << 64 | u128::from(low as u64), flags)
     };
     // To MMX operands: what comes out is in the low half.
     Cvtps2pi, |control, a, b, _| {
-        Cvtps2dq::apply(control, a, b & u128::from(u64::MAX), 0)
+        Cvtps2dq::apply::<ERRORS>(control, a, b & u128::from(u64::MAX), 0)
     };
     Cvttps2pi, |control, a, b, _| {
-        Cvttps2dq::apply(control, a, b & u128::from(u64::MAX), 0)
+        Cvttps2dq::apply::<ERRORS>(control, a, b & u128::from(u64::MAX), 0)
     };
 }
 
@@ -280,11 +280,11 @@ const APPROXIMATE: Control = Control::masked(RUST | DAZ | FTZ);
 /// raised and MXCSR does not matter. That is within the bounds every vendor promises (relative error
 /// 1.5 * 2^-12), and the same everywhere.
 fn reciprocal(b: u128) -> u128 {
-    Divps::apply(APPROXIMATE, ONES, b, 0).0
+    Divps::apply::<false>(APPROXIMATE, ONES, b, 0).0
 }
 
 fn reciprocal_root(b: u128) -> u128 {
-    reciprocal(Sqrtps::apply(APPROXIMATE, 0, b, 0).0)
+    reciprocal(Sqrtps::apply::<false>(APPROXIMATE, 0, b, 0).0)
 }
 
 fn low_single(a: u128, b: u128) -> u128 {
@@ -303,7 +303,7 @@ macro_rules! from_integer {
     ($($name:ident = $text:literal;)*) => {$(
         pub(crate) struct $name;
         impl Float for $name {
-            fn apply(control: Control, a: u128, b: u128, _: u8) -> Raised {
+            fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, _: u8) -> Raised {
                 let mut a = super::lanes::host(a);
                 let flags = under!(control.host, [$text], a = inout(xmm_reg) a, b = in(reg) b as u64,);
                 (super::lanes::guest(a), flags)
@@ -381,6 +381,29 @@ ordered! {
     Ucomisd = "ucomisd";
 }
 
+/// Carries out `O`: its result, its flags stick.
+///
+/// # Errors
+/// [`Trap`]: #XM for a flag that is not masked, #UD without CR4.OSXMMEXCPT.
+#[inline(always)]
+fn compute<O: Float>(cpu: &mut Cpu, a: u128, b: u128, imm: u8) -> Result<u128, Trap> {
+    let mxcsr = cpu.fpu.mxcsr;
+    if mxcsr & MASKS != MASKS {
+        return compute_unmasked::<O>(cpu, a, b, imm);
+    }
+    let (result, flags) = O::apply::<false>(Control::masked(mxcsr & !FLAGS), a, b, imm);
+    cpu.fpu.mxcsr |= flags;
+    Ok(result)
+}
+
+#[cold]
+#[inline(never)]
+fn compute_unmasked<O: Float>(cpu: &mut Cpu, a: u128, b: u128, imm: u8) -> Result<u128, Trap> {
+    let (result, flags) = O::apply::<true>(Control::of(cpu.fpu.mxcsr), a, b, imm);
+    cpu.raise_float(flags)?;
+    Ok(result)
+}
+
 impl Cpu {
     /// Makes `flags` stick; [`Trap`] if one of them is not masked.
     ///
@@ -419,8 +442,7 @@ pub(crate) fn float<O: Float, I: Input>(cpu: &mut Cpu, op: &Op) -> Result<(), Tr
     cpu.check_sse()?;
     let b = I::read(cpu, op)?;
     let a = cpu.fpu.xmm(op.dst);
-    let (result, flags) = O::apply(Control::of(cpu.fpu.mxcsr), a, b, op.imm as u8);
-    cpu.raise_float(flags)?;
+    let result = compute::<O>(cpu, a, b, op.imm as u8)?;
     cpu.fpu.set_xmm(op.dst, result);
     Ok(())
 }
@@ -442,8 +464,7 @@ pub(crate) fn float_to_mm<O: Float, I: Input>(cpu: &mut Cpu, op: &Op) -> Result<
     cpu.check_sse()?;
     cpu.check_mmx_waiting()?;
     let b = I::read(cpu, op)?;
-    let (result, flags) = O::apply(Control::of(cpu.fpu.mxcsr), 0, b, 0);
-    cpu.raise_float(flags)?;
+    let result = compute::<O>(cpu, 0, b, 0)?;
     cpu.fpu.enter_mmx();
     cpu.fpu.set_mm(op.dst, result as u64);
     Ok(())

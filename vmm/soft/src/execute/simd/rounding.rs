@@ -129,20 +129,20 @@ composed! {
     Dpps, |control, a, b, imm| {
         let mut steps = Steps::new(control);
         let chosen = from_u32s([4, 5, 6, 7].map(|bit| u32::from(imm >> bit & 1).wrapping_neg()));
-        let products = steps.step::<Mulps>(a & chosen, b & chosen);
+        let products = steps.step::<Mulps, ERRORS>(a & chosen, b & chosen);
         let [p, q, r, s] = u32s(products & chosen);
         // The two sums of pairs in one, then their sum.
-        let pairs = steps.step::<Addps>(from_u32s([p, r, 0, 0]), from_u32s([q, s, 0, 0]));
+        let pairs = steps.step::<Addps, ERRORS>(from_u32s([p, r, 0, 0]), from_u32s([q, s, 0, 0]));
         let [low, high, ..] = u32s(pairs);
-        let sum = steps.step::<Addps>(u128::from(low), u128::from(high)) as u32;
+        let sum = steps.step::<Addps, ERRORS>(u128::from(low), u128::from(high)) as u32;
         steps.end(from_u32s([0, 1, 2, 3].map(|bit| sum * u32::from(imm >> bit & 1))))
     };
     Dppd, |control, a, b, imm| {
         let mut steps = Steps::new(control);
         let chosen = from_u64s([4, 5].map(|bit| u64::from(imm >> bit & 1).wrapping_neg()));
-        let products = steps.step::<Mulpd>(a & chosen, b & chosen);
+        let products = steps.step::<Mulpd, ERRORS>(a & chosen, b & chosen);
         let [p, q] = u64s(products & chosen);
-        let sum = steps.step::<Addpd>(u128::from(p), u128::from(q)) as u64;
+        let sum = steps.step::<Addpd, ERRORS>(u128::from(p), u128::from(q)) as u64;
         steps.end(from_u64s([0, 1].map(|bit| sum * u64::from(imm >> bit & 1))))
     };
 }
@@ -161,11 +161,11 @@ impl Steps {
     }
 
     #[inline(always)]
-    fn step<O: Float>(&mut self, a: u128, b: u128) -> u128 {
+    fn step<O: Float, const ERRORS: bool>(&mut self, a: u128, b: u128) -> u128 {
         if self.control.stops(self.flags) {
             return 0;
         }
-        let (result, flags) = O::apply(self.control, a, b, 0);
+        let (result, flags) = O::apply::<ERRORS>(self.control, a, b, 0);
         self.flags |= self.control.kept(flags);
         result
     }
