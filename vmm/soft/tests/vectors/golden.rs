@@ -6,7 +6,7 @@
 use crate::forms::{Case, FAMILIES, Family};
 use crate::native::State;
 use crate::random::Random;
-use crate::state::{Errors, emulate, place, random_state};
+use crate::state::{Errors, emulate, place, random_state, ready_unit};
 use soft::Exit;
 use soft::testing::Machine;
 use std::collections::BTreeMap;
@@ -56,8 +56,12 @@ fn digest(machine: &mut Machine, case: &Case, digest: &mut Digest) {
     } else {
         CASES
     };
-    for _ in 0..count {
-        let mut state = random_state(&mut random, case.family, Errors::Any);
+    for n in 0..count {
+        let mut state = match case.family {
+            Family::Vector => random_state(&mut random, case.family, Errors::Any),
+            _ if n % 2 == 0 => random_state(&mut random, case.family, Errors::Any),
+            _ => ready_unit(&mut random),
+        };
         let exit = emulate(machine, &mut state);
         digest.add(&[u8::from(exit == Exit::Stopped)]);
         digest.add_state(&state);

@@ -9,7 +9,7 @@ use crate::native::State;
 use crate::random::Random;
 use crate::reference::sse_forms::{self, DotOrder};
 use crate::reference::x87_forms;
-use crate::state::{Errors, describe, difference, emulate, place, random_state};
+use crate::state::{Errors, describe, difference, emulate, place, random_state, ready_unit};
 use soft::Exit;
 use soft::testing::Machine;
 use std::collections::BTreeSet;
@@ -87,21 +87,8 @@ fn sse_arithmetic_follows_the_rules() {
 #[test]
 fn x87_arithmetic_follows_the_rules() {
     prove(Family::X87, 51, |case, random| {
-        let before = x87_state(random);
+        let before = ready_unit(random);
         let after = x87_forms::expected(case.code, &before)?;
         Some((before, after, Exit::Stopped))
     });
-}
-
-/// A state of the unit, ST(7) empty and no other, under any precision control and any masks.
-fn x87_state(random: &mut Random) -> State {
-    let mut state = random_state(random, Family::X87, Errors::None);
-    state.fx.fcw = 0x40 | random.next() as u16 & 0xf3f;
-    if random.below(2) == 0 {
-        state.fx.fcw |= 0x3f;
-    }
-    // No error is pending.
-    state.fx.fsw &= state.fx.fcw | !0x3f;
-    state.fx.tags = !(1 << (((state.fx.fsw >> 11) + 7) & 7));
-    state
 }

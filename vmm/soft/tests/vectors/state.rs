@@ -48,9 +48,11 @@ pub fn random_state(random: &mut Random, family: Family, errors: Errors) -> Stat
     state.fx.fcw = 0x7f | random.next() as u16 & 0xc00;
     if x87 {
         state.fx.fcw |= [0, 0x200, 0x300, 0x300][random.below(4) as usize];
-        // Few stack faults.
-        if random.below(4) != 0 {
-            state.fx.tags = 0xff;
+        // Few stack faults: all registers full, or all but ST(7), for what pushes.
+        match random.below(4) {
+            0 => {}
+            1 => state.fx.tags = 0xff,
+            _ => state.fx.tags = all_but_last(&state),
         }
         // Sometimes unmasked errors, none of them pending.
         if random.below(4) == 0 {
@@ -78,6 +80,24 @@ pub fn random_state(random: &mut Random, family: Family, errors: Errors) -> Stat
         state.memory[..8].copy_from_slice(&number.to_le_bytes());
     }
     state
+}
+
+/// A state of the unit, ST(7) empty and no other, under any precision control and any masks.
+pub fn ready_unit(random: &mut Random) -> State {
+    let mut state = random_state(random, Family::X87, Errors::None);
+    state.fx.fcw = 0x40 | random.next() as u16 & 0xf3f;
+    if random.below(2) == 0 {
+        state.fx.fcw |= 0x3f;
+    }
+    // No error is pending.
+    state.fx.fsw &= state.fx.fcw | !0x3f;
+    state.fx.tags = all_but_last(&state);
+    state
+}
+
+/// Tags with ST(7) empty and no other.
+fn all_but_last(state: &State) -> u8 {
+    !(1 << (((state.fx.fsw >> 11) + 7) & 7))
 }
 
 /// Sometimes makes operands that are near each other, and powers that lead to the ends of exponents.
