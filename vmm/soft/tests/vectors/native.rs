@@ -55,7 +55,7 @@ impl Default for State {
         Self {
             fx: FxArea::default(),
             regs: [0; 4],
-            flags: 2,
+            flags: 0x202,
             pad: 0,
             memory: [0; 512],
         }
@@ -69,8 +69,59 @@ pub struct Native {
 
 const PAGE: usize = 4096;
 
+/// What the handler of SIGFPE knows an instruction by: at the end of its page.
+#[repr(C)]
+struct Tried {
+    magic: u64,
+    /// Where in the page it is, and its bytes.
+    start: u32,
+    length: u32,
+    /// It raised #XM.
+    faulted: u32,
+}
+
+const MAGIC: u64 = 0x7a6e_6465_6d20_4653;
+const TRIED: usize = PAGE - size_of::<Tried>();
+
+/// An instruction of ours that raised #XM is left behind, as it is; any other ends the process.
+extern "C" fn skip(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel hands over a context of this type. What is executed can be read, its page to its
+    // end; the write is to our own page.
+    unsafe {
+        let context = &mut *context.cast::<libc::ucontext_t>();
+        let rip = &mut context.uc_mcontext.gregs[libc::REG_RIP as usize];
+        let page = *rip as usize & !(PAGE - 1);
+        let tried = (page + TRIED) as *mut Tried;
+        if (*tried).magic != MAGIC || *rip as usize - page != (*tried).start as usize {
+            libc::signal(libc::SIGFPE, libc::SIG_DFL);
+            return;
+        }
+        (*tried).faulted = 1;
+        *rip += i64::from((*tried).length);
+    }
+}
+
+/// Sees to it that [`skip`] handles SIGFPE.
+fn handle_errors() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the handler is a function of the type these flags ask for, and calls what may be called
+        // there.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = skip as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            assert_eq!(
+                libc::sigaction(libc::SIGFPE, &action, std::ptr::null_mut()),
+                0
+            );
+        }
+    });
+}
+
 impl Native {
     pub fn new() -> Self {
+        handle_errors();
         let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a fresh anonymous mapping.
@@ -100,6 +151,7 @@ impl Native {
             code.extend([0x49, 0x8b, 0x87 | n << 3]);
             code.extend((regs + i32::from(n) * 8).to_le_bytes());
         }
+        let start = code.len() as u32;
         code.extend(instruction);
         for n in 0..4u8 {
             // mov [r15 + regs + n * 8], r
@@ -113,18 +165,34 @@ impl Native {
         // fninit; push 0x1f80; ldmxcsr [rsp]; pop rax; cld; pop r15; pop rbx; ret
         code.extend([0xdb, 0xe3, 0x68, 0x80, 0x1f, 0, 0, 0x0f, 0xae, 0x14, 0x24]);
         code.extend([0x58, 0xfc, 0x41, 0x5f, 0x5b, 0xc3]);
-        assert!(code.len() < PAGE);
+        assert!(code.len() < TRIED);
+        let tried = Tried {
+            magic: MAGIC,
+            start,
+            length: instruction.len() as u32,
+            faulted: 0,
+        };
         // SAFETY: the page is ours and as long; nothing runs in it now.
-        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.page, code.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(code.as_ptr(), self.page, code.len());
+            self.tried().write(tried);
+        }
     }
 
-    /// Runs it.
-    pub fn run(&self, state: &mut State) {
+    fn tried(&self) -> *mut Tried {
+        // SAFETY: within the page.
+        unsafe { self.page.add(TRIED).cast() }
+    }
+
+    /// Runs it. Returns whether it raised #XM; registers and memory are then as it left them.
+    pub fn run(&self, state: &mut State) -> bool {
         // SAFETY: the page holds a function of this signature, which keeps to the ABI; the instruction
         // in it is one that touches only registers saved around it and `state.memory`.
         unsafe {
             let function: extern "sysv64" fn(*mut State) = std::mem::transmute(self.page);
+            (&raw mut (*self.tried()).faulted).write_volatile(0);
             function(state);
+            (&raw const (*self.tried()).faulted).read_volatile() != 0
         }
     }
 }

@@ -11,6 +11,7 @@
 //! the approximations ([`Rcpps`] and its kin) have none, so theirs is made of exact instructions.
 
 use super::Input;
+use super::control::{Control, Range};
 use super::lanes::{from_u32s, from_u64s, u32s, u64s};
 use crate::cpu::bits;
 use crate::flags::{Arithmetic, CF, PF, ZF};
@@ -25,42 +26,34 @@ pub(crate) const IE: u32 = 1 << 0;
 /// Denormal operand.
 pub(crate) const DE: u32 = 1 << 1;
 /// Division by zero.
-const ZE: u32 = 1 << 2;
+pub(super) const ZE: u32 = 1 << 2;
+/// Overflow.
+pub(super) const OE: u32 = 1 << 3;
 /// Underflow.
-const UE: u32 = 1 << 4;
+pub(super) const UE: u32 = 1 << 4;
 /// Precision.
 pub(crate) const PE: u32 = 1 << 5;
 /// All flags.
-const FLAGS: u32 = 0x3f;
+pub(super) const FLAGS: u32 = 0x3f;
+/// In flags an operation raises: it is of several steps, and has left out what the last of them does not raise
+/// ([`Control::kept`]). Only where some exception is not masked.
+pub(super) const STEPPED: u32 = 1 << 31;
 /// All masks, seven bits above their flags.
-const MASKS: u32 = FLAGS << 7;
+pub(super) const MASKS: u32 = FLAGS << 7;
 /// Denormals are zeros.
 pub(crate) const DAZ: u32 = 1 << 6;
 /// Flush to zero.
-const FTZ: u32 = 1 << 15;
+pub(super) const FTZ: u32 = 1 << 15;
 /// MXCSR as Rust code wants it.
 const RUST: u32 = 0x1f80;
 
 /// A result and the flags raised.
 pub(crate) type Raised = (u128, u32);
 
-/// Which lanes of a result can be too small for a normal number.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tiny {
-    /// None.
-    Never,
-    /// 32-bit lanes, this many.
-    Single(usize),
-    /// 64-bit lanes, this many.
-    Double(usize),
-}
-
 /// A floating-point operation on two vectors (and an immediate byte).
 pub(crate) trait Float {
-    /// Where underflow can be.
-    const TINY: Tiny = Tiny::Never;
-    /// The result and the flags, under an MXCSR with every exception masked and no flags.
-    fn apply(mxcsr: u32, a: u128, b: u128, imm: u8) -> Raised;
+    /// The result, if every exception were masked, and the flags. `ERRORS`: some are not masked.
+    fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, imm: u8) -> Raised;
 }
 
 /// Instructions of the host, under an MXCSR with every exception masked: the flags raised.
@@ -95,67 +88,93 @@ macro_rules! host {
     }};
 }
 
+/// Operations whose results always fit.
 macro_rules! floats {
-    ($($name:ident = $text:literal, $tiny:expr;)*) => {$(
+    ($($name:ident = $text:literal;)*) => {$(
         pub(crate) struct $name;
         impl Float for $name {
-            const TINY: Tiny = $tiny;
             #[inline(always)]
-            fn apply(mxcsr: u32, a: u128, b: u128, _: u8) -> Raised {
-                host!(mxcsr, a, b, concat!($text, " {a}, {b}"))
+            fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, _: u8) -> Raised {
+                host!(control.host, a, b, concat!($text, " {a}, {b}"))
             }
         }
     )*};
 }
 
+/// Operations whose results can be too large or too small.
+macro_rules! bounded {
+    ($($name:ident = $text:literal, $range:expr;)*) => {$(
+        pub(crate) struct $name;
+        impl Float for $name {
+            #[inline(always)]
+            fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, _: u8) -> Raised {
+                let (result, flags) = host!(control.host, a, b, concat!($text, " {a}, {b}"));
+                if !ERRORS || control.is_bounded() {
+                    return (result, flags);
+                }
+                let masked = |a, b| host!(control.host, a, b, concat!($text, " {a}, {b}"));
+                (result, $range.flags(control, a, b, masked))
+            }
+        }
+    )*};
+}
+
+/// Numbers of [`crate::execute::x87::host::ARITHMETIC`].
+const ADD: usize = 0;
+const MULTIPLY: usize = 1;
+const SUBTRACT: usize = 2;
+const DIVIDE: usize = 4;
+
+bounded! {
+    Addps = "addps", Range::singles(4, ADD);
+    Addpd = "addpd", Range::doubles(2, ADD);
+    Addss = "addss", Range::singles(1, ADD);
+    Addsd = "addsd", Range::doubles(1, ADD);
+    Subps = "subps", Range::singles(4, SUBTRACT);
+    Subpd = "subpd", Range::doubles(2, SUBTRACT);
+    Subss = "subss", Range::singles(1, SUBTRACT);
+    Subsd = "subsd", Range::doubles(1, SUBTRACT);
+    Mulps = "mulps", Range::singles(4, MULTIPLY);
+    Mulpd = "mulpd", Range::doubles(2, MULTIPLY);
+    Mulss = "mulss", Range::singles(1, MULTIPLY);
+    Mulsd = "mulsd", Range::doubles(1, MULTIPLY);
+    Divps = "divps", Range::singles(4, DIVIDE);
+    Divpd = "divpd", Range::doubles(2, DIVIDE);
+    Divss = "divss", Range::singles(1, DIVIDE);
+    Divsd = "divsd", Range::doubles(1, DIVIDE);
+    Cvtpd2ps = "cvtpd2ps", Range::narrowing(2);
+    Cvtsd2ss = "cvtsd2ss", Range::narrowing(1);
+}
+
 floats! {
-    Addps = "addps", Tiny::Single(4);
-    Addpd = "addpd", Tiny::Double(2);
-    Addss = "addss", Tiny::Single(1);
-    Addsd = "addsd", Tiny::Double(1);
-    Subps = "subps", Tiny::Single(4);
-    Subpd = "subpd", Tiny::Double(2);
-    Subss = "subss", Tiny::Single(1);
-    Subsd = "subsd", Tiny::Double(1);
-    Mulps = "mulps", Tiny::Single(4);
-    Mulpd = "mulpd", Tiny::Double(2);
-    Mulss = "mulss", Tiny::Single(1);
-    Mulsd = "mulsd", Tiny::Double(1);
-    Divps = "divps", Tiny::Single(4);
-    Divpd = "divpd", Tiny::Double(2);
-    Divss = "divss", Tiny::Single(1);
-    Divsd = "divsd", Tiny::Double(1);
-    Minps = "minps", Tiny::Never;
-    Minpd = "minpd", Tiny::Never;
-    Minss = "minss", Tiny::Never;
-    Minsd = "minsd", Tiny::Never;
-    Maxps = "maxps", Tiny::Never;
-    Maxpd = "maxpd", Tiny::Never;
-    Maxss = "maxss", Tiny::Never;
-    Maxsd = "maxsd", Tiny::Never;
-    Sqrtps = "sqrtps", Tiny::Never;
-    Sqrtpd = "sqrtpd", Tiny::Never;
-    Sqrtss = "sqrtss", Tiny::Never;
-    Sqrtsd = "sqrtsd", Tiny::Never;
-    Cvtps2pd = "cvtps2pd", Tiny::Never;
-    Cvtpd2ps = "cvtpd2ps", Tiny::Single(2);
-    Cvtss2sd = "cvtss2sd", Tiny::Never;
-    Cvtsd2ss = "cvtsd2ss", Tiny::Single(1);
-    Cvtdq2ps = "cvtdq2ps", Tiny::Never;
-    Cvtdq2pd = "cvtdq2pd", Tiny::Never;
-    Cvtps2dq = "cvtps2dq", Tiny::Never;
-    Cvttps2dq = "cvttps2dq", Tiny::Never;
-    Cvtpd2dq = "cvtpd2dq", Tiny::Never;
-    Cvttpd2dq = "cvttpd2dq", Tiny::Never;
+    Minps = "minps";
+    Minpd = "minpd";
+    Minss = "minss";
+    Minsd = "minsd";
+    Maxps = "maxps";
+    Maxpd = "maxpd";
+    Maxss = "maxss";
+    Maxsd = "maxsd";
+    Sqrtps = "sqrtps";
+    Sqrtpd = "sqrtpd";
+    Sqrtss = "sqrtss";
+    Sqrtsd = "sqrtsd";
+    Cvtps2pd = "cvtps2pd";
+    Cvtss2sd = "cvtss2sd";
+    Cvtdq2ps = "cvtdq2ps";
+    Cvtdq2pd = "cvtdq2pd";
+    Cvtps2dq = "cvtps2dq";
+    Cvttps2dq = "cvttps2dq";
+    Cvtpd2dq = "cvtpd2dq";
+    Cvttpd2dq = "cvttpd2dq";
 }
 
 /// Operations with more to them than one instruction.
 macro_rules! composed {
-    ($($name:ident, $tiny:expr, |$mxcsr:ident, $a:ident, $b:ident, $imm:pat_param| $body:expr;)*) => {$(
+    ($($name:ident, |$control:ident, $a:ident, $b:ident, $imm:pat_param| $body:expr;)*) => {$(
         pub(crate) struct $name;
         impl Float for $name {
-            const TINY: Tiny = $tiny;
-            fn apply($mxcsr: u32, $a: u128, $b: u128, $imm: u8) -> Raised {
+            fn apply<const ERRORS: bool>($control: Control, $a: u128, $b: u128, $imm: u8) -> Raised {
                 $body
             }
         }
@@ -168,15 +187,15 @@ pub(super) use composed;
 macro_rules! compare {
     ($($name:ident = $text:literal;)*) => {
         composed! {$(
-            $name, Tiny::Never, |mxcsr, a, b, imm| match imm & 7 {
-                0 => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 0")),
-                1 => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 1")),
-                2 => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 2")),
-                3 => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 3")),
-                4 => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 4")),
-                5 => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 5")),
-                6 => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 6")),
-                _ => host!(mxcsr, a, b, concat!($text, " {a}, {b}, 7")),
+            $name, |control, a, b, imm| match imm & 7 {
+                0 => host!(control.host, a, b, concat!($text, " {a}, {b}, 0")),
+                1 => host!(control.host, a, b, concat!($text, " {a}, {b}, 1")),
+                2 => host!(control.host, a, b, concat!($text, " {a}, {b}, 2")),
+                3 => host!(control.host, a, b, concat!($text, " {a}, {b}, 3")),
+                4 => host!(control.host, a, b, concat!($text, " {a}, {b}, 4")),
+                5 => host!(control.host, a, b, concat!($text, " {a}, {b}, 5")),
+                6 => host!(control.host, a, b, concat!($text, " {a}, {b}, 6")),
+                _ => host!(control.host, a, b, concat!($text, " {a}, {b}, 7")),
             };
         )*}
     };
@@ -214,39 +233,39 @@ const ODD_SINGLES: u128 = 0xffff_ffff_0000_0000_ffff_ffff_0000_0000;
 const ODD_DOUBLES: u128 = 0xffff_ffff_ffff_ffff << 64;
 
 composed! {
-    Haddps, Tiny::Single(4), |mxcsr, a, b, _| {
-        Addps::apply(mxcsr, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
+    Haddps, |control, a, b, _| {
+        Addps::apply::<ERRORS>(control, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
     };
-    Haddpd, Tiny::Double(2), |mxcsr, a, b, _| {
-        Addpd::apply(mxcsr, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
+    Haddpd, |control, a, b, _| {
+        Addpd::apply::<ERRORS>(control, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
     };
-    Hsubps, Tiny::Single(4), |mxcsr, a, b, _| {
-        Subps::apply(mxcsr, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
+    Hsubps, |control, a, b, _| {
+        Subps::apply::<ERRORS>(control, pick32(a, b, [0, 2, 4, 6]), pick32(a, b, [1, 3, 5, 7]), 0)
     };
-    Hsubpd, Tiny::Double(2), |mxcsr, a, b, _| {
-        Subpd::apply(mxcsr, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
+    Hsubpd, |control, a, b, _| {
+        Subpd::apply::<ERRORS>(control, pick64(a, b, [0, 2]), pick64(a, b, [1, 3]), 0)
     };
-    Addsubps, Tiny::Single(4), |mxcsr, a, b, _| alternate(
-        Subps::apply(mxcsr, a & !ODD_SINGLES, b & !ODD_SINGLES, 0),
-        Addps::apply(mxcsr, a & ODD_SINGLES, b & ODD_SINGLES, 0),
+    Addsubps, |control, a, b, _| alternate(
+        Subps::apply::<ERRORS>(control, a & !ODD_SINGLES, b & !ODD_SINGLES, 0),
+        Addps::apply::<ERRORS>(control, a & ODD_SINGLES, b & ODD_SINGLES, 0),
         ODD_SINGLES,
     );
-    Addsubpd, Tiny::Double(2), |mxcsr, a, b, _| alternate(
-        Subpd::apply(mxcsr, a & !ODD_DOUBLES, b & !ODD_DOUBLES, 0),
-        Addpd::apply(mxcsr, a & ODD_DOUBLES, b & ODD_DOUBLES, 0),
+    Addsubpd, |control, a, b, _| alternate(
+        Subpd::apply::<ERRORS>(control, a & !ODD_DOUBLES, b & !ODD_DOUBLES, 0),
+        Addpd::apply::<ERRORS>(control, a & ODD_DOUBLES, b & ODD_DOUBLES, 0),
         ODD_DOUBLES,
     );
     // From MMX operands; the upper half stays.
-    Cvtpi2ps, Tiny::Never, |mxcsr, a, b, _| {
-        let (low, flags) = Cvtdq2ps::apply(mxcsr, 0, b & u128::from(u64::MAX), 0);
+    Cvtpi2ps, |control, a, b, _| {
+        let (low, flags) = Cvtdq2ps::apply::<ERRORS>(control, 0, b & u128::from(u64::MAX), 0);
         (a >> 64 << 64 | u128::from(low as u64), flags)
     };
     // To MMX operands: what comes out is in the low half.
-    Cvtps2pi, Tiny::Never, |mxcsr, a, b, _| {
-        Cvtps2dq::apply(mxcsr, a, b & u128::from(u64::MAX), 0)
+    Cvtps2pi, |control, a, b, _| {
+        Cvtps2dq::apply::<ERRORS>(control, a, b & u128::from(u64::MAX), 0)
     };
-    Cvttps2pi, Tiny::Never, |mxcsr, a, b, _| {
-        Cvttps2dq::apply(mxcsr, a, b & u128::from(u64::MAX), 0)
+    Cvttps2pi, |control, a, b, _| {
+        Cvttps2dq::apply::<ERRORS>(control, a, b & u128::from(u64::MAX), 0)
     };
 }
 
@@ -254,18 +273,18 @@ composed! {
 const ONES: u128 = 0x3f80_0000_3f80_0000_3f80_0000_3f80_0000;
 
 /// What approximations are computed under: everything masked, to nearest, denormals are zeros both ways.
-const APPROXIMATE: u32 = RUST | DAZ | FTZ;
+const APPROXIMATE: Control = Control::masked(RUST | DAZ | FTZ);
 
 /// The approximations of this processor: the reciprocal is 1/x correctly rounded to nearest, that of the
 /// square root 1/sqrt(x) rounded after each of its two steps; denormals are zeros, in and out, no flag is
 /// raised and MXCSR does not matter. That is within the bounds every vendor promises (relative error
 /// 1.5 * 2^-12), and the same everywhere.
 fn reciprocal(b: u128) -> u128 {
-    Divps::apply(APPROXIMATE, ONES, b, 0).0
+    Divps::apply::<false>(APPROXIMATE, ONES, b, 0).0
 }
 
 fn reciprocal_root(b: u128) -> u128 {
-    reciprocal(Sqrtps::apply(APPROXIMATE, 0, b, 0).0)
+    reciprocal(Sqrtps::apply::<false>(APPROXIMATE, 0, b, 0).0)
 }
 
 fn low_single(a: u128, b: u128) -> u128 {
@@ -273,10 +292,10 @@ fn low_single(a: u128, b: u128) -> u128 {
 }
 
 composed! {
-    Rcpps, Tiny::Never, |_mxcsr, _a, b, _| (reciprocal(b), 0);
-    Rcpss, Tiny::Never, |_mxcsr, a, b, _| (low_single(a, reciprocal(b)), 0);
-    Rsqrtps, Tiny::Never, |_mxcsr, _a, b, _| (reciprocal_root(b), 0);
-    Rsqrtss, Tiny::Never, |_mxcsr, a, b, _| (low_single(a, reciprocal_root(b)), 0);
+    Rcpps, |_control, _a, b, _| (reciprocal(b), 0);
+    Rcpss, |_control, a, b, _| (low_single(a, reciprocal(b)), 0);
+    Rsqrtps, |_control, _a, b, _| (reciprocal_root(b), 0);
+    Rsqrtss, |_control, a, b, _| (low_single(a, reciprocal_root(b)), 0);
 }
 
 /// An operation from a general register or memory integer.
@@ -284,9 +303,9 @@ macro_rules! from_integer {
     ($($name:ident = $text:literal;)*) => {$(
         pub(crate) struct $name;
         impl Float for $name {
-            fn apply(mxcsr: u32, a: u128, b: u128, _: u8) -> Raised {
+            fn apply<const ERRORS: bool>(control: Control, a: u128, b: u128, _: u8) -> Raised {
                 let mut a = super::lanes::host(a);
-                let flags = under!(mxcsr, [$text], a = inout(xmm_reg) a, b = in(reg) b as u64,);
+                let flags = under!(control.host, [$text], a = inout(xmm_reg) a, b = in(reg) b as u64,);
                 (super::lanes::guest(a), flags)
             }
         }
@@ -304,17 +323,17 @@ from_integer! {
 /// the result, ordered comparisons.
 pub(crate) trait ToInteger {
     /// The result and the flags of MXCSR.
-    fn apply(mxcsr: u32, a: u128, b: u128) -> (u64, u32);
+    fn apply(control: Control, a: u128, b: u128) -> (u64, u32);
 }
 
 macro_rules! to_integer {
     ($($name:ident = $text:literal;)*) => {$(
         pub(crate) struct $name;
         impl ToInteger for $name {
-            fn apply(mxcsr: u32, _: u128, b: u128) -> (u64, u32) {
+            fn apply(control: Control, _: u128, b: u128) -> (u64, u32) {
                 let b = super::lanes::host(b);
                 let result: u64;
-                let flags = under!(mxcsr, [$text], b = in(xmm_reg) b, r = out(reg) result,);
+                let flags = under!(control.host, [$text], b = in(xmm_reg) b, r = out(reg) result,);
                 (result, flags)
             }
         }
@@ -337,10 +356,10 @@ macro_rules! ordered {
     ($($name:ident = $text:literal;)*) => {$(
         pub(crate) struct $name;
         impl ToInteger for $name {
-            fn apply(mxcsr: u32, a: u128, b: u128) -> (u64, u32) {
+            fn apply(control: Control, a: u128, b: u128) -> (u64, u32) {
                 let (carry, parity, zero): (u8, u8, u8);
                 let raised = under!(
-                    mxcsr,
+                    control.host,
                     [concat!($text, " {a}, {b}"), "setc {carry}", "setp {parity}", "setz {zero}"],
                     a = in(xmm_reg) super::lanes::host(a),
                     b = in(xmm_reg) super::lanes::host(b),
@@ -362,27 +381,38 @@ ordered! {
     Ucomisd = "ucomisd";
 }
 
-/// The guest's MXCSR with every exception masked and no flags. Flushing to zero is for masked underflow
-/// only (SDM volume 1, 10.2.3.3).
+/// Carries out `O`: its result, its flags stick.
+///
+/// # Errors
+/// [`Trap`]: #XM for a flag that is not masked, #UD without CR4.OSXMMEXCPT.
 #[inline(always)]
-fn masked(mxcsr: u32) -> u32 {
-    let mut control = mxcsr & !FLAGS | MASKS;
-    if mxcsr & UE << 7 == 0 {
-        control &= !FTZ;
+fn compute<O: Float>(cpu: &mut Cpu, a: u128, b: u128, imm: u8) -> Result<u128, Trap> {
+    let mxcsr = cpu.fpu.mxcsr;
+    if mxcsr & MASKS != MASKS {
+        return compute_unmasked::<O>(cpu, a, b, imm);
     }
-    control
+    let (result, flags) = O::apply::<false>(Control::masked(mxcsr & !FLAGS), a, b, imm);
+    cpu.fpu.mxcsr |= flags;
+    Ok(result)
+}
+
+#[cold]
+#[inline(never)]
+fn compute_unmasked<O: Float>(cpu: &mut Cpu, a: u128, b: u128, imm: u8) -> Result<u128, Trap> {
+    let (result, flags) = O::apply::<true>(Control::of(cpu.fpu.mxcsr), a, b, imm);
+    cpu.raise_float(flags)?;
+    Ok(result)
 }
 
 impl Cpu {
-    /// Makes `flags` stick; [`Trap`] if one of them is not masked. `result` tells underflow that was
-    /// exact, which counts only where underflow is not masked (SDM volume 1, 4.9.1.5).
+    /// Makes `flags` stick; [`Trap`] if one of them is not masked.
     ///
     /// # Errors
     /// [`Trap`]: #XM, #UD without CR4.OSXMMEXCPT.
     #[inline(always)]
-    fn raise_float(&mut self, flags: u32, result: u128, tiny: Tiny) -> Result<(), Trap> {
+    fn raise_float(&mut self, flags: u32) -> Result<(), Trap> {
         if self.fpu.mxcsr & MASKS != MASKS {
-            return self.raise_float_unmasked(flags, result, tiny);
+            return self.raise_float_unmasked(flags);
         }
         self.fpu.mxcsr |= flags;
         Ok(())
@@ -390,22 +420,14 @@ impl Cpu {
 
     #[cold]
     #[inline(never)]
-    fn raise_float_unmasked(
-        &mut self,
-        mut flags: u32,
-        result: u128,
-        tiny: Tiny,
-    ) -> Result<(), Trap> {
-        let unmasked = !self.fpu.mxcsr >> 7 & FLAGS;
-        // What operands raise comes before what results raise (SDM volume 1, 11.5.1).
-        let before = flags & (IE | DE | ZE);
-        if before & unmasked != 0 {
-            flags = before;
-        } else if unmasked & UE != 0 && has_denormal(result, tiny) {
-            flags |= UE;
-        }
+    fn raise_float_unmasked(&mut self, flags: u32) -> Result<(), Trap> {
+        let control = Control::of(self.fpu.mxcsr);
+        let flags = match flags & STEPPED {
+            0 => control.kept(flags),
+            _ => flags & FLAGS,
+        };
         self.fpu.mxcsr |= flags;
-        if flags & unmasked == 0 {
+        if !control.stops(flags) {
             return Ok(());
         }
         if self.control.cr4 & bits::CR4_OSXMMEXCPT == 0 {
@@ -415,26 +437,12 @@ impl Cpu {
     }
 }
 
-/// Whether a lane is a denormal.
-fn has_denormal(result: u128, tiny: Tiny) -> bool {
-    match tiny {
-        Tiny::Never => false,
-        Tiny::Single(count) => u32s(result)[..count]
-            .iter()
-            .any(|lane| lane & 0x7f80_0000 == 0 && lane << 1 != 0),
-        Tiny::Double(count) => u64s(result)[..count]
-            .iter()
-            .any(|lane| lane & 0x7ff0_0000_0000_0000 == 0 && lane << 1 != 0),
-    }
-}
-
 /// `O xmm, input(, imm)`.
 pub(crate) fn float<O: Float, I: Input>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_sse()?;
     let b = I::read(cpu, op)?;
     let a = cpu.fpu.xmm(op.dst);
-    let (result, flags) = O::apply(masked(cpu.fpu.mxcsr), a, b, op.imm as u8);
-    cpu.raise_float(flags, result, O::TINY)?;
+    let result = compute::<O>(cpu, a, b, op.imm as u8)?;
     cpu.fpu.set_xmm(op.dst, result);
     Ok(())
 }
@@ -456,8 +464,7 @@ pub(crate) fn float_to_mm<O: Float, I: Input>(cpu: &mut Cpu, op: &Op) -> Result<
     cpu.check_sse()?;
     cpu.check_mmx_waiting()?;
     let b = I::read(cpu, op)?;
-    let (result, flags) = O::apply(masked(cpu.fpu.mxcsr), 0, b, 0);
-    cpu.raise_float(flags, result, O::TINY)?;
+    let result = compute::<O>(cpu, 0, b, 0)?;
     cpu.fpu.enter_mmx();
     cpu.fpu.set_mm(op.dst, result as u64);
     Ok(())
@@ -470,8 +477,8 @@ pub(crate) fn float_to_general<O: ToInteger, W: Word, I: Input>(
 ) -> Result<(), Trap> {
     cpu.check_sse()?;
     let b = I::read(cpu, op)?;
-    let (result, flags) = O::apply(masked(cpu.fpu.mxcsr), 0, b);
-    cpu.raise_float(flags, 0, Tiny::Never)?;
+    let (result, flags) = O::apply(Control::of(cpu.fpu.mxcsr), 0, b);
+    cpu.raise_float(flags)?;
     W::cut(result).set(cpu, op.dst);
     Ok(())
 }
@@ -480,8 +487,8 @@ pub(crate) fn float_to_general<O: ToInteger, W: Word, I: Input>(
 pub(crate) fn float_compare<O: ToInteger, I: Input>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.check_sse()?;
     let b = I::read(cpu, op)?;
-    let (result, flags) = O::apply(masked(cpu.fpu.mxcsr), cpu.fpu.xmm(op.dst), b);
-    cpu.raise_float(flags, 0, Tiny::Never)?;
+    let (result, flags) = O::apply(Control::of(cpu.fpu.mxcsr), cpu.fpu.xmm(op.dst), b);
+    cpu.raise_float(flags)?;
     cpu.arithmetic = Arithmetic::from_bits(result & (CF | PF | ZF));
     Ok(())
 }

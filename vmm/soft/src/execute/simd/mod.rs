@@ -8,6 +8,7 @@
 //! Vectors are `u128`s, lane 0 in the low bits. Of the host only SSE2 is assumed, which every x86-64
 //! processor has.
 
+pub(crate) mod control;
 pub(crate) mod float;
 pub(crate) mod integer;
 pub(crate) mod lanes;

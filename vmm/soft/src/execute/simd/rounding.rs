@@ -1,7 +1,8 @@
 //! SSE4.1 floating point: ROUNDPS and its kin, DPPS, DPPD. Composed of SSE2 and integer arithmetic: the
 //! host need not have them.
 
-use super::float::{Addpd, Addps, DAZ, Float, IE, Mulpd, Mulps, PE, Raised, Tiny, composed};
+use super::control::Control;
+use super::float::{Addpd, Addps, DAZ, Float, IE, Mulpd, Mulps, PE, Raised, STEPPED, composed};
 use super::lanes::{from_u32s, from_u64s, u32s, u64s};
 
 /// A format: bits of the fraction, and of the whole.
@@ -120,29 +121,62 @@ impl Rounding {
 }
 
 composed! {
-    Roundps, Tiny::Never, |mxcsr, a, b, imm| Rounding::new(mxcsr, imm).singles(a, b, 4);
-    Roundss, Tiny::Never, |mxcsr, a, b, imm| Rounding::new(mxcsr, imm).singles(a, b, 1);
-    Roundpd, Tiny::Never, |mxcsr, a, b, imm| Rounding::new(mxcsr, imm).doubles(a, b, 2);
-    Roundsd, Tiny::Never, |mxcsr, a, b, imm| Rounding::new(mxcsr, imm).doubles(a, b, 1);
-    Dpps, Tiny::Single(4), |mxcsr, a, b, imm| {
+    Roundps, |control, a, b, imm| Rounding::new(control.host, imm).singles(a, b, 4);
+    Roundss, |control, a, b, imm| Rounding::new(control.host, imm).singles(a, b, 1);
+    Roundpd, |control, a, b, imm| Rounding::new(control.host, imm).doubles(a, b, 2);
+    Roundsd, |control, a, b, imm| Rounding::new(control.host, imm).doubles(a, b, 1);
+    // For the NaN that comes out of several, see DETERMINISM.md.
+    Dpps, |control, a, b, imm| {
+        let mut steps = Steps::new(control);
         let chosen = from_u32s([4, 5, 6, 7].map(|bit| u32::from(imm >> bit & 1).wrapping_neg()));
-        let (products, multiplied) = Mulps::apply(mxcsr, a & chosen, b & chosen, 0);
+        let products = steps.step::<Mulps, ERRORS>(a & chosen, b & chosen);
         let [p, q, r, s] = u32s(products & chosen);
         // The two sums of pairs in one, then their sum.
-        let (pairs, added) = Addps::apply(mxcsr, from_u32s([p, r, 0, 0]), from_u32s([q, s, 0, 0]), 0);
+        let pairs = steps.step::<Addps, ERRORS>(from_u32s([p, r, 0, 0]), from_u32s([q, s, 0, 0]));
         let [low, high, ..] = u32s(pairs);
-        let (sum, summed) = Addps::apply(mxcsr, u128::from(low), u128::from(high), 0);
-        let sum = sum as u32;
-        let result = [0, 1, 2, 3].map(|bit| sum * u32::from(imm >> bit & 1));
-        (from_u32s(result), multiplied | added | summed)
+        let sum = steps.step::<Addps, ERRORS>(u128::from(low), u128::from(high)) as u32;
+        steps.end(from_u32s([0, 1, 2, 3].map(|bit| sum * u32::from(imm >> bit & 1))))
     };
-    Dppd, Tiny::Double(2), |mxcsr, a, b, imm| {
+    Dppd, |control, a, b, imm| {
+        let mut steps = Steps::new(control);
         let chosen = from_u64s([4, 5].map(|bit| u64::from(imm >> bit & 1).wrapping_neg()));
-        let (products, multiplied) = Mulpd::apply(mxcsr, a & chosen, b & chosen, 0);
+        let products = steps.step::<Mulpd, ERRORS>(a & chosen, b & chosen);
         let [p, q] = u64s(products & chosen);
-        let (sum, summed) = Addpd::apply(mxcsr, u128::from(p), u128::from(q), 0);
-        let sum = sum as u64;
-        let result = [0, 1].map(|bit| sum * u64::from(imm >> bit & 1));
-        (from_u64s(result), multiplied | summed)
+        let sum = steps.step::<Addpd, ERRORS>(u128::from(p), u128::from(q)) as u64;
+        steps.end(from_u64s([0, 1].map(|bit| sum * u64::from(imm >> bit & 1))))
     };
+}
+
+/// Operations one after the other, each with errors of its own, of which one that is not masked is the last
+/// (SDM volume 2, DPPS: "Exceptions are determined separately for each add and multiply operation, in the
+/// order of their execution").
+struct Steps {
+    control: Control,
+    flags: u32,
+}
+
+impl Steps {
+    fn new(control: Control) -> Self {
+        Self { control, flags: 0 }
+    }
+
+    #[inline(always)]
+    fn step<O: Float, const ERRORS: bool>(&mut self, a: u128, b: u128) -> u128 {
+        if self.control.stops(self.flags) {
+            return 0;
+        }
+        let (result, flags) = O::apply::<ERRORS>(self.control, a, b, 0);
+        self.flags |= self.control.kept(flags);
+        result
+    }
+
+    #[inline(always)]
+    fn end(self, result: u128) -> Raised {
+        let stepped = if self.control.unmasked == 0 {
+            0
+        } else {
+            STEPPED
+        };
+        (result, self.flags | stepped)
+    }
 }

@@ -1,7 +1,10 @@
 //! Arithmetic and comparisons on the register stack.
 
-use super::host::{self, ARITHMETIC, Binary, Unary, source};
+use super::host::{self, ARITHMETIC, Binary, source};
+use super::remainder::normalised;
+use super::transcendental::{INVALID, Raised, SIGN, denormals, is_infinite, is_zero, odd_one};
 use super::transfer::memory_operand;
+use super::wide::{INFINITY, Wide};
 use super::{C0, C1, C2, C3, CONDITIONS, INDEFINITE};
 use crate::flags::{Arithmetic, CF, PF, ZF};
 use crate::fpu::Fpu;
@@ -149,19 +152,51 @@ pub(crate) fn unary(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         }
         return Ok(());
     }
-    let host = run(fpu.fcw, fpu.st(0), fpu.st(1));
-    if fpu.take_status(host.status, C1) {
-        fpu.set_st(0, host.st0);
+    let (value, status) = run(fpu.fcw, fpu.st(0), fpu.st(1));
+    if fpu.take_status(status, C1) {
+        fpu.set_st(0, value);
     }
     Ok(())
 }
 
+/// A function of a control word, ST(0) and ST(1).
+type Function = fn(u16, u128, u128) -> Raised;
+
 /// Functions of [`unary`], and whether they use ST(1).
-pub(crate) const UNARY: [(Unary, bool); 3] = [
-    (host::fsqrt, false),
-    (host::frndint, false),
-    (host::fscale, true),
+const UNARY: [(Function, bool); 3] = [
+    (|control, a, b| host::fsqrt(control, a, b).raised(), false),
+    (|control, a, b| host::frndint(control, a, b).raised(), false),
+    (scaled, true),
 ];
+
+/// `fscale`: `a` times 2 to the power `b`, which is cut to an integer; in integers.
+fn scaled(control: u16, a: u128, b: u128) -> Raised {
+    if let Some(raised) = odd_one(a, b) {
+        return raised;
+    }
+    let denormal = denormals(a, b);
+    if is_infinite(b) {
+        let grows = b & SIGN == 0;
+        if grows && is_zero(a) || !grows && is_infinite(a) {
+            return INVALID;
+        }
+        let magnitude = if grows { INFINITY } else { 0 };
+        return (a & SIGN | magnitude, denormal);
+    }
+    if is_zero(a) || is_infinite(a) || is_zero(b) {
+        // With a power of 0 not even an underflow, where that is an error.
+        return (normalised(a), denormal);
+    }
+    let power = match (b >> 64 & 0x7fff) as i32 - 0x3fff {
+        ..0 => 0,
+        exponent @ 0..20 => (b as u64 >> (63 - exponent)) as i32,
+        // More than every exponent there is.
+        20.. => 1 << 20,
+    };
+    let power = if b & SIGN == 0 { power } else { -power };
+    let (value, status) = Wide::of(a).scaled(power).round(control);
+    (value, status | denormal)
+}
 
 /// `fxtract`: ST(0) becomes its exponent, and its significand is pushed.
 pub(crate) fn fxtract(cpu: &mut Cpu, _: &Op) -> Result<(), Trap> {

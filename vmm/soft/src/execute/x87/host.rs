@@ -1,7 +1,9 @@
-//! The host's x87 unit carries out what is exact: arithmetic, comparisons, conversions, scaling.
+//! The host's x87 unit carries out what is exact: arithmetic, comparisons, conversions.
 //!
 //! IEEE 754 and the architecture leave these one result, flags and rounding direction included, on every
-//! processor. The instruction runs under the guest's control word, masks and all: an unmasked error makes
+//! processor; `tests/vectors/proof.rs` compares each with a reference in integers. What they leave open is
+//! not the unit's: the reserved precision control (`precise`), digits of FBLD above 9, how far an unmasked
+//! overflow of FSCALE goes. The instruction runs under the guest's control word, masks and all: an unmasked error makes
 //! the unit leave undone what the guest's would have, and is cleared before anything waits for it.
 
 /// Control word of the unit when nothing runs on it, as `fninit` leaves it.
@@ -30,11 +32,25 @@ impl Host {
             st0,
             other,
             st1: 0,
-            control,
+            control: precise(control),
             status: 0,
             rust: RUST,
         }
     }
+
+    /// ST(0) and the status.
+    pub(super) fn raised(self) -> (u128, u16) {
+        (self.st0, self.status)
+    }
+}
+
+/// The control word to run under: precision control 1, which the manuals reserve (SDM volume 1, table 8-2;
+/// APM volume 1, table 6-6), is 3 here, 64 bits.
+fn precise(control: u16) -> u16 {
+    if control & 0x300 == 0x100 {
+        return control | 0x200;
+    }
+    control
 }
 
 /// One instruction of the host, with `Host::st0` as ST(0), `Host::other` as ST(1) and at `[{p} + 16]`.
@@ -82,7 +98,7 @@ pub(crate) mod source {
     pub const INT32: u8 = 5;
     /// 64-bit integer.
     pub const INT64: u8 = 6;
-    /// 18 decimal digits.
+    /// 18 decimal digits; stored by the host, loaded by [`super::super::transfer`].
     pub const DECIMAL: u8 = 7;
 }
 
@@ -140,7 +156,7 @@ pub(crate) fn fucom(_: u8, control: u16, a: u128, b: u128) -> Host {
     run!(control, a, b, "fucom st(1)")
 }
 
-/// Loads what is in memory: ST(0) of the result, if nothing unmasked was wrong.
+/// Loads what is in memory, but for decimals: ST(0) of the result, if nothing unmasked was wrong.
 pub(crate) fn load(form: u8, control: u16, b: u128) -> Host {
     match form {
         source::SINGLE => run!(control, 0, b, "fld dword ptr [{p} + 16]"),
@@ -148,8 +164,7 @@ pub(crate) fn load(form: u8, control: u16, b: u128) -> Host {
         source::EXTENDED => run!(control, 0, b, "fld tbyte ptr [{p} + 16]"),
         source::INT16 => run!(control, 0, b, "fild word ptr [{p} + 16]"),
         source::INT32 => run!(control, 0, b, "fild dword ptr [{p} + 16]"),
-        source::INT64 => run!(control, 0, b, "fild qword ptr [{p} + 16]"),
-        _ => run!(control, 0, b, "fbld tbyte ptr [{p} + 16]"),
+        _ => run!(control, 0, b, "fild qword ptr [{p} + 16]"),
     }
 }
 
@@ -181,7 +196,6 @@ macro_rules! unary {
 unary! {
     fsqrt = "fsqrt";
     frndint = "frndint";
-    fscale = "fscale";
     fxtract = "fxtract";
     ftst = "ftst";
     fld1 = "fld1";

@@ -101,7 +101,7 @@ fn is_nan(value: u128) -> bool {
 }
 
 /// A pseudo-denormal as the normal number it stands for.
-fn normalised(value: u128) -> u128 {
+pub(super) fn normalised(value: u128) -> u128 {
     if value >> 64 & 0x7fff == 0 && value >> 63 & 1 != 0 {
         return value | 1 << 64;
     }

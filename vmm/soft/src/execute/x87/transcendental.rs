@@ -5,7 +5,7 @@
 
 use super::functions::{arc_tangent, exp2_minus_one, log2, log2_of_one_plus, sine_cosine};
 use super::host::{self, source};
-use super::wide::Wide;
+use super::wide::{INFINITY, Wide};
 use super::{C1, C2, DE, IE, INDEFINITE, PE, ZE};
 use crate::fpu::Fpu;
 use crate::op::Op;
@@ -13,19 +13,17 @@ use crate::{Cpu, Trap};
 
 /// 1.
 const ONE: u128 = 0x3fff_8000_0000_0000_0000;
-/// Infinity.
-const INFINITY: u128 = 0x7fff_8000_0000_0000_0000;
 /// The sign.
-const SIGN: u128 = 1 << 79;
+pub(super) const SIGN: u128 = 1 << 79;
 
 /// A result and the status flags raised.
-type Raised = (u128, u16);
+pub(super) type Raised = (u128, u16);
 
-fn is_infinite(value: u128) -> bool {
+pub(super) fn is_infinite(value: u128) -> bool {
     value & !SIGN == INFINITY
 }
 
-fn is_zero(value: u128) -> bool {
+pub(super) fn is_zero(value: u128) -> bool {
     value & !SIGN == 0
 }
 
@@ -34,7 +32,7 @@ fn is_denormal(value: u128) -> bool {
 }
 
 /// NaNs and numbers that are none: what an addition makes of them.
-fn odd_one(a: u128, b: u128) -> Option<Raised> {
+pub(super) fn odd_one(a: u128, b: u128) -> Option<Raised> {
     let odd = |v: u128| {
         let exponent = v >> 64 & 0x7fff;
         exponent == 0x7fff && !is_infinite(v) || exponent != 0 && v >> 63 & 1 == 0
@@ -47,7 +45,7 @@ fn odd_one(a: u128, b: u128) -> Option<Raised> {
 }
 
 /// The flag for denormal operands.
-fn denormals(a: u128, b: u128) -> u16 {
+pub(super) fn denormals(a: u128, b: u128) -> u16 {
     if is_denormal(a) || is_denormal(b) {
         DE
     } else {
@@ -55,7 +53,7 @@ fn denormals(a: u128, b: u128) -> u16 {
     }
 }
 
-const INVALID: Raised = (INDEFINITE, IE);
+pub(super) const INVALID: Raised = (INDEFINITE, IE);
 
 /// `f2xm1`. Outside -1 to 1, where it is undefined, the operand stays, as AMD has it.
 fn f2xm1(control: u16, x: u128) -> Raised {

@@ -1,7 +1,7 @@
 //! Loads, stores and moves.
 
 use super::host::{self, CONSTANTS, source};
-use super::{C1, IE, INDEFINITE, OE, UE};
+use super::{C1, IE, INDEFINITE, OE, PE, UE};
 use crate::execute::simd::Any;
 use crate::op::{Address, Op};
 use crate::{Cpu, Trap};
@@ -50,12 +50,30 @@ pub(crate) fn load(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         }
         return Ok(());
     }
-    let host = host::load(op.extra, fpu.fcw, value);
+    let (value, status) = if op.extra == source::DECIMAL {
+        (decimal(value), 0)
+    } else {
+        let host = host::load(op.extra, fpu.fcw, value);
+        (host.st0, host.status)
+    };
     // A denormal is loaded even where it is an error.
-    if fpu.take_status(host.status, C1) || host.status & IE == 0 {
-        fpu.push(host.st0);
+    if fpu.take_status(status, C1) || status & IE == 0 {
+        fpu.push(value);
     }
     Ok(())
+}
+
+/// The register for a packed decimal, always exact. Digits above 9, whose result both manuals leave undefined
+/// (FBLD), count as what their bits say.
+fn decimal(image: u128) -> u128 {
+    let digit = |n: u32| (image >> (n * 4) & 15) as u64;
+    let magnitude = (0..18).rev().fold(0, |sum, n| sum * 10 + digit(n));
+    let sign = image & 1 << 79;
+    if magnitude == 0 {
+        return sign;
+    }
+    let shift = magnitude.leading_zeros();
+    sign | u128::from(0x403e - shift) << 64 | u128::from(magnitude << shift)
 }
 
 /// `fld st(i)`.
@@ -119,9 +137,11 @@ pub(crate) fn store(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     } else {
         let rounding = if op.imm & TRUNCATE != 0 { 0xc00 } else { 0 };
         let host = host::store(op.extra, fpu.fcw | rounding, fpu.st(0));
-        let unmasked = host.status & !fpu.fcw;
-        // A number that does not fit is not stored when that is an error.
-        done = fpu.take_status(host.status, C1) && unmasked & (OE | UE) == 0;
+        // A number that does not fit is not stored when that is an error, and then neither inexact nor
+        // rounded up (SDM volume 1, 8.5.6).
+        let fits = host.status & !fpu.fcw & (OE | UE) == 0;
+        let hidden = if fits { 0 } else { PE | C1 };
+        done = fpu.take_status(host.status & !hidden, C1) && fits;
         value = host.other;
     }
     // Whether memory can be written is found out even if nothing is.

@@ -13,6 +13,8 @@ pub(super) struct Wide {
     pub significand: u128,
 }
 
+/// A register's infinity.
+pub(super) const INFINITY: u128 = 0x7fff_8000_0000_0000_0000;
 /// Bias of a register's exponent.
 const BIAS: i32 = 0x3fff;
 /// What is added to the exponent of a number that is too small where that is an error, and subtracted from
@@ -202,6 +204,10 @@ impl Wide {
         if exponent <= 0 && control & UE == 0 {
             exponent += WRAP;
             status |= UE;
+            if exponent <= 0 {
+                // FSCALE alone goes that far (SDM volume 1, 8.5.5).
+                return (sign, status | PE);
+            }
         } else if exponent <= 0 {
             // To a denormal; what is shifted out is kept as one bit.
             let shift = (1 - exponent).min(127);
@@ -234,8 +240,15 @@ impl Wide {
     fn overflow(self, control: u16, exponent: i32, kept: u64, status: u16) -> (u128, u16) {
         let sign = u128::from(self.negative) << 79;
         if control & OE == 0 {
-            let exponent = (exponent - WRAP) as u128 & 0x7fff;
-            return (sign | exponent << 64 | u128::from(kept), status | OE);
+            let exponent = exponent - WRAP;
+            if exponent >= 0x7fff {
+                // FSCALE alone goes that far (SDM volume 1, 8.5.4).
+                return (sign | INFINITY, status | OE | PE | C1);
+            }
+            return (
+                sign | (exponent as u128) << 64 | u128::from(kept),
+                status | OE,
+            );
         }
         let infinite = match control >> 10 & 3 {
             0 => true,
@@ -244,7 +257,7 @@ impl Wide {
             _ => false,
         };
         let (magnitude, up) = if infinite {
-            (0x7fff_8000_0000_0000_0000, C1)
+            (INFINITY, C1)
         } else {
             (0x7ffe_ffff_ffff_ffff_ffff, 0)
         };

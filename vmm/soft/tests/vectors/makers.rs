@@ -1,0 +1,116 @@
+//! What makers of processors do differently, where the manuals leave it open: for each form and case, what a
+//! maker's processor makes of it, from what ours does.
+//!
+//! Ours is AMD's way, so AMD's model changes nothing. Each of Intel's is the whole difference: a processor of
+//! either that does anything else fails.
+
+use crate::forms::Case;
+use crate::native::State;
+use crate::reference::sse_forms::{self, DotOrder};
+use crate::reference::x87::{DE, UE};
+use iced_x86::Code;
+use std::arch::x86_64::__cpuid;
+
+/// Whose processor it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// AMD, and makers of processors of its design.
+    Amd,
+    /// Intel.
+    Intel,
+}
+
+impl Maker {
+    /// The host's. One that is neither is compared with AMD's, as ours is.
+    pub fn of_host() -> Self {
+        let leaf = __cpuid(0);
+        let name = [leaf.ebx, leaf.edx, leaf.ecx]
+            .map(u32::to_le_bytes)
+            .concat();
+        match name.as_slice() {
+            b"GenuineIntel" => Self::Intel,
+            _ => Self::Amd,
+        }
+    }
+
+    /// As in [`crate::captured`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amd => "amd",
+            Self::Intel => "intel",
+        }
+    }
+
+    /// `ours`, the state after the instruction, as this maker's processor would leave it.
+    pub fn adjust(self, case: &Case, before: &State, ours: &mut State, faulted: bool) {
+        if self == Self::Amd {
+            return;
+        }
+        match case.code {
+            Code::Dpps_xmm_xmmm128_imm8 | Code::Dppd_xmm_xmmm128_imm8 => {
+                dot_of_each_lane(case, before, ours);
+            }
+            Code::Cvtpi2ps_xmm_mmm64
+            | Code::Cvtps2pi_mm_xmmm64
+            | Code::Cvttps2pi_mm_xmmm64
+            | Code::Cvtpd2pi_mm_xmmm128
+            | Code::Cvttpd2pi_mm_xmmm128
+                if faulted && !(case.code == Code::Cvtpi2ps_xmm_mmm64 && case.memory) =>
+            {
+                // Conversions of MMX registers that raise #XM have already made the x87 unit an MMX one.
+                ours.enter_mmx();
+            }
+            Code::Fsin => exact_sine(before, ours, 0),
+            Code::Fsincos => exact_sine(before, ours, 1),
+            _ => {}
+        }
+    }
+}
+
+/// DPPS and DPPD: Intel's processors add for each lane of the result in an order that begins with it, which
+/// shows in the NaN they take of several (SDM volume 2, DPPS: "Horizontal propagation of NaNs to the
+/// destination and the positioning of those NaNs in the destination is implementation dependent").
+fn dot_of_each_lane(case: &Case, before: &State, ours: &mut State) {
+    let [once, each_lane] = [DotOrder::Once, DotOrder::EachLane].map(|order| {
+        sse_forms::expected(case.code, case.immediate, case.memory, before, order)
+            .expect("the reference has it")
+            .state
+            .fx
+            .xmm[1]
+    });
+    if ours.fx.xmm[1] == once {
+        ours.fx.xmm[1] = each_lane;
+    }
+}
+
+/// FSIN and FSINCOS of the least normal number: Intel's processors have it for its own sine, in every
+/// direction. The true one is a little less: cut, it is a denormal, and an underflow. `register`: which one
+/// the sine is in.
+fn exact_sine(before: &State, ours: &mut State, register: usize) {
+    let sign = 1 << 79;
+    let x = before.fx.st[0] & !sign;
+    // As it is, and as a pseudo-denormal.
+    let least = x == 1 << 64 | 1 << 63 || x == 1 << 63;
+    let top = before.fx.fsw >> 11 & 7;
+    let is_empty = |physical: u16| before.fx.tags & 1 << (physical & 7) == 0;
+    let faults = is_empty(top) || register == 1 && !is_empty(top + 7);
+    // A denormal that is an unmasked error leaves everything undone.
+    let refused = x >> 64 == 0 && before.fx.fcw & DE == 0;
+    // To nearest it is the operand; cut, the largest denormal, or where underflow is an error that times
+    // 2^24576, at 64 bits.
+    let sine = ours.fx.st[register];
+    let known = [
+        1 << 64 | 1 << 63,
+        (1 << 63) - 1,
+        0x6000 << 64 | u128::from(u64::MAX),
+    ];
+    if !least || faults || refused || !known.contains(&(sine & !sign)) {
+        return;
+    }
+    let raised = ours.fx.fsw & !before.fx.fsw & UE;
+    ours.fx.fsw &= !raised;
+    if ours.fx.fsw & !before.fx.fcw & 0x3f == 0 {
+        ours.fx.fsw &= !0x8080;
+    }
+    ours.fx.st[register] = before.fx.st[0] & sign | 1 << 64 | 1 << 63;
+}
