@@ -1,7 +1,7 @@
 //! `tandem log`: what is in a log.
 
 use crate::cli::LogArgs;
-use crate::failure::{During, Failure, Outcome};
+use crate::failure::{During, Outcome};
 use crate::node::setup::Origin;
 use crate::report::table::{Align, Table};
 use replay::file::{LogReader, Tail};
@@ -94,15 +94,15 @@ pub fn log(args: &LogArgs) -> Outcome {
         print(&summary);
     }
     if let Some(tail) = &summary.tail {
-        return Err(Failure::new(format!(
-            "{}: {} at byte {}: entries from {} on are lost",
+    // What is there was counted, as was asked: a log that is cut is no failure of this command.
+        crate::complain!(
+            "tandem: {}: {} at byte {}: nothing from entry {} on is counted",
             args.log.display(),
             tail.what,
             tail.offset,
             tail.entry
-        )));
-    }
-    if !summary.whole {
+        );
+    } else if !summary.whole {
         crate::complain!(
             "tandem: {}: the recording was cut off: it has no end entry",
             args.log.display()

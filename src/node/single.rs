@@ -15,7 +15,7 @@ use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader, LogWriter};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, ClockKind, LogSink, NoLog};
+use replay::{Arrival, ClockKind, InputsError, LogSink, NoLog};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -255,11 +255,21 @@ fn straight(reader: LogReader, prepared: Prepared, console: Option<Console>) -> 
     let (mut machine, first_state) = prepared.boot()?;
     check_first(reader.header(), first_state)?;
     let mut replayer = Replayer::new(reader, Discard { console });
-    let result = machine.run(&mut replayer);
+    let result = machine
+        .run(&mut replayer)
+        .and_then(|ended| all_read(replayer.log_mut(), ended));
     Ok(Replayed {
         result,
         entries: replayer.index().0,
         clock: machine.engine().clock().0,
+/// The end of a replay, unless there is more in its log: then that is no log of this run alone.
+fn all_read(log: &mut LogReader, ended: Ended) -> Result<Ended, MachineError> {
+    match log.check_end() {
+        Ok(()) => Ok(ended),
+        Err(error) => Err(MachineError::Inputs(InputsError::Log(error))),
+    }
+}
+
         clock_kind: machine.config().clock_kind,
     })
 }
@@ -294,7 +304,9 @@ fn look(
         );
         return Ok(None);
     }
-    let result = travel.finish();
+    let result = travel
+        .finish()
+        .and_then(|ended| all_read(travel.log_mut(), ended));
     Ok(Some(Replayed {
         result,
         entries: travel.replayer().index().0,

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod late;
+mod logs;
 mod no_kvm;
 
 use common::{assert_one_line, cluster, have_kvm, machine, os, tandem, text};
