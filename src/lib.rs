@@ -37,7 +37,7 @@ use failure::Outcome;
 /// # Errors
 /// The one line to print.
 pub fn run(cli: Cli) -> Outcome {
-    match cli.command {
+    let outcome = match cli.command {
         Command::Run(args) => node::single::run(args),
         Command::Record(args) => node::single::record(args),
         Command::Replay(args) => node::single::replay(args),
@@ -52,5 +52,6 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Bench(args) => bench::bench(&args),
         Command::Image(args) => image::image(&args),
         Command::Doctor(args) => doctor::doctor(&args),
-    }
+    };
+    outcome.and_then(|()| report::all_said())
 }

@@ -65,12 +65,13 @@ pub fn log(args: &LogArgs) -> Outcome {
         clock = entry.clock.0;
         if args.entries {
             let text = replay::replayer::describe(replay::LogIndex(entries), &entry);
-            if writeln!(out, "{text}").is_err() {
-                return Ok(()); // the reader of our output has seen enough
+            if !crate::report::heed(writeln!(out, "{text}")) {
+                return Ok(()); // nothing more can be written, or is read
             }
         }
         entries += 1;
     }
+    crate::report::heed(out.flush());
     drop(out);
     for share in kinds.values_mut() {
         share.mbit_s = mbit_s(share.bytes, reader.at_us());
@@ -93,8 +94,8 @@ pub fn log(args: &LogArgs) -> Outcome {
     } else if !args.entries {
         print(&summary);
     }
-    if let Some(tail) = &summary.tail {
     // What is there was counted, as was asked: a log that is cut is no failure of this command.
+    if let Some(tail) = &summary.tail {
         crate::complain!(
             "tandem: {}: {} at byte {}: nothing from entry {} on is counted",
             args.log.display(),

@@ -6,6 +6,8 @@ mod common;
 mod late;
 mod logs;
 mod no_kvm;
+mod results;
+mod usage;
 
 use common::{assert_one_line, cluster, have_kvm, machine, os, tandem, text};
 use std::net::TcpListener;
@@ -216,50 +218,4 @@ fn a_log_on_a_full_disk_ends_the_recording_with_one_line() {
         1,
         &["/dev/full"],
     );
-}
-
-/// What nobody reads any more is no failure of the program's: it ends as if all had been read.
-#[test]
-fn closed_pipes_end_nothing_in_a_panic() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    let ticks = ["--arg", "ticks=3"];
-    let record = ["record", "counter", "--quiet", "-o", text(&log)];
-    let recorded = tandem(&[&record[..], &ticks].concat());
-    assert!(recorded.status.success());
-    let log = text(&log);
-    let commands = [
-        vec!["--help"],
-        vec!["doctor", "--json"],
-        vec!["log", log],
-        vec!["log", log, "--json"],
-        vec!["log", log, "--entries"],
-        vec!["replay", log],
-        vec!["replay", log, "--json"],
-    ];
-    for words in commands {
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        drop(reader);
-        let output = std::process::Command::new(common::PROGRAM)
-            .args(&words)
-            .stdout(std::process::Stdio::from(writer))
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{words:?}: {}: {errors}",
-            output.status
-        );
-        assert!(!errors.contains("panicked"), "{words:?}: {errors}");
-    }
-    // With nobody to complain to, failures are failures still.
-    let (reader, writer) = nix::unistd::pipe().unwrap();
-    drop(reader);
-    let status = std::process::Command::new(common::PROGRAM)
-        .args(["log", "/nowhere"])
-        .stderr(std::process::Stdio::from(writer))
-        .status()
-        .unwrap();
-    assert_eq!(status.code(), Some(1));
 }
