@@ -1,12 +1,14 @@
 //! The command line.
 
+use crate::address::HostPort;
 use crate::demo::guest::GuestArg;
 use crate::look::point::Point;
 use crate::node::engine::EngineArg;
 use crate::node::setup::OnReset;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
 use vmm::machine::TscMode;
@@ -250,8 +252,8 @@ pub struct ReplicaArgs {
     #[arg(long, value_name = "WHERE")]
     pub arbiter: String,
     /// A viewservice to report to
-    #[arg(long, value_name = "HOST:PORT")]
-    pub viewservice: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: Option<HostPort>,
     /// This host's name in views
     #[arg(long, default_value = "host", value_name = "NAME")]
     pub name: String,
@@ -273,8 +275,8 @@ pub struct PrimaryArgs {
     #[command(flatten)]
     pub machine: MachineArgs,
     /// Where the backup listens
-    #[arg(long, value_name = "HOST:PORT")]
-    pub backup: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub backup: HostPort,
     /// The replica
     #[command(flatten)]
     pub replica: ReplicaArgs,
@@ -302,8 +304,8 @@ pub struct PrimaryArgs {
 #[derive(Debug, Args)]
 pub struct BackupArgs {
     /// Where to listen for the primary
-    #[arg(long, value_name = "HOST:PORT")]
-    pub listen: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: HostPort,
     /// The replica
     #[command(flatten)]
     pub replica: ReplicaArgs,
@@ -331,8 +333,8 @@ pub struct BackupArgs {
 #[derive(Debug, Args)]
 pub struct ArbiterArgs {
     /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
-    pub listen: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: HostPort,
     /// The folder flags are kept in
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
@@ -342,8 +344,8 @@ pub struct ArbiterArgs {
 #[derive(Debug, Args)]
 pub struct ViewserviceArgs {
     /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
-    pub listen: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: HostPort,
     /// The folder views are kept in
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
@@ -353,8 +355,8 @@ pub struct ViewserviceArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// The viewservice
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
-    pub viewservice: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: HostPort,
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     pub json: bool,
@@ -366,8 +368,8 @@ pub struct DownArgs {
     /// The machine's name
     pub vm: String,
     /// The viewservice
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
-    pub viewservice: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: HostPort,
 }
 
 /// `tandem demo`.

@@ -10,6 +10,7 @@
 //! It is a library so that the end-to-end tests can build their own installations from
 //! [`demo::cluster`]; the program is the only other user.
 
+pub mod address;
 pub mod bench;
 pub mod cli;
 pub mod daemons;

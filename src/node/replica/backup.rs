@@ -159,7 +159,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
     let mut events = Events::open("backup", args.replica.events.as_deref())?;
-    let mut callers = Callers::at(args.listen)?;
+    let mut callers = Callers::at(&args.listen)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
     signals::watch(set, move || {
