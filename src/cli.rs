@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
-use vmm::machine::TscMode;
+use vmm::machine::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, TscMode};
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
 #[derive(Debug, Parser)]
@@ -60,6 +60,9 @@ pub enum Command {
     Doctor(DoctorArgs),
 }
 
+/// MiB of memory a machine may have.
+const MEMORY_RANGE: RangeInclusive<i64> = MEMORY_MIB_MIN as i64..=MEMORY_MIB_MAX as i64;
+
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
@@ -73,7 +76,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "TEXT")]
     pub append: Option<String>,
     /// Guest memory in MiB [default: 64, or what the image asks for]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(MEMORY_RANGE))]
     pub memory: Option<u32>,
     /// Arguments for the guest, as key=value; may be repeated
     #[arg(long = "arg", value_name = "KEY=VALUE")]
@@ -135,6 +138,31 @@ impl std::str::FromStr for NetArg {
     }
 }
 
+/// A TCP port of this host, and that of the guest it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardArg {
+    /// This host's.
+    pub host: u16,
+    /// The guest's.
+    pub guest: u16,
+}
+
+impl std::str::FromStr for ForwardArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| match text.parse() {
+            Ok(port @ 1u16..) => Ok(port),
+            _ => Err(format!("'{text}' is no port: it takes 1 to 65535")),
+        };
+        let (host, guest) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self {
+            host: port(host)?,
+            guest: port(guest)?,
+        })
+    }
+}
+
 impl std::fmt::Display for NetArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -149,10 +177,11 @@ fn mac(text: &str) -> Result<Mac, String> {
         .split(':')
         .map(|part| u8::from_str_radix(part, 16).map_err(|e| format!("'{part}': {e}")))
         .collect::<Result<_, _>>()?;
-    parts
-        .try_into()
-        .map(Mac)
-        .map_err(|_| "it takes six bytes, as 52:54:00:7a:4d:01".into())
+    match <[u8; 6]>::try_from(parts) {
+        Ok(bytes @ [first, ..]) if first % 2 == 0 && bytes != [0; 6] => Ok(Mac(bytes)),
+        Ok(_) => Err("it is no single station's address".into()),
+        Err(_) => Err("it takes six bytes, as 52:54:00:7a:4d:01".into()),
+    }
 }
 
 fn clock_kind(text: &str) -> Result<ClockKind, String> {
@@ -171,7 +200,7 @@ pub struct RunArgs {
     pub machine: MachineArgs,
     /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
     #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
-    pub forward: Option<String>,
+    pub forward: Option<ForwardArg>,
     /// The guest's address for --forward, if it is not that of its argument ip=
     #[arg(long, value_name = "ADDRESS", requires = "forward")]
     pub guest_ip: Option<Ipv4Addr>,
@@ -241,6 +270,8 @@ pub struct LogArgs {
 
 /// Milliseconds of silence after which one replica suspects the other, unless told otherwise.
 const SUSPECT_MS: u32 = 300;
+/// What it may be: two heartbeats at least ([`logchannel::Settings::check`]), a minute at most.
+const SUSPECT_RANGE: RangeInclusive<i64> = 40..=60_000;
 
 /// What primary and backup have in common.
 #[derive(Clone, Debug, Args)]
@@ -258,10 +289,10 @@ pub struct ReplicaArgs {
     #[arg(long, default_value = "host", value_name = "NAME")]
     pub name: String,
     /// Bound of the log buffer in MiB
-    #[arg(long, default_value_t = 64, value_name = "MIB")]
+    #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub log_buffer: u32,
     /// Milliseconds of silence after which the other side is suspected
-    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS")]
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
     /// Write events to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
@@ -289,7 +320,7 @@ pub struct PrimaryArgs {
     pub backup_name: Option<String>,
     /// Begin in this view, the next by the machine's flags: says that no replica of it runs any more,
     /// though none marked its end
-    #[arg(long, value_name = "N", conflicts_with = "viewservice")]
+    #[arg(long, value_name = "N", conflicts_with = "viewservice", value_parser = clap::value_parser!(u64).range(1..))]
     pub view: Option<u64>,
     /// Kill this process (SIGKILL) once the entry with this index is sent, and its output in the gate; for
     /// tests
@@ -397,7 +428,7 @@ pub struct DemoArgs {
     #[arg(long, default_value = "file", value_parser = ["file", "server"])]
     pub arbiter: String,
     /// Milliseconds of silence after which one replica suspects the other; more on a slow host
-    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(40..=60_000))]
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
     /// Kill the backup instead: the primary goes on alone
     #[arg(long)]
@@ -420,10 +451,10 @@ pub struct BenchArgs {
     /// guest, beside QEMU if that is installed: cpu, boot, idle
     pub workloads: Vec<String>,
     /// Rounds of each measurement, of which medians are quoted
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub rounds: u32,
     /// Seconds of one measurement
-    #[arg(long, default_value_t = 3, value_name = "S")]
+    #[arg(long, default_value_t = 3, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
     /// Folder for results.json and the plots
     #[arg(short, long, default_value = "bench-results", value_name = "DIR")]
@@ -437,7 +468,7 @@ pub struct BenchArgs {
     pub net: String,
     /// Milliseconds of silence after which one replica suspects the other: speed is not to be measured of a
     /// pair that a busy host tore apart
-    #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(40..=60_000))]
+    #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
     /// One JSON object on stdout instead of a table
     #[arg(long)]

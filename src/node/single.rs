@@ -4,7 +4,7 @@ use super::engine::EngineArg;
 use super::last_words::of_status;
 use super::outside::{self, Direct, Discard};
 use super::setup::{self, Origin, Prepared};
-use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
+use crate::cli::{ForwardArg, MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::gdb::{self, Left};
 use crate::look::point::{self, View};
@@ -128,7 +128,7 @@ fn live<L: LogSink>(
     let blueprint = setup::blueprint(&machine_args)?;
     let prepared = setup::prepare(blueprint, machine_args.engine)?;
     let inbox = Inbox::new();
-    let _network = forward(args.forward.as_deref(), args.guest_ip, &mut machine_args)?;
+    let _network = forward(args.forward, args.guest_ip, &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
     let _typing = args
@@ -178,16 +178,12 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
 
 /// A switch in this process with a port forward on it, if asked for.
 fn forward(
-    spec: Option<&str>,
+    ports: Option<ForwardArg>,
     guest_ip: Option<Ipv4Addr>,
     args: &mut MachineArgs,
 ) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
-    let Some(spec) = spec else { return Ok(None) };
-    let number =
-        |text: &str| -> Outcome<u16> { text.parse().during(format_args!("--forward {spec}")) };
-    let (host, guest) = match spec.split_once(':') {
-        Some((host, guest)) => (number(host)?, number(guest)?),
-        None => (number(spec)?, number(spec)?),
+    let Some(ForwardArg { host, guest }) = ports else {
+        return Ok(None);
     };
     let folder = tempfile::tempdir().during("cannot make a folder for the switch's socket")?;
     let socket = folder.path().join("switch");
@@ -206,7 +202,7 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     let looking = args.gdb.is_some() || args.at.is_some();
     if looking {
         if args.engine == EngineArg::Kvm {
-            return Err(Failure::new("--gdb and --at need the software engine"));
+            return Err(Failure::usage("--gdb and --at need the software engine"));
         }
         args.engine = EngineArg::Soft;
     }
@@ -262,16 +258,16 @@ fn straight(reader: LogReader, prepared: Prepared, console: Option<Console>) -> 
         result,
         entries: replayer.index().0,
         clock: machine.engine().clock().0,
+        clock_kind: machine.config().clock_kind,
+    })
+}
+
 /// The end of a replay, unless there is more in its log: then that is no log of this run alone.
 fn all_read(log: &mut LogReader, ended: Ended) -> Result<Ended, MachineError> {
     match log.check_end() {
         Ok(()) => Ok(ended),
         Err(error) => Err(MachineError::Inputs(InputsError::Log(error))),
     }
-}
-
-        clock_kind: machine.config().clock_kind,
-    })
 }
 
 /// `--at`, `--gdb`. Nothing if the replay was not taken to its end.
