@@ -1,15 +1,17 @@
 //! The command line.
 
+use crate::address::HostPort;
 use crate::demo::guest::GuestArg;
 use crate::look::point::Point;
 use crate::node::engine::EngineArg;
 use crate::node::setup::OnReset;
 use clap::{Args, Parser, Subcommand};
 use replay::ClockKind;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use vmm::cpu::CpuModel;
-use vmm::machine::TscMode;
+use vmm::machine::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, TscMode};
 use vmm::processor::HostProcessor;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
@@ -59,6 +61,9 @@ pub enum Command {
     Doctor(DoctorArgs),
 }
 
+/// MiB of memory a machine may have.
+const MEMORY_RANGE: RangeInclusive<i64> = MEMORY_MIB_MIN as i64..=MEMORY_MIB_MAX as i64;
+
 /// The machine.
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
@@ -72,7 +77,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "TEXT")]
     pub append: Option<String>,
     /// Guest memory in MiB [default: 64, or what the image asks for]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(MEMORY_RANGE))]
     pub memory: Option<u32>,
     /// Arguments for the guest, as key=value; may be repeated
     #[arg(long = "arg", value_name = "KEY=VALUE")]
@@ -134,6 +139,31 @@ impl std::str::FromStr for NetArg {
     }
 }
 
+/// A TCP port of this host, and that of the guest it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardArg {
+    /// This host's.
+    pub host: u16,
+    /// The guest's.
+    pub guest: u16,
+}
+
+impl std::str::FromStr for ForwardArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| match text.parse() {
+            Ok(port @ 1u16..) => Ok(port),
+            _ => Err(format!("'{text}' is no port: it takes 1 to 65535")),
+        };
+        let (host, guest) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self {
+            host: port(host)?,
+            guest: port(guest)?,
+        })
+    }
+}
+
 impl std::fmt::Display for NetArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -148,10 +178,11 @@ fn mac(text: &str) -> Result<Mac, String> {
         .split(':')
         .map(|part| u8::from_str_radix(part, 16).map_err(|e| format!("'{part}': {e}")))
         .collect::<Result<_, _>>()?;
-    parts
-        .try_into()
-        .map(Mac)
-        .map_err(|_| "it takes six bytes, as 52:54:00:7a:4d:01".into())
+    match <[u8; 6]>::try_from(parts) {
+        Ok(bytes @ [first, ..]) if first % 2 == 0 && bytes != [0; 6] => Ok(Mac(bytes)),
+        Ok(_) => Err("it is no single station's address".into()),
+        Err(_) => Err("it takes six bytes, as 52:54:00:7a:4d:01".into()),
+    }
 }
 
 fn processor(text: &str) -> Result<HostProcessor, String> {
@@ -184,7 +215,7 @@ pub struct RunArgs {
     pub machine: MachineArgs,
     /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
     #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
-    pub forward: Option<String>,
+    pub forward: Option<ForwardArg>,
     /// The guest's address for --forward, if it is not that of its argument ip=
     #[arg(long, value_name = "ADDRESS", requires = "forward")]
     pub guest_ip: Option<Ipv4Addr>,
@@ -254,6 +285,8 @@ pub struct LogArgs {
 
 /// Milliseconds of silence after which one replica suspects the other, unless told otherwise.
 const SUSPECT_MS: u32 = 300;
+/// What it may be: two heartbeats at least ([`logchannel::Settings::check`]), a minute at most.
+const SUSPECT_RANGE: RangeInclusive<i64> = 40..=60_000;
 
 /// What primary and backup have in common.
 #[derive(Clone, Debug, Args)]
@@ -265,16 +298,16 @@ pub struct ReplicaArgs {
     #[arg(long, value_name = "WHERE")]
     pub arbiter: String,
     /// A viewservice to report to
-    #[arg(long, value_name = "HOST:PORT")]
-    pub viewservice: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: Option<HostPort>,
     /// This host's name in views
     #[arg(long, default_value = "host", value_name = "NAME")]
     pub name: String,
     /// Bound of the log buffer in MiB
-    #[arg(long, default_value_t = 64, value_name = "MIB")]
+    #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub log_buffer: u32,
     /// Milliseconds of silence after which the other side is suspected
-    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS")]
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
     /// Write events to this file, one JSON object a line; at 16 MiB it becomes FILE.1 and is begun anew
     #[arg(long, value_name = "FILE")]
@@ -291,8 +324,8 @@ pub struct PrimaryArgs {
     #[command(flatten)]
     pub machine: MachineArgs,
     /// Where the backup listens
-    #[arg(long, value_name = "HOST:PORT")]
-    pub backup: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub backup: HostPort,
     /// The replica
     #[command(flatten)]
     pub replica: ReplicaArgs,
@@ -305,7 +338,7 @@ pub struct PrimaryArgs {
     pub backup_name: Option<String>,
     /// Begin in this view, the next by the machine's flags: says that no replica of it runs any more,
     /// though none marked its end
-    #[arg(long, value_name = "N", conflicts_with = "viewservice")]
+    #[arg(long, value_name = "N", conflicts_with = "viewservice", value_parser = clap::value_parser!(u64).range(1..))]
     pub view: Option<u64>,
     /// Let two KVM hosts with processors of different makers be a pair: says that the guest does nothing on
     /// which they differ
@@ -327,8 +360,8 @@ pub struct PrimaryArgs {
 #[derive(Debug, Args)]
 pub struct BackupArgs {
     /// Where to listen for the primary
-    #[arg(long, value_name = "HOST:PORT")]
-    pub listen: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: HostPort,
     /// The replica
     #[command(flatten)]
     pub replica: ReplicaArgs,
@@ -356,8 +389,8 @@ pub struct BackupArgs {
 #[derive(Debug, Args)]
 pub struct ArbiterArgs {
     /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
-    pub listen: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: HostPort,
     /// The folder flags are kept in
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
@@ -367,8 +400,8 @@ pub struct ArbiterArgs {
 #[derive(Debug, Args)]
 pub struct ViewserviceArgs {
     /// Where to listen
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
-    pub listen: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: HostPort,
     /// The folder views are kept in
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
@@ -378,8 +411,8 @@ pub struct ViewserviceArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// The viewservice
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
-    pub viewservice: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: HostPort,
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     pub json: bool,
@@ -391,8 +424,8 @@ pub struct DownArgs {
     /// The machine's name
     pub vm: String,
     /// The viewservice
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT")]
-    pub viewservice: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: HostPort,
 }
 
 /// `tandem demo`.
@@ -420,7 +453,7 @@ pub struct DemoArgs {
     #[arg(long, default_value = "file", value_parser = ["file", "server"])]
     pub arbiter: String,
     /// Milliseconds of silence after which one replica suspects the other; more on a slow host
-    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(40..=60_000))]
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
     /// Kill the backup instead: the primary goes on alone
     #[arg(long)]
@@ -443,10 +476,10 @@ pub struct BenchArgs {
     /// guest, beside QEMU if that is installed: cpu, boot, idle
     pub workloads: Vec<String>,
     /// Rounds of each measurement, of which medians are quoted
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub rounds: u32,
     /// Seconds of one measurement
-    #[arg(long, default_value_t = 3, value_name = "S")]
+    #[arg(long, default_value_t = 3, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
     /// Folder for results.json and the plots
     #[arg(short, long, default_value = "bench-results", value_name = "DIR")]
@@ -460,7 +493,7 @@ pub struct BenchArgs {
     pub net: String,
     /// Milliseconds of silence after which one replica suspects the other: speed is not to be measured of a
     /// pair that a busy host tore apart
-    #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(40..=60_000))]
+    #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
     /// One JSON object on stdout instead of a table
     #[arg(long)]

@@ -1,9 +1,9 @@
 //! `tandem arbiter`, `tandem viewservice`, `tandem status`.
 
+use crate::address::HostPort;
 use crate::cli::{ArbiterArgs, DownArgs, StatusArgs, ViewserviceArgs};
 use crate::failure::{During, Outcome};
 use crate::report::table::{Align, Table};
-use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,11 +16,13 @@ fn on_runtime(serve: impl Future<Output = Outcome>) -> Outcome {
         .block_on(serve)
 }
 
-async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
-    let listener = TcpListener::bind(address).await.during(format_args!(
+fn listen(address: &HostPort) -> Outcome<TcpListener> {
+    let listener = address.listen().during(format_args!(
         "cannot listen on {address} (is the port taken?)"
     ))?;
+    listener.set_nonblocking(true).during("cannot listen")?;
     let address = listener.local_addr().during("cannot listen")?;
+    let listener = TcpListener::from_std(listener).during("cannot listen")?;
     crate::sayln!("listening on {address}");
     Ok(listener)
 }
@@ -48,7 +50,7 @@ pub fn arbiter(args: &ArbiterArgs) -> Outcome {
     }
     on_runtime(async {
         let end = asked_to_end()?;
-        let listener = listen(args.listen).await?;
+        let listener = listen(&args.listen)?;
         testandset::serve(listener, store, end).await;
         Ok(())
     })
@@ -59,7 +61,7 @@ pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
     let (store, state) = viewservice::Store::open(&args.store)?;
     on_runtime(async {
         let end = asked_to_end()?;
-        let listener = listen(args.listen).await?;
+        let listener = listen(&args.listen)?;
         viewservice::serve(
             listener,
             store,

@@ -6,6 +6,8 @@ use std::fmt::Display;
 #[derive(Debug)]
 pub struct Failure {
     message: String,
+    /// The user asked for what there is not.
+    is_usage: bool,
 }
 
 /// What a command returns.
@@ -16,7 +18,22 @@ impl Failure {
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
+            is_usage: false,
         }
+    }
+
+    /// Wrong usage, with this line.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            is_usage: true,
+        }
+    }
+
+    /// What the process exits with: 1, or 2 for wrong usage.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if self.is_usage { 2 } else { 1 }
     }
 }
 

@@ -10,6 +10,7 @@
 //! It is a library so that the end-to-end tests can build their own installations from
 //! [`demo::cluster`]; the program is the only other user.
 
+pub mod address;
 pub mod bench;
 pub mod cli;
 pub mod daemons;
@@ -37,7 +38,7 @@ use failure::Outcome;
 /// # Errors
 /// The one line to print.
 pub fn run(cli: Cli) -> Outcome {
-    match cli.command {
+    let outcome = match cli.command {
         Command::Run(args) => node::single::run(args),
         Command::Record(args) => node::single::record(args),
         Command::Replay(args) => node::single::replay(args),
@@ -52,5 +53,6 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Bench(args) => bench::bench(&args),
         Command::Image(args) => image::image(&args),
         Command::Doctor(args) => doctor::doctor(&args),
-    }
+    };
+    outcome.and_then(|()| report::all_said())
 }

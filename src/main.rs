@@ -1,7 +1,7 @@
 //! The program `tandem`: parses its arguments, does what they say, prints one line if it fails.
 
 use clap::Parser;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -13,7 +13,10 @@ fn main() -> ExitCode {
         report(panic);
         std::process::abort();
     }));
-    let cli = tandem::cli::Cli::parse();
+    let cli = match tandem::cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => return tell(&told),
+    };
     // No times in traces: they may be written on a vCPU thread, which cannot read the clock that way.
     tracing_subscriber::fmt()
         .without_time()
@@ -29,7 +32,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tandem::complain!("tandem: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Wrong usage, or what was asked for with `--help` or `--version`: that is a result, and fails as one.
+fn tell(told: &clap::Error) -> ExitCode {
+    let printed = told.print().and_then(|()| std::io::stdout().flush());
+    match printed {
+        Err(error) if !told.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
+            tandem::complain!("tandem: {}: {error}", tandem::report::UNSAID);
             ExitCode::FAILURE
         }
+        _ => ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(1)),
     }
 }

@@ -309,6 +309,16 @@ impl LogReader {
         if self.at == self.frame.len() && !self.next_frame()? {
             return Ok(None);
         }
+        if self.ended {
+            self.tail = Some(Tail {
+                offset: self.offset - (self.frame.len() - self.at) as u64,
+                entry: self.decoder.entries(),
+                what: "entries after the end of the log".into(),
+            });
+        }
+        if self.tail.is_some() {
+            return Ok(None);
+        }
         let mut rest = &self.frame[self.at..];
         let before = rest.len();
         let entry = self.decoder.decode(&mut rest).map_err(|e| match e {
@@ -323,6 +333,27 @@ impl LogReader {
         self.at += length;
         self.ended = matches!(entry.event, Event::End { .. });
         Ok(Some((entry, length)))
+    }
+
+    /// That the `End` entry, which was read, is the last thing in the file.
+    ///
+    /// # Errors
+    /// [`LogError::Malformed`] with the place of what follows it; or if the file cannot be read.
+    pub fn check_end(&mut self) -> Result<(), LogError> {
+        let more = self.read()?;
+        debug_assert!(more.is_none(), "nothing is an entry behind the end");
+        self.check_tail()
+    }
+
+    fn check_tail(&self) -> Result<(), LogError> {
+        match &self.tail {
+            None => Ok(()),
+            Some(tail) => Err(LogError::Malformed {
+                what: format!("{}: {}", self.path.display(), tail.what),
+                offset: tail.offset,
+                entry: tail.entry,
+            }),
+        }
     }
 
     /// Reads the next whole frame; false at the end.
@@ -384,14 +415,10 @@ impl LogSource for LogReader {
     fn next(&mut self, _wait: bool) -> Result<Next, InputsError> {
         match self.read()? {
             Some((entry, _)) => Ok(Next::Entry(entry)),
-            None => match &self.tail {
-                Some(tail) => Err(InputsError::Log(LogError::Malformed {
-                    what: format!("{}: {}", self.path.display(), tail.what),
-                    offset: tail.offset,
-                    entry: tail.entry,
-                })),
-                None => Ok(Next::Ended),
-            },
+            None => {
+                self.check_tail()?;
+                Ok(Next::Ended)
+            }
         }
     }
 }

@@ -170,7 +170,6 @@ fn uuid(digest: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
 
     fn sample() -> Tree {
         let mut tree = Tree::default();
@@ -182,6 +181,17 @@ mod tests {
         tree
     }
 
+    /// Whether one of the tools the tests run is missing here; then the test that asks is skipped.
+    fn tools_are_missing() -> bool {
+        let missing = ["mke2fs", "debugfs", "e2fsck"]
+            .iter()
+            .find_map(|name| tool(name).err());
+        if let Some(why) = &missing {
+            crate::skipped::skip_this(why);
+        }
+        missing.is_some()
+    }
+
     fn debugfs(image: &Path, request: &str) -> String {
         let mut command = tool("debugfs").unwrap();
         command.args(["-R", request]).arg(image);
@@ -190,8 +200,7 @@ mod tests {
 
     #[test]
     fn owners_modes_and_devices_are_the_trees_and_bytes_repeat() {
-        if tool("mke2fs").is_err() || tool("debugfs").is_err() {
-            crate::skipped::skip_this(&"mke2fs and debugfs are missing (Debian's e2fsprogs)");
+        if tools_are_missing() {
             return;
         }
         let stop = Stop::default();
@@ -216,23 +225,21 @@ mod tests {
             "{device}"
         );
         assert!(debugfs(&first, "stat /link").contains("Fast link dest: \"usr\""));
-        let check = find_fsck().map(|mut fsck| fsck.args(["-fn"]).arg(&first).output().unwrap());
-        if let Some(check) = check {
-            let words = String::from_utf8_lossy(&check.stdout).into_owned();
-            assert!(check.status.success(), "{words}");
-        }
+        let mut fsck = tool("e2fsck").unwrap();
+        let check = fsck.args(["-fn"]).arg(&first).output().unwrap();
+        let words = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(check.status.success(), "{words}");
         assert!(
             fs::read(first).unwrap() == fs::read(second).unwrap(),
             "the same bytes"
         );
     }
 
-    fn find_fsck() -> Option<Command> {
-        tool("e2fsck").ok()
-    }
-
     #[test]
     fn a_disk_too_small_says_what_it_takes() {
+        if tools_are_missing() {
+            return;
+        }
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("disk");
         let small = make(&Stop::default(), &sample(), &out, 4, folder.path(), "00").unwrap_err();

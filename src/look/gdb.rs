@@ -52,6 +52,9 @@ impl From<Refused> for TargetError<Failure> {
     }
 }
 
+/// Most bytes of a packet; gdb is told, and whoever sends more is hung up on.
+const PACKET_MAX: usize = 4096;
+
 /// Whether gdb left the replay to itself, or ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
@@ -61,18 +64,44 @@ pub enum Left {
     Killed,
 }
 
-/// Serves one gdb on 127.0.0.1:`port` until it leaves; says on standard error where it waits.
+/// Serves one gdb after another on 127.0.0.1:`port` until one leaves in an orderly way; says on standard error
+/// where it waits.
+///
+/// Whoever else connects (a port scanner, a browser, a gdb that dies) costs its own connection: that is told,
+/// and the next is waited for. The replay stays where it was taken.
 ///
 /// # Errors
-/// If the port cannot be had, the connection is lost, or the replay cannot be moved about in.
+/// If the port cannot be had, or the replay cannot be moved about in.
 pub fn serve(travel: &mut Travel, port: u16) -> Outcome<Left> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .during(format_args!("cannot wait for gdb on port {port}"))?;
     let address = listener.local_addr().during("gdb's port")?;
     crate::complain!("tandem: gdb: target remote {address}");
-    let (stream, _) = listener.accept().during("cannot take gdb's connection")?;
-    drop(listener);
-    stream.set_nodelay(true).during("gdb's connection")?;
+    loop {
+        let (stream, peer) = listener.accept().during("cannot take gdb's connection")?;
+        match converse(travel, stream) {
+            Ok(left) => return Ok(left),
+            Err(Broken::Replay(why)) => return Err(Failure::new(format!("gdb: {why}"))),
+            Err(Broken::Connection(why)) => {
+                crate::complain!("tandem: gdb: {peer} is hung up on: {why}; waiting for the next");
+            }
+        }
+    }
+}
+
+/// What a connection ends by, if nobody left.
+enum Broken {
+    /// It is lost, or who is there is no gdb.
+    Connection(String),
+    /// The replay itself.
+    Replay(Failure),
+}
+
+/// Serves whoever is at `stream`.
+fn converse(travel: &mut Travel, stream: TcpStream) -> Result<Left, Broken> {
+    stream
+        .set_nodelay(true)
+        .map_err(|e| Broken::Connection(e.to_string()))?;
     let out = Vec::new();
     let mut session = Session {
         travel,
@@ -81,11 +110,21 @@ pub fn serve(travel: &mut Travel, port: u16) -> Outcome<Left> {
         data: Vec::new(),
         motion: Motion::Forward,
     };
-    let stub = GdbStub::new(Link { stream, out });
+    let mut packet = [0; PACKET_MAX];
+    let stub = GdbStub::builder(Link { stream, out })
+        .with_packet_buffer(&mut packet)
+        .build()
+        .map_err(|e| Broken::Connection(e.to_string()))?;
     match stub.run_blocking::<Loop<'_>>(&mut session) {
         Ok(DisconnectReason::Kill) => Ok(Left::Killed),
         Ok(_) => Ok(Left::Detached),
-        Err(error) => Err(Failure::new(format!("gdb: {error}"))),
+        Err(error) => {
+            let why = error.to_string();
+            Err(match error.into_target_error() {
+                Some(failure) => Broken::Replay(failure),
+                None => Broken::Connection(why),
+            })
+        }
     }
 }
 

@@ -180,6 +180,11 @@ impl Travel {
         }
     }
 
+    /// The log, to look for more behind a replay that is finished.
+    pub fn log_mut(&mut self) -> &mut LogReader {
+        self.replayer.log_mut()
+    }
+
     /// Goes forward until `watch` says pause, or to the end.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! From arguments, or a peer's word, to a machine that has not run yet.
 
+use super::arguments;
 use super::engine::{self, AnyMachine, Chosen, EngineArg};
 use crate::cli::MachineArgs;
 use crate::failure::{During, Failure, Outcome};
@@ -117,7 +118,7 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
         BoardKind::Pc => ClockKind::Instructions,
     });
     if (board, clock_kind) == (BoardKind::Pc, ClockKind::Blocks) {
-        return Err(Failure::new(
+        return Err(Failure::usage(
             "--clock blocks is for guests that count their own blocks, which Linux does not: \
              use --clock instructions",
         ));
@@ -159,10 +160,11 @@ fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<Strin
         return Ok(with_tsc_rate(&words.join(" ")));
     }
     if args.append.is_some() {
-        return Err(Failure::new(
+        return Err(Failure::usage(
             "--append is for Linux kernels; this guest takes --arg KEY=VALUE",
         ));
     }
+    arguments::check(&args.guest, &args.args)?;
     let mut words = Vec::new();
     for (key, value) in [("ip", GUEST_ADDRESS), ("gw", GATEWAY)] {
         if !args

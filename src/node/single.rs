@@ -5,7 +5,7 @@ use super::last_words::of_status;
 use super::outside::{self, Direct, Discard};
 use super::setup::{self, Origin, Prepared};
 use super::unlike;
-use crate::cli::{MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
+use crate::cli::{ForwardArg, MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::gdb::{self, Left};
 use crate::look::point::{self, View};
@@ -16,7 +16,7 @@ use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader, LogWriter};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, ClockKind, LogSink, NoLog};
+use replay::{Arrival, ClockKind, InputsError, LogSink, NoLog};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ fn live<L: LogSink>(
     let blueprint = setup::blueprint(&machine_args)?;
     let prepared = setup::prepare(blueprint, machine_args.engine)?;
     let inbox = Inbox::new();
-    let _network = forward(args.forward.as_deref(), args.guest_ip, &mut machine_args)?;
+    let _network = forward(args.forward, args.guest_ip, &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
     let _typing = args
@@ -175,16 +175,12 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
 
 /// A switch in this process with a port forward on it, if asked for.
 fn forward(
-    spec: Option<&str>,
+    ports: Option<ForwardArg>,
     guest_ip: Option<Ipv4Addr>,
     args: &mut MachineArgs,
 ) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
-    let Some(spec) = spec else { return Ok(None) };
-    let number =
-        |text: &str| -> Outcome<u16> { text.parse().during(format_args!("--forward {spec}")) };
-    let (host, guest) = match spec.split_once(':') {
-        Some((host, guest)) => (number(host)?, number(guest)?),
-        None => (number(spec)?, number(spec)?),
+    let Some(ForwardArg { host, guest }) = ports else {
+        return Ok(None);
     };
     let folder = tempfile::tempdir().during("cannot make a folder for the switch's socket")?;
     let socket = folder.path().join("switch");
@@ -203,7 +199,7 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     let looking = args.gdb.is_some() || args.at.is_some();
     if looking {
         if args.engine == EngineArg::Kvm {
-            return Err(Failure::new("--gdb and --at need the software engine"));
+            return Err(Failure::usage("--gdb and --at need the software engine"));
         }
         args.engine = EngineArg::Soft;
     }
@@ -256,13 +252,23 @@ fn straight(reader: LogReader, prepared: Prepared, console: Option<Console>) -> 
     let (mut machine, first_state) = prepared.boot()?;
     check_first(reader.header(), first_state)?;
     let mut replayer = Replayer::new(reader, Discard { console });
-    let result = machine.run(&mut replayer);
+    let result = machine
+        .run(&mut replayer)
+        .and_then(|ended| all_read(replayer.log_mut(), ended));
     Ok(Replayed {
         result,
         entries: replayer.index().0,
         clock: machine.engine().clock().0,
         clock_kind: machine.config().clock_kind,
     })
+}
+
+/// The end of a replay, unless there is more in its log: then that is no log of this run alone.
+fn all_read(log: &mut LogReader, ended: Ended) -> Result<Ended, MachineError> {
+    match log.check_end() {
+        Ok(()) => Ok(ended),
+        Err(error) => Err(MachineError::Inputs(InputsError::Log(error))),
+    }
 }
 
 /// `--at`, `--gdb`. Nothing if the replay was not taken to its end.
@@ -295,7 +301,9 @@ fn look(
         );
         return Ok(None);
     }
-    let result = travel.finish();
+    let result = travel
+        .finish()
+        .and_then(|ended| all_read(travel.log_mut(), ended));
     Ok(Some(Replayed {
         result,
         entries: travel.replayer().index().0,

@@ -39,10 +39,15 @@ pub fn have_kvm(test: &str) -> bool {
     }
 }
 
-/// A cluster on the best network there is for this thread.
+/// A cluster on the best network there is for this thread. Where that is the userspace switch, what the
+/// test says of TAP is not shown, which is counted.
 pub fn cluster(arbiter: &str) -> Cluster {
     let cluster = Cluster::start(choose_thread_network(), arbiter).expect("a cluster");
-    eprintln!("network: {}", cluster.network_note());
+    let note = cluster.network_note();
+    eprintln!("network: {note}");
+    if cluster.switch_socket().is_some() {
+        skipped::skipped(&format!("{} (on TAP)", skipped::this_test()), &note);
+    }
     cluster
 }
 

@@ -117,7 +117,7 @@ impl Gdb {
     }
 
     /// Runs gdb with these commands; what it printed, what the replay said meanwhile, and its report.
-    pub fn run(mut self, script: &[String]) -> (Printed, String, serde_json::Value) {
+    pub fn run(self, script: &[String]) -> (Printed, String, serde_json::Value) {
         let mut gdb = Command::new("gdb");
         gdb.args(["-batch", "-nx"]);
         for command in [
@@ -137,14 +137,28 @@ impl Gdb {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
+        if !output.status.success() {
+            println!("{printed}");
+        }
+        let (errors, report) = self.end();
+        (Printed(printed), errors, report)
+    }
+
+    /// Where the replay listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Waits for the end of the replay, which must be a good one; what it said meanwhile, and its report.
+    pub fn end(mut self) -> (String, serde_json::Value) {
         let mut errors = String::new();
         self.errors.read_to_string(&mut errors).expect("text");
         let mut report = String::new();
         let stdout = self.replay.stdout.as_mut().expect("piped");
         stdout.read_to_string(&mut report).expect("text");
         let status = self.replay.wait().expect("it ends");
-        assert!(status.success(), "{errors}\n{printed}");
+        assert!(status.success(), "{errors}");
         let report = serde_json::from_str(&report).expect("JSON on stdout");
-        (Printed(printed), errors, report)
+        (errors, report)
     }
 }

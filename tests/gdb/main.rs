@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod drive;
+mod strays;
 mod travel;
 
 use common::{machine, tandem, tandem_json, text};

@@ -24,6 +24,8 @@
 //! leave the arithmetic flags in a fixed state: what the budget is differs between replicas.
 #![no_std]
 
+pub mod arguments;
+
 /// End of the memory the guest's low part may use up to the image.
 pub const IMAGE_BASE: u64 = 0x10_0000;
 /// Start of the PVH start info.

@@ -164,7 +164,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
         args.replica.events.as_deref(),
         args.replica.metrics.as_deref(),
     )?;
-    let mut callers = Callers::at(args.listen)?;
+    let mut callers = Callers::at(&args.listen)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
     signals::watch(set, move || {

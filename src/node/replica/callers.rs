@@ -1,6 +1,7 @@
 //! Who calls at a backup's port before it has a primary. Anybody may: nobody is waited for.
 
 use super::Message;
+use crate::address::HostPort;
 use crate::failure::{During, Failure, Outcome};
 use logchannel::{Caller, Hello};
 use nix::errno::Errno;
@@ -29,8 +30,8 @@ impl Callers {
     ///
     /// # Errors
     /// If it is not to be had.
-    pub fn at(address: SocketAddr) -> Outcome<Self> {
-        let listener = TcpListener::bind(address).during(format_args!(
+    pub fn at(address: &HostPort) -> Outcome<Self> {
+        let listener = address.listen().during(format_args!(
             "cannot listen on {address} (is another backup using the port?)"
         ))?;
         // A caller may be gone between being announced and accepted.
@@ -120,6 +121,10 @@ impl Callers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn anywhere() -> Callers {
+        Callers::at(&HostPort::to_listen("127.0.0.1:0").unwrap()).unwrap()
+    }
     use logchannel::{Settings, ViewNumber, offer};
     use std::net::TcpStream;
     use std::sync::mpsc::channel;
@@ -138,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_primary_is_heard_however_many_are_silent() {
-        let mut callers = Callers::at("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut callers = anywhere();
         let address = callers.address().unwrap();
         let begun = Instant::now();
         let _silent: Vec<_> = (0..CALLERS_MAX + 3)
@@ -160,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_silent_are_dropped_when_their_time_is_over() {
-        let mut callers = Callers::at("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut callers = anywhere();
         let silent = TcpStream::connect(callers.address().unwrap()).unwrap();
         let (stop, messages) = channel();
         let serving = std::thread::spawn(move || callers.next(&messages).map(|_| ()));
@@ -174,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_stop_is_obeyed_while_somebody_is_silent() {
-        let mut callers = Callers::at("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut callers = anywhere();
         let _silent = TcpStream::connect(callers.address().unwrap()).unwrap();
         callers.wait().unwrap();
         callers.accept().unwrap();

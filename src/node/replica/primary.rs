@@ -7,6 +7,7 @@ use super::control::{Control, Side, Stopping};
 use super::events::Events;
 use super::report::{self, Reporter};
 use super::{Message, VcpuEvent, vcpu};
+use crate::address::HostPort;
 use crate::cli::{PrimaryArgs, ReplicaArgs};
 use crate::failure::{During, Outcome};
 use crate::signals;
@@ -17,7 +18,7 @@ use logchannel::{
 };
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, channel};
@@ -281,7 +282,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         move |machine, (channel, gate)| run(machine, channel, gate, vcpu_inbox),
     )?;
 
-    let socket = connect(args.backup)?;
+    let socket = connect(&args.backup)?;
     let here = socket.local_addr().during("the link to the backup")?;
     let identity = report::identity(&args.replica, &here.to_string())?;
     let wish = match (&identity, args.view) {
@@ -372,8 +373,8 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     .run()
 }
 
-fn connect(backup: SocketAddr) -> Outcome<TcpStream> {
-    TcpStream::connect_timeout(&backup, Duration::from_secs(5)).during(format_args!(
+fn connect(backup: &HostPort) -> Outcome<TcpStream> {
+    backup.connect(Duration::from_secs(5)).during(format_args!(
         "cannot reach the backup at {backup} (is 'tandem backup' running?)"
     ))
 }

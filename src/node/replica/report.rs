@@ -39,7 +39,7 @@ pub struct Identity {
 /// This replica as the viewservice is to know it; `None` without one. `address` is where it can be
 /// reached.
 pub fn identity(args: &ReplicaArgs, address: &str) -> Outcome<Option<Identity>> {
-    let Some(server) = args.viewservice else {
+    let Some(server) = &args.viewservice else {
         return Ok(None);
     };
     Ok(Some(Identity {

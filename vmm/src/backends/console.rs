@@ -17,7 +17,7 @@ use nix::unistd::{read, write};
 use replay::Arrival;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
@@ -132,9 +132,11 @@ impl Console {
         match &*self.0 {
             Target::Stdout { turn, closed } => {
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                if !closed.load(Ordering::Relaxed)
-                    && write_all(io::stdout().as_fd(), bytes).is_err()
-                {
+                if closed.load(Ordering::Relaxed) {
+                    return;
+                }
+                if let Err(error) = write_all(io::stdout().as_fd(), bytes) {
+                    note_failure(error);
                     closed.store(true, Ordering::Relaxed);
                 }
             }
@@ -142,6 +144,26 @@ impl Console {
             Target::Capture(capture) => capture.append(bytes),
         }
     }
+}
+
+/// The first error of a console on stdout; 0 if there was none.
+static FAILED: AtomicI32 = AtomicI32::new(0);
+
+/// Remembers why bytes go nowhere from now on, unless their reader is gone.
+fn note_failure(error: Errno) {
+    if error != Errno::EPIPE {
+        // Of several the first says most.
+        let (first, done) = (Ordering::Relaxed, Ordering::Relaxed);
+        let _ = FAILED.compare_exchange(0, error as i32, first, done);
+    }
+}
+
+/// Why what a guest of this process printed could not be written to stdout, as on a full disk. That its reader
+/// is gone is no failure.
+#[must_use]
+pub fn stdout_failure() -> Option<io::Error> {
+    let error = FAILED.load(Ordering::Relaxed);
+    (error != 0).then(|| io::Error::from_raw_os_error(error))
 }
 
 /// Writes all of `bytes`, straight to the descriptor.

@@ -26,7 +26,7 @@ pub mod time;
 
 pub use board::legacy::RESET_STATUS;
 pub use boot::GuestImage;
-pub use config::{BoardKind, ConfigError, MachineConfig};
+pub use config::{BoardKind, ConfigError, MEMORY_MIB_MAX, MEMORY_MIB_MIN, MachineConfig};
 pub use reset::{ImageSource, KeptImage};
 pub use run::{Ended, FAULT_STATUS, Machine, MachineError};
 pub use time::{TSC_HZ, TscMode};

@@ -14,7 +14,7 @@
 //! Outputs are not cut between writes, if they are no longer than a pipe takes at once: a kill leaves each
 //! printed or not.
 
-use super::write_all;
+use super::{note_failure, write_all};
 use crate::backends::worker::wait;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -213,8 +213,9 @@ impl Queue {
             let written: Result<(), Errno> = write_all(fd.as_fd(), &piece.bytes);
             let mut state = self.state();
             state.writing = None;
-            if written.is_err() {
-                // Its reader is gone: as for any console, bytes go nowhere from now on.
+            if let Err(error) = written {
+                // As for any console, bytes go nowhere from now on.
+                note_failure(error);
                 *state = State {
                     over: true,
                     awaited: state.awaited,
