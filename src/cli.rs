@@ -333,9 +333,12 @@ pub struct ArbiterArgs {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT")]
     pub listen: SocketAddr,
-    /// The folder flags are kept in
+    /// The folder flags are kept in: on a disk that outlives a reboot. Made if it is not there
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
+    /// Do not make a new store if there is none in the folder, but end with an error
+    #[arg(long)]
+    pub existing: bool,
 }
 
 /// `tandem viewservice`.

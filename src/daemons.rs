@@ -17,12 +17,16 @@ fn on_runtime(serve: impl Future<Output = Outcome>) -> Outcome {
 }
 
 async fn listen(address: SocketAddr) -> Outcome<TcpListener> {
-    let listener = TcpListener::bind(address).await.during(format_args!(
+    TcpListener::bind(address).await.during(format_args!(
         "cannot listen on {address} (is the port taken?)"
-    ))?;
+    ))
+}
+
+/// Says where, once there is something to serve.
+fn say_where(listener: &TcpListener) -> Outcome {
     let address = listener.local_addr().during("cannot listen")?;
     crate::sayln!("listening on {address}");
-    Ok(listener)
+    Ok(())
 }
 
 /// Ends when this process is asked to.
@@ -39,19 +43,40 @@ fn asked_to_end() -> Outcome<impl Future<Output = ()>> {
 
 /// Serves flags.
 pub fn arbiter(args: &ArbiterArgs) -> Outcome {
-    let (store, recovery) = testandset::Store::open(&args.store)?;
+    on_runtime(async {
+        let end = asked_to_end()?;
+        // First: a port that is taken makes no store.
+        let listener = listen(args.listen).await?;
+        let store = open_flags(args)?;
+        say_where(&listener)?;
+        testandset::serve(listener, store, end).await;
+        Ok(())
+    })
+}
+
+/// Opens the store, and says what the operator must know of it.
+fn open_flags(args: &ArbiterArgs) -> Outcome<testandset::Store> {
+    let (store, recovery) = if args.existing {
+        testandset::Store::open_existing(&args.store)?
+    } else {
+        testandset::Store::open(&args.store)?
+    };
+    if recovery.made {
+        crate::complain!(
+            "tandem: made a new, empty store in {}: machines begun under another store are not known \
+             here, and could be begun a second time (if there was a store, stop this arbiter and put it \
+             back)",
+            args.store.display()
+        );
+    }
     if recovery.cut_bytes > 0 {
         crate::complain!(
             "tandem: cut {} bytes of an unfinished record off the store",
             recovery.cut_bytes
         );
     }
-    on_runtime(async {
-        let end = asked_to_end()?;
-        let listener = listen(args.listen).await?;
-        testandset::serve(listener, store, end).await;
-        Ok(())
-    })
+    crate::sayln!("store {} with {} flags", store.id(), recovery.flags);
+    Ok(store)
 }
 
 /// Keeps views.
@@ -60,6 +85,7 @@ pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
     on_runtime(async {
         let end = asked_to_end()?;
         let listener = listen(args.listen).await?;
+        say_where(&listener)?;
         viewservice::serve(
             listener,
             store,

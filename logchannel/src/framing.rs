@@ -18,7 +18,7 @@ use crate::error::FrameError;
 use crate::messages::{Ack, Bye, Entries, Heartbeat, Hello, HelloReply};
 
 /// Version of the protocol.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 8;
 /// Most bytes of a payload: the largest entry, behind as many smaller ones as a frame takes.

@@ -1,5 +1,6 @@
 //! Why the arbiter gave no verdict.
 
+use crate::StoreId;
 use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,12 @@ pub enum ArbiterError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no store, and none was to be made.
+    #[error("{} has no store of flags; put the one back that was there, or let a new one be made", path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process serves this store.
     #[error("{} is in use by another arbiter server; stop that one or choose another directory", path.display())]
     InUse {
@@ -89,6 +96,23 @@ pub enum ArbiterError {
         arbiter: String,
         /// What it said.
         reason: String,
+    },
+    /// The arbiter keeps its flags in another store than the one this client has talked to, so it may
+    /// have forgotten any flag. Its word is not taken, and nothing was set.
+    #[error(
+        "arbiter {arbiter} has lost the store it had ({known}): {}; put that store back, nobody goes \
+         live meanwhile",
+        found.map_or_else(|| "there is none now".to_owned(), |found| format!(
+            "its flags are in another one now ({found}), which knows nothing of those set before"
+        ))
+    )]
+    OtherStore {
+        /// Address or directory.
+        arbiter: String,
+        /// The store talked to before.
+        known: StoreId,
+        /// The store found now, if there is one.
+        found: Option<StoreId>,
     },
     /// What answers there is no arbiter, or one of another version.
     #[error("what answers at {arbiter} is no arbiter of this version: {reason}; check the address")]

@@ -53,17 +53,28 @@ impl Server {
     fn handle(&self, request: Request) -> Reply {
         // A panic inside the store leaves it as a failed write does: in doubt, which it knows.
         let mut store = self.store.lock().unwrap_or_else(|e| e.into_inner());
+        let here = store.id();
+        let meant = match &request {
+            Request::Store => here,
+            Request::TestAndSet { store, .. }
+            | Request::Holder { store, .. }
+            | Request::Check { store } => *store,
+        };
+        if meant != here {
+            return Reply::OtherStore { store: here };
+        }
         let reply = match request {
-            Request::TestAndSet { vm, view, who } => store
+            Request::Store => Ok(Reply::Store { store: here }),
+            Request::TestAndSet { vm, view, who, .. } => store
                 .test_and_set(&Flag { vm, view }, &who)
                 .map(|verdict| match verdict {
                     Verdict::Won => Reply::Won,
                     Verdict::Lost { holder } => Reply::Lost { holder },
                 }),
-            Request::Holder { vm, view } => store
+            Request::Holder { vm, view, .. } => store
                 .holder(&Flag { vm, view })
                 .map(|holder| Reply::Holder { holder }),
-            Request::Check => store.check().map(|()| Reply::Ready),
+            Request::Check { .. } => store.check().map(|()| Reply::Ready),
         };
         reply.unwrap_or_else(|error| {
             tracing::error!(%error, "no verdict");

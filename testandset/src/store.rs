@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   DIR/lock        held while a server uses the store
-//!   DIR/flags.log   one line per set flag (see `record`), in the order they were set
+//!   DIR/flags.log   the store's identity, and one line per set flag (see `record`)
 //!
 //!   test_and_set ──▶ append, fsync ──▶ in memory ──▶ reply
 //!                        │ failed: the record is in doubt
@@ -18,8 +18,8 @@
 //! kept if its checksum fits. Any other damage is an error. The file is then written anew, because
 //! what a failed fsync left in the kernel's cache may be readable without being durable.
 
-use crate::record::Record;
-use crate::{ArbiterError, Contender, Flag, Verdict};
+use crate::record::{Entry, Identity, Record, from_line, to_line};
+use crate::{ArbiterError, Contender, Flag, StoreId, Verdict};
 use nix::fcntl::{Flock, FlockArg};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -39,6 +39,8 @@ const LOCK: &str = "lock";
 /// What opening a store found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
+    /// There was no store: this one is new, and empty.
+    pub made: bool,
     /// Flags that are set.
     pub flags: usize,
     /// Bytes of an unfinished last record that were cut.
@@ -51,6 +53,7 @@ pub struct Recovery {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    id: StoreId,
     file: File,
     flags: BTreeMap<Flag, Contender>,
     /// A write failed: memory has the record, the disk may not.
@@ -65,11 +68,41 @@ impl Store {
     /// [`ArbiterError::InUse`] if another process has it; [`ArbiterError::Corrupt`] if it is damaged
     /// other than by an unfinished last record; else what the disk said.
     pub fn open(dir: impl AsRef<Path>) -> Result<(Self, Recovery), ArbiterError> {
+        let dir = dir.as_ref();
+        std::fs::create_dir_all(dir).map_err(|e| ArbiterError::disk("create", dir, e))?;
+        Self::open_in(dir.to_path_buf(), true)
+    }
+
+    /// As [`Self::open`], but makes nothing.
+    ///
+    /// # Errors
+    /// Also [`ArbiterError::NoStore`].
+    pub fn open_existing(dir: impl AsRef<Path>) -> Result<(Self, Recovery), ArbiterError> {
         let dir = dir.as_ref().to_path_buf();
-        std::fs::create_dir_all(&dir).map_err(|e| ArbiterError::disk("create", &dir, e))?;
+        if !dir.join(LOG).exists() {
+            return Err(ArbiterError::NoStore { path: dir });
+        }
+        Self::open_in(dir, false)
+    }
+
+    fn open_in(dir: PathBuf, may_make: bool) -> Result<(Self, Recovery), ArbiterError> {
         let lock = lock(&dir)?;
-        let (flags, cut_bytes) = load(&dir.join(LOG))?;
-        let file = rewrite(&dir, &flags)?;
+        let path = dir.join(LOG);
+        let Loaded {
+            id,
+            flags,
+            cut_bytes,
+        } = load(&path)?;
+        let made = id.is_none() && flags.is_empty();
+        if made && !may_make {
+            return Err(ArbiterError::NoStore { path: dir });
+        }
+        // A store of a version before this has none yet.
+        let id = match id {
+            Some(id) => id,
+            None => StoreId::random().map_err(|e| ArbiterError::disk("name", &path, e))?,
+        };
+        let file = rewrite(&dir, id, &flags)?;
         if let Some(parent) = dir.canonicalize().ok().as_deref().and_then(Path::parent) {
             sync_dir(parent)?;
         }
@@ -77,17 +110,25 @@ impl Store {
             tracing::warn!(cut_bytes, dir = %dir.display(), "cut an unfinished record off the store");
         }
         let recovery = Recovery {
+            made,
             flags: flags.len(),
             cut_bytes,
         };
         let store = Self {
             dir,
+            id,
             file,
             flags,
             in_doubt: false,
             _lock: lock,
         };
         Ok((store, recovery))
+    }
+
+    /// Which store this is.
+    #[must_use]
+    pub fn id(&self) -> StoreId {
+        self.id
     }
 
     /// Sets `flag` for `who` unless it is set, durably, and says whose it is.
@@ -106,7 +147,7 @@ impl Store {
                 reason: format!("it has {MAX_FLAGS} flags, and takes no more"),
             });
         }
-        let line = Record::new(flag, who).to_line();
+        let line = to_line(&Record::new(flag, who));
         self.flags.insert(flag.clone(), who.clone());
         self.in_doubt = true;
         self.file
@@ -146,7 +187,7 @@ impl Store {
     /// Settles a record in doubt by writing every record anew.
     fn repair(&mut self) -> Result<(), ArbiterError> {
         if self.in_doubt {
-            self.file = rewrite(&self.dir, &self.flags)?;
+            self.file = rewrite(&self.dir, self.id, &self.flags)?;
             self.in_doubt = false;
         }
         Ok(())
@@ -167,17 +208,44 @@ fn lock(dir: &Path) -> Result<Flock<File>, ArbiterError> {
     })
 }
 
-/// Reads the store file, if there is one: its flags, and how many bytes of an unfinished last record
-/// are left out.
-fn load(path: &Path) -> Result<(BTreeMap<Flag, Contender>, usize), ArbiterError> {
-    let mut flags = BTreeMap::new();
+/// What a store file says.
+#[derive(Default)]
+struct Loaded {
+    id: Option<StoreId>,
+    flags: BTreeMap<Flag, Contender>,
+    /// Bytes of an unfinished last record, which are left out.
+    cut_bytes: usize,
+}
+
+impl Loaded {
+    fn take(&mut self, entry: Entry) -> Result<(), String> {
+        match entry {
+            Entry::Flag(record) => {
+                let flag = record.flag();
+                let before = self.flags.insert(flag.clone(), record.holder.clone());
+                if before.is_some_and(|holder| holder != record.holder) {
+                    return Err(format!("{flag} is set a second time"));
+                }
+            }
+            Entry::Identity(Identity { store }) => {
+                if self.id.replace(store).is_some_and(|before| before != store) {
+                    return Err("it names another store than the one it is in".into());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the store file, if there is one.
+fn load(path: &Path) -> Result<Loaded, ArbiterError> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file
             .take(MAX_FILE + 1)
             .read_to_end(&mut bytes)
             .map_err(|e| ArbiterError::disk("read", path, e))?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((flags, 0)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
         Err(e) => return Err(ArbiterError::disk("open", path, e)),
     };
     let corrupt = |reason: String| ArbiterError::Corrupt {
@@ -187,36 +255,33 @@ fn load(path: &Path) -> Result<(BTreeMap<Flag, Contender>, usize), ArbiterError>
     if bytes.len() as u64 > MAX_FILE {
         return Err(corrupt(format!("it is longer than {MAX_FILE} bytes")));
     }
+    let mut loaded = Loaded::default();
     for (number, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
         let (line, whole) = match line.split_last() {
             Some((b'\n', line)) => (line, true),
             _ => (line, false),
         };
-        let record = match Record::from_line(line) {
-            Ok(record) => record,
-            Err(_) if !whole => return Ok((flags, line.len())),
-            Err(reason) => return Err(corrupt(format!("line {}: {reason}", number + 1))),
-        };
-        let flag = record.flag();
-        if let Some(holder) = flags.insert(flag.clone(), record.holder.clone())
-            && holder != record.holder
-        {
-            return Err(corrupt(format!(
-                "line {}: {flag} is set a second time",
-                number + 1
-            )));
+        let wrong = |reason: String| corrupt(format!("line {}: {reason}", number + 1));
+        match from_line(line) {
+            Ok(entry) => loaded.take(entry).map_err(wrong)?,
+            Err(_) if !whole => loaded.cut_bytes = line.len(),
+            Err(reason) => return Err(wrong(reason)),
         }
     }
-    Ok((flags, 0))
+    Ok(loaded)
 }
 
 /// Replaces the store file by a durable one with exactly `flags`; returns it, open for appending.
-fn rewrite(dir: &Path, flags: &BTreeMap<Flag, Contender>) -> Result<File, ArbiterError> {
+fn rewrite(
+    dir: &Path,
+    id: StoreId,
+    flags: &BTreeMap<Flag, Contender>,
+) -> Result<File, ArbiterError> {
     let (path, new) = (dir.join(LOG), dir.join(NEW));
     let mut file = File::create(&new).map_err(|e| ArbiterError::disk("create", &new, e))?;
-    let mut lines = String::new();
+    let mut lines = to_line(&Identity { store: id });
     for (flag, holder) in flags {
-        lines.push_str(&Record::new(flag, holder).to_line());
+        lines.push_str(&to_line(&Record::new(flag, holder)));
     }
     file.write_all(lines.as_bytes())
         .and_then(|()| file.sync_all())
@@ -259,18 +324,26 @@ mod tests {
         std::fs::read(dir.join(LOG)).unwrap()
     }
 
+    /// Where the lines end.
+    fn ends(bytes: &[u8]) -> Vec<usize> {
+        let newlines = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n');
+        newlines.map(|(at, _)| at + 1).collect()
+    }
+
     #[test]
     fn a_store_cut_at_any_byte_opens_with_what_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = filled(dir.path(), 3);
-        let record = bytes.len() / 3;
+        let ends = ends(&bytes);
         for cut in 0..=bytes.len() {
             std::fs::write(dir.path().join(LOG), &bytes[..cut]).unwrap();
             let (mut store, recovery) = Store::open(dir.path()).unwrap();
-            // A record that lacks its newline only is whole.
-            let whole = (cut + 1) / record;
+            // A line that lacks its newline only is whole. The first is the identity.
+            let lines = ends.iter().filter(|end| **end <= cut + 1).count();
+            let whole = lines.saturating_sub(1);
             assert_eq!(recovery.flags, whole, "cut at {cut}");
-            assert_eq!(recovery.cut_bytes, cut.saturating_sub(whole * record));
+            let end = lines.checked_sub(1).map_or(0, |last| ends[last]);
+            assert_eq!(recovery.cut_bytes, cut.saturating_sub(end));
             for view in 0..3 {
                 let set = (view as usize) < whole;
                 let holder = store.holder(&flag(view)).unwrap();
@@ -283,7 +356,8 @@ mod tests {
     fn damage_before_the_end_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = filled(dir.path(), 3);
-        for at in 0..bytes.len() - bytes.len() / 3 {
+        let ends = ends(&bytes);
+        for at in 0..ends[ends.len() - 2] {
             let mut damaged = bytes.clone();
             damaged[at] ^= 4;
             std::fs::write(dir.path().join(LOG), &damaged).unwrap();
@@ -296,8 +370,65 @@ mod tests {
     #[test]
     fn a_flag_set_twice_is_damage() {
         let dir = tempfile::tempdir().unwrap();
-        let lines = [who("a"), who("b")].map(|who| Record::new(&flag(1), &who).to_line());
+        let lines = [who("a"), who("b")].map(|who| to_line(&Record::new(&flag(1), &who)));
         std::fs::write(dir.path().join(LOG), lines.concat()).unwrap();
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(ArbiterError::Corrupt { .. })
+        ));
+    }
+
+    #[test]
+    fn a_store_keeps_its_identity_and_one_of_an_older_version_is_given_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, recovery) = Store::open(dir.path()).unwrap();
+        assert!(recovery.made);
+        let id = store.id();
+        drop(store);
+        let (store, recovery) = Store::open(dir.path()).unwrap();
+        assert!(!recovery.made);
+        assert_eq!(store.id(), id);
+        drop(store);
+        let old = to_line(&Record::new(&flag(1), &who("a")));
+        std::fs::write(dir.path().join(LOG), old).unwrap();
+        let (mut store, recovery) = Store::open(dir.path()).unwrap();
+        assert_eq!((recovery.made, recovery.flags), (false, 1));
+        let given = store.id();
+        assert_ne!(given, id);
+        assert_eq!(store.holder(&flag(1)).unwrap(), Some(who("a")));
+        drop(store);
+        assert_eq!(Store::open(dir.path()).unwrap().0.id(), given);
+    }
+
+    #[test]
+    fn nothing_is_made_where_a_store_is_to_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let missing = || {
+            matches!(
+                Store::open_existing(&path),
+                Err(ArbiterError::NoStore { .. })
+            )
+        };
+        assert!(missing());
+        assert!(!path.exists());
+        std::fs::create_dir(&path).unwrap();
+        assert!(missing());
+        // As a crash leaves one that was about to be made.
+        std::fs::write(path.join(LOG), "").unwrap();
+        assert!(missing());
+        let id = Store::open(&path).unwrap().0.id();
+        assert_eq!(Store::open_existing(&path).unwrap().0.id(), id);
+    }
+
+    #[test]
+    fn two_identities_in_one_store_are_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = || {
+            let store = StoreId::random().unwrap();
+            to_line(&Identity { store })
+        };
+        std::fs::write(dir.path().join(LOG), line() + &line()).unwrap();
         assert!(matches!(
             Store::open(dir.path()),
             Err(ArbiterError::Corrupt { .. })

@@ -5,6 +5,7 @@ mod common;
 mod console;
 mod fence;
 mod stopped;
+mod stores;
 
 use common::{LIMIT, have_kvm, machine, os};
 use std::ffi::OsString;
@@ -17,13 +18,17 @@ use tandem::node::replica::Line;
 struct Site {
     folder: tempfile::TempDir,
     started: std::cell::Cell<u32>,
+    /// What replicas are told from now on.
+    arbiter: std::cell::RefCell<String>,
 }
 
 impl Site {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("flags")).unwrap();
+        let flags = folder.path().join("flags");
+        std::fs::create_dir(&flags).unwrap();
         Self {
+            arbiter: format!("file:{}", flags.display()).into(),
             folder,
             started: 0.into(),
         }
@@ -34,9 +39,8 @@ impl Site {
     }
 
     fn common(&self, events: &Path) -> Vec<OsString> {
-        let flags = self.path("flags");
         let mut args = os(&["--vm", "by-hand", "--arbiter"]);
-        args.push(format!("file:{}", flags.display()).into());
+        args.push(self.arbiter.borrow().as_str().into());
         args.push("--events".into());
         args.push(events.into());
         args
@@ -61,17 +65,26 @@ impl Site {
         args.extend(self.common(&events));
         args.extend(os(more));
         let errors = self.path(&format!("{number}.err"));
-        let daemon = Daemon::start(words[0], &args, errors).unwrap();
-        Replica { daemon, events }
+        let daemon = Daemon::start(words[0], &args, errors.clone()).unwrap();
+        Replica {
+            daemon,
+            events,
+            errors,
+        }
     }
 }
 
 struct Replica {
     daemon: Daemon,
     events: PathBuf,
+    errors: PathBuf,
 }
 
 impl Replica {
+    fn said_on_stderr(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap()
+    }
+
     fn events(&self) -> Vec<Line> {
         Line::all_in(&self.events)
     }

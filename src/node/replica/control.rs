@@ -9,9 +9,10 @@ use crate::node::last_words::of_status;
 use logchannel::LinkEnd;
 use logchannel::role::{Command, Event, RoleMachine, ViewNumber};
 use std::collections::VecDeque;
+use std::sync::Once;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use testandset::{Arbiter, Contender, Flag, Verdict, VmId};
+use testandset::{Arbiter, ArbiterError, Contender, Flag, Verdict, VmId};
 
 /// Time between two questions to an arbiter that is out of reach.
 const RETRY: Duration = Duration::from_millis(100);
@@ -62,6 +63,8 @@ pub struct Control<S> {
     pub events: Events,
     pub reporter: Reporter,
     pub messages: Receiver<Message>,
+    /// That the arbiter has lost its store is said once.
+    pub other_store: Once,
 }
 
 impl<S: Side> Control<S> {
@@ -211,6 +214,12 @@ impl<S: Side> Control<S> {
                 Event::FlagLost {
                     holder: holder.to_string(),
                 }
+            }
+            Err(e @ ArbiterError::OtherStore { .. }) => {
+                self.events.note("arbiter_other_store", &e);
+                self.other_store
+                    .call_once(|| crate::complain!("tandem: {e}"));
+                Event::FlagUnreachable
             }
             Err(e) => {
                 self.events.note("arbiter_unreachable", &e);

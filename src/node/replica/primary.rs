@@ -18,9 +18,9 @@ use logchannel::{
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, channel};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use testandset::{Contender, VmId};
 use vmm::backends::ArrivalSink;
@@ -253,7 +253,9 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let contender = incarnation(&args.replica, "primary")?;
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
+    let store = arbiter.store()?;
     let mut events = Events::open("primary", args.replica.events.as_deref())?;
+    events.note("arbiter_store", store);
     let prepared = setup::prepare(setup::blueprint(&args.machine)?, args.machine.engine)?;
     let config = prepared.config().clone();
     let engine = prepared.engine_kind();
@@ -295,6 +297,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         incarnation: contender.to_string(),
         view,
         first_digest: vcpu.first_state,
+        store: store.to_bytes(),
         settings: settings(&args.replica),
         config: replay::codec::to_bytes(&Origin {
             config: config.clone(),
@@ -351,6 +354,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         events,
         reporter,
         messages,
+        other_store: Once::new(),
     }
     .run()
 }
