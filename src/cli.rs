@@ -339,6 +339,10 @@ pub struct ArbiterArgs {
     /// Do not make a new store if there is none in the folder, but end with an error
     #[arg(long)]
     pub existing: bool,
+    /// Most flags that are set from one client's address. A start, a failover and an end take one each;
+    /// a machine that ended a week ago counts as one
+    #[arg(long, default_value_t = testandset::Bounds::default().flags_per_client, value_name = "N")]
+    pub flags_per_client: usize,
 }
 
 /// `tandem viewservice`.

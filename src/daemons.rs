@@ -56,7 +56,7 @@ pub fn arbiter(args: &ArbiterArgs) -> Outcome {
 
 /// Opens the store, and says what the operator must know of it.
 fn open_flags(args: &ArbiterArgs) -> Outcome<testandset::Store> {
-    let (store, recovery) = if args.existing {
+    let (mut store, recovery) = if args.existing {
         testandset::Store::open_existing(&args.store)?
     } else {
         testandset::Store::open(&args.store)?
@@ -75,8 +75,17 @@ fn open_flags(args: &ArbiterArgs) -> Outcome<testandset::Store> {
             recovery.cut_bytes
         );
     }
-    crate::sayln!("store {} with {} flags", store.id(), recovery.flags);
-    Ok(store)
+    if let Some(why) = recovery.read_only {
+        crate::complain!("tandem: no flag can be set yet, those that are set are told: {why}");
+    }
+    crate::sayln!("flags that are set: {}", recovery.flags);
+    if let Ok(id) = store.id() {
+        crate::sayln!("store {id}");
+    }
+    Ok(store.with_bounds(testandset::Bounds {
+        flags_per_client: args.flags_per_client,
+        ..testandset::Bounds::default()
+    }))
 }
 
 /// Keeps views.

@@ -65,6 +65,10 @@ impl ServerArbiter {
                 arbiter: self.address(),
                 reason,
             }),
+            Ok(Reply::TooManyFlags { reason }) => Err(ArbiterError::TooManyFlags {
+                arbiter: self.address(),
+                reason,
+            }),
             Ok(Reply::Store { store } | Reply::OtherStore { store }) => {
                 self.known.check(&self.address(), Some(store))?;
                 Ok(Reply::Store { store })

@@ -5,6 +5,9 @@ use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// What the smallest file takes on most file systems, in bytes.
+const BLOCK: u64 = 4096;
+
 /// Why the arbiter gave no verdict. Whatever the variant, the flag's state is *unknown* to the
 /// caller: never take an error for an unset flag.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +31,26 @@ pub enum ArbiterError {
         reason: String,
     },
     /// The arbiter's disk is full, or a quota is.
-    #[error("cannot {operation} {}: the arbiter's disk is full; make room there", path.display())]
+    #[error(
+        "cannot {operation} {}: the arbiter's disk is full; make room for {bytes} bytes there, it goes on \
+         by itself then",
+        path.display()
+    )]
     DiskFull {
         /// What was tried.
         operation: &'static str,
         /// On what.
         path: PathBuf,
+        /// How much room it takes.
+        bytes: u64,
+    },
+    /// The arbiter takes no more flags, from this client or from anyone.
+    #[error("arbiter {arbiter} takes no more flags: {reason}")]
+    TooManyFlags {
+        /// Address or directory.
+        arbiter: String,
+        /// Whose bound is reached, and what to do.
+        reason: String,
     },
     /// The arbiter's disk is mounted read-only.
     #[error("cannot {operation} {}: the arbiter's disk is read-only; remount it writable", path.display())]
@@ -125,11 +142,25 @@ pub enum ArbiterError {
 }
 
 impl ArbiterError {
-    /// Sorts a failed disk operation by what can be done about it.
+    /// Sorts a failed disk operation by what can be done about it; one that takes a file and a block.
     pub(crate) fn disk(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::disk_for(operation, path, BLOCK, source)
+    }
+
+    /// [`Self::disk`] for an operation that takes so many `bytes` of room.
+    pub(crate) fn disk_for(
+        operation: &'static str,
+        path: &Path,
+        bytes: u64,
+        source: io::Error,
+    ) -> Self {
         let path = path.to_path_buf();
         match source.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOSPC | Errno::EDQUOT) => Self::DiskFull { operation, path },
+            Some(Errno::ENOSPC | Errno::EDQUOT) => Self::DiskFull {
+                operation,
+                path,
+                bytes,
+            },
             Some(Errno::EROFS) => Self::ReadOnly { operation, path },
             Some(Errno::EACCES | Errno::EPERM) => Self::Denied { operation, path },
             Some(

@@ -10,7 +10,8 @@
 //! When a pair breaks, both sides race for the flag of their view; the first to set it may go live
 //! (invariant 3: at most one replica of a VM is live in any view). What every arbiter keeps:
 //!
-//! 1. A flag has at most one holder, for ever: there is no way to clear one.
+//! 1. A flag has at most one holder, for ever: there is no way to clear one. (A server may in time give all
+//!    flags of a machine that was marked as ended to that mark: they stay set. See `store/flags.rs`.)
 //! 2. The holder asking again wins again, so a retry after a lost reply is harmless.
 //! 3. Nobody is told of a holder before that holder is durable.
 //! 4. An error is no verdict: the flag may be set, by this very request even.
@@ -37,7 +38,7 @@ pub use lines::{NameError, ViewNumber, VmId};
 pub use names::{Contender, Flag};
 pub use server::serve;
 pub use shared_disk::SharedDisk;
-pub use store::{Recovery, Store};
+pub use store::{Bounds, Recovery, Store};
 
 /// What the arbiter decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -65,6 +65,8 @@ pub(crate) enum Reply {
     Holder { holder: Option<Contender> },
     /// A flag could be set.
     Ready,
+    /// No flag was set: this client, or the store, has its bound.
+    TooManyFlags { reason: String },
     /// The request was not taken.
     Refused { reason: String },
     /// The answer could not be made durable; whose the flag is, is unknown.

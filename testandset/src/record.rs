@@ -4,24 +4,32 @@
 //! ```text
 //!   1a2b3c4d {"vm":"web","view":3,"holder":"host-a.8812"}\n     a set flag
 //!   5e6f7a8b {"store":"51d3..."}\n                             which store this is
+//!   9a0b1c2d {"vm":"web","through":3,"holder":"x.ended"}\n     all flags up to that view (`store/flags.rs`)
 //!   └ CRC-32 of the JSON, 8 hex digits
 //! ```
 
 use crate::{Contender, Flag, StoreId, ViewNumber, VmId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
-/// Longest line: two names of the greatest length, a number, and the JSON about them.
+/// Longest line: two names of the greatest length, an address, numbers, and the JSON about them.
 pub(crate) const MAX_LINE: usize = 512;
 
 /// A set flag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Record {
-    vm: VmId,
-    view: ViewNumber,
+    pub(crate) vm: VmId,
+    pub(crate) view: ViewNumber,
     /// Whose it is.
     pub(crate) holder: Contender,
+    /// When it was set, in seconds since 1970 by the host's clock. Servers only.
+    #[serde(rename = "at", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) at_s: Option<u64>,
+    /// The client that set it. Servers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<IpAddr>,
 }
 
 impl Record {
@@ -30,6 +38,8 @@ impl Record {
             vm: flag.vm.clone(),
             view: flag.view,
             holder: holder.clone(),
+            at_s: None,
+            by: None,
         }
     }
 
@@ -39,6 +49,19 @@ impl Record {
             view: self.view,
         }
     }
+}
+
+/// A machine that ended: all its flags up to that of a view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ended {
+    pub(crate) vm: VmId,
+    pub(crate) through: ViewNumber,
+    /// The mark of the end.
+    pub(crate) holder: Contender,
+    /// The client that set the mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<IpAddr>,
 }
 
 /// Which store this is.
@@ -54,6 +77,8 @@ pub(crate) struct Identity {
 pub(crate) enum Entry {
     /// A flag is set.
     Flag(Record),
+    /// A machine has ended.
+    Ended(Ended),
     /// Which store this is.
     Identity(Identity),
 }
@@ -94,7 +119,11 @@ mod tests {
             vm: VmId::new("x".repeat(VmId::MAX)).unwrap(),
             view: ViewNumber(u64::MAX),
         };
-        Record::new(&flag, &Contender::new("y".repeat(Contender::MAX)).unwrap())
+        Record {
+            at_s: Some(u64::MAX),
+            by: Some(IpAddr::from([0xffff; 8])),
+            ..Record::new(&flag, &Contender::new("y".repeat(Contender::MAX)).unwrap())
+        }
     }
 
     #[test]

@@ -126,7 +126,11 @@ impl SharedDisk {
     /// none.
     fn same_store(&self) -> Result<StoreId, ArbiterError> {
         let here = self.path.display().to_string();
+        let is_first = self.known.get().is_none();
         if let Some(id) = self.known.check(&here, self.read_id()?)? {
+            if is_first {
+                self.sweep(STORE_PREFIX);
+            }
             return Ok(id);
         }
         let id = StoreId::random().map_err(|e| ArbiterError::disk("name", &self.path, e))?;

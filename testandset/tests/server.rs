@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 use testandset::{
-    Arbiter, ArbiterError, Contender, Flag, ServerArbiter, Verdict, ViewNumber, VmId,
+    Arbiter, ArbiterError, Bounds, Contender, Flag, ServerArbiter, Verdict, ViewNumber, VmId,
 };
 
 const HELLO: &str = "{\"protocol\":\"tandem-arbiter\",\"version\":2}\n";
@@ -163,6 +163,28 @@ fn a_server_that_stops_answers_what_it_took_and_forgets_nothing() {
         again.test_and_set(&flag(1), &who("a")).unwrap(),
         Verdict::Won
     );
+}
+
+#[test]
+fn a_client_at_its_bound_is_told_so_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        flags_per_client: 2,
+        ..Bounds::default()
+    };
+    let server = Running::start_within(bounds, dir.path(), any_port());
+    let arbiter = client(server.address);
+    for view in [1, 2] {
+        arbiter.test_and_set(&flag(view), &who("a")).unwrap();
+    }
+    let refused = arbiter.test_and_set(&flag(3), &who("a")).unwrap_err();
+    assert!(
+        matches!(refused, ArbiterError::TooManyFlags { .. }),
+        "{refused}"
+    );
+    assert_eq!(arbiter.holder(&flag(3)).unwrap(), None);
+    let again = arbiter.test_and_set(&flag(2), &who("b")).unwrap();
+    assert_eq!(again, Verdict::Lost { holder: who("a") });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
-use testandset::{Arbiter, Recovery, ServerArbiter, SharedDisk, Store, StoreId};
+use testandset::{Arbiter, Bounds, Recovery, ServerArbiter, SharedDisk, Store, StoreId};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -82,8 +82,14 @@ pub struct Running {
 impl Running {
     /// Serves the store in `dir` at `address`.
     pub fn start(dir: &Path, address: SocketAddr) -> Self {
+        Self::start_within(Bounds::default(), dir, address)
+    }
+
+    /// The same, of a store with these `bounds`.
+    pub fn start_within(bounds: Bounds, dir: &Path, address: SocketAddr) -> Self {
         let (store, recovery) = Store::open(dir).unwrap();
-        let id = store.id();
+        let mut store = store.with_bounds(bounds);
+        let id = store.id().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
