@@ -391,9 +391,16 @@ pub struct ArbiterArgs {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
     pub listen: HostPort,
-    /// The folder flags are kept in
+    /// The folder flags are kept in: on a disk that outlives a reboot. Made if it is not there
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
+    /// Do not make a new store if there is none in the folder, but end with an error
+    #[arg(long)]
+    pub existing: bool,
+    /// Most flags that are set from one client's address. A start, a failover and an end take one each;
+    /// a machine that ended a week ago counts as one
+    #[arg(long, default_value_t = testandset::Bounds::default().flags_per_client, value_name = "N")]
+    pub flags_per_client: usize,
 }
 
 /// `tandem viewservice`.

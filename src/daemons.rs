@@ -21,10 +21,14 @@ fn listen(address: &HostPort) -> Outcome<TcpListener> {
         "cannot listen on {address} (is the port taken?)"
     ))?;
     listener.set_nonblocking(true).during("cannot listen")?;
+    TcpListener::from_std(listener).during("cannot listen")
+}
+
+/// Says where, once there is something to serve.
+fn say_where(listener: &TcpListener) -> Outcome {
     let address = listener.local_addr().during("cannot listen")?;
-    let listener = TcpListener::from_std(listener).during("cannot listen")?;
     crate::sayln!("listening on {address}");
-    Ok(listener)
+    Ok(())
 }
 
 /// Ends when this process is asked to.
@@ -41,19 +45,49 @@ fn asked_to_end() -> Outcome<impl Future<Output = ()>> {
 
 /// Serves flags.
 pub fn arbiter(args: &ArbiterArgs) -> Outcome {
-    let (store, recovery) = testandset::Store::open(&args.store)?;
+    on_runtime(async {
+        let end = asked_to_end()?;
+        // First: a port that is taken makes no store.
+        let listener = listen(&args.listen)?;
+        let store = open_flags(args)?;
+        say_where(&listener)?;
+        testandset::serve(listener, store, end).await;
+        Ok(())
+    })
+}
+
+/// Opens the store, and says what the operator must know of it.
+fn open_flags(args: &ArbiterArgs) -> Outcome<testandset::Store> {
+    let (mut store, recovery) = if args.existing {
+        testandset::Store::open_existing(&args.store)?
+    } else {
+        testandset::Store::open(&args.store)?
+    };
+    if recovery.made {
+        crate::complain!(
+            "tandem: made a new, empty store in {}: machines begun under another store are not known \
+             here, and could be begun a second time (if there was a store, stop this arbiter and put it \
+             back)",
+            args.store.display()
+        );
+    }
     if recovery.cut_bytes > 0 {
         crate::complain!(
             "tandem: cut {} bytes of an unfinished record off the store",
             recovery.cut_bytes
         );
     }
-    on_runtime(async {
-        let end = asked_to_end()?;
-        let listener = listen(&args.listen)?;
-        testandset::serve(listener, store, end).await;
-        Ok(())
-    })
+    if let Some(why) = recovery.read_only {
+        crate::complain!("tandem: no flag can be set yet, those that are set are told: {why}");
+    }
+    crate::sayln!("flags that are set: {}", recovery.flags);
+    if let Ok(id) = store.id() {
+        crate::sayln!("store {id}");
+    }
+    Ok(store.with_bounds(testandset::Bounds {
+        flags_per_client: args.flags_per_client,
+        ..testandset::Bounds::default()
+    }))
 }
 
 /// Keeps views.
@@ -62,6 +96,7 @@ pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
     on_runtime(async {
         let end = asked_to_end()?;
         let listener = listen(&args.listen)?;
+        say_where(&listener)?;
         viewservice::serve(
             listener,
             store,

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -33,8 +34,8 @@ pub enum Answer {
 /// Answers lines; called where blocking is allowed. `first` marks a connection's first line; `None`
 /// is a line that was too long.
 pub trait Answerer: Send + Sync + 'static {
-    /// What to do with `line`.
-    fn answer(&self, line: Option<&[u8]>, first: bool) -> Answer;
+    /// What to do with `line` of `peer`.
+    fn answer(&self, peer: IpAddr, line: Option<&[u8]>, first: bool) -> Answer;
 }
 
 /// Serves until `shutdown` ends; then requests already being answered are, and all is closed.
@@ -60,7 +61,7 @@ pub async fn serve(
                     let (answerer, mut closed) = (Arc::clone(&answerer), closed.clone());
                     tasks.spawn(async move {
                         let _slot = slot;
-                        let end = converse(stream, limits, answerer, &mut closed).await;
+                        let end = converse(stream, peer.ip(), limits, answerer, &mut closed).await;
                         if let Err(error) = end {
                             tracing::debug!(%peer, %error, "connection ended");
                         }
@@ -83,6 +84,7 @@ pub async fn serve(
 /// One connection, to its end.
 async fn converse(
     stream: TcpStream,
+    peer: IpAddr,
     limits: Limits,
     answerer: Arc<dyn Answerer>,
     closed: &mut watch::Receiver<bool>,
@@ -103,7 +105,7 @@ async fn converse(
         };
         let answerer = Arc::clone(&answerer);
         let answer = tokio::task::spawn_blocking(move || {
-            answerer.answer((!too_long).then_some(line.as_slice()), first)
+            answerer.answer(peer, (!too_long).then_some(line.as_slice()), first)
         })
         .await
         .map_err(io::Error::other)?;

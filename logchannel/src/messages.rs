@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Hello       magic 8 │ version u16 │ heartbeat_ms u32 │ suspect_ms u32 │ view u64 │ digest u64
-//!              │ vm: u8 + bytes │ incarnation: u8 + bytes │ config: the rest
+//!              │ store 16 │ vm: u8 + bytes │ incarnation: u8 + bytes │ config: the rest
 //!  HelloReply  magic 8 │ version u16 │ verdict u8 │ reason or remark: the rest
 //!  Entries     first u32 (low half of its index) │ count u16 │ entries
 //!  Ack         received u64 │ executed u64 │ executed_clock u64 │ answers u64
@@ -27,6 +27,8 @@ const MAGIC: [u8; 8] = *b"TANDEMLC";
 pub const VM_MAX: usize = 64;
 /// Most bytes of an incarnation.
 pub const INCARNATION_MAX: usize = 128;
+/// Bytes of an arbiter's store's identity.
+pub const STORE_LEN: usize = 16;
 /// Most bytes of the configuration in a greeting.
 pub const CONFIG_MAX: usize = 64 << 10;
 /// Most bytes of a reason to refuse, or of a remark; longer ones are cut.
@@ -246,6 +248,8 @@ pub struct Hello {
     pub view: ViewNumber,
     /// Digest of the machine's first state: both must begin alike.
     pub first_digest: u64,
+    /// Which store the primary's arbiter keeps its flags in; opaque here. The backup's must be the same.
+    pub store: [u8; STORE_LEN],
     /// How the link is to watch itself, if the two are near enough.
     pub settings: Settings,
     /// The machine's configuration; opaque here.
@@ -271,6 +275,7 @@ impl Hello {
             out.extend_from_slice(&self.settings.suspect_ms.to_le_bytes());
             out.extend_from_slice(&self.view.0.to_le_bytes());
             out.extend_from_slice(&self.first_digest.to_le_bytes());
+            out.extend_from_slice(&self.store);
             for text in [&self.vm, &self.incarnation] {
                 out.push(u8::try_from(text.len()).expect("checked above"));
                 out.extend_from_slice(text.as_bytes());
@@ -288,6 +293,7 @@ impl Hello {
         };
         let view = ViewNumber(fields.u64()?);
         let first_digest = fields.u64()?;
+        let store = fields.array()?;
         let vm = fields.short_text(VM_MAX)?;
         let incarnation = fields.short_text(INCARNATION_MAX)?;
         if fields.rest.len() > CONFIG_MAX {
@@ -298,6 +304,7 @@ impl Hello {
             incarnation,
             view,
             first_digest,
+            store,
             settings,
             config: fields.rest.to_vec(),
         })

@@ -1,14 +1,18 @@
 //! The client of the arbiter server.
 
+use crate::identity::Known;
 use crate::protocol::{MAX_LINE, PROTOCOL, Reply, Request};
-use crate::{Arbiter, ArbiterError, Contender, Flag, Verdict};
+use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict};
 use lines::{CallError, Client};
 use std::time::Duration;
 
 /// An arbiter server, asked over TCP: a connection per call, each within a time limit. Asking again
 /// after an error is the caller's.
-#[derive(Clone, Debug)]
-pub struct ServerArbiter(Client);
+#[derive(Debug)]
+pub struct ServerArbiter {
+    client: Client,
+    known: Known,
+}
 
 impl ServerArbiter {
     /// The server at `address` (`HOST:PORT`); does not connect yet.
@@ -17,20 +21,27 @@ impl ServerArbiter {
     /// [`ArbiterError::BadAddress`].
     pub fn new(address: &str) -> Result<Self, ArbiterError> {
         let client = Client::new(address, PROTOCOL, 2 * MAX_LINE);
-        client.map(Self).map_err(|reason| ArbiterError::BadAddress {
+        let client = client.map_err(|reason| ArbiterError::BadAddress {
             given: address.into(),
             reason,
+        })?;
+        Ok(Self {
+            client,
+            known: Known::default(),
         })
     }
 
     /// Limits a call to `timeout` (one second unless set); resolving a host's name comes on top.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        Self(self.0.with_timeout(timeout))
+        Self {
+            client: self.client.with_timeout(timeout),
+            ..self
+        }
     }
 
     fn address(&self) -> String {
-        self.0.address().to_owned()
+        self.client.address().to_owned()
     }
 
     fn ask(&self, request: &Request) -> Result<Reply, ArbiterError> {
@@ -38,7 +49,7 @@ impl ServerArbiter {
             arbiter: self.address(),
             reason,
         };
-        let reply = self.0.call(request).map_err(|error| match error {
+        let reply = self.client.call(request).map_err(|error| match error {
             CallError::Unreachable(reason) => ArbiterError::Unreachable {
                 arbiter: self.address(),
                 reason,
@@ -54,6 +65,14 @@ impl ServerArbiter {
                 arbiter: self.address(),
                 reason,
             }),
+            Ok(Reply::TooManyFlags { reason }) => Err(ArbiterError::TooManyFlags {
+                arbiter: self.address(),
+                reason,
+            }),
+            Ok(Reply::Store { store } | Reply::OtherStore { store }) => {
+                self.known.check(&self.address(), Some(store))?;
+                Ok(Reply::Store { store })
+            }
             Ok(reply) => Ok(reply),
             Err(error) => Err(protocol(format!("its reply is no reply: {error}"))),
         }
@@ -76,8 +95,19 @@ impl ServerArbiter {
 }
 
 impl Arbiter for ServerArbiter {
+    fn store(&self) -> Result<StoreId, ArbiterError> {
+        if let Some(known) = self.known.get() {
+            return Ok(known);
+        }
+        match self.ask(&Request::Store)? {
+            Reply::Store { store } => Ok(store),
+            other => Err(self.beside_the_point(&other)),
+        }
+    }
+
     fn test_and_set(&self, flag: &Flag, who: &Contender) -> Result<Verdict, ArbiterError> {
         let request = Request::TestAndSet {
+            store: self.store()?,
             vm: flag.vm.clone(),
             view: flag.view,
             who: who.clone(),
@@ -91,6 +121,7 @@ impl Arbiter for ServerArbiter {
 
     fn holder(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError> {
         let request = Request::Holder {
+            store: self.store()?,
             vm: flag.vm.clone(),
             view: flag.view,
         };
@@ -101,7 +132,9 @@ impl Arbiter for ServerArbiter {
     }
 
     fn check(&self) -> Result<(), ArbiterError> {
-        match self.ask(&Request::Check)? {
+        match self.ask(&Request::Check {
+            store: self.store()?,
+        })? {
             Reply::Ready => Ok(()),
             other => Err(self.beside_the_point(&other)),
         }

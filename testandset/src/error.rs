@@ -1,8 +1,12 @@
 //! Why the arbiter gave no verdict.
 
+use crate::StoreId;
 use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// What the smallest file takes on most file systems, in bytes.
+const BLOCK: u64 = 4096;
 
 /// Why the arbiter gave no verdict. Whatever the variant, the flag's state is *unknown* to the
 /// caller: never take an error for an unset flag.
@@ -27,12 +31,26 @@ pub enum ArbiterError {
         reason: String,
     },
     /// The arbiter's disk is full, or a quota is.
-    #[error("cannot {operation} {}: the arbiter's disk is full; make room there", path.display())]
+    #[error(
+        "cannot {operation} {}: the arbiter's disk is full; make room for {bytes} bytes there, it goes on \
+         by itself then",
+        path.display()
+    )]
     DiskFull {
         /// What was tried.
         operation: &'static str,
         /// On what.
         path: PathBuf,
+        /// How much room it takes.
+        bytes: u64,
+    },
+    /// The arbiter takes no more flags, from this client or from anyone.
+    #[error("arbiter {arbiter} takes no more flags: {reason}")]
+    TooManyFlags {
+        /// Address or directory.
+        arbiter: String,
+        /// Whose bound is reached, and what to do.
+        reason: String,
     },
     /// The arbiter's disk is mounted read-only.
     #[error("cannot {operation} {}: the arbiter's disk is read-only; remount it writable", path.display())]
@@ -57,6 +75,12 @@ pub enum ArbiterError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// There is no store, and none was to be made.
+    #[error("{} has no store of flags; put the one back that was there, or let a new one be made", path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
     },
     /// Another process serves this store.
     #[error("{} is in use by another arbiter server; stop that one or choose another directory", path.display())]
@@ -90,6 +114,23 @@ pub enum ArbiterError {
         /// What it said.
         reason: String,
     },
+    /// The arbiter keeps its flags in another store than the one this client has talked to, so it may
+    /// have forgotten any flag. Its word is not taken, and nothing was set.
+    #[error(
+        "arbiter {arbiter} has lost the store it had ({known}): {}; put that store back, nobody goes \
+         live meanwhile",
+        found.map_or_else(|| "there is none now".to_owned(), |found| format!(
+            "its flags are in another one now ({found}), which knows nothing of those set before"
+        ))
+    )]
+    OtherStore {
+        /// Address or directory.
+        arbiter: String,
+        /// The store talked to before.
+        known: StoreId,
+        /// The store found now, if there is one.
+        found: Option<StoreId>,
+    },
     /// What answers there is no arbiter, or one of another version.
     #[error("what answers at {arbiter} is no arbiter of this version: {reason}; check the address")]
     Protocol {
@@ -101,11 +142,25 @@ pub enum ArbiterError {
 }
 
 impl ArbiterError {
-    /// Sorts a failed disk operation by what can be done about it.
+    /// Sorts a failed disk operation by what can be done about it; one that takes a file and a block.
     pub(crate) fn disk(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::disk_for(operation, path, BLOCK, source)
+    }
+
+    /// [`Self::disk`] for an operation that takes so many `bytes` of room.
+    pub(crate) fn disk_for(
+        operation: &'static str,
+        path: &Path,
+        bytes: u64,
+        source: io::Error,
+    ) -> Self {
         let path = path.to_path_buf();
         match source.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOSPC | Errno::EDQUOT) => Self::DiskFull { operation, path },
+            Some(Errno::ENOSPC | Errno::EDQUOT) => Self::DiskFull {
+                operation,
+                path,
+                bytes,
+            },
             Some(Errno::EROFS) => Self::ReadOnly { operation, path },
             Some(Errno::EACCES | Errno::EPERM) => Self::Denied { operation, path },
             Some(

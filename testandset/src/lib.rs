@@ -10,10 +10,12 @@
 //! When a pair breaks, both sides race for the flag of their view; the first to set it may go live
 //! (invariant 3: at most one replica of a VM is live in any view). What every arbiter keeps:
 //!
-//! 1. A flag has at most one holder, for ever: there is no way to clear one.
+//! 1. A flag has at most one holder, for ever: there is no way to clear one. (A server may in time give all
+//!    flags of a machine that was marked as ended to that mark: they stay set. See `store/flags.rs`.)
 //! 2. The holder asking again wins again, so a retry after a lost reply is harmless.
 //! 3. Nobody is told of a holder before that holder is durable.
 //! 4. An error is no verdict: the flag may be set, by this very request even.
+//! 5. Whoever has talked to one store takes no other store's word ([`StoreId`]).
 //!
 //! Two arbiters are here: [`SharedDisk`], a directory both hosts mount, and [`ServerArbiter`], the
 //! client of a small durable server ([`serve`]). All calls block, and read the host's clock: never
@@ -21,6 +23,7 @@
 
 mod client;
 mod error;
+mod identity;
 mod names;
 mod protocol;
 mod record;
@@ -30,11 +33,12 @@ mod store;
 
 pub use client::ServerArbiter;
 pub use error::ArbiterError;
+pub use identity::StoreId;
 pub use lines::{NameError, ViewNumber, VmId};
 pub use names::{Contender, Flag};
 pub use server::serve;
 pub use shared_disk::SharedDisk;
-pub use store::{Recovery, Store};
+pub use store::{Bounds, Recovery, Store};
 
 /// What the arbiter decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +68,18 @@ impl Verdict {
 /// One flag per (VM, view): the first to set it may go live.
 ///
 /// Calls block, for as long as the implementation says; make them from a control thread.
+///
+/// The first call that is answered binds this client to the store it was answered from. Should the
+/// arbiter have another store later, every call fails with [`ArbiterError::OtherStore`] and sets
+/// nothing: a new store has forgotten the flags of the old one.
 pub trait Arbiter: Send + Sync {
+    /// The store this client is bound to; binds it if no call was answered yet. Both replicas of a pair
+    /// must be bound to the same.
+    ///
+    /// # Errors
+    /// If no store was reached yet and none can be.
+    fn store(&self) -> Result<StoreId, ArbiterError>;
+
     /// Sets `flag` for `who` unless it is set, and says whose it is. Idempotent: the holder wins
     /// again.
     ///

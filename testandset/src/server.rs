@@ -4,7 +4,8 @@ use crate::protocol::{MAX_LINE, PROTOCOL, Reply, Request};
 use crate::{ArbiterError, Flag, Store, Verdict};
 use lines::{Answer, Answerer, Limits};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -15,15 +16,31 @@ const LIMITS: Limits = Limits {
     idle: Duration::from_secs(5),
 };
 
+/// How often the store is looked at for what makes it smaller.
+const TIDY: Duration = Duration::from_secs(3600);
+
 /// Serves `store` on `listener` until `shutdown` ends, inside a tokio runtime with time and I/O.
 ///
 /// A reply leaves only after what it says is durable. At shutdown, requests already taken are answered,
 /// then connections and store are closed.
 pub async fn serve(listener: TcpListener, store: Store, shutdown: impl Future<Output = ()>) {
-    let server = Server {
+    let server = Arc::new(Server {
         store: Mutex::new(store),
+    });
+    let answerer = Arc::clone(&server);
+    let tidying = async {
+        let mut times = tokio::time::interval(TIDY);
+        loop {
+            times.tick().await;
+            let server = Arc::clone(&server);
+            // A panic leaves the store in doubt, as one in a request does.
+            let _ = tokio::task::spawn_blocking(move || server.tidy()).await;
+        }
     };
-    lines::serve(listener, LIMITS, Arc::new(server), shutdown).await;
+    tokio::select! {
+        () = lines::serve(listener, LIMITS, answerer, shutdown) => {}
+        () = tidying => {}
+    }
 }
 
 struct Server {
@@ -31,7 +48,7 @@ struct Server {
 }
 
 impl Answerer for Server {
-    fn answer(&self, line: Option<&[u8]>, first: bool) -> Answer {
+    fn answer(&self, peer: IpAddr, line: Option<&[u8]>, first: bool) -> Answer {
         let refused = |reason: String| Answer::Last(lines::to_line(&Reply::Refused { reason }));
         let Some(line) = line else {
             return refused(format!("a line is at most {MAX_LINE} bytes"));
@@ -43,36 +60,89 @@ impl Answerer for Server {
             };
         }
         match serde_json::from_slice(line) {
-            Ok(request) => Answer::Reply(lines::to_line(&self.handle(request))),
+            Ok(request) => Answer::Reply(lines::to_line(&self.handle(client_of(peer), request))),
             Err(error) => refused(format!("no such request: {error}")),
         }
     }
 }
 
 impl Server {
-    fn handle(&self, request: Request) -> Reply {
+    fn lock(&self) -> MutexGuard<'_, Store> {
         // A panic inside the store leaves it as a failed write does: in doubt, which it knows.
-        let mut store = self.store.lock().unwrap_or_else(|e| e.into_inner());
+        self.store.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn handle(&self, client: IpAddr, request: Request) -> Reply {
+        let mut store = self.lock();
+        let here = match store.id() {
+            Ok(id) => id,
+            Err(error) => return unknown(error),
+        };
+        let meant = match &request {
+            Request::Store => here,
+            Request::TestAndSet { store, .. }
+            | Request::Holder { store, .. }
+            | Request::Check { store } => *store,
+        };
+        if meant != here {
+            return Reply::OtherStore { store: here };
+        }
         let reply = match request {
-            Request::TestAndSet { vm, view, who } => store
-                .test_and_set(&Flag { vm, view }, &who)
+            Request::Store => Ok(Reply::Store { store: here }),
+            Request::TestAndSet { vm, view, who, .. } => store
+                .test_and_set(&Flag { vm, view }, &who, Some(client))
                 .map(|verdict| match verdict {
                     Verdict::Won => Reply::Won,
                     Verdict::Lost { holder } => Reply::Lost { holder },
                 }),
-            Request::Holder { vm, view } => store
+            Request::Holder { vm, view, .. } => store
                 .holder(&Flag { vm, view })
                 .map(|holder| Reply::Holder { holder }),
-            Request::Check => store.check().map(|()| Reply::Ready),
+            Request::Check { .. } => store.check().map(|()| Reply::Ready),
         };
-        reply.unwrap_or_else(|error| {
-            tracing::error!(%error, "no verdict");
-            match error {
-                ArbiterError::Refused { reason, .. } => Reply::Refused { reason },
-                error => Reply::StoreFailed {
-                    reason: error.to_string(),
-                },
+        reply.unwrap_or_else(unknown)
+    }
+
+    /// Does what makes the store smaller, in turns with requests.
+    fn tidy(&self) {
+        loop {
+            match self.lock().tidy() {
+                Ok(true) => std::thread::yield_now(),
+                Ok(false) => return,
+                Err(error) => return tracing::warn!(%error, "the store is not tidied"),
             }
-        })
+        }
+    }
+}
+
+/// The reply where there is no verdict.
+fn unknown(error: ArbiterError) -> Reply {
+    tracing::error!(%error, "no verdict");
+    match error {
+        ArbiterError::TooManyFlags { reason, .. } => Reply::TooManyFlags { reason },
+        error => Reply::StoreFailed {
+            reason: error.to_string(),
+        },
+    }
+}
+
+/// Whose bound a peer's flags count for. A host has many IPv6 addresses, but one /64 as a rule.
+fn client_of(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::from((u128::from(v6) & !u128::from(u64::MAX)).to_be_bytes()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_a_host_whichever_of_its_addresses_it_has() {
+        let client = |text: &str| client_of(text.parse().unwrap()).to_string();
+        assert_eq!(client("10.0.0.1"), "10.0.0.1");
+        assert_eq!(client("::ffff:10.0.0.1"), "10.0.0.1");
+        assert_eq!(client("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
     }
 }

@@ -8,6 +8,9 @@
 //!                           4. fsync(DIR), then the verdict
 //! ```
 //!
+//! The file `store` has the directory's identity, and comes into being in the same way, with the first
+//! call. It is looked at before and after a flag is set: a directory that was emptied has no verdicts.
+//!
 //! Killed at any moment, a contender leaves either no flag file or a whole one. The verdict is always
 //! read from the flag file, never inferred from link's result: over NFS link may have worked although
 //! its reply was lost, and then the file names this contender.
@@ -15,13 +18,15 @@
 //! Temporary files of contenders that died are removed by whoever next finds the flag set. That is
 //! safe for one still in use as well: its owner's link fails, and it reads the flag file.
 
-use crate::record::{MAX_LINE, Record};
-use crate::{Arbiter, ArbiterError, Contender, Flag, Verdict};
+use crate::identity::Known;
+use crate::record::{Identity, MAX_LINE, Record, from_line, to_line};
+use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
@@ -36,6 +41,7 @@ use std::path::{Path, PathBuf};
 pub struct SharedDisk {
     path: PathBuf,
     dir: File,
+    known: Known,
 }
 
 impl SharedDisk {
@@ -64,46 +70,100 @@ impl SharedDisk {
         if !meta.is_dir() {
             return Err(unreachable("it is no directory".into()));
         }
-        Ok(Self { path, dir: file })
+        Ok(Self {
+            path,
+            dir: file,
+            known: Known::default(),
+        })
     }
 
     fn error(&self, operation: &'static str, name: &str, errno: Errno) -> ArbiterError {
         ArbiterError::disk(operation, &self.path.join(name), errno.into())
     }
 
-    /// Reads the flag file; `None` if there is none.
-    fn read(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError> {
-        let name = flag_name(flag);
+    /// Reads a file of one line, and what it says; `None` if there is none.
+    fn read_line<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ArbiterError> {
         let how = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = match openat(&self.dir, name.as_str(), how, Mode::empty()) {
+        let file = match openat(&self.dir, name, how, Mode::empty()) {
             Ok(fd) => File::from(fd),
-            Err(Errno::ENOENT) => return self.absent(),
-            Err(errno) => return Err(self.error("open", &name, errno)),
-        };
-        let corrupt = |reason: String| ArbiterError::Corrupt {
-            path: self.path.join(&name),
-            reason,
+            Err(Errno::ENOENT) => {
+                self.is_there()?;
+                return Ok(None);
+            }
+            Err(errno) => return Err(self.error("open", name, errno)),
         };
         let mut bytes = Vec::new();
         file.take(MAX_LINE as u64 + 1)
             .read_to_end(&mut bytes)
-            .map_err(|e| ArbiterError::disk("read", &self.path.join(&name), e))?;
-        let record = match bytes.split_last() {
-            None => return Err(corrupt("it is empty".into())),
-            Some((b'\n', line)) => Record::from_line(line).map_err(corrupt)?,
-            Some(_) => return Err(corrupt("its end is missing".into())),
+            .map_err(|e| ArbiterError::disk("read", &self.path.join(name), e))?;
+        let said = match bytes.split_last() {
+            None => Err("it is empty".into()),
+            Some((b'\n', line)) => from_line(line),
+            Some(_) => Err("its end is missing".into()),
         };
-        if record.flag() != *flag {
-            return Err(corrupt(format!("it is {}", record.flag())));
-        }
-        Ok(Some(record.holder))
+        said.map(Some).map_err(|reason| self.corrupt(name, reason))
     }
 
-    /// A flag file was not found: says so, unless the directory itself is gone.
-    fn absent(&self) -> Result<Option<Contender>, ArbiterError> {
+    fn corrupt(&self, name: &str, reason: String) -> ArbiterError {
+        ArbiterError::Corrupt {
+            path: self.path.join(name),
+            reason,
+        }
+    }
+
+    /// Reads the flag file; `None` if there is none.
+    fn read(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError> {
+        let name = flag_name(flag);
+        match self.read_line::<Record>(&name)? {
+            Some(record) if record.flag() != *flag => {
+                Err(self.corrupt(&name, format!("it is {}", record.flag())))
+            }
+            record => Ok(record.map(|record| record.holder)),
+        }
+    }
+
+    /// The store here is the one known; if none is known yet, it is from now on, and is made if there is
+    /// none.
+    fn same_store(&self) -> Result<StoreId, ArbiterError> {
+        let here = self.path.display().to_string();
+        let is_first = self.known.get().is_none();
+        if let Some(id) = self.known.check(&here, self.read_id()?)? {
+            if is_first {
+                self.sweep(STORE_PREFIX);
+            }
+            return Ok(id);
+        }
+        let id = StoreId::random().map_err(|e| ArbiterError::disk("name", &self.path, e))?;
+        let temp = self.write_temp(STORE_PREFIX, &to_line(&Identity { store: id }))?;
+        let linked = self.link(&temp, STORE);
+        self.remove(&temp);
+        self.sweep(STORE_PREFIX);
+        let id = match (self.read_id()?, linked) {
+            (None, Err(errno)) => return Err(self.error("link", STORE, errno)),
+            (None, Ok(())) => return Err(self.error("find", STORE, Errno::ENOENT)),
+            (id, _) => self.known.check(&here, id)?,
+        };
+        Ok(id.expect("one was found"))
+    }
+
+    /// The identity of the store here, durable.
+    fn read_id(&self) -> Result<Option<StoreId>, ArbiterError> {
+        let id = self.read_line::<Identity>(STORE)?.map(|said| said.store);
+        if id.is_some() && self.known.get().is_none() {
+            self.settle()?;
+        }
+        Ok(id)
+    }
+
+    fn link(&self, temp: &str, name: &str) -> nix::Result<()> {
+        linkat(&self.dir, temp, &self.dir, name, AtFlags::empty())
+    }
+
+    /// Says so if the directory itself is gone.
+    fn is_there(&self) -> Result<(), ArbiterError> {
         use std::os::unix::fs::MetadataExt;
         match self.dir.metadata() {
-            Ok(meta) if meta.nlink() > 0 => Ok(None),
+            Ok(meta) if meta.nlink() > 0 => Ok(()),
             Ok(_) => Err(ArbiterError::Unreachable {
                 arbiter: self.path.display().to_string(),
                 reason: "the directory was removed".into(),
@@ -172,20 +232,22 @@ impl SharedDisk {
 }
 
 impl Arbiter for SharedDisk {
+    fn store(&self) -> Result<StoreId, ArbiterError> {
+        match self.known.get() {
+            Some(id) => Ok(id),
+            None => self.same_store(),
+        }
+    }
+
     fn test_and_set(&self, flag: &Flag, who: &Contender) -> Result<Verdict, ArbiterError> {
+        self.same_store()?;
         let holder = match self.read(flag)? {
             Some(holder) => holder,
             None => {
                 let name = flag_name(flag);
-                let temp =
-                    self.write_temp(&temp_prefix(flag), &Record::new(flag, who).to_line())?;
-                let linked = linkat(
-                    &self.dir,
-                    temp.as_str(),
-                    &self.dir,
-                    name.as_str(),
-                    AtFlags::empty(),
-                );
+                let line = to_line(&Record::new(flag, who));
+                let temp = self.write_temp(&temp_prefix(flag), &line)?;
+                let linked = self.link(&temp, &name);
                 let holder = self.read(flag);
                 self.remove(&temp);
                 match (holder?, linked) {
@@ -197,6 +259,7 @@ impl Arbiter for SharedDisk {
         };
         self.settle()?;
         self.sweep(&temp_prefix(flag));
+        self.same_store()?;
         Ok(Verdict::of(who, &holder))
     }
 
@@ -205,17 +268,26 @@ impl Arbiter for SharedDisk {
         if holder.is_some() {
             self.settle()?;
         }
+        // After the flag: an emptied directory has none.
+        self.same_store()?;
         Ok(holder)
     }
 
     fn check(&self) -> Result<(), ArbiterError> {
-        self.absent()?;
+        self.is_there()?;
+        self.same_store()?;
         let temp = self.write_temp(CHECK_PREFIX, "a flag could be written here\n")?;
         self.remove(&temp);
         self.sweep(CHECK_PREFIX);
         self.settle()
     }
 }
+
+/// The file that has the directory's identity.
+const STORE: &str = "store";
+
+/// Prefix of the files it is made from.
+const STORE_PREFIX: &str = "temp.store.";
 
 /// Prefix of the files that [`Arbiter::check`] writes.
 const CHECK_PREFIX: &str = "check.";
@@ -259,8 +331,8 @@ mod tests {
     fn a_damaged_flag_file_is_named_and_never_won() {
         let dir = tempfile::tempdir().unwrap();
         let disk = SharedDisk::open(dir.path()).unwrap();
-        let whole = Record::new(&flag("web", 1), &who("a")).to_line();
-        let other = Record::new(&flag("web", 2), &who("a")).to_line();
+        let whole = to_line(&Record::new(&flag("web", 1), &who("a")));
+        let other = to_line(&Record::new(&flag("web", 2), &who("a")));
         let path = dir.path().join("flag.web.1");
         let mut flipped = whole.clone().into_bytes();
         flipped[20] ^= 0x10;
@@ -303,6 +375,7 @@ mod tests {
             names(dir.path()),
             [
                 "flag.a.1".to_owned(),
+                "store".to_owned(),
                 format!("temp.a.1.2.{hex}"),
                 format!("temp.a.11.{hex}"),
                 format!("temp.b.1.{hex}"),
@@ -317,7 +390,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = SharedDisk::open(dir.path()).unwrap();
         let (flag, b) = (flag("a", 1), who("b"));
-        let line = Record::new(&flag, &b).to_line();
+        let line = to_line(&Record::new(&flag, &b));
         let temp = disk.write_temp(&temp_prefix(&flag), &line).unwrap();
         disk.test_and_set(&flag, &who("a")).unwrap();
         let linked = linkat(
@@ -352,11 +425,12 @@ mod tests {
     }
 
     #[test]
-    fn a_check_sets_nothing_and_leaves_nothing() {
+    fn a_check_sets_nothing_and_leaves_the_identity_alone() {
         let dir = tempfile::tempdir().unwrap();
         let disk = SharedDisk::open(dir.path()).unwrap();
         std::fs::write(dir.path().join("check.0123456789abcdef"), "left").unwrap();
+        std::fs::write(dir.path().join("temp.store.0123456789abcdef"), "left").unwrap();
         disk.check().unwrap();
-        assert!(names(dir.path()).is_empty());
+        assert_eq!(names(dir.path()), ["store"]);
     }
 }

@@ -2,59 +2,97 @@
 //!
 //! ```text
 //!   DIR/lock        held while a server uses the store
-//!   DIR/flags.log   one line per set flag (see `record`), in the order they were set
+//!   DIR/flags.log   the store's identity, and one line per set flag (see `record`)
 //!
-//!   test_and_set ──▶ append, fsync ──▶ in memory ──▶ reply
-//!                        │ failed: the record is in doubt
+//!   test_and_set ──▶ append, sync (`log`) ──▶ in memory (`flags`) ──▶ reply
+//!                        │ failed: the line is in doubt
 //!                        ▼
-//!                    every request fails, until the whole file could be written anew,
-//!                    the record in doubt among the others
+//!                    no flag is set, and nothing said of that one, until the line is settled;
+//!                    every request that needs it tries again
 //! ```
 //!
-//! A record whose write failed may be on the disk. It is never taken for absent: it counts as set, by
-//! a contender that was not told, who wins when it asks again.
+//! A line whose write failed may be on the disk. It is never taken for absent: once settled it counts as
+//! set, by a contender that was not told, who wins when it asks again. What was durable before is
+//! answered all the while, so a full or read-only disk hides nothing that is known.
 //!
 //! At opening, a last line without its newline is a write that was never answered, and is cut; it is
-//! kept if its checksum fits. Any other damage is an error. The file is then written anew, because
-//! what a failed fsync left in the kernel's cache may be readable without being durable.
+//! kept if its checksum fits. Any other damage is an error. Opening needs no room, and where nothing can
+//! be written the store is open for reading until it can.
 
-use crate::record::Record;
-use crate::{ArbiterError, Contender, Flag, Verdict};
+mod flags;
+mod log;
+#[cfg(test)]
+mod tests;
+
+use crate::record::{Entry, Identity, Record, from_line, to_line};
+use crate::{ArbiterError, Contender, Flag, StoreId, Verdict};
+use flags::Flags;
+use log::LogFile;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Most flags one store takes: a million failovers, and under 100 MiB of names as they usually are.
 const MAX_FLAGS: usize = 1_000_000;
 
-/// Largest store file that is read, in bytes.
-const MAX_FILE: u64 = MAX_FLAGS as u64 * crate::record::MAX_LINE as u64;
+/// Largest store file that is read, in bytes. Lines that no longer matter are at most as many again.
+const MAX_FILE: u64 = 2 * MAX_FLAGS as u64 * crate::record::MAX_LINE as u64;
+
+/// Machines that are folded at a time: a failover that comes meanwhile waits for as many syncs.
+const FOLD_AT_ONCE: usize = 16;
 
 const LOG: &str = "flags.log";
-const NEW: &str = "flags.log.new";
 const LOCK: &str = "lock";
 
+/// How much a store takes, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most flags of one client, those of ended machines counted once a machine.
+    pub flags_per_client: usize,
+    /// How long the flags of a machine that ended can still be looked at one by one.
+    pub keep_ended: Duration,
+}
+
+impl Default for Bounds {
+    /// A client's flags fill 10 MiB of disk as names usually are, and a tenth of the store; a week.
+    fn default() -> Self {
+        Self {
+            flags_per_client: 100_000,
+            keep_ended: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
 /// What opening a store found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
+    /// There was no store: this one is new, and empty.
+    pub made: bool,
     /// Flags that are set.
     pub flags: usize,
     /// Bytes of an unfinished last record that were cut.
     pub cut_bytes: usize,
+    /// Why nothing can be written yet. Flags that are set are told meanwhile, and none is set.
+    pub read_only: Option<String>,
 }
 
 /// The flags a server knows.
 ///
-/// Invariant: unless `in_doubt`, what is in memory is durable, and the other way round.
+/// Invariant: what is in `flags` is durable; what is durable is in `flags` or is `doubt`.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
-    file: File,
-    flags: BTreeMap<Flag, Contender>,
-    /// A write failed: memory has the record, the disk may not.
-    in_doubt: bool,
+    bounds: Bounds,
+    log: LogFile,
+    flags: Flags,
+    /// What the line in doubt says, if there is one.
+    doubt: Option<Entry>,
+    /// Seconds since 1970.
+    now_s: fn() -> u64,
     _lock: Flock<File>,
 }
 
@@ -65,119 +103,272 @@ impl Store {
     /// [`ArbiterError::InUse`] if another process has it; [`ArbiterError::Corrupt`] if it is damaged
     /// other than by an unfinished last record; else what the disk said.
     pub fn open(dir: impl AsRef<Path>) -> Result<(Self, Recovery), ArbiterError> {
-        let dir = dir.as_ref().to_path_buf();
-        std::fs::create_dir_all(&dir).map_err(|e| ArbiterError::disk("create", &dir, e))?;
+        let dir = dir.as_ref();
+        std::fs::create_dir_all(dir).map_err(|e| ArbiterError::disk("create", dir, e))?;
+        Self::open_in(dir, true)
+    }
+
+    /// As [`Self::open`], but makes nothing.
+    ///
+    /// # Errors
+    /// Also [`ArbiterError::NoStore`].
+    pub fn open_existing(dir: impl AsRef<Path>) -> Result<(Self, Recovery), ArbiterError> {
+        let dir = dir.as_ref();
+        if !dir.join(LOG).exists() {
+            return Err(ArbiterError::NoStore { path: dir.into() });
+        }
+        Self::open_in(dir, false)
+    }
+
+    fn open_in(dir: &Path, may_make: bool) -> Result<(Self, Recovery), ArbiterError> {
+        let found = dir.canonicalize();
+        let dir = found.map_err(|e| ArbiterError::disk("find", dir, e))?;
         let lock = lock(&dir)?;
-        let (flags, cut_bytes) = load(&dir.join(LOG))?;
-        let file = rewrite(&dir, &flags)?;
-        if let Some(parent) = dir.canonicalize().ok().as_deref().and_then(Path::parent) {
-            sync_dir(parent)?;
-        }
-        if cut_bytes > 0 {
-            tracing::warn!(cut_bytes, dir = %dir.display(), "cut an unfinished record off the store");
-        }
-        let recovery = Recovery {
-            flags: flags.len(),
-            cut_bytes,
+        let path = dir.join(LOG);
+        let loaded = load(&path)?;
+        let mut recovery = Recovery {
+            made: loaded.flags.id.is_none() && loaded.flags.len() == 0 && loaded.last.is_none(),
+            cut_bytes: loaded.cut_bytes,
+            ..Recovery::default()
         };
-        let store = Self {
+        let mut store = Self {
+            log: LogFile::open(&path, loaded.end, loaded.last_line),
             dir,
-            file,
-            flags,
-            in_doubt: false,
+            bounds: Bounds::default(),
+            flags: loaded.flags,
+            doubt: loaded.last,
+            now_s: host_now_s,
             _lock: lock,
         };
+        if recovery.made {
+            if !may_make {
+                return Err(ArbiterError::NoStore { path: store.dir });
+            }
+            store.make(&path)?;
+        }
+        if let Err(error) = store.settle().and_then(|()| store.be_named()) {
+            tracing::warn!(%error, "the store can be read only");
+            recovery.read_only = Some(error.to_string());
+        }
+        recovery.flags =
+            store.flags.len() + usize::from(matches!(store.doubt, Some(Entry::Flag(_))));
         Ok((store, recovery))
     }
 
-    /// Sets `flag` for `who` unless it is set, durably, and says whose it is.
+    /// Makes a new, empty store.
+    fn make(&mut self, path: &Path) -> Result<(), ArbiterError> {
+        let identity = new_identity(path)?;
+        self.log = LogFile::create(path, &to_line(&identity))?;
+        self.take(Entry::Identity(identity))
+    }
+
+    /// Gives a store of an older version its identity.
+    fn be_named(&mut self) -> Result<(), ArbiterError> {
+        match self.flags.id {
+            Some(_) => Ok(()),
+            None => self.append(Entry::Identity(new_identity(&self.dir)?)),
+        }
+    }
+
+    /// Limits it to `bounds`.
+    #[must_use]
+    pub fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
+    }
+
+    /// Which store this is.
     ///
     /// # Errors
-    /// What the disk said; the flag is then in doubt, and nothing else is answered before it is
-    /// durable.
-    pub fn test_and_set(&mut self, flag: &Flag, who: &Contender) -> Result<Verdict, ArbiterError> {
-        self.repair()?;
-        if let Some(holder) = self.flags.get(flag) {
+    /// What the disk said, while a store of an older version cannot be given an identity.
+    pub fn id(&mut self) -> Result<StoreId, ArbiterError> {
+        if self.flags.id.is_none() {
+            self.settle()?;
+            self.be_named()?;
+        }
+        Ok(self.flags.id.expect("it has one now"))
+    }
+
+    /// Sets `flag` for `who` unless it is set, durably, and says whose it is. `client` is whose bound
+    /// it counts for.
+    ///
+    /// # Errors
+    /// [`ArbiterError::TooManyFlags`]: it is not set. What the disk said: the flag is then in doubt, and
+    /// no other is set before it is durable.
+    pub fn test_and_set(
+        &mut self,
+        flag: &Flag,
+        who: &Contender,
+        client: Option<IpAddr>,
+    ) -> Result<Verdict, ArbiterError> {
+        if let Some(holder) = self.flags.holder(flag) {
             return Ok(Verdict::of(who, holder));
         }
-        if self.flags.len() >= MAX_FLAGS {
-            return Err(ArbiterError::Refused {
-                arbiter: self.dir.display().to_string(),
-                reason: format!("it has {MAX_FLAGS} flags, and takes no more"),
-            });
+        self.settle()?;
+        if let Some(holder) = self.flags.holder(flag) {
+            return Ok(Verdict::of(who, holder));
         }
-        let line = Record::new(flag, who).to_line();
-        self.flags.insert(flag.clone(), who.clone());
-        self.in_doubt = true;
-        self.file
-            .write_all(line.as_bytes())
-            .and_then(|()| self.file.sync_data())
-            .map_err(|e| ArbiterError::disk("write", &self.dir.join(LOG), e))?;
-        self.in_doubt = false;
+        self.check_bounds(client)?;
+        self.append(Entry::Flag(Record {
+            at_s: Some((self.now_s)()),
+            by: client,
+            ..Record::new(flag, who)
+        }))?;
         Ok(Verdict::Won)
+    }
+
+    fn check_bounds(&self, client: Option<IpAddr>) -> Result<(), ArbiterError> {
+        let too_many = |reason| ArbiterError::TooManyFlags {
+            arbiter: self.dir.display().to_string(),
+            reason,
+        };
+        if self.flags.len() >= MAX_FLAGS {
+            return Err(too_many(format!("it has {MAX_FLAGS}, and takes no more")));
+        }
+        let bound = self.bounds.flags_per_client;
+        match client {
+            Some(client) if self.flags.set_by(client) >= bound => Err(too_many(format!(
+                "{client} has set {bound}, the most for one client (tandem arbiter --flags-per-client)"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Whose `flag` is.
     ///
     /// # Errors
-    /// What the disk said, while a record is in doubt.
+    /// What the disk said, while this flag is in doubt.
     pub fn holder(&mut self, flag: &Flag) -> Result<Option<Contender>, ArbiterError> {
-        self.repair()?;
-        Ok(self.flags.get(flag).cloned())
+        let in_doubt = match &self.doubt {
+            Some(Entry::Flag(record)) => record.flag() == *flag,
+            Some(Entry::Ended(ended)) => ended.vm == flag.vm && flag.view <= ended.through,
+            Some(Entry::Identity(_)) | None => false,
+        };
+        if in_doubt {
+            self.settle()?;
+        }
+        Ok(self.flags.holder(flag).cloned())
     }
 
-    /// Whether records can be made durable.
+    /// Whether a flag could be set.
     ///
     /// # Errors
     /// What the disk said.
     pub fn check(&mut self) -> Result<(), ArbiterError> {
-        self.repair()?;
-        let probe = self.dir.join("probe");
-        let mut file = File::create(&probe).map_err(|e| ArbiterError::disk("create", &probe, e))?;
-        let written = file
-            .write_all(b"a flag could be written here\n")
-            .and_then(|()| file.sync_all());
-        let removed = std::fs::remove_file(&probe);
-        written
-            .and(removed)
-            .map_err(|e| ArbiterError::disk("write", &probe, e))
+        self.settle()?;
+        self.log.check()
     }
 
-    /// Settles a record in doubt by writing every record anew.
-    fn repair(&mut self) -> Result<(), ArbiterError> {
-        if self.in_doubt {
-            self.file = rewrite(&self.dir, &self.flags)?;
-            self.in_doubt = false;
+    /// Folds the flags of some machines that ended long enough ago (see `flags` for why no flag is ever
+    /// dropped), and writes the file anew when it pays and there is room. Whether there is more to do.
+    ///
+    /// # Errors
+    /// What the disk said; the store is as good as before.
+    pub fn tidy(&mut self) -> Result<bool, ArbiterError> {
+        self.settle()?;
+        let keep = self.bounds.keep_ended;
+        let ended = self.flags.foldable((self.now_s)(), keep, FOLD_AT_ONCE);
+        if ended.is_empty() {
+            if self.flags.is_wasteful() && self.log.compact(&self.flags.to_lines())? {
+                self.flags.were_written();
+            }
+            return Ok(false);
         }
-        Ok(())
+        for ended in ended {
+            self.append(Entry::Ended(ended))?;
+        }
+        Ok(true)
     }
+
+    /// Adds a line, durably. Everything before must be settled.
+    fn append(&mut self, entry: Entry) -> Result<(), ArbiterError> {
+        let line = to_line(&entry);
+        self.doubt = Some(entry);
+        self.log.append(&line)?;
+        self.settle()
+    }
+
+    /// Settles the line in doubt.
+    fn settle(&mut self) -> Result<(), ArbiterError> {
+        self.log.settle()?;
+        match self.doubt.take() {
+            Some(entry) => self.take(entry),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what a durable line says.
+    fn take(&mut self, entry: Entry) -> Result<(), ArbiterError> {
+        self.flags
+            .take(entry)
+            .map_err(|reason| ArbiterError::Corrupt {
+                path: self.dir.join(LOG),
+                reason,
+            })
+    }
+}
+
+fn new_identity(path: &Path) -> Result<Identity, ArbiterError> {
+    let store = StoreId::random().map_err(|e| ArbiterError::disk("name", path, e))?;
+    Ok(Identity { store })
+}
+
+fn host_now_s() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Takes the store for this process.
 fn lock(dir: &Path) -> Result<Flock<File>, ArbiterError> {
     let path = dir.join(LOCK);
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(|e| ArbiterError::disk("open", &path, e))?;
+    let file = File::options().create(true).append(true).open(&path);
+    let file = match file {
+        // It is locked as well if it can be read only.
+        Err(e) if e.raw_os_error() == Some(Errno::EROFS as i32) => File::open(&path),
+        file => file,
+    };
+    let file = file.map_err(|e| ArbiterError::disk("open", &path, e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => ArbiterError::InUse { path: dir.into() },
+        Errno::EWOULDBLOCK => ArbiterError::InUse { path: dir.into() },
         errno => ArbiterError::disk("lock", &path, errno.into()),
     })
 }
 
-/// Reads the store file, if there is one: its flags, and how many bytes of an unfinished last record
-/// are left out.
-fn load(path: &Path) -> Result<(BTreeMap<Flag, Contender>, usize), ArbiterError> {
-    let mut flags = BTreeMap::new();
+/// What a store file says.
+#[derive(Default)]
+struct Loaded {
+    /// By all lines but the last.
+    flags: Flags,
+    /// Where those lines end, in bytes.
+    end: u64,
+    /// The last line: nobody knows whether it is durable.
+    last: Option<Entry>,
+    /// Its bytes, with a newline.
+    last_line: Vec<u8>,
+    /// Bytes of an unfinished line behind it, which are left out.
+    cut_bytes: usize,
+}
+
+impl Loaded {
+    /// Takes a line; the one before is not the last then.
+    fn take(&mut self, entry: Entry, line: &[u8]) -> Result<(), String> {
+        self.end += self.last_line.len() as u64;
+        self.last_line = [line, b"\n"].concat();
+        match self.last.replace(entry) {
+            Some(before) => self.flags.take(before),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads the store file, if there is one.
+fn load(path: &Path) -> Result<Loaded, ArbiterError> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file
             .take(MAX_FILE + 1)
             .read_to_end(&mut bytes)
             .map_err(|e| ArbiterError::disk("read", path, e))?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((flags, 0)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Loaded::default()),
         Err(e) => return Err(ArbiterError::disk("open", path, e)),
     };
     let corrupt = |reason: String| ArbiterError::Corrupt {
@@ -187,169 +378,27 @@ fn load(path: &Path) -> Result<(BTreeMap<Flag, Contender>, usize), ArbiterError>
     if bytes.len() as u64 > MAX_FILE {
         return Err(corrupt(format!("it is longer than {MAX_FILE} bytes")));
     }
-    for (number, line) in bytes.split_inclusive(|b| *b == b'\n').enumerate() {
+    let mut loaded = Loaded::default();
+    let mut number = 0;
+    for line in bytes.split_inclusive(|b| *b == b'\n') {
+        number += 1;
         let (line, whole) = match line.split_last() {
             Some((b'\n', line)) => (line, true),
             _ => (line, false),
         };
-        let record = match Record::from_line(line) {
-            Ok(record) => record,
-            Err(_) if !whole => return Ok((flags, line.len())),
-            Err(reason) => return Err(corrupt(format!("line {}: {reason}", number + 1))),
-        };
-        let flag = record.flag();
-        if let Some(holder) = flags.insert(flag.clone(), record.holder.clone())
-            && holder != record.holder
-        {
-            return Err(corrupt(format!(
-                "line {}: {flag} is set a second time",
-                number + 1
-            )));
+        let wrong = |number, reason: String| corrupt(format!("line {number}: {reason}"));
+        match from_line(line) {
+            Ok(entry) => loaded
+                .take(entry, line)
+                .map_err(|reason| wrong(number - 1, reason))?,
+            Err(_) if !whole => loaded.cut_bytes = line.len(),
+            Err(reason) => return Err(wrong(number, reason)),
         }
     }
-    Ok((flags, 0))
-}
-
-/// Replaces the store file by a durable one with exactly `flags`; returns it, open for appending.
-fn rewrite(dir: &Path, flags: &BTreeMap<Flag, Contender>) -> Result<File, ArbiterError> {
-    let (path, new) = (dir.join(LOG), dir.join(NEW));
-    let mut file = File::create(&new).map_err(|e| ArbiterError::disk("create", &new, e))?;
-    let mut lines = String::new();
-    for (flag, holder) in flags {
-        lines.push_str(&Record::new(flag, holder).to_line());
+    if let Some(last) = loaded.last.clone() {
+        // It must not contradict the others, durable or not.
+        let all = loaded.flags.clone().take(last);
+        all.map_err(|reason| corrupt(format!("its last line: {reason}")))?;
     }
-    file.write_all(lines.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(|e| ArbiterError::disk("write", &new, e))?;
-    std::fs::rename(&new, &path).map_err(|e| ArbiterError::disk("rename", &new, e))?;
-    sync_dir(dir)?;
-    Ok(file)
-}
-
-fn sync_dir(dir: &Path) -> Result<(), ArbiterError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| ArbiterError::disk("sync", dir, e))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{ViewNumber, VmId};
-
-    fn flag(view: u64) -> Flag {
-        Flag {
-            vm: VmId::new("web").unwrap(),
-            view: ViewNumber(view),
-        }
-    }
-
-    fn who(name: &str) -> Contender {
-        Contender::new(name).unwrap()
-    }
-
-    fn filled(dir: &Path, flags: u64) -> Vec<u8> {
-        let (mut store, _) = Store::open(dir).unwrap();
-        for view in 0..flags {
-            assert_eq!(
-                store.test_and_set(&flag(view), &who("a")).unwrap(),
-                Verdict::Won
-            );
-        }
-        std::fs::read(dir.join(LOG)).unwrap()
-    }
-
-    #[test]
-    fn a_store_cut_at_any_byte_opens_with_what_is_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = filled(dir.path(), 3);
-        let record = bytes.len() / 3;
-        for cut in 0..=bytes.len() {
-            std::fs::write(dir.path().join(LOG), &bytes[..cut]).unwrap();
-            let (mut store, recovery) = Store::open(dir.path()).unwrap();
-            // A record that lacks its newline only is whole.
-            let whole = (cut + 1) / record;
-            assert_eq!(recovery.flags, whole, "cut at {cut}");
-            assert_eq!(recovery.cut_bytes, cut.saturating_sub(whole * record));
-            for view in 0..3 {
-                let set = (view as usize) < whole;
-                let holder = store.holder(&flag(view)).unwrap();
-                assert_eq!(holder.is_some(), set, "cut at {cut}");
-            }
-        }
-    }
-
-    #[test]
-    fn damage_before_the_end_is_an_error_that_names_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = filled(dir.path(), 3);
-        for at in 0..bytes.len() - bytes.len() / 3 {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 4;
-            std::fs::write(dir.path().join(LOG), &damaged).unwrap();
-            let error = Store::open(dir.path()).unwrap_err();
-            assert!(matches!(error, ArbiterError::Corrupt { .. }), "byte {at}");
-            assert!(error.to_string().contains(LOG), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_flag_set_twice_is_damage() {
-        let dir = tempfile::tempdir().unwrap();
-        let lines = [who("a"), who("b")].map(|who| Record::new(&flag(1), &who).to_line());
-        std::fs::write(dir.path().join(LOG), lines.concat()).unwrap();
-        assert!(matches!(
-            Store::open(dir.path()),
-            Err(ArbiterError::Corrupt { .. })
-        ));
-    }
-
-    #[test]
-    fn a_failed_write_is_in_doubt_never_absent() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut store, _) = Store::open(dir.path()).unwrap();
-        store.test_and_set(&flag(1), &who("a")).unwrap();
-        store.file = File::options().write(true).open("/dev/full").unwrap();
-        let block = dir.path().join(NEW);
-        std::fs::create_dir(&block).unwrap();
-
-        let error = store.test_and_set(&flag(2), &who("a")).unwrap_err();
-        assert!(matches!(error, ArbiterError::DiskFull { .. }), "{error}");
-        for view in [1, 2, 3] {
-            assert!(store.holder(&flag(view)).is_err());
-            assert!(store.test_and_set(&flag(view), &who("b")).is_err());
-        }
-        assert!(store.check().is_err());
-
-        std::fs::remove_dir(&block).unwrap();
-        assert_eq!(
-            store.test_and_set(&flag(2), &who("b")).unwrap(),
-            Verdict::Lost { holder: who("a") }
-        );
-        assert_eq!(
-            store.test_and_set(&flag(2), &who("a")).unwrap(),
-            Verdict::Won
-        );
-        assert_eq!(
-            store.test_and_set(&flag(3), &who("b")).unwrap(),
-            Verdict::Won
-        );
-        drop(store);
-        let (mut store, recovery) = Store::open(dir.path()).unwrap();
-        assert_eq!(recovery.flags, 3);
-        assert_eq!(store.holder(&flag(2)).unwrap(), Some(who("a")));
-        assert_eq!(store.holder(&flag(3)).unwrap(), Some(who("b")));
-    }
-
-    #[test]
-    fn one_server_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Store::open(dir.path()).unwrap();
-        assert!(matches!(
-            Store::open(dir.path()),
-            Err(ArbiterError::InUse { .. })
-        ));
-        drop(first);
-        assert!(Store::open(dir.path()).is_ok());
-    }
+    Ok(loaded)
 }

@@ -6,7 +6,7 @@ mod rigs;
 use rigs::{DiskRig, Rig, ServerRig};
 use std::collections::BTreeSet;
 use std::sync::Barrier;
-use testandset::{Contender, Flag, Verdict, ViewNumber, VmId};
+use testandset::{ArbiterError, Contender, Flag, Verdict, ViewNumber, VmId};
 
 fn flag(vm: &str, view: u64) -> Flag {
     Flag {
@@ -130,6 +130,58 @@ fn a_restart_changes_nothing<R: Rig>() {
     assert_eq!(after.holder(&flag("web", 2)).unwrap(), None);
 }
 
+fn all_who_ask_one_arbiter_see_one_store_and_another_has_another<R: Rig>() {
+    let mut rig = R::new();
+    let ids: BTreeSet<_> = std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..16)
+            .map(|_| scope.spawn(|| rig.arbiter().store().unwrap().to_bytes()))
+            .collect();
+        askers.into_iter().map(|a| a.join().unwrap()).collect()
+    });
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    rig.restart();
+    let after = rig.arbiter().store().unwrap().to_bytes();
+    assert!(ids.contains(&after), "a restart changes no identity");
+    let other = R::new().arbiter().store().unwrap().to_bytes();
+    assert!(!ids.contains(&other));
+}
+
+fn no_word_of_another_store_is_taken<R: Rig>() {
+    let mut rig = R::new();
+    let (set, unset) = (flag("web", 1), flag("web", 2));
+    // Bound by a verdict, and by having asked.
+    let (by_verdict, by_asking) = (rig.arbiter(), rig.arbiter());
+    let verdict = by_verdict.test_and_set(&set, &who("a")).unwrap();
+    assert_eq!(verdict, Verdict::Won);
+    let known = by_asking.store().unwrap();
+    rig.lose_store();
+    // Also once the new store is in use.
+    for round in 0..2 {
+        for arbiter in [&by_verdict, &by_asking] {
+            for flag in [&set, &unset] {
+                for error in [
+                    arbiter.test_and_set(flag, &who("b")).unwrap_err(),
+                    arbiter.holder(flag).unwrap_err(),
+                    arbiter.check().unwrap_err(),
+                ] {
+                    let other = matches!(error, ArbiterError::OtherStore { .. });
+                    assert!(other, "round {round}: {error}");
+                    let line = error.to_string();
+                    assert_eq!(line.lines().count(), 1, "{line}");
+                    assert!(line.contains(&rig.place()), "{line}");
+                    assert!(line.contains(&known.to_string()), "{line}");
+                }
+            }
+            assert_eq!(arbiter.store().unwrap(), known);
+        }
+        let fresh = rig.arbiter();
+        assert_ne!(fresh.store().unwrap(), known);
+        for flag in [&set, &unset] {
+            assert_eq!(fresh.holder(flag).unwrap(), None, "nothing was set");
+        }
+    }
+}
+
 fn out_of_reach_is_an_error_not_an_answer<R: Rig>() {
     let mut rig = R::new();
     let arbiter = rig.arbiter();
@@ -167,6 +219,8 @@ macro_rules! conformance_of {
                 views_and_vms_are_independent
                 of_32_racing_one_wins_and_all_learn_who
                 a_restart_changes_nothing
+                all_who_ask_one_arbiter_see_one_store_and_another_has_another
+                no_word_of_another_store_is_taken
                 out_of_reach_is_an_error_not_an_answer;
         )*}
     };

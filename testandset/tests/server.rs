@@ -9,10 +9,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 use testandset::{
-    Arbiter, ArbiterError, Contender, Flag, ServerArbiter, Verdict, ViewNumber, VmId,
+    Arbiter, ArbiterError, Bounds, Contender, Flag, ServerArbiter, Verdict, ViewNumber, VmId,
 };
 
-const HELLO: &str = "{\"protocol\":\"tandem-arbiter\",\"version\":1}\n";
+const HELLO: &str = "{\"protocol\":\"tandem-arbiter\",\"version\":2}\n";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn any_port() -> SocketAddr {
@@ -52,28 +52,35 @@ fn say(address: SocketAddr, bytes: &[u8]) -> String {
 fn what_is_no_request_is_refused_and_sets_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::start(dir.path(), any_port());
+    let set = format!("\"op\":\"test_and_set\",\"store\":\"{}\"", server.id);
     let cases = [
         (
             String::from("GET / HTTP/1.1\r\n\r\n"),
             "no tandem-arbiter greeting",
         ),
-        (HELLO.replace(":1}", ":2}"), "version 2"),
+        (HELLO.replace(":2}", ":1}"), "version 1"),
         (format!("{HELLO}nonsense\n"), "no such request"),
         (
             format!("{HELLO}{{\"op\":\"clear\",\"vm\":\"web\",\"view\":1}}\n"),
             "no such request",
         ),
         (
-            format!(
-                "{HELLO}{{\"op\":\"test_and_set\",\"vm\":\"../x\",\"view\":1,\"who\":\"a\"}}\n"
-            ),
+            format!("{HELLO}{{{set},\"vm\":\"../x\",\"view\":1,\"who\":\"a\"}}\n"),
             "no such request",
         ),
         (
-            format!(
-                "{HELLO}{{\"op\":\"test_and_set\",\"vm\":\"web\",\"view\":-1,\"who\":\"a\"}}\n"
-            ),
+            format!("{HELLO}{{{set},\"vm\":\"web\",\"view\":-1,\"who\":\"a\"}}\n"),
             "no such request",
+        ),
+        (
+            // Meant for no store in particular.
+            format!("{HELLO}{{\"op\":\"test_and_set\",\"vm\":\"web\",\"view\":1,\"who\":\"a\"}}\n"),
+            "no such request",
+        ),
+        (
+            format!("{HELLO}{{{set},\"vm\":\"web\",\"view\":1,\"who\":\"a\"}}\n")
+                .replace(&server.id.to_string(), &"0".repeat(32)),
+            "other_store",
         ),
         (
             format!("{HELLO}{}\n", "x".repeat(5000)),
@@ -90,7 +97,7 @@ fn what_is_no_request_is_refused_and_sets_nothing() {
         assert!(said.contains(expected), "to {bytes:.80}: {said}");
     }
     // A request cut off before its newline is none.
-    let cut = "{\"op\":\"test_and_set\",\"vm\":\"web\",\"view\":1,\"who\":\"a\"}";
+    let cut = format!("{{{set},\"vm\":\"web\",\"view\":1,\"who\":\"a\"}}");
     assert_eq!(
         say(server.address, format!("{HELLO}{cut}").as_bytes()),
         HELLO
@@ -159,6 +166,28 @@ fn a_server_that_stops_answers_what_it_took_and_forgets_nothing() {
 }
 
 #[test]
+fn a_client_at_its_bound_is_told_so_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        flags_per_client: 2,
+        ..Bounds::default()
+    };
+    let server = Running::start_within(bounds, dir.path(), any_port());
+    let arbiter = client(server.address);
+    for view in [1, 2] {
+        arbiter.test_and_set(&flag(view), &who("a")).unwrap();
+    }
+    let refused = arbiter.test_and_set(&flag(3), &who("a")).unwrap_err();
+    assert!(
+        matches!(refused, ArbiterError::TooManyFlags { .. }),
+        "{refused}"
+    );
+    assert_eq!(arbiter.holder(&flag(3)).unwrap(), None);
+    let again = arbiter.test_and_set(&flag(2), &who("b")).unwrap();
+    assert_eq!(again, Verdict::Lost { holder: who("a") });
+}
+
+#[test]
 fn a_torn_record_is_cut_and_told() {
     let dir = tempfile::tempdir().unwrap();
     let server = Running::start(dir.path(), any_port());
@@ -175,16 +204,24 @@ fn a_torn_record_is_cut_and_told() {
     assert_eq!(server.recovery.cut_bytes, torn.len());
 }
 
-/// What the client makes of a server that answers `reply` to anything.
-fn ask_a_server_that_says(reply: &'static [u8]) -> ArbiterError {
+/// What the client makes of a server that answers `reply` when it is asked for a flag; `at_once`: already
+/// when it is asked for its store.
+fn ask_a_server_that_says(reply: &'static [u8], at_once: bool) -> ArbiterError {
     let listener = TcpListener::bind(any_port()).unwrap();
     let address = listener.local_addr().unwrap();
+    let store = format!(
+        "{HELLO}{{\"reply\":\"store\",\"store\":\"{}\"}}\n",
+        "1".repeat(32)
+    );
     let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-        lines.next();
-        lines.next();
-        let _ = stream.write_all(reply);
+        let replies = [store.as_bytes(), reply];
+        for reply in &replies[usize::from(at_once)..] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines.next();
+            lines.next();
+            let _ = stream.write_all(reply);
+        }
     });
     let answer = client(address).test_and_set(&flag(1), &who("a"));
     server.join().unwrap();
@@ -200,32 +237,31 @@ fn only_a_verdict_is_a_verdict() {
     let cases: [(&[u8], Fits); 9] = [
         (b"", |e| matches!(e, Unreachable { .. })),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", |e| matches!(e, Protocol { .. })),
-        (b"{\"protocol\":\"tandem-arbiter\",\"version\":2}\n{\"reply\":\"won\"}\n", |e| {
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n{\"reply\":\"won\"}\n", |e| {
             matches!(e, Protocol { .. })
         }),
-        (b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n", |e| {
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":2}\n", |e| {
             matches!(e, Unreachable { .. })
         }),
-        (b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n{\"reply\":\"won\"}", |e| {
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":2}\n{\"reply\":\"won\"}", |e| {
             matches!(e, Unreachable { .. })
         }),
-        (b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n{\"reply\":\"ready\"}\n", |e| {
+        (b"{\"protocol\":\"tandem-arbiter\",\"version\":2}\n{\"reply\":\"ready\"}\n", |e| {
             matches!(e, Protocol { .. })
         }),
         (b"{\"reply\":\"refused\",\"reason\":\"no\"}\n", |e| matches!(e, Refused { .. })),
         (
-            b"{\"protocol\":\"tandem-arbiter\",\"version\":1}\n{\"reply\":\"store_failed\",\"reason\":\"full\"}\n",
+            b"{\"protocol\":\"tandem-arbiter\",\"version\":2}\n{\"reply\":\"store_failed\",\"reason\":\"full\"}\n",
             |e| matches!(e, StoreFailed { .. }),
         ),
         (&[b'x'; 20_000], |e| matches!(e, Unreachable { .. })),
     ];
     for (reply, fits) in cases {
-        let error = ask_a_server_that_says(reply);
-        assert!(
-            fits(&error),
-            "{:?}: {error}",
-            String::from_utf8_lossy(reply)
-        );
+        for at_once in [false, true] {
+            let error = ask_a_server_that_says(reply, at_once);
+            let reply = String::from_utf8_lossy(reply);
+            assert!(fits(&error), "{reply:?}, at once {at_once}: {error}");
+        }
     }
 }
 

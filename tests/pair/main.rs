@@ -6,6 +6,7 @@ mod console;
 mod far;
 mod fence;
 mod stopped;
+mod stores;
 mod unlike;
 mod unreachable;
 
@@ -22,13 +23,17 @@ struct Site {
     started: std::cell::Cell<u32>,
     /// The arbiter's process, and where it listens, if it is not the folder.
     server: Option<(Daemon, String)>,
+    /// What replicas are told from now on.
+    arbiter: std::cell::RefCell<String>,
 }
 
 impl Site {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("flags")).unwrap();
+        let flags = folder.path().join("flags");
+        std::fs::create_dir(&flags).unwrap();
         Self {
+            arbiter: format!("file:{}", flags.display()).into(),
             folder,
             started: 0.into(),
             server: None,
@@ -56,6 +61,7 @@ impl Site {
             .wait_line(LIMIT, |line| line.starts_with("listening on "))
             .unwrap();
         let at = line.trim_start_matches("listening on ").to_owned();
+        *self.arbiter.borrow_mut() = format!("tcp:{at}");
         self.server = Some((daemon, at));
     }
 
@@ -72,10 +78,7 @@ impl Site {
 
     fn common(&self, events: &Path) -> Vec<OsString> {
         let mut args = os(&["--vm", "by-hand", "--arbiter"]);
-        args.push(match &self.server {
-            Some((_, at)) => format!("tcp:{at}").into(),
-            None => format!("file:{}", self.path("flags").display()).into(),
-        });
+        args.push(self.arbiter.borrow().as_str().into());
         args.push("--events".into());
         args.push(events.into());
         args.push("--metrics".into());
@@ -118,6 +121,10 @@ struct Replica {
 }
 
 impl Replica {
+    fn said_on_stderr(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap()
+    }
+
     fn events(&self) -> Vec<Line> {
         Line::all_in(&self.events)
     }

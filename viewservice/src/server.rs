@@ -4,6 +4,7 @@ use crate::protocol::{MAX_REQUEST, PROTOCOL, Reply, Request};
 use crate::{Change, Event, Settings, State, Store, ViewError, Views};
 use lines::{Answer, Answerer, Limits};
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -72,7 +73,7 @@ struct Inner {
 }
 
 impl Answerer for Service {
-    fn answer(&self, line: Option<&[u8]>, first: bool) -> Answer {
+    fn answer(&self, _peer: IpAddr, line: Option<&[u8]>, first: bool) -> Answer {
         let refused = |reason: String| Answer::Last(lines::to_line(&Reply::Refused { reason }));
         let Some(line) = line else {
             return refused(format!("a line is at most {MAX_REQUEST} bytes"));

@@ -35,6 +35,7 @@ pub fn hello(settings: Settings) -> Hello {
         incarnation: "host-1/42".into(),
         view: ViewNumber(7),
         first_digest: 0x1234_5678_9abc_def0,
+        store: *b"where flags are.",
         settings,
         config: b"memory 64".to_vec(),
     }

@@ -19,10 +19,10 @@ use logchannel::role::{Event, RoleMachine};
 use logchannel::{Bye, Connection, Hello, Receiver, ReceiverHandle, ReceiverOptions, Suppressed};
 use replay::Arrival;
 use replay::codec::from_bytes;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver as Inlet, Sender as Outlet, SyncSender, channel};
+use std::sync::{Arc, Once};
 use std::time::Duration;
-use testandset::VmId;
+use testandset::{StoreId, VmId};
 use vmm::backends::ArrivalSink;
 use vmm::machine::FAULT_STATUS;
 use vmm::machine::live::Inbox;
@@ -159,11 +159,13 @@ pub fn backup(args: BackupArgs) -> Outcome {
     let contender = incarnation(&args.replica, "backup")?;
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
+    let store = arbiter.store()?;
     let mut events = Events::open(
         "backup",
         args.replica.events.as_deref(),
         args.replica.metrics.as_deref(),
     )?;
+    events.note("arbiter_store", store);
     let mut callers = Callers::at(&args.listen)?;
     let (to_control, messages) = channel();
     let stop = to_control.clone();
@@ -178,8 +180,14 @@ pub fn backup(args: BackupArgs) -> Outcome {
     let reporter = Reporter::start(identity, to_control.clone())?;
     events.note("listening", address);
     let inbox = Inbox::new();
-    let (connection, hello, started) =
-        accept(&args, &mut callers, &vm, &inbox, &to_control, &messages)?;
+    let (connection, hello, started) = accept(
+        &args,
+        &mut callers,
+        (&vm, store),
+        &inbox,
+        &to_control,
+        &messages,
+    )?;
     drop(callers);
     let options = ReceiverOptions {
         buffer_max: (args.replica.log_buffer as usize) << 20,
@@ -218,6 +226,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
         messages,
         _open: to_control,
         stopping: Stopping::default(),
+        other_store: Once::new(),
     }
     .run()
 }
@@ -235,7 +244,7 @@ struct Started {
 fn accept(
     args: &BackupArgs,
     callers: &mut Callers,
-    vm: &VmId,
+    (vm, store): (&VmId, StoreId),
     inbox: &Arc<Inbox>,
     control: &Outlet<Message>,
     messages: &Inlet<Message>,
@@ -244,6 +253,7 @@ fn accept(
         let (caller, hello) = callers.next(messages)?;
         let mut started = None;
         let decide = |hello: &Hello| -> Result<Option<String>, String> {
+            same_store(hello, store)?;
             let machine = start(args, vm, hello, inbox, control).map_err(|e| e.to_string())?;
             let remark = machine.warning.clone();
             started = Some(machine);
@@ -257,6 +267,18 @@ fn accept(
             (Ok(_), None) => unreachable!("a welcome primary's machine was started"),
         }
     }
+}
+
+/// Checks that both sides of the pair would ask for flags in the same `store`.
+fn same_store(hello: &Hello, store: StoreId) -> Result<(), String> {
+    let theirs = StoreId::from_bytes(hello.store);
+    if theirs == store {
+        return Ok(());
+    }
+    Err(format!(
+        "the primary's arbiter keeps its flags in store {theirs}, this backup's in {store}: both need \
+         the same arbiter, with the store it had (if it was lost and made anew, start this backup again)"
+    ))
 }
 
 /// Boots the machine `hello` describes, on a vCPU thread that then waits for the receiver.

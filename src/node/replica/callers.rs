@@ -136,6 +136,7 @@ mod tests {
             incarnation: "a".into(),
             view: ViewNumber(1),
             first_digest: 0,
+            store: [0; 16],
             settings: Settings::default(),
             config: Vec::new(),
         }

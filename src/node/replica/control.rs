@@ -9,9 +9,10 @@ use crate::node::last_words::of_status;
 use logchannel::LinkEnd;
 use logchannel::role::{Command, Event, RoleMachine, ViewNumber};
 use std::collections::VecDeque;
+use std::sync::Once;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
-use testandset::{Arbiter, Contender, Flag, Verdict, VmId};
+use testandset::{Arbiter, ArbiterError, Contender, Flag, Verdict, VmId};
 
 /// Time between two questions to an arbiter that is out of reach.
 const RETRY: Duration = Duration::from_millis(100);
@@ -66,6 +67,8 @@ pub struct Control<S> {
     /// it has said its last, and this replica may have to go on asking for its flag then.
     pub _open: Sender<Message>,
     pub stopping: Stopping,
+    /// That the arbiter has lost its store is said once.
+    pub other_store: Once,
 }
 
 /// What a replica that was asked to stop still waits for.
@@ -250,11 +253,17 @@ impl<S: Side> Control<S> {
                 }
             }
             Err(e) => {
-                self.events.note("arbiter_unreachable", &e);
+                if matches!(e, ArbiterError::OtherStore { .. }) {
+                    self.events.note("arbiter_other_store", &e);
+                    self.other_store
+                        .call_once(|| crate::complain!("tandem: {e}"));
+                } else {
+                    self.events.note("arbiter_unreachable", &e);
+                    tracing::warn!("the arbiter gave no answer, asking again: {e}");
+                }
                 if self.stopping.gives_up() {
                     return Event::FlagGivenUp;
                 }
-                tracing::warn!("the arbiter gave no answer, asking again: {e}");
                 Event::FlagUnreachable
             }
         }

@@ -19,9 +19,9 @@ use logchannel::{
 use replay::recorder::{Recorder, StatePace};
 use replay::{Arrival, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, channel};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use testandset::{Contender, VmId};
 use vmm::backends::ArrivalSink;
@@ -254,11 +254,13 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
     let contender = incarnation(&args.replica, "primary")?;
     let arbiter = testandset::parse(&args.replica.arbiter)?;
     arbiter.check()?;
+    let store = arbiter.store()?;
     let mut events = Events::open(
         "primary",
         args.replica.events.as_deref(),
         args.replica.metrics.as_deref(),
     )?;
+    events.note("arbiter_store", store);
     let prepared = setup::prepare(setup::blueprint(&args.machine)?, args.machine.engine)?;
     let mut origin = prepared.origin();
     if let (Some(host), Some(pretended)) = (&mut origin.processor, args.host_processor) {
@@ -302,6 +304,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         incarnation: contender.to_string(),
         view,
         first_digest: vcpu.first_state,
+        store: store.to_bytes(),
         settings: settings(&args.replica),
         config: replay::codec::to_bytes(&Proposal {
             origin,
@@ -369,6 +372,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         messages,
         _open: to_control,
         stopping: Stopping::default(),
+        other_store: Once::new(),
     }
     .run()
 }

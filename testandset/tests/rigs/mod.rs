@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
-use testandset::{Arbiter, Recovery, ServerArbiter, SharedDisk, Store};
+use testandset::{Arbiter, Bounds, Recovery, ServerArbiter, SharedDisk, Store, StoreId};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -18,10 +18,19 @@ pub trait Rig: Sync {
     fn arbiter(&self) -> Box<dyn Arbiter>;
     /// Stops and starts whatever it keeps running, at the same address.
     fn restart(&mut self);
+    /// Loses its store: where that was, an empty one is.
+    fn lose_store(&mut self);
     /// Puts it out of reach.
     fn cut(&mut self);
     /// What its errors must name.
     fn place(&self) -> String;
+}
+
+/// Removes all files in `dir`.
+fn empty(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
 }
 
 /// [`SharedDisk`].
@@ -48,6 +57,10 @@ impl Rig for DiskRig {
 
     fn restart(&mut self) {}
 
+    fn lose_store(&mut self) {
+        empty(&self.shared());
+    }
+
     fn cut(&mut self) {
         std::fs::remove_dir_all(self.shared()).unwrap();
     }
@@ -61,6 +74,7 @@ impl Rig for DiskRig {
 pub struct Running {
     pub address: SocketAddr,
     pub recovery: Recovery,
+    pub id: StoreId,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -68,7 +82,14 @@ pub struct Running {
 impl Running {
     /// Serves the store in `dir` at `address`.
     pub fn start(dir: &Path, address: SocketAddr) -> Self {
+        Self::start_within(Bounds::default(), dir, address)
+    }
+
+    /// The same, of a store with these `bounds`.
+    pub fn start_within(bounds: Bounds, dir: &Path, address: SocketAddr) -> Self {
         let (store, recovery) = Store::open(dir).unwrap();
+        let mut store = store.with_bounds(bounds);
+        let id = store.id().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -85,6 +106,7 @@ impl Running {
         Self {
             address,
             recovery,
+            id,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -128,6 +150,12 @@ impl Rig for ServerRig {
     fn restart(&mut self) {
         self.running = None;
         self.running = Some(Running::start(self.dir.path(), self.address));
+    }
+
+    fn lose_store(&mut self) {
+        self.running = None;
+        empty(self.dir.path());
+        self.restart();
     }
 
     fn cut(&mut self) {

@@ -1,0 +1,154 @@
+//! Arbiters that lose their store, and pairs whose sides have different ones.
+
+use super::common::{LIMIT, assert_one_line, have_kvm, machine, os, tandem, text};
+use super::{LONG, SHORT, Site};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tandem::demo::daemon::Daemon;
+
+/// A `tandem arbiter` that can be stopped and started again.
+struct Server {
+    address: String,
+    store: PathBuf,
+    errors: PathBuf,
+    daemon: Option<Daemon>,
+}
+
+impl Server {
+    fn start(site: &Site) -> Self {
+        // Free a moment ago.
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut server = Self {
+            address: probe.local_addr().unwrap().to_string(),
+            store: site.path("store"),
+            errors: site.path("arbiter.err"),
+            daemon: None,
+        };
+        drop(probe);
+        server.run();
+        *site.arbiter.borrow_mut() = format!("tcp:{}", server.address);
+        server
+    }
+
+    fn run(&mut self) {
+        let mut args = os(&["arbiter", "--listen", &self.address, "--store"]);
+        args.push(self.store.clone().into());
+        let daemon = Daemon::start("arbiter", args, self.errors.clone()).unwrap();
+        daemon
+            .wait_line(LIMIT, |line| line.contains("listening"))
+            .unwrap();
+        self.daemon = Some(daemon);
+    }
+
+    fn stop(&mut self) {
+        let mut daemon = self.daemon.take().expect("it runs");
+        daemon.ask_to_end();
+        assert!(daemon.wait(LIMIT).unwrap().success());
+    }
+
+    fn complaints(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap()
+    }
+}
+
+#[test]
+fn a_pair_whose_sides_have_different_stores_is_refused_at_the_start() {
+    let _machine = machine();
+    if !have_kvm("two stores") {
+        return;
+    }
+    let site = Site::new();
+    let (mut backup, at) = site.backup(&[]);
+    // As where the shared storage is mounted on one host only.
+    let other = site.path("not-mounted");
+    std::fs::create_dir(&other).unwrap();
+    let mine = site.arbiter.replace(format!("file:{}", other.display()));
+    let why = site.primary(&SHORT, &at).is_refused();
+    assert!(why.contains("keeps its flags in store"), "{why}");
+    // Nobody is the worse for it.
+    *site.arbiter.borrow_mut() = mine;
+    let mut primary = site.primary(&SHORT, &at);
+    primary.ends_well();
+    backup.ends_well();
+}
+
+#[test]
+fn a_survivor_takes_no_word_of_an_arbiter_that_lost_its_store() {
+    let _machine = machine();
+    if !have_kvm("a lost store") {
+        return;
+    }
+    let site = Site::new();
+    let mut server = Server::start(&site);
+    assert!(server.complaints().contains("made a new, empty store"));
+    let (mut backup, at) = site.backup(&[]);
+    let mut primary = site.primary(&LONG, &at);
+    primary.wait_event("primary");
+    let (mut waiting, waits_at) = site.backup(&[]);
+
+    server.stop();
+    let saved = site.path("saved");
+    std::fs::rename(&server.store, &saved).unwrap();
+    server.run();
+    let told = server.complaints();
+    let new = told
+        .lines()
+        .filter(|line| line.contains("made a new, empty store"));
+    assert_eq!(new.count(), 2, "{told}");
+
+    // A second primary is begun by the new store, but not with a backup that knows the old one.
+    let why = site.primary(&LONG, &waits_at).is_refused();
+    assert!(why.contains("keeps its flags in store"), "{why}");
+    waiting.daemon.kill();
+
+    primary.daemon.kill();
+    let begun = Instant::now();
+    let refusals = || {
+        let events = backup.events();
+        let such = events
+            .iter()
+            .filter(|line| line.event == "arbiter_other_store");
+        such.count()
+    };
+    while refusals() < 3 {
+        assert!(begun.elapsed() < LIMIT, "{:?}", backup.events());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let live = |line: &tandem::node::replica::Line| line.event == "live";
+    assert!(!backup.events().iter().any(live), "{:?}", backup.events());
+    let said = backup.said_on_stderr();
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("has lost the store"));
+    assert_eq!(lines.count(), 1, "{said}");
+
+    // The right store is put back: it goes on.
+    server.stop();
+    std::fs::remove_dir_all(&server.store).unwrap();
+    std::fs::rename(&saved, &server.store).unwrap();
+    server.run();
+    backup.wait_event("live");
+    backup.daemon.ask_to_end();
+    backup.ends_well();
+}
+
+#[test]
+fn an_arbiter_that_is_to_find_its_store_makes_none() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let arbiter = |store: &Path| {
+        let store = text(store);
+        tandem(&[
+            "arbiter",
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            store,
+            "--existing",
+        ])
+    };
+    assert_one_line(&arbiter(&store), 1, &[text(&store), "no store of flags"]);
+    assert!(!store.exists());
+}
