@@ -28,8 +28,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// Most bytes of one encoded entry. A disk request is bounded by 256 KiB, a frame by 64 KiB.
 pub const ENTRY_MAX: usize = 1 << 20;
-/// Most bytes [`from_bytes`] accepts.
-pub const BLOB_MAX: usize = 16 << 20;
+/// Most bytes [`from_bytes`] accepts: room for the largest state there is, that of a disk with 64 writes of
+/// 256 KiB under way.
+pub const BLOB_MAX: usize = 32 << 20;
+/// Most bytes that bincode may count for one encoded byte. Its limit is on what values take when decoded,
+/// not on what they take encoded: a number of 128 bits, or of 64, may be one byte.
+const COUNTED_MAX: usize = 16;
 
 /// Kinds on the wire. Numbers are for ever: golden logs of every format version must still be read.
 mod wire {
@@ -61,8 +65,28 @@ mod wire {
     pub const ANCHOR: u8 = 0x20;
 }
 
-fn bincode_config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<BLOB_MAX>()
+/// A value for which bincode counts at most `COUNTED` bytes, and how many encoded bytes it took.
+fn decode<const COUNTED: usize, T: DeserializeOwned>(
+    bytes: &[u8],
+) -> Result<(T, usize), bincode::error::DecodeError> {
+    let config = bincode::config::standard().with_limit::<COUNTED>();
+    bincode::serde::decode_from_slice(bytes, config)
+}
+
+/// A value and how many bytes it took. Whatever is whole in `bytes` is decoded; the limit is there so that
+/// a length within, which nobody has checked, sizes no allocation far beyond what was received.
+fn decode_any<T: DeserializeOwned>(
+    bytes: &[u8],
+) -> Result<(T, usize), bincode::error::DecodeError> {
+    const SMALL: usize = 1 << 10;
+    const MEDIUM: usize = 64 << 10;
+    const LARGE: usize = 1 << 20;
+    match bytes.len() {
+        0..=SMALL => decode::<{ SMALL * COUNTED_MAX }, T>(bytes),
+        0..=MEDIUM => decode::<{ MEDIUM * COUNTED_MAX }, T>(bytes),
+        0..=LARGE => decode::<{ LARGE * COUNTED_MAX }, T>(bytes),
+        _ => decode::<{ BLOB_MAX * COUNTED_MAX }, T>(bytes),
+    }
 }
 
 /// Any plain value as bytes (device states, configurations, headers).
@@ -85,8 +109,11 @@ pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LogError> {
         offset: offset as u64,
         entry: 0,
     };
-    let (value, used) = bincode::serde::decode_from_slice(bytes, bincode_config())
-        .map_err(|e| malformed(format!("undecodable value: {e}"), 0))?;
+    if bytes.len() > BLOB_MAX {
+        return Err(malformed("a value of too many bytes".into(), BLOB_MAX));
+    }
+    let (value, used) =
+        decode_any(bytes).map_err(|e| malformed(format!("undecodable value: {e}"), 0))?;
     if used != bytes.len() {
         return Err(malformed("bytes left over after a value".into(), used));
     }
@@ -604,6 +631,73 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode(&bytes);
         }
+    }
+
+    /// What is encoded in `length` bytes is decoded.
+    fn returns<T>(value: &T, length: usize)
+    where
+        T: Serialize + DeserializeOwned + PartialEq,
+    {
+        let bytes = to_bytes(value);
+        assert_eq!(bytes.len(), length);
+        assert!(from_bytes::<T>(&bytes).unwrap() == *value);
+    }
+
+    #[test]
+    fn the_largest_values_are_decoded_whatever_they_are_made_of() {
+        // Where the limit steps, and the largest of all: a length of 5 bytes, or of 3, before them.
+        for length in [1 << 10, 1 << 16] {
+            returns(&vec![0u64; length - 3], length);
+            returns(&vec![0u128; length - 3], length);
+            let count = (length - 3) / 9;
+            let prefix = if count <= 250 { 1 } else { 3 };
+            returns(&vec![u64::MAX; count], prefix + 9 * count);
+            returns(&"x".repeat(length - 3), length);
+        }
+        returns(&vec![0u64; (1 << 20) - 5], 1 << 20);
+        returns(&vec![(0u32, false, Some(0u16)); 1 << 20], 5 + (4 << 20));
+        returns(&vec![0xaau8; BLOB_MAX - 5], BLOB_MAX);
+        returns(&"x".repeat(BLOB_MAX - 5), BLOB_MAX);
+    }
+
+    #[test]
+    fn a_value_beyond_the_limit_is_refused() {
+        let bytes = to_bytes(&vec![0xaau8; BLOB_MAX - 4]);
+        let error = from_bytes::<Vec<u8>>(&bytes).unwrap_err();
+        assert!(error.to_string().contains("too many bytes"), "{error}");
+        // A length that is not there is refused before it is made room for.
+        let lengths = [u64::MAX, 1 << 40, 1 << 24];
+        for bytes in lengths.map(|length| to_bytes(&length)) {
+            let error = from_bytes::<String>(&bytes).unwrap_err();
+            assert!(error.to_string().contains("LimitExceeded"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_largest_entry_is_decoded_and_no_larger_one() {
+        // Kind, clock delta, RIP as before, register digest.
+        let head = 1 + 4 + 1 + 4;
+        let frame = |length: usize| {
+            let event = Event::Arrival(Arrival::Frame(vec![7; length]));
+            LogEntry::at(&here(1 << 27, 0x10_0001, 7), event)
+        };
+        let largest = [frame(ENTRY_MAX - head)];
+        let bytes = encode(&largest);
+        assert_eq!(bytes.len(), 3 + ENTRY_MAX);
+        assert_eq!(decode(&bytes).unwrap(), largest);
+        let disk = LogEntry::at(
+            &here(1 << 27, 0x10_0001, 7),
+            Event::Arrival(Arrival::DiskDone {
+                tag: u32::MAX,
+                ok: true,
+                data: vec![1; 256 << 10],
+            }),
+        );
+        assert_eq!(decode(&encode(&[disk.clone()])).unwrap(), [disk]);
+        let mut larger = Vec::new();
+        put_varint(&mut larger, ENTRY_MAX as u64 + 1);
+        larger.resize(larger.len() + ENTRY_MAX + 1, 0);
+        assert!(decode(&larger).is_err());
     }
 
     #[test]

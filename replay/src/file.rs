@@ -499,6 +499,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_largest_header_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let with = |bytes: usize| LogHeader {
+            config: vec![0xff; bytes],
+            ..header()
+        };
+        let rest = to_bytes(&with(HEADER_MAX - 100)).len() - (HEADER_MAX - 100);
+        let largest = with(HEADER_MAX - rest);
+        assert_eq!(to_bytes(&largest).len(), HEADER_MAX);
+        drop(LogWriter::create(&path, &largest, || 0).unwrap());
+        assert_eq!(*LogReader::open(&path).unwrap().header(), largest);
+    }
+
     fn write(path: &Path, frames: u64) {
         let mut writer = LogWriter::create(path, &header(), || 0).unwrap();
         let stand = Some(Stand {

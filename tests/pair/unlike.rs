@@ -136,6 +136,8 @@ fn a_greeting_with_less_than_a_processor_is_refused() {
     let _machine = machine();
     let site = Site::new();
     let (mut backup, at) = site.backup(&[]);
+    let arbiter = testandset::parse(&site.arbiter.borrow()).unwrap();
+    let store = arbiter.store().unwrap().to_bytes();
     // What the version before this one sent: a machine, its engine, and no processor.
     for config in [&b""[..], &[0xff; 40], &[7; 60_000]] {
         let hello = Hello {
@@ -143,6 +145,7 @@ fn a_greeting_with_less_than_a_processor_is_refused() {
             incarnation: "a".into(),
             view: ViewNumber(1),
             first_digest: 0,
+            store,
             settings: Settings::default(),
             config: config.to_vec(),
         };

@@ -1,7 +1,9 @@
-//! Debian's own redis-cli and redis-benchmark against the kv guest, through a failover too (P1).
+//! Debian's own redis-cli, redis-benchmark and redis-py against the kv guest, through a failover too (P1).
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod limits;
 
 use common::{LIMIT, cluster, have_kvm, machine, os};
 use std::io::{BufRead, BufReader, Write};
@@ -21,13 +23,27 @@ fn have_redis_tools() -> bool {
 }
 
 fn ready(cluster: &Cluster) -> Pair {
+    ready_with(cluster, &[])
+}
+
+/// A pair whose guest has these arguments.
+fn ready_with(cluster: &Cluster, args: &[&str]) -> Pair {
     let options = PairOptions {
         network: true,
         ..PairOptions::default()
     };
-    let pair = cluster.start_pair("redis", &os(&["kv"]), &options).unwrap();
+    let mut words = vec!["kv"];
+    words.extend(args.iter().flat_map(|arg| ["--arg", arg]));
+    let pair = cluster.start_pair("redis", &os(&words), &options).unwrap();
     pair.wait_ready("ready").unwrap();
     pair
+}
+
+/// Ends a pair of which nobody died.
+fn end(mut pair: Pair) {
+    pair.primary.ask_to_end();
+    assert!(pair.primary.wait(LIMIT).unwrap().success());
+    assert!(pair.backup.wait(LIMIT).unwrap().success());
 }
 
 fn tool(name: &str, server: SocketAddr) -> Command {
@@ -128,7 +144,7 @@ fn redis_cli_finds_what_it_expects() {
         return;
     }
     let cluster = cluster("file");
-    let mut pair = ready(&cluster);
+    let pair = ready(&cluster);
     let cli = |words: &[&str]| {
         let output = tool("redis-cli", cluster.server())
             .args(words)
@@ -148,7 +164,89 @@ fn redis_cli_finds_what_it_expects() {
     assert_eq!(cli(&["DBSIZE"]), "2");
     assert_eq!(cli(&["FLUSHALL"]), "OK");
     assert_eq!(cli(&["DBSIZE"]), "0");
-    pair.primary.ask_to_end();
-    assert!(pair.primary.wait(LIMIT).unwrap().success());
-    assert!(pair.backup.wait(LIMIT).unwrap().success());
+    end(pair);
+}
+
+#[test]
+fn redis_cli_does_several_commands_as_one() {
+    let _machine = machine();
+    if !have_kvm("redis-cli") || !have_redis_tools() {
+        return;
+    }
+    let cluster = cluster("file");
+    let pair = ready(&cluster);
+    let mut cli = tool("redis-cli", cluster.server())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut to = cli.stdin.take().unwrap();
+    to.write_all(b"MULTI\nSET a 1\nINCR a\nEXEC\nWATCH a\nSET a 5\nMULTI\nINCR a\nEXEC\nSCAN 0\n")
+        .unwrap();
+    drop(to);
+    let output = cli.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = text.lines().collect();
+    let expected = [
+        "OK", "QUEUED", "QUEUED", "OK", "2", "OK", "OK", "OK", "QUEUED", "", "0", "a",
+    ];
+    assert_eq!(lines, expected);
+    end(pair);
+}
+
+/// What redis-py's users do most: a pipeline is a transaction there.
+const PYTHON: &str = "
+import redis, sys
+r = redis.Redis(host=sys.argv[1], port=int(sys.argv[2]))
+assert r.pipeline().set('a', 1).incr('a').get('a').execute() == [True, 2, b'2']
+with r.pipeline() as p:
+    p.watch('a')
+    r.set('a', 10)
+    p.multi()
+    p.set('a', int(3))
+    try:
+        p.execute()
+        raise SystemExit('a watched key has changed, and nobody minded')
+    except redis.WatchError:
+        pass
+p = r.pipeline(transaction=False)
+for i in range(1000):
+    p.set(f'key{i}', i)
+p.execute()
+assert sorted(r.scan_iter('key*', count=7)) == sorted(f'key{i}'.encode() for i in range(1000))
+try:
+    r.pipeline().set('a', 11).lpush('a', 1).execute()
+    raise SystemExit('there are no lists')
+except redis.ResponseError as error:
+    assert 'unknown command' in str(error), error
+assert r.get('a') == b'10'
+assert r.set('big', b'x' * 1000000) and r.strlen('big') == 1000000
+print('done')
+";
+
+#[test]
+fn redis_py_finds_what_it_expects() {
+    let _machine = machine();
+    if !have_kvm("redis-py") {
+        return;
+    }
+    // Debian's, whatever other python there may be.
+    let python = || Command::new("/usr/bin/python3");
+    let there = python().args(["-c", "import redis"]).output();
+    if !there.is_ok_and(|output| output.status.success()) {
+        common::skipped::skip_this(&"redis-py is missing (Debian's python3-redis)");
+        return;
+    }
+    let cluster = cluster("file");
+    let pair = ready(&cluster);
+    let server = cluster.server();
+    let output = python()
+        .args(["-c", PYTHON, &server.ip().to_string()])
+        .arg(server.port().to_string())
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{err}");
+    assert_eq!(output.stdout, b"done\n", "{err}");
+    end(pair);
 }

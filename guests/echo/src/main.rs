@@ -10,7 +10,7 @@ extern crate alloc;
 
 use alloc::vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use runtime::net::{Stack, Verdict};
+use runtime::net::{QUEUE_SIZE, Stack, Verdict};
 use runtime::{Args, console, interrupt, println};
 use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
@@ -41,7 +41,7 @@ fn main(args: &Args) -> u32 {
             return 1;
         }
     };
-    stack.set_filter(send_back);
+    stack.set_filter(Some(send_back));
     let mut sockets = SocketSet::new(vec![]);
     for _ in 0..args.parse("conns", 32) {
         let buffer = || SocketBuffer::new(vec![0; BUFFER]);
@@ -63,7 +63,7 @@ fn main(args: &Args) -> u32 {
                 console::write(byte);
             }
         }
-        let mut busy = stack.receive(&mut sockets);
+        let mut busy = stack.receive(&mut sockets, QUEUE_SIZE);
         for (_, socket) in sockets.iter_mut() {
             let smoltcp::socket::Socket::Tcp(socket) = socket;
             serve(socket, port, &mut scratch);

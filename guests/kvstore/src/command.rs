@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::commands::{admin, connection, keys, strings};
+use crate::commands::{admin, connection, keys, strings, transactions};
 use crate::error::{CommandError, SHOWN_MAX, Shown};
 use crate::frame::Args;
 use crate::reply::Reply;
@@ -63,7 +63,9 @@ pub(crate) static COMMANDS: &[Command] = commands! {
     "decr" 2 strings::decr, "write denyoom fast", ONE_KEY, "1.0.0" "string" "Decrement the integer value of a key by one";
     "decrby" 3 strings::decrby, "write denyoom fast", ONE_KEY, "1.0.0" "string" "Decrement the integer value of a key by the given number";
     "del" -2 keys::del, "write", ALL_KEYS, "1.0.0" "generic" "Delete a key";
+    "discard" 1 transactions::discard, "noscript loading stale fast allow_busy", NO_KEY, "2.0.0" "transactions" "Discard all commands issued after MULTI";
     "echo" 2 connection::echo, "fast", NO_KEY, "1.0.0" "connection" "Echo the given string";
+    "exec" 1 transactions::exec, "noscript loading stale skip_slowlog", NO_KEY, "1.2.0" "transactions" "Execute all commands issued after MULTI";
     "exists" -2 keys::exists, "readonly fast", ALL_KEYS, "1.0.0" "generic" "Determine if a key exists";
     "expire" -3 keys::expire, "write fast", ONE_KEY, "1.0.0" "generic" "Set a key's time to live in seconds";
     "expireat" -3 keys::expireat, "write fast", ONE_KEY, "1.2.0" "generic" "Set the expiration for a key as a UNIX timestamp";
@@ -80,6 +82,7 @@ pub(crate) static COMMANDS: &[Command] = commands! {
     "keys" 2 keys::keys, "readonly", NO_KEY, "1.0.0" "generic" "Find all keys matching the given pattern";
     "mget" -2 strings::mget, "readonly fast", ALL_KEYS, "1.0.0" "string" "Get the values of all the given keys";
     "mset" -3 strings::mset, "write denyoom", (1, -1, 2), "1.0.1" "string" "Set multiple keys to multiple values";
+    "multi" 1 transactions::multi, "noscript loading stale fast allow_busy", NO_KEY, "1.2.0" "transactions" "Mark the start of a transaction block";
     "persist" 2 keys::persist, "write fast", ONE_KEY, "2.2.0" "generic" "Remove the expiration from a key";
     "pexpire" -3 keys::pexpire, "write fast", ONE_KEY, "2.6.0" "generic" "Set a key's time to live in milliseconds";
     "pexpireat" -3 keys::pexpireat, "write fast", ONE_KEY, "2.6.0" "generic" "Set the expiration for a key as a UNIX timestamp specified in milliseconds";
@@ -88,6 +91,7 @@ pub(crate) static COMMANDS: &[Command] = commands! {
     "psetex" 4 strings::psetex, "write denyoom", ONE_KEY, "2.6.0" "string" "Set the value and expiration in milliseconds of a key";
     "pttl" 2 keys::pttl, "readonly fast", ONE_KEY, "2.6.0" "generic" "Get the time to live for a key in milliseconds";
     "quit" -1 connection::quit, "noscript loading stale fast no_auth allow_busy", NO_KEY, "1.0.0" "connection" "Close the connection";
+    "scan" -2 keys::scan, "readonly", NO_KEY, "2.8.0" "generic" "Incrementally iterate the keys space";
     "select" 2 connection::select, "loading stale fast", NO_KEY, "1.0.0" "connection" "Change the selected database for the current connection";
     "set" -3 strings::set, "write denyoom", ONE_KEY, "1.0.0" "string" "Set the string value of a key";
     "setex" 4 strings::setex, "write denyoom", ONE_KEY, "2.0.0" "string" "Set the value and expiration of a key";
@@ -98,6 +102,8 @@ pub(crate) static COMMANDS: &[Command] = commands! {
     "ttl" 2 keys::ttl, "readonly fast", ONE_KEY, "1.0.0" "generic" "Get the time to live for a key in seconds";
     "type" 2 keys::type_of, "readonly fast", ONE_KEY, "1.0.0" "generic" "Determine the type stored at key";
     "unlink" -2 keys::del, "write fast", ALL_KEYS, "4.0.0" "generic" "Delete a key asynchronously in another thread. Otherwise it is just as DEL, but non blocking.";
+    "unwatch" 1 transactions::unwatch, "noscript loading stale fast allow_busy", NO_KEY, "2.2.0" "transactions" "Forget about all watched keys";
+    "watch" -2 transactions::watch, "noscript loading stale fast allow_busy", ALL_KEYS, "2.2.0" "transactions" "Watch the given keys to determine execution of the MULTI/EXEC block";
 };
 
 /// Longest name: what fits the word it is compared as.
@@ -171,16 +177,31 @@ pub(crate) fn find(name: &[u8]) -> Option<&'static Command> {
     }
 }
 
-/// Runs the command of `call` and sees to it that there is a reply.
+impl Command {
+    /// Whether it takes `count` arguments, its name included.
+    fn takes(&self, count: usize) -> bool {
+        let count = count as isize;
+        let arity = isize::from(self.arity);
+        count == arity || (arity < 0 && count >= -arity) || self.name == "exec"
+    }
+
+    /// Whether it is done at once in a transaction too.
+    fn is_about_transactions(&self) -> bool {
+        matches!(self.name, "exec" | "discard" | "multi" | "watch" | "quit")
+    }
+}
+
+/// Runs the command of `call`, or queues it in a transaction, and sees to it that there is a reply.
 #[inline]
 pub(crate) fn run(call: &mut Call<'_>) {
+    if call.session.transaction.is_open() {
+        return run_or_queue(call);
+    }
     let Some(command) = find(call.args.at(0)) else {
         call.reply.error_text("ERR", &Unknown(call.args));
         return;
     };
-    let count = call.args.len() as isize;
-    let arity = isize::from(command.arity);
-    let done = if count == arity || (arity < 0 && count >= -arity) {
+    let done = if command.takes(call.args.len()) {
         (command.run)(call)
     } else {
         Err(CommandError::Arity(command.name, None))
@@ -188,6 +209,46 @@ pub(crate) fn run(call: &mut Call<'_>) {
     if let Err(error) = done {
         call.reply.error(&error);
     }
+}
+
+/// As [`run`], in a transaction: what cannot be queued makes it fail.
+#[cold]
+fn run_or_queue(call: &mut Call<'_>) {
+    let Some(command) = find(call.args.at(0)) else {
+        call.session.transaction.fail();
+        call.reply.error_text("ERR", &Unknown(call.args));
+        return;
+    };
+    let not_queued = if !command.takes(call.args.len()) {
+        Err(CommandError::Arity(command.name, None))
+    } else if command.is_about_transactions() {
+        if let Err(error) = (command.run)(call) {
+            call.reply.error(&error);
+        }
+        return;
+    } else if command.flags.contains("no_multi") {
+        Err(CommandError::NotInMulti)
+    } else {
+        transactions::queue(call)
+    };
+    if let Err(error) = not_queued {
+        call.session.transaction.fail();
+        call.reply.error(&error);
+    }
+}
+
+/// Runs a command that was queued, `args`, and adds its reply to that of `call`.
+pub(crate) fn run_queued(call: &mut Call<'_>, args: Args<'_>) {
+    let mut queued = Call {
+        store: &mut *call.store,
+        state: &mut *call.state,
+        session: &mut *call.session,
+        args,
+        reply: call.reply.nested(),
+    };
+    run(&mut queued);
+    let ended = queued.reply.ended();
+    call.reply.go_on(ended);
 }
 
 /// Names an unknown command and its first arguments.

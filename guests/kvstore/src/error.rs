@@ -62,6 +62,16 @@ pub(crate) enum CommandError<'a> {
     NoPassword,
     WrongPassword,
     ConfigSet(&'a [u8]),
+    /// The command that needs a MULTI before it, in upper case.
+    WithoutMulti(&'static str),
+    NestedMulti,
+    WatchInMulti,
+    NotInMulti,
+    ExecAbort,
+    /// EXEC itself is malformed, which ends the transaction.
+    ExecArity,
+    Cursor,
+    TooManyClients,
     Protocol(ProtocolError),
 }
 
@@ -70,6 +80,7 @@ impl CommandError<'_> {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::OutOfMemory => "OOM",
+            Self::ExecAbort | Self::ExecArity => "EXECABORT",
             Self::HelloProtocol => "NOPROTO",
             Self::WrongPassword => "WRONGPASS",
             _ => "ERR",
@@ -116,7 +127,17 @@ impl fmt::Display for CommandError<'_> {
                     Shown(option)
                 );
             }
+            Self::WithoutMulti(command) => return write!(f, "{command} without MULTI"),
             Self::Protocol(error) => return error.fmt(f),
+            Self::NestedMulti => "MULTI calls can not be nested",
+            Self::WatchInMulti => "WATCH inside MULTI is not allowed",
+            Self::NotInMulti => "Command not allowed inside a transaction",
+            Self::ExecAbort => "Transaction discarded because of previous errors.",
+            Self::ExecArity => {
+                "Transaction discarded because of: wrong number of arguments for 'exec' command"
+            }
+            Self::Cursor => "invalid cursor",
+            Self::TooManyClients => "max number of clients reached",
             Self::Syntax => "syntax error",
             Self::NotAnInteger => "value is not an integer or out of range",
             Self::Overflow => "increment or decrement would overflow",

@@ -36,9 +36,9 @@ pub(crate) struct FrameLimits {
 
 /// Where an argument lies. 32 bits suffice: a command is far shorter.
 #[derive(Clone, Copy, Debug)]
-struct Span {
-    start: u32,
-    end: u32,
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,11 @@ pub(crate) struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
+    /// The arguments that lie at `spans` in `bytes`.
+    pub(crate) fn new(bytes: &'a [u8], spans: &'a [Span]) -> Self {
+        Self { bytes, spans }
+    }
+
     /// Number of arguments, the name included.
     #[inline]
     pub(crate) fn len(&self) -> usize {

@@ -39,6 +39,8 @@ mod number;
 mod reply;
 mod server;
 mod store;
+mod transaction;
+mod watch;
 
 pub use error::ProtocolError;
 pub use server::{Client, Clock, Limits, Server};

@@ -106,6 +106,33 @@ impl<'a> Reply<'a> {
         }
     }
 
+    /// No array.
+    pub(crate) fn null_array(&mut self) {
+        match self.protocol {
+            Protocol::Two => self.push(b"*-1\r\n"),
+            Protocol::Three => self.push(b"_\r\n"),
+        }
+    }
+
+    /// A reply within this one, in the same bounds; [`ended`](Self::ended) ends it.
+    pub(crate) fn nested(&mut self) -> Reply<'_> {
+        Reply {
+            out: &mut *self.out,
+            ..*self
+        }
+    }
+
+    /// Ends a reply within another, and returns what [`go_on`](Self::go_on) needs.
+    pub(crate) fn ended(self) -> (Protocol, bool) {
+        (self.protocol, self.overflowed)
+    }
+
+    /// Goes on after a reply within this one.
+    pub(crate) fn go_on(&mut self, (protocol, overflowed): (Protocol, bool)) {
+        self.protocol = protocol;
+        self.overflowed |= overflowed;
+    }
+
     /// A text for people.
     pub(crate) fn verbatim(&mut self, text: &[u8]) {
         match self.protocol {

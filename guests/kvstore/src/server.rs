@@ -8,6 +8,7 @@ use crate::error::CommandError;
 use crate::frame::{Frame, FrameLimits};
 use crate::reply::{Protocol, Reply};
 use crate::store::Store;
+use crate::transaction::Transaction;
 
 /// What a client may always have of each buffer, whatever the others hold. Empty buffers of at most
 /// this size are kept for the next use; while this much output is waiting, no further command of that
@@ -33,19 +34,27 @@ pub struct Limits {
     pub bulk_bytes_max: usize,
     /// Most bytes of one command, and of one reply: more than twice `bulk_bytes_max`.
     pub command_bytes_max: usize,
+    /// Most clients at once. Those beyond are told so and sent away.
+    pub clients_max: usize,
 }
+
+/// [`Limits::clients_max`] if nobody says otherwise: Redis's own.
+const CLIENTS_MAX: usize = 10_000;
+/// Most bytes of a value, however much memory there is: it is copied in one piece, while all others wait.
+const VALUE_MAX: usize = 8 << 20;
 
 impl Limits {
     /// Limits for a server that has `bytes` of heap to itself: half for the store, a quarter for the
     /// buffers, and the rest for what outgrows them for a moment.
     #[must_use]
     pub fn for_heap(bytes: usize) -> Self {
-        let bulk_bytes_max = (bytes / 64).min(512 * 1024);
+        let bulk_bytes_max = (bytes / 32).min(VALUE_MAX);
         Self {
             store_bytes_max: bytes / 2,
             buffer_bytes_max: bytes / 4,
             bulk_bytes_max,
             command_bytes_max: 2 * bulk_bytes_max + 1024,
+            clients_max: CLIENTS_MAX,
         }
     }
 }
@@ -62,6 +71,14 @@ pub(crate) struct State {
     pub(crate) shutdown: bool,
 }
 
+impl State {
+    /// What is left for all clients' buffers.
+    pub(crate) fn buffer_room(&self) -> usize {
+        let max = self.limits.buffer_bytes_max;
+        max.saturating_sub(self.buffer_bytes)
+    }
+}
+
 /// What commands see of a client.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -69,6 +86,7 @@ pub(crate) struct Session {
     pub(crate) name: Box<[u8]>,
     pub(crate) protocol: Protocol,
     pub(crate) closing: bool,
+    pub(crate) transaction: Transaction,
 }
 
 /// One connection to a [`Server`].
@@ -86,6 +104,8 @@ pub struct Client {
     out_sent: usize,
     /// What the server has counted for this client.
     counted: usize,
+    /// It is one of those that [`Limits::clients_max`] bounds.
+    admitted: bool,
 }
 
 impl Client {
@@ -118,6 +138,7 @@ impl Client {
     fn footprint(&self) -> usize {
         CLIENT_BYTES
             + self.session.name.len()
+            + self.session.transaction.footprint()
             + self.frame.footprint()
             + self.pending.capacity()
             + self.out.capacity()
@@ -129,7 +150,8 @@ impl Client {
 /// Commands: PING ECHO SELECT QUIT HELLO AUTH SHUTDOWN, SET SETNX SETEX PSETEX GET GETSET GETDEL MGET
 /// MSET APPEND STRLEN INCR DECR INCRBY DECRBY, DEL UNLINK EXISTS TYPE KEYS DBSIZE FLUSHALL FLUSHDB,
 /// EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL EXPIRETIME PEXPIRETIME PERSIST, INFO COMMAND CONFIG
-/// CLIENT TIME. There is one database.
+/// CLIENT TIME, SCAN, MULTI EXEC DISCARD WATCH UNWATCH. There is one database, and all values are
+/// strings.
 pub struct Server {
     store: Store,
     state: State,
@@ -191,31 +213,39 @@ impl Server {
         self.state.shutdown
     }
 
-    /// Begins a connection.
+    /// Begins a connection. If there are too many it is [closing](Client::is_closing) from the start,
+    /// and its output says why.
     #[must_use]
     pub fn connect(&mut self) -> Client {
         self.state.connections += 1;
-        self.state.clients += 1;
+        let admitted = self.state.clients < self.state.limits.clients_max;
+        self.state.clients += usize::from(admitted);
         let mut client = Client {
             session: Session {
                 id: self.state.connections,
                 name: Box::default(),
                 protocol: Protocol::Two,
                 closing: false,
+                transaction: Transaction::default(),
             },
             frame: Frame::new(),
             pending: Vec::new(),
             out: Vec::new(),
             out_sent: 0,
             counted: 0,
+            admitted,
         };
+        if !admitted {
+            Self::cut_off(&mut client, &CommandError::TooManyClients);
+        }
         self.count(&mut client);
         client
     }
 
     /// Ends a connection.
-    pub fn disconnect(&mut self, client: Client) {
-        self.state.clients -= 1;
+    pub fn disconnect(&mut self, mut client: Client) {
+        client.session.transaction.unwatch(&mut self.store);
+        self.state.clients -= usize::from(client.admitted);
         self.state.buffer_bytes -= client.counted;
     }
 
@@ -304,19 +334,13 @@ impl Server {
     /// Appends to a client's pending bytes, or cuts it off if there is no room.
     fn keep(&mut self, client: &mut Client, bytes: &[u8]) {
         let length = client.pending.len() + bytes.len();
-        if length > BUFFER_KEPT && bytes.len() > self.buffer_room()
+        if length > BUFFER_KEPT && bytes.len() > self.state.buffer_room()
             || client.pending.try_reserve(bytes.len()).is_err()
         {
             Self::cut_off(client, &CommandError::OutOfMemory);
             return;
         }
         client.pending.extend_from_slice(bytes);
-    }
-
-    /// What is left for all clients' buffers.
-    fn buffer_room(&self) -> usize {
-        let max = self.state.limits.buffer_bytes_max;
-        max.saturating_sub(self.state.buffer_bytes)
     }
 
     /// Tells a client why, and reads nothing more of it.
@@ -359,7 +383,8 @@ impl Server {
         }
         self.state.commands += 1;
         let start = client.out.len();
-        let room = self.buffer_room().max(BUFFER_KEPT);
+        let prepared = client.session.transaction.footprint();
+        let room = self.state.buffer_room().max(BUFFER_KEPT);
         let reply_max = self.state.limits.command_bytes_max.min(room);
         let reply = Reply::new(&mut client.out, client.session.protocol, reply_max);
         let mut call = Call {
@@ -373,6 +398,12 @@ impl Server {
         if call.reply.overflowed() {
             client.out.truncate(start);
             Self::cut_off(client, &CommandError::TooBigReply);
+        }
+        // Counted at once, as the next command may add to it.
+        let now_prepared = client.session.transaction.footprint();
+        if now_prepared != prepared {
+            client.counted = client.counted - prepared + now_prepared;
+            self.state.buffer_bytes = self.state.buffer_bytes - prepared + now_prepared;
         }
     }
 

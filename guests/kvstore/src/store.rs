@@ -4,6 +4,8 @@
 //! index: hash ─▶ slot number        slots: [ Used(key, value, deadline) | Free(next) | Used | ... ]
 //!                                                     ▲ swept around for entries past their deadline
 //! ```
+//!
+//! An entry stays in its slot as long as it lives: that is what makes a [`scan`](Store::scan) complete.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -11,6 +13,8 @@ use core::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+
+use crate::watch::Watches;
 
 /// What an entry is counted as holding besides its key and value: its slot and its place in the
 /// index, both twice over for a table that grows, and what the allocator adds.
@@ -84,6 +88,7 @@ pub struct Store {
     bytes_max: usize,
     /// Where the sweep goes on.
     sweep_at: usize,
+    watches: Watches,
 }
 
 impl Store {
@@ -102,6 +107,7 @@ impl Store {
             bytes: 0,
             bytes_max,
             sweep_at: 0,
+            watches: Watches::default(),
         }
     }
 
@@ -196,6 +202,7 @@ impl Store {
             Expiry::Never => self.set_slot_deadline(slot, NEVER),
             Expiry::At(deadline_ms) => self.set_slot_deadline(slot, deadline_ms),
         }
+        self.touch(slot);
         Ok(())
     }
 
@@ -225,6 +232,7 @@ impl Store {
         value.extend_from_slice(tail);
         let (length, after) = (value.len(), value.capacity());
         self.bytes += after - before;
+        self.touch(slot);
         Ok(length)
     }
 
@@ -255,6 +263,7 @@ impl Store {
         match self.place(key) {
             Place::Found(slot) => {
                 self.set_slot_deadline(slot, deadline_ms.unwrap_or(NEVER));
+                self.touch(slot);
                 true
             }
             Place::Vacant { .. } => false,
@@ -263,6 +272,13 @@ impl Store {
 
     /// Removes everything.
     pub fn clear(&mut self) {
+        if !self.watches.is_empty() {
+            for slot in &self.slots {
+                if let Slot::Used(entry) = slot {
+                    self.watches.touch(entry.hash, &entry.key);
+                }
+            }
+        }
         self.index = HashTable::new();
         self.slots = Vec::new();
         self.free = NONE;
@@ -273,10 +289,45 @@ impl Store {
 
     /// The keys that are not past their deadline.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.slots.iter().filter_map(|slot| match slot {
+        self.scan(0).flatten()
+    }
+
+    /// The places for keys from number `from` on, in order; each with its key, if it holds one that is
+    /// not past its deadline.
+    ///
+    /// A key keeps its place until it is removed. So whoever looks at every place once, from 0 on,
+    /// however long that takes, has seen each key that was there all the time, and has seen it once.
+    pub fn scan(&self, from: usize) -> impl Iterator<Item = Option<&[u8]>> {
+        let slots = self.slots.get(from..).unwrap_or_default();
+        slots.iter().map(|slot| match slot {
             Slot::Used(entry) if entry.deadline_ms >= self.now_ms => Some(&*entry.key),
             _ => None,
         })
+    }
+
+    /// Watches `key`, which need not exist, until [`unwatch`](Self::unwatch), and returns the number of
+    /// its present state, for [`state_of`](Self::state_of).
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub(crate) fn watch(&mut self, key: &[u8]) -> Result<u64, Full> {
+        // What is past its deadline goes first: that it goes is no change.
+        self.place(key);
+        let hash = self.hash(key);
+        self.watches.watch(hash, key)
+    }
+
+    /// The number of the present state of `key`, which is watched: another one if anything has set or
+    /// removed the key, its value or its deadline since, or if it has ended.
+    pub(crate) fn state_of(&mut self, key: &[u8]) -> u64 {
+        self.place(key);
+        self.watches.state_of(self.hash(key), key)
+    }
+
+    /// Ends one [`watch`](Self::watch) of `key`.
+    pub(crate) fn unwatch(&mut self, key: &[u8]) {
+        let hash = self.hash(key);
+        self.watches.unwatch(hash, key);
     }
 
     /// Looks at the next `slots` slots in turn and removes what is past its deadline.
@@ -300,9 +351,7 @@ impl Store {
     /// Finds `key`, and removes it if it is past its deadline.
     #[inline]
     fn place(&mut self, key: &[u8]) -> Place {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(key);
-        let hash = hasher.finish();
+        let hash = self.hash(key);
         let found = self
             .index
             .find(hash, |&slot| match &self.slots[slot as usize] {
@@ -317,6 +366,23 @@ impl Store {
                 Place::Vacant { hash }
             }
             None => Place::Vacant { hash },
+        }
+    }
+
+    #[inline]
+    fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        hasher.finish()
+    }
+
+    /// Tells those who watch the key in `slot` that it is changed.
+    #[inline]
+    fn touch(&mut self, slot: u32) {
+        if !self.watches.is_empty()
+            && let Slot::Used(entry) = &self.slots[slot as usize]
+        {
+            self.watches.touch(entry.hash, &entry.key);
         }
     }
 
@@ -376,6 +442,7 @@ impl Store {
         // There is room for it: nothing is hashed anew.
         self.index
             .insert_unique(hash, slot, |_| unreachable!("room was reserved"));
+        self.touch(slot);
         Ok(())
     }
 
@@ -401,6 +468,7 @@ impl Store {
     }
 
     fn remove_slot(&mut self, slot: u32) {
+        self.touch(slot);
         let free = Slot::Free { next: self.free };
         let Slot::Used(entry) = core::mem::replace(&mut self.slots[slot as usize], free) else {
             unreachable!("the index names a free slot");
@@ -416,7 +484,7 @@ impl Store {
 }
 
 /// A copy of `bytes` in a buffer just as large.
-fn copy(bytes: &[u8]) -> Result<Vec<u8>, Full> {
+pub(crate) fn copy(bytes: &[u8]) -> Result<Vec<u8>, Full> {
     let mut copy = Vec::new();
     copy.try_reserve_exact(bytes.len()).map_err(|_| Full)?;
     copy.extend_from_slice(bytes);

@@ -121,7 +121,7 @@ fn a_full_store_refuses_and_keeps_what_it_has() {
 #[test]
 fn values_up_to_the_limit_stream_through_in_pieces() {
     let limits = Limits::for_heap(64 << 20);
-    assert_eq!(limits.bulk_bytes_max, 512 * 1024);
+    assert_eq!(limits.bulk_bytes_max, 2 << 20);
     let mut server = Server::new(limits, 1, Box::new(|| START_MS));
     let mut client = server.connect();
     let value: Vec<u8> = (0..limits.bulk_bytes_max)
@@ -136,7 +136,7 @@ fn values_up_to_the_limit_stream_through_in_pieces() {
     for piece in script.chunks(1460) {
         replies.extend(ask(&mut server, &mut client, piece));
     }
-    let expected = [b"+OK\r\n$524288\r\n", &value[..], b"\r\n"].concat();
+    let expected = [b"+OK\r\n$2097152\r\n", &value[..], b"\r\n"].concat();
     assert!(replies == expected, "{} bytes", replies.len());
     assert!(
         server.buffer_bytes() < 64 * 1024,
@@ -147,7 +147,7 @@ fn values_up_to_the_limit_stream_through_in_pieces() {
     let refused = ask(
         &mut server,
         &mut client,
-        b"*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$524289\r\n",
+        b"*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$2097153\r\n",
     );
     assert_eq!(refused, b"-ERR Protocol error: invalid bulk length\r\n");
     assert!(client.is_closing());
@@ -252,11 +252,117 @@ fn a_client_that_takes_no_replies_gets_no_more_work_done() {
 }
 
 #[test]
+fn transactions_and_watches_stay_within_the_budget() {
+    let limits = Limits::for_heap(4 << 20);
+    let expected = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+    // Short keys and short commands: what takes most memory for what is sent.
+    let keys: Vec<[u8; 2]> = (0..10_000u16).map(u16::to_le_bytes).collect();
+    let words: Vec<&[u8]> = std::iter::once(&b"WATCH"[..])
+        .chain(keys.iter().map(|key| &key[..]))
+        .collect();
+    let endless = [
+        command(&[b"WATCH", b"a"]),
+        command(&words),
+        [command(&[b"MULTI"]), command(&[b"PING"]).repeat(1000)].concat(),
+    ];
+    for input in endless {
+        let mut server = Server::new(limits, 1, Box::new(|| START_MS));
+        let mut client = server.connect();
+        let (before, _) = HELD.get();
+        HELD.set((before, before));
+        let refused = (0..100_000).any(|_| {
+            let reply = ask_all(&mut server, &mut client, &input);
+            reply.ends_with(expected)
+        });
+        assert!(refused, "never refused");
+        let (_, most) = HELD.get();
+        let extra = limits.command_bytes_max + 4 * 16 * 1024;
+        assert!(
+            most - before <= limits.buffer_bytes_max + extra,
+            "{} bytes",
+            most - before
+        );
+        // The others still work, with all there is.
+        let mut other = server.connect();
+        assert_eq!(ask(&mut server, &mut other, b"PING\r\n"), b"+PONG\r\n");
+        let last = ask(&mut server, &mut client, b"EXEC\r\n");
+        assert!(last.starts_with(b"-E"), "nothing is done by halves");
+        server.disconnect(client);
+        server.disconnect(other);
+        assert_eq!(server.buffer_bytes(), 0);
+    }
+}
+
+/// As [`ask`], for more than a client may send before it takes its replies.
+fn ask_all(server: &mut Server, client: &mut Client, mut input: &[u8]) -> Vec<u8> {
+    let mut replies = Vec::new();
+    while !input.is_empty() || client.is_waiting() {
+        let taken = server.serve(client, input);
+        input = &input[taken..];
+        let output = client.output().len();
+        replies.extend_from_slice(client.output());
+        server.sent(client, output);
+        assert!(taken + output > 0, "stuck");
+    }
+    replies
+}
+
+#[test]
+fn a_transaction_is_done_whole_though_its_reply_is_too_large() {
+    let mut server = Server::new(Limits::for_heap(4 << 20), 1, Box::new(|| START_MS));
+    let mut client = server.connect();
+    let value = vec![b'v'; 100_000];
+    for piece in command(&[b"SET", b"key", &value]).chunks(16_000) {
+        ask(&mut server, &mut client, piece);
+    }
+    let transaction = [
+        command(&[b"MULTI"]),
+        command(&[b"GET", b"key"]).repeat(3),
+        command(&[b"SET", b"done", b"yes"]),
+        command(&[b"EXEC"]),
+    ]
+    .concat();
+    let reply = ask(&mut server, &mut client, &transaction);
+    assert!(reply.ends_with(b"-ERR reply exceeds the maximum allowed size\r\n"));
+    assert!(client.is_closing());
+    let mut other = server.connect();
+    let done = ask(&mut server, &mut other, &command(&[b"GET", b"done"]));
+    assert_eq!(done, b"$3\r\nyes\r\n");
+}
+
+#[test]
+fn clients_beyond_the_limit_are_told_so_and_sent_away() {
+    let limits = Limits {
+        clients_max: 3,
+        ..Limits::for_heap(1 << 20)
+    };
+    let mut server = Server::new(limits, 1, Box::new(|| START_MS));
+    let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    let mut beyond: Vec<Client> = (0..5).map(|_| server.connect()).collect();
+    for client in &mut beyond {
+        assert_eq!(client.output(), b"-ERR max number of clients reached\r\n");
+        assert!(client.is_closing());
+        // What it sends is thrown away, however much it is.
+        assert_eq!(server.serve(client, &[b'x'; 100_000]), 100_000);
+        assert_eq!(client.output(), b"-ERR max number of clients reached\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(ask(&mut server, client, b"PING\r\n"), b"+PONG\r\n");
+    }
+    // That one of those goes makes no room; that one of the others goes does.
+    server.disconnect(beyond.pop().unwrap());
+    assert!(server.connect().is_closing());
+    server.disconnect(clients.pop().unwrap());
+    let mut next = server.connect();
+    assert_eq!(ask(&mut server, &mut next, b"PING\r\n"), b"+PONG\r\n");
+}
+
+#[test]
 fn a_reply_too_large_is_refused() {
     let limits = Limits::for_heap(64 << 20);
     let mut server = Server::new(limits, 1, Box::new(|| START_MS));
     let mut client = server.connect();
-    let value = vec![b'v'; 400_000];
+    let value = vec![b'v'; limits.bulk_bytes_max - 10_000];
     for piece in command(&[b"SET", b"key", &value]).chunks(16_000) {
         ask(&mut server, &mut client, piece);
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use kvstore::{Client, Expiry, Limits, Server, Store};
-use proptest::collection::vec;
+use proptest::collection::{hash_set, vec};
 use proptest::prelude::*;
 
 const HEAP: usize = 4 << 20;
@@ -47,6 +47,21 @@ fn feed(server: &mut Server, client: &mut Client, mut input: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The strings in a reply.
+fn bulks(mut reply: &[u8]) -> Vec<Vec<u8>> {
+    let mut bulks = Vec::new();
+    while let Some(end) = reply.windows(2).position(|end| end == b"\r\n") {
+        let (line, rest) = (&reply[..end], &reply[end + 2..]);
+        reply = rest;
+        if line[0] == b'$' {
+            let length: usize = String::from_utf8_lossy(&line[1..]).parse().unwrap();
+            bulks.push(reply[..length].to_vec());
+            reply = &reply[length + 2..];
+        }
+    }
+    bulks
+}
+
 /// A word of a command, mostly one that means something.
 fn word() -> impl Strategy<Value = Vec<u8>> {
     let known = [
@@ -86,6 +101,14 @@ fn word() -> impl Strategy<Value = Vec<u8>> {
         "[a-c]",
         "9223372036854775807",
         "FLUSHALL",
+        "MULTI",
+        "EXEC",
+        "DISCARD",
+        "WATCH",
+        "UNWATCH",
+        "SCAN",
+        "COUNT",
+        "0",
         "GETSET",
         "GETDEL",
         "PING",
@@ -156,6 +179,55 @@ proptest! {
         prop_assert_eq!(feed(&mut server, &mut client, &encode(set)), b"+OK\r\n");
         let get: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain(keys.iter().map(|key| &key[..])).collect();
         prop_assert_eq!(feed(&mut server, &mut client, &encode(get)), encode(&words));
+    }
+
+    #[test]
+    fn a_scan_returns_what_is_there_all_the_time(
+        stays in hash_set(0u8..60, 0..40),
+        changes in vec(vec((60u8..90, any::<bool>()), 0..8), 0..40),
+        count in 1usize..8,
+        seed: u64,
+    ) {
+        let mut server = Server::new(Limits::for_heap(HEAP), seed, Box::new(|| START_MS));
+        let mut client = server.connect();
+        let name = |key: u8| format!("key {key}").into_bytes();
+        // Some are set and removed beforehand, so that there are gaps between those that stay.
+        for key in 0..60 {
+            feed(&mut server, &mut client, &encode([&b"SET"[..], &name(key), b"x"]));
+        }
+        for key in (0..60).filter(|key| !stays.contains(key)) {
+            feed(&mut server, &mut client, &encode([&b"DEL"[..], &name(key)]));
+        }
+        let mut changes = changes.into_iter();
+        let mut found = Vec::new();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let scan = encode([&b"SCAN"[..], &cursor, b"COUNT", count.to_string().as_bytes()]);
+            let reply = feed(&mut server, &mut client, &scan);
+            let mut words = bulks(&reply).into_iter();
+            cursor = words.next().unwrap();
+            prop_assert!(words.len() <= count, "{} keys", words.len());
+            found.extend(words);
+            if cursor == b"0" {
+                break;
+            }
+            for (key, there) in changes.next().unwrap_or_default() {
+                let change = if there {
+                    encode([&b"SET"[..], &name(key), b"x"])
+                } else {
+                    encode([&b"DEL"[..], &name(key)])
+                };
+                feed(&mut server, &mut client, &change);
+            }
+            // What stays may change all the same.
+            for key in &stays {
+                feed(&mut server, &mut client, &encode([&b"APPEND"[..], &name(*key), b"more"]));
+            }
+        }
+        for key in stays {
+            let times = found.iter().filter(|found| **found == name(key)).count();
+            prop_assert_eq!(times, 1, "key {}", key);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! < +OK                a line of the reply, as it comes, with escapes; `?` stands for any
 //! + 300                so many milliseconds pass
 //! --                   a new connection
+//! ~                    the other one of two connections
 //! x                    the server has ended the connection
 //! ```
 //!
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a transcript is replayed against.
 trait Peer {
     fn connect(&mut self);
+    /// Goes on with the other connection.
+    fn change(&mut self);
     fn send(&mut self, bytes: &[u8]);
     /// The next line of the reply without its end; `None` at the end of the connection.
     fn line(&mut self) -> Option<Vec<u8>>;
@@ -42,6 +45,7 @@ trait Peer {
 struct Library {
     server: Server,
     client: Client,
+    other: Client,
     now_ms: Arc<AtomicU64>,
 }
 
@@ -50,6 +54,10 @@ impl Peer for Library {
         let client = self.server.connect();
         let old = std::mem::replace(&mut self.client, client);
         self.server.disconnect(old);
+    }
+
+    fn change(&mut self) {
+        std::mem::swap(&mut self.client, &mut self.other);
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -85,12 +93,22 @@ impl Peer for Library {
 struct Live {
     address: String,
     stream: TcpStream,
+    other: TcpStream,
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }
 
 impl Peer for Live {
     fn connect(&mut self) {
-        self.stream = TcpStream::connect(&self.address).unwrap();
-        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        self.stream = connect(&self.address);
+    }
+
+    fn change(&mut self) {
+        std::mem::swap(&mut self.stream, &mut self.other);
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -129,9 +147,11 @@ fn the_library_answers_as_redis_did() {
     let clock = Arc::clone(&now_ms);
     let mut server = Server::new(limits, 7, Box::new(move || clock.load(Relaxed)));
     let client = server.connect();
+    let other = server.connect();
     replay(&mut Library {
         server,
         client,
+        other,
         now_ms,
     });
 }
@@ -140,9 +160,11 @@ fn the_library_answers_as_redis_did() {
 #[ignore = "needs a server, and flushes it: KVSTORE_SERVER=address:port"]
 fn a_live_server_answers_as_redis_did() {
     let address = std::env::var("KVSTORE_SERVER").expect("KVSTORE_SERVER=address:port is not set");
-    let stream = TcpStream::connect(&address).unwrap();
-    let mut live = Live { address, stream };
-    live.connect();
+    let mut live = Live {
+        stream: connect(&address),
+        other: connect(&address),
+        address,
+    };
     live.send(b"FLUSHALL\r\n");
     assert_eq!(live.line().as_deref(), Some(&b"+OK"[..]));
     replay(&mut live);
@@ -178,6 +200,8 @@ fn replay(peer: &mut impl Peer) {
             peer.pass(Duration::from_millis(ms.parse().unwrap()));
         } else if text == "--" {
             peer.connect();
+        } else if text == "~" {
+            peer.change();
         } else if text == "x" {
             assert_eq!(peer.line(), None, "line {number}: still there");
         } else {
@@ -188,7 +212,7 @@ fn replay(peer: &mut impl Peer) {
         }
     }
     assert!(
-        replies > 300,
+        replies > 600,
         "only {replies} lines of replies: is the transcript whole?"
     );
 }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! loop {
-//!     stack.receive(&mut sockets);   frames -> sockets, as many as are there (one ring at most)
+//!     stack.receive(&mut sockets, n);   frames -> sockets, as many as are there (n at most)
 //!     ... serve the sockets ...
-//!     stack.send(&mut sockets);      sockets -> frames; one notification for all of them
+//!     stack.send(&mut sockets);         sockets -> frames; one notification for all of them
 //!     if nothing was done { stack.wait() }   until a frame or a tick comes
 //! }
 //! ```
@@ -14,9 +14,10 @@
 //! Time comes from the timer tick: the first look after a tick reads the TSC once, everybody uses
 //! that value until the next. A TSC read is an exit and a log entry, and a packet is not worth one.
 
+pub use crate::virtio::net::QUEUE_SIZE;
 use crate::virtio::{
     Error,
-    net::{FRAME_MAX, Net, QUEUE_SIZE, Received, Receiver, Sender},
+    net::{FRAME_MAX, Net, Received, Receiver, Sender},
 };
 use crate::{Args, control, pit};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
@@ -31,6 +32,8 @@ pub enum Verdict {
     Pass,
     /// It is sent as it now stands.
     Send,
+    /// It is as if it had been lost on the way.
+    Drop,
 }
 
 /// Looks at each frame before TCP/IP does, and may change it.
@@ -124,9 +127,9 @@ impl Stack {
         })
     }
 
-    /// Shows every frame to `filter` from now on.
-    pub fn set_filter(&mut self, filter: Filter) {
-        self.device.filter = Some(filter);
+    /// Shows every frame to `filter` from now on, or to none.
+    pub fn set_filter(&mut self, filter: Option<Filter>) {
+        self.device.filter = filter;
     }
 
     /// The time of the last tick, as smoltcp counts it.
@@ -143,13 +146,13 @@ impl Stack {
         self.clock.now_ns()
     }
 
-    /// Hands the frames that have come to `sockets`, a queue full of them at most. Returns whether a
-    /// socket may have changed.
-    pub fn receive(&mut self, sockets: &mut SocketSet<'_>) -> bool {
+    /// Hands the frames that have come to `sockets`, `frames` and a queue full of them at most. Returns
+    /// whether a socket may have changed.
+    pub fn receive(&mut self, sockets: &mut SocketSet<'_>, frames: usize) -> bool {
         self.clock.update();
         let now = self.now();
         let mut changed = false;
-        for _ in 0..QUEUE_SIZE {
+        for _ in 0..frames.min(QUEUE_SIZE) {
             match self
                 .interface
                 .poll_ingress_single(now, &mut self.device, sockets)
@@ -209,17 +212,19 @@ impl Device for Port {
             }
             let received = receiver.receive()?;
             let frame = receiver.frame(&received);
-            if self
-                .filter
-                .is_none_or(|filter| filter(frame) == Verdict::Pass)
-            {
-                let token = RxToken {
-                    receiver,
-                    received: Some(received),
-                };
-                return Some((token, TxToken(sender)));
+            match self.filter.map_or(Verdict::Pass, |filter| filter(frame)) {
+                Verdict::Pass => {
+                    let token = RxToken {
+                        receiver,
+                        received: Some(received),
+                    };
+                    return Some((token, TxToken(sender)));
+                }
+                Verdict::Send => {
+                    sender.send(frame.len(), |buffer| buffer.copy_from_slice(frame));
+                }
+                Verdict::Drop => {}
             }
-            sender.send(frame.len(), |buffer| buffer.copy_from_slice(frame));
             receiver.release(received);
         }
     }

@@ -30,7 +30,7 @@ const MAGIC: [u8; 8] = *b"TANDEMSN";
 const VERSION: u32 = 3;
 const PAGE: u64 = 4096;
 /// Most bytes of one section that is not memory.
-const SECTION_MAX: usize = 32 << 20;
+const SECTION_MAX: usize = replay::codec::BLOB_MAX;
 
 /// What is wrong with a snapshot, or with taking one.
 #[derive(Debug, thiserror::Error)]

@@ -52,11 +52,15 @@ fn config_get<'a>(call: &mut Call<'a>) -> Done<'a> {
         return Err(CommandError::Arity("config", Some("get")));
     }
     let limits = call.state.limits;
-    let mut buffers = [[0; DIGITS_MAX]; 2];
-    let [bulk_max, memory_max] = &mut buffers;
-    let settings: [(&str, &[u8]); 7] = [
+    let mut buffers = [[0; DIGITS_MAX]; 3];
+    let [clients_max, bulk_max, memory_max] = &mut buffers;
+    let settings: [(&str, &[u8]); 8] = [
         ("appendonly", b"no"),
         ("databases", b"1"),
+        (
+            "maxclients",
+            number::format(limits.clients_max as i64, clients_max),
+        ),
         (
             "maxmemory",
             number::format(limits.store_bytes_max as i64, memory_max),
@@ -208,7 +212,11 @@ fn info_server(call: &Call<'_>, out: &mut String) -> fmt::Result {
 }
 
 fn info_clients(call: &Call<'_>, out: &mut String) -> fmt::Result {
-    write!(out, "connected_clients:{}\r\n", call.state.clients)
+    write!(
+        out,
+        "connected_clients:{}\r\nmaxclients:{}\r\n",
+        call.state.clients, call.state.limits.clients_max
+    )
 }
 
 fn info_memory(call: &Call<'_>, out: &mut String) -> fmt::Result {

@@ -1,9 +1,10 @@
 //! Commands on keys and their deadlines.
 
-use super::{Since, Unit, deadline};
+use super::{Since, Unit, deadline, integer};
 use crate::command::{Call, Done};
 use crate::error::CommandError;
 use crate::glob;
+use crate::number::{self, DIGITS_MAX};
 
 pub(crate) fn del<'a>(call: &mut Call<'a>) -> Done<'a> {
     let removed = call
@@ -42,6 +43,93 @@ pub(crate) fn keys<'a>(call: &mut Call<'a>) -> Done<'a> {
         }
     }
     Ok(())
+}
+
+/// Places for keys that SCAN looks at for each key it was asked for, so that one call ends in time in a
+/// store that is nearly empty: as Redis.
+const PLACES_PER_KEY: usize = 10;
+/// Keys in one reply of SCAN, if the client names no number: as Redis.
+const SCAN_COUNT: usize = 10;
+/// Bytes of keys after which SCAN leaves the rest to the next call.
+const SCAN_BYTES: usize = 64 * 1024;
+
+/// What SCAN is asked for.
+struct ScanOptions<'a> {
+    pattern: Option<&'a [u8]>,
+    count: usize,
+    /// All keys are strings: whether strings are asked for.
+    strings: bool,
+}
+
+/// The cursor is the number of the next place to look at. As keys keep their places, a client that goes
+/// on until the cursor is 0 gets each key that was there all the time once.
+pub(crate) fn scan<'a>(call: &mut Call<'a>) -> Done<'a> {
+    let cursor = core::str::from_utf8(call.args.at(1)).ok();
+    let cursor: Option<u64> = cursor.and_then(|text| text.parse().ok());
+    let from = cursor.ok_or(CommandError::Cursor)?;
+    let options = scan_options(call)?;
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let fits = |key: &&[u8]| {
+        let pattern = options.pattern.is_none_or(|p| glob::matches(p, key));
+        options.strings && pattern
+    };
+    let (mut places, mut keys, mut bytes, mut found) = (0, 0, 0, 0);
+    let mut rest = call.store.scan(from);
+    let ended = loop {
+        if keys == options.count
+            || places == options.count.saturating_mul(PLACES_PER_KEY)
+            || bytes > SCAN_BYTES
+        {
+            break rest.next().is_none();
+        }
+        let Some(place) = rest.next() else {
+            break true;
+        };
+        places += 1;
+        if let Some(key) = place {
+            keys += 1;
+            if fits(&key) {
+                found += 1;
+                bytes += key.len();
+            }
+        }
+    };
+    drop(rest);
+    let next = if ended { 0 } else { from + places };
+    let mut digits = [0; DIGITS_MAX];
+    call.reply.array(2);
+    call.reply.bulk(number::format(next as i64, &mut digits));
+    call.reply.array(found);
+    for key in call.store.scan(from).take(places).flatten().filter(fits) {
+        call.reply.bulk(key);
+    }
+    Ok(())
+}
+
+fn scan_options<'a>(call: &Call<'a>) -> Result<ScanOptions<'a>, CommandError<'a>> {
+    let mut options = ScanOptions {
+        pattern: None,
+        count: SCAN_COUNT,
+        strings: true,
+    };
+    let mut words = call.args.from(2);
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or(CommandError::Syntax)?;
+        if word.eq_ignore_ascii_case(b"COUNT") {
+            let count = integer(value)?;
+            if count < 1 {
+                return Err(CommandError::Syntax);
+            }
+            options.count = usize::try_from(count).unwrap_or(usize::MAX);
+        } else if word.eq_ignore_ascii_case(b"MATCH") {
+            options.pattern = Some(value);
+        } else if word.eq_ignore_ascii_case(b"TYPE") {
+            options.strings = value.eq_ignore_ascii_case(b"string");
+        } else {
+            return Err(CommandError::Syntax);
+        }
+    }
+    Ok(options)
 }
 
 pub(crate) fn dbsize<'a>(call: &mut Call<'a>) -> Done<'a> {

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod connection;
 pub(crate) mod keys;
 pub(crate) mod strings;
+pub(crate) mod transactions;
 
 use crate::command::Call;
 use crate::error::CommandError;

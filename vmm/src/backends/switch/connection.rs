@@ -93,7 +93,8 @@ impl Connection {
             return true;
         };
         let closed = socket.state() == State::Closed && !socket.can_recv();
-        let reset = closed && !self.guest_finished;
+        // A guest that has sent its end may still reset a client that has not.
+        let reset = closed && !(self.guest_finished && self.client_ended);
         if reset {
             reset_client(client);
         } else if !(self.guest_ended && self.client_ended) {
@@ -331,6 +332,30 @@ mod tests {
         let received = reading.join().expect("no panic").expect("no reset");
         assert_eq!(received.len(), stuffed + 3000);
         assert!(received[stuffed..].iter().all(|byte| *byte == b'g'));
+    }
+
+    #[test]
+    fn a_guest_that_has_ended_may_still_reset_a_client_that_goes_on_sending() {
+        let mut fixture = Fixture::new();
+        let guest = fixture.guest();
+        assert_eq!(guest.send_slice(b"go away"), Ok(7));
+        guest.close();
+        fixture.run();
+        // The guest reads no more, so the client cannot send for ever.
+        fixture.client.set_nonblocking(true).expect("settings");
+        while fixture.client.write(&[b'c'; 100_000]).is_ok() {
+            fixture.run();
+        }
+        assert!(!fixture.is_over());
+        fixture.guest().abort();
+        fixture.run();
+        assert!(fixture.is_over());
+        // What Linux calls a reset after an end.
+        let error = fixture.client.write(b"c").expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        let mut received = [0; 8];
+        assert_eq!(fixture.client.read(&mut received).expect("it came"), 7);
+        assert_eq!(&received, b"go away\0");
     }
 
     #[test]

@@ -26,8 +26,10 @@ use std::path::Path;
 
 /// The forward's address on the switch.
 pub const FORWARD_MAC: Mac = [0x52, 0x54, 0x00, 0x7a, 0x4d, 0xfd];
-/// Connections at once, at most; more wait to be accepted.
-pub const CONNECTIONS_MAX: usize = 256;
+/// Connections at once, at most; more wait to be accepted. Each is a descriptor, of which a process may
+/// have 1024 if nobody says otherwise; the rest are for everything else. It is more than the built-in
+/// `kv` takes with its usual memory, so that those beyond hear from it.
+pub const CONNECTIONS_MAX: usize = 768;
 /// While no connection can be accepted (no descriptors left), it is tried again after so many ms.
 const ACCEPT_AGAIN_MS: u16 = 100;
 

@@ -362,6 +362,34 @@ fn outstanding_gives_the_requests_again_after_a_restore() {
     assert_eq!(disk.bytes(DATA_AT, 512), [8; 512]);
 }
 
+/// As many writes under way as there can be, of as many bytes as they can have: half of them the driver's
+/// before it took the queue out of use, half of them after.
+#[test]
+fn the_largest_state_is_saved_and_restored() {
+    let mut disk = Rig::new(Block::new(SECTORS_MAX));
+    let write = |disk: &mut Rig<Block>, n: u64| {
+        // At the end of the disk, where a number takes most room.
+        let sector = SECTORS_MAX - (n + 1) * u64::from(DATA_MAX) / SECTOR;
+        disk.begin(T_OUT, sector, &[(DATA_AT, DATA_MAX / 8, false); 8]);
+    };
+    for n in 0..OUTSTANDING_MAX as u64 {
+        write(&mut disk, n);
+    }
+    disk.set(STATUS, 0);
+    disk.start();
+    disk.put(available(0) + 2, 0u16);
+    for n in 0..OUTSTANDING_MAX as u64 {
+        write(&mut disk, n);
+    }
+    assert_eq!(disk.out.len(), UNDER_WAY_MAX, "all of them are under way");
+    let saved = disk.device.save_bytes();
+    assert!(saved.len() > UNDER_WAY_MAX * DATA_MAX as usize);
+    let mut other = VirtioMmio::new(Block::new(SECTORS_MAX));
+    let version = other.version();
+    other.restore_bytes(version, &saved).unwrap();
+    assert_eq!(other.save_bytes(), saved);
+}
+
 #[test]
 fn impossible_states_are_refused() {
     let mut disk = disk();

@@ -1,6 +1,9 @@
 //! Split virtqueues (virtio 1.2, section 2.7), and what a driver must not do to them.
 
+use super::super::VirtioDevice;
+use super::super::block::Block;
 use super::super::net::Net;
+use super::super::rng::Entropy;
 use super::super::testing::{
     BEYOND, HOLE, INDIRECT, NEXT, Rig, SIZE, WRITE, available, table, used,
 };
@@ -215,5 +218,37 @@ fn impossible_registers_are_refused() {
         let mut state = ring.save();
         change(&mut state);
         assert!(Ring::restore(256, &state).is_err(), "{state:?}");
+    }
+}
+
+/// `virtio-queue` counts, outside of what is saved, what was given back since it was last asked whether
+/// the driver wants to hear of it. That matters to a driver that names the buffer it wants to hear of
+/// (VIRTIO_F_EVENT_IDX). None can: no device offers it. And there is nothing between giving back and
+/// asking: `push` is both.
+#[test]
+fn a_ring_saved_anywhere_between_two_chains_asks_for_the_same_interrupts() {
+    const EVENT_IDX: u64 = 1 << 29;
+    let offered = [
+        Net::new([2; 6]).features(),
+        Block::new(1).features(),
+        Entropy.features(),
+    ];
+    assert!(offered.iter().all(|features| features & EVENT_IDX == 0));
+    for cut in 0..8u16 {
+        let (mut ring, rig) = ring();
+        // Where such a driver would say so: far ahead, so that it would hear of none of these.
+        rig.put(available(0) + 4 + 2 * u64::from(SIZE), 0x7000u16);
+        let mut wanted = Vec::new();
+        for head in 0..8 {
+            if head == cut {
+                ring = Ring::restore(256, &ring.save()).unwrap();
+            }
+            // The driver looks away at times.
+            rig.put(available(0), u16::from(head % 3 == 1));
+            wanted.push(ring.push(&rig.memory, head, 0));
+        }
+        let expected = [true, false, true, true, false, true, true, false];
+        assert_eq!(wanted, expected, "saved before chain {cut}");
+        assert_eq!(rig.used_index(0), 8);
     }
 }
