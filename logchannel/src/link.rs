@@ -206,6 +206,31 @@ fn retry_poll(fds: &mut [PollFd<'_>], timeout: PollTimeout) {
 /// two busy cores: 5 ms instead of 0.1 ms).
 const NICE: libc::c_int = -15;
 
+/// Starts the thread of a link that beats and watches. It works for microseconds every heartbeat, and a peer
+/// takes its silence for a death: so it goes before whatever else this host has to do, where that is allowed.
+pub(crate) fn spawn_watch(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    spawn("log-watch", || {
+        prompt();
+        run();
+    })
+}
+
+/// Puts the calling thread under SCHED_RR, of the least priority there is; its children are under the usual
+/// scheduler again (sched(7)). Whether that is allowed: with CAP_SYS_NICE, or by RLIMIT_RTPRIO.
+fn prompt() -> bool {
+    let least = libc::sched_param { sched_priority: 1 };
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: takes plain numbers and reads one from a structure that is there; 0 names the calling thread.
+    unsafe { libc::sched_setscheduler(0, policy, &least) == 0 }
+}
+
+/// Whether this process may have its heartbeats sent and watched before all other work of the host.
+#[must_use]
+pub fn may_be_prompt() -> bool {
+    // Of a thread that is gone after it.
+    std::thread::spawn(prompt).join().unwrap_or(false)
+}
+
 /// Starts a thread of a link.
 pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new()

@@ -15,7 +15,7 @@ use crate::cursors::Delivered;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
 use crate::handshake::Connection;
-use crate::link::{Link, join, spawn};
+use crate::link::{Link, join, spawn, spawn_watch};
 use crate::messages::{Ack, Bye, Entries};
 use crate::metrics::{MetricsSnapshot, add};
 use crate::outgoing::Outgoing;
@@ -473,9 +473,7 @@ impl Receiver {
             }
             .run(incoming);
         })?);
-        receiver
-            .threads
-            .push(spawn("log-watch", move || watch(&shared))?);
+        receiver.threads.push(spawn_watch(move || watch(&shared))?);
         Ok(receiver)
     }
 

@@ -22,7 +22,7 @@ use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{FrameKind, PAYLOAD_MAX, seal};
 use crate::handshake::Connection;
 use crate::lease::Lease;
-use crate::link::{Link, join, spawn};
+use crate::link::{Link, join, spawn, spawn_watch};
 use crate::messages::{Bye, ENTRIES_HEAD, ENTRIES_MAX, Entries};
 use crate::metrics::{MetricsSnapshot, add};
 use replay::codec::{ENTRY_MAX, Encoder};
@@ -136,9 +136,7 @@ impl Sender {
         sender
             .threads
             .push(spawn("log-writer", move || write_rest(&writer))?);
-        sender
-            .threads
-            .push(spawn("log-watch", move || watch(&watcher))?);
+        sender.threads.push(spawn_watch(move || watch(&watcher))?);
         Ok(sender)
     }
 

@@ -129,6 +129,7 @@ struct Report {
     clocks: Vec<ClockCheck>,
     networks: Vec<Check>,
     cpu_models: Vec<ModelCheck>,
+    heartbeats: Check,
     can_protect: bool,
 }
 
@@ -164,6 +165,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         clocks,
         networks,
         cpu_models,
+        heartbeats: heartbeats(logchannel::may_be_prompt()),
         can_protect,
     };
     if words {
@@ -175,6 +177,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
             .cpu_models
             .iter()
             .for_each(|model| say(&model.check.lines("CPU model")));
+        say(&report.heartbeats.lines("heartbeat"));
     } else {
         say(&(serde_json::to_string(&report).during("report")? + "\n"));
     }
@@ -233,6 +236,20 @@ fn network_trouble(error: &PrivateNetworkError) -> Trouble {
         }
         PrivateNetworkError::Threads(_) | PrivateNetworkError::Tap(_) => trouble,
     }
+}
+
+/// Whether a busy host sends its heartbeats in time.
+fn heartbeats(prompt: bool) -> Check {
+    if prompt {
+        let why = "sent and watched before all other work of this host (SCHED_RR)";
+        return Check::yes("prompt", why);
+    }
+    let trouble = Trouble::new(
+        "real-time scheduling is not allowed: on a host with more to run than processors a replica may \
+         be taken for dead",
+    );
+    let help = "run as root, or raise RLIMIT_RTPRIO to 1 (ulimit -r)";
+    Check::no("prompt", trouble.help(help))
 }
 
 fn engine() -> (EngineCheck, Vec<ModelCheck>) {
@@ -358,6 +375,7 @@ mod tests {
             }],
             networks: vec![check(true)],
             cpu_models: vec![model_check(CpuModel::V2, Ok(missing), true)],
+            heartbeats: heartbeats(false),
             can_protect: false,
         };
         let json = serde_json::to_value(&report).unwrap();

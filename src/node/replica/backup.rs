@@ -5,7 +5,7 @@ use super::super::outside::{self, BackupSink, Outside};
 use super::super::setup::{self, Proposal};
 use super::super::unlike;
 use super::callers::Callers;
-use super::control::{Control, Side, Stopping};
+use super::control::{Alone, Control, Side, Stopping};
 use super::events::Events;
 use super::inputs::{FailoverInputs, GoLive};
 use super::primary::incarnation;
@@ -147,6 +147,10 @@ impl Side for BackupSide {
         self.broke.as_deref()
     }
 
+    fn was_a_pair(&self) -> bool {
+        true
+    }
+
     fn lag_ms(&self) -> u64 {
         self.receiver.lag_us() / 1000
     }
@@ -227,6 +231,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
         _open: to_control,
         stopping: Stopping::default(),
         other_store: Once::new(),
+        alone: Alone::allowed(true),
     }
     .run()
 }

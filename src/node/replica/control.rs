@@ -47,6 +47,8 @@ pub trait Side {
     fn why(&self) -> Option<String>;
     /// How far execution lags behind, in milliseconds.
     fn lag_ms(&self) -> u64;
+    /// Whether the other side has taken part: it has acked something, or it is the primary.
+    fn was_a_pair(&self) -> bool;
     /// Its counters, if it keeps any, for the metrics file.
     fn metrics(&self) -> Option<serde_json::Value> {
         None
@@ -69,6 +71,31 @@ pub struct Control<S> {
     pub stopping: Stopping,
     /// That the arbiter has lost its store is said once.
     pub other_store: Once,
+    pub alone: Alone,
+}
+
+/// What becomes of a replica that the other one leaves alone.
+pub struct Alone {
+    /// A machine that never had a backup may run.
+    allowed: bool,
+    /// How the link ended, and whether the two had been a pair until then.
+    lost: Option<(String, bool)>,
+}
+
+impl Alone {
+    /// Nobody is lost yet; whether a machine that never had a backup may run.
+    pub fn allowed(allowed: bool) -> Self {
+        let lost = None;
+        Self { allowed, lost }
+    }
+
+    /// How the link ended, if the machine must not run for it.
+    fn forbidden(&self) -> Option<&str> {
+        match &self.lost {
+            Some((how, false)) if !self.allowed => Some(how),
+            _ => None,
+        }
+    }
 }
 
 /// What a replica that was asked to stop still waits for.
@@ -157,6 +184,12 @@ impl<S: Side> Control<S> {
         if let (None, Some(why)) = (&halted, self.side.broke()) {
             return Err(Failure::new(why));
         }
+        if let (None, Some(how)) = (&halted, self.alone.forbidden()) {
+            return Err(Failure::new(format!(
+                "the backup was lost before it had acked anything ({how}): the guest was stopped, as \
+                 --require-backup asks"
+            )));
+        }
         match (halted, self.side.exit_status()) {
             (Some(why), _) => Err(Failure::new(format!("this replica halted: {why}"))),
             (None, Some(code)) if code != 0 => {
@@ -181,6 +214,7 @@ impl<S: Side> Control<S> {
             }
             Message::Link(end) => {
                 self.events.note("link_end", &end);
+                self.alone.lost = Some((end.to_string(), self.side.was_a_pair()));
                 match end {
                     LinkEnd::Lost(_) => Some(Event::LinkLost),
                     LinkEnd::Bye(_) => Some(Event::PeerBye),
@@ -214,6 +248,14 @@ impl<S: Side> Control<S> {
             Command::ReportView { view } => {
                 self.events.note("solo", format_args!("view {view}"));
                 self.reporter.report_solo(view.0);
+                let how = self.alone.lost.as_ref().map_or("", |(how, _)| how);
+                crate::complain!(
+                    "tandem: '{}' runs alone from now on, view {view}, protected by nobody: {how}",
+                    self.vm
+                );
+                if self.alone.forbidden().is_some() {
+                    return Some(Event::StopAsked);
+                }
             }
             Command::GoLive { .. } => self.side.go_live(),
             Command::StopGuest => self.side.stop_guest(),

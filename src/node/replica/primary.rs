@@ -3,7 +3,7 @@
 use super::super::outside;
 use super::super::setup::{self, Proposal};
 use super::claim::{Claims, Wish};
-use super::control::{Control, Side, Stopping};
+use super::control::{Alone, Control, Side, Stopping};
 use super::events::Events;
 use super::report::{self, Reporter};
 use super::{Message, VcpuEvent, vcpu};
@@ -216,6 +216,10 @@ impl Side for PrimarySide {
         self.broke.as_deref()
     }
 
+    fn was_a_pair(&self) -> bool {
+        self.sender.cursors().acked > LogIndex(0)
+    }
+
     fn lag_ms(&self) -> u64 {
         self.sender.lag().us / 1000
     }
@@ -373,6 +377,7 @@ pub fn primary(args: PrimaryArgs) -> Outcome {
         _open: to_control,
         stopping: Stopping::default(),
         other_store: Once::new(),
+        alone: Alone::allowed(!args.require_backup),
     }
     .run()
 }
