@@ -174,15 +174,19 @@ fn approximate(value: u128) -> f64 {
 /// way it was rounded, and whether at all), where they are defined. Angles the host reduces by too short a
 /// pi are compared roughly, large ones not at all.
 fn last_places(code: Code, before: &State, ours: &mut State, theirs: &mut State) {
+    // A logarithm of a power of two is exact here.
+    if matches!(code, Code::Fyl2x | Code::Fyl2xp1) {
+        if (ours.fx.fsw ^ theirs.fx.fsw) & 0x10 != 0 && before.fx.fcw & 0x10 == 0 {
+            // The host's was just too small, and its exponent was moved.
+            theirs.fx.st[0] = theirs.fx.st[0].wrapping_sub(24576 << 64) & ((1 << 80) - 1);
+        }
+        theirs.fx.fsw = theirs.fx.fsw & !0x10 | ours.fx.fsw & 0x10;
+    }
     for state in [&mut *ours, &mut *theirs] {
         state.fx.fsw &= !(0x200 | 1 << 5);
         if state.fx.fsw & !before.fx.fcw & 0x3f == 0 {
             state.fx.fsw &= !0x8080;
         }
-    }
-    // A logarithm of a power of two is exact here.
-    if matches!(code, Code::Fyl2x | Code::Fyl2xp1) {
-        theirs.fx.fsw = theirs.fx.fsw & !0x10 | ours.fx.fsw & 0x10;
     }
     let x = before.fx.st[0];
     let exponent = x >> 64 & 0x7fff;
