@@ -85,6 +85,9 @@ fn compare(family: Family, errors: Errors) {
             &mut random,
             (count, errors),
             |mut tried| {
+                if maker.leaves_out(case, &tried.before) {
+                    return true;
+                }
                 compared += 1;
                 maker.adjust(case, &tried.before, &mut tried.ours, tried.faulted);
                 tolerate(case, &tried.before, &mut tried.ours, &mut tried.theirs);
@@ -217,8 +220,8 @@ fn mmx_and_sse_as_the_host_has_them() {
 /// not known yet: there it is tried only if asked for.
 #[test]
 fn unmasked_sse_errors_as_the_host_has_them() {
-    if Maker::of_host() == Maker::Amd && std::env::var_os("VECTOR_UNMASKED").is_none() {
-        skip_this(&"not seen on AMD yet; VECTOR_UNMASKED=1 tries it");
+    if Maker::of_host() == Maker::Amd && std::env::var_os("VECTOR_UNSEEN").is_none() {
+        skip_this(&"not seen on AMD yet; VECTOR_UNSEEN=1 tries it");
         return;
     }
     compare(Family::Vector, Errors::Any);
