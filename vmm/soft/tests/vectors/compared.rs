@@ -85,6 +85,9 @@ fn compare(family: Family, errors: Errors) {
             &mut random,
             (count, errors),
             |mut tried| {
+                if maker.leaves_out(case, &tried.before) {
+                    return true;
+                }
                 compared += 1;
                 maker.adjust(case, &tried.before, &mut tried.ours, tried.faulted);
                 tolerate(case, &tried.before, &mut tried.ours, &mut tried.theirs);
@@ -174,15 +177,19 @@ fn approximate(value: u128) -> f64 {
 /// way it was rounded, and whether at all), where they are defined. Angles the host reduces by too short a
 /// pi are compared roughly, large ones not at all.
 fn last_places(code: Code, before: &State, ours: &mut State, theirs: &mut State) {
+    // A logarithm of a power of two is exact here.
+    if matches!(code, Code::Fyl2x | Code::Fyl2xp1) {
+        if (ours.fx.fsw ^ theirs.fx.fsw) & 0x10 != 0 && before.fx.fcw & 0x10 == 0 {
+            // The host's was just too small, and its exponent was moved.
+            theirs.fx.st[0] = theirs.fx.st[0].wrapping_sub(24576 << 64) & ((1 << 80) - 1);
+        }
+        theirs.fx.fsw = theirs.fx.fsw & !0x10 | ours.fx.fsw & 0x10;
+    }
     for state in [&mut *ours, &mut *theirs] {
         state.fx.fsw &= !(0x200 | 1 << 5);
         if state.fx.fsw & !before.fx.fcw & 0x3f == 0 {
             state.fx.fsw &= !0x8080;
         }
-    }
-    // A logarithm of a power of two is exact here.
-    if matches!(code, Code::Fyl2x | Code::Fyl2xp1) {
-        theirs.fx.fsw = theirs.fx.fsw & !0x10 | ours.fx.fsw & 0x10;
     }
     let x = before.fx.st[0];
     let exponent = x >> 64 & 0x7fff;
@@ -213,8 +220,8 @@ fn mmx_and_sse_as_the_host_has_them() {
 /// not known yet: there it is tried only if asked for.
 #[test]
 fn unmasked_sse_errors_as_the_host_has_them() {
-    if Maker::of_host() == Maker::Amd && std::env::var_os("VECTOR_UNMASKED").is_none() {
-        skip_this(&"not seen on AMD yet; VECTOR_UNMASKED=1 tries it");
+    if Maker::of_host() == Maker::Amd && std::env::var_os("VECTOR_UNSEEN").is_none() {
+        skip_this(&"not seen on AMD yet; VECTOR_UNSEEN=1 tries it");
         return;
     }
     compare(Family::Vector, Errors::Any);

@@ -6,8 +6,9 @@
 
 use crate::forms::Case;
 use crate::native::State;
+use crate::reference::number::Exact;
 use crate::reference::sse_forms::{self, DotOrder};
-use crate::reference::x87::{DE, UE};
+use crate::reference::x87::{DE, Kind, OE, Operand, UE};
 use iced_x86::Code;
 use std::arch::x86_64::__cpuid;
 
@@ -41,6 +42,18 @@ impl Maker {
         }
     }
 
+    /// Whether nobody has seen yet what this maker's processors do in a case. Such cases are left out, unless
+    /// `VECTOR_UNSEEN` is set.
+    pub fn leaves_out(self, case: &Case, before: &State) -> bool {
+        let unseen = match case.code {
+            // With unmasked overflow or underflow.
+            Code::Fscale => before.fx.fcw & (OE | UE) != OE | UE,
+            Code::Fpatan => is_least_quotient(before),
+            _ => before.fx.mxcsr & 0x1f80 != 0x1f80,
+        };
+        self == Self::Amd && unseen && std::env::var_os("VECTOR_UNSEEN").is_none()
+    }
+
     /// `ours`, the state after the instruction, as this maker's processor would leave it.
     pub fn adjust(self, case: &Case, before: &State, ours: &mut State, faulted: bool) {
         if self == Self::Amd {
@@ -60,8 +73,17 @@ impl Maker {
                 // Conversions of MMX registers that raise #XM have already made the x87 unit an MMX one.
                 ours.enter_mmx();
             }
-            Code::Fsin => exact_sine(before, ours, 0),
-            Code::Fsincos => exact_sine(before, ours, 1),
+            Code::Fsin | Code::Fsincos => {
+                let x = Operand::register(before.fx.st[0]);
+                if is_least_times(x, Exact::new(false, 0, 1)) {
+                    let register = usize::from(case.code == Code::Fsincos);
+                    least_is_exact(before, ours, &[x], register);
+                }
+            }
+            Code::Fpatan if is_least_quotient(before) => {
+                let operands = [0, 1].map(|n| Operand::register(before.fx.st[n]));
+                least_is_exact(before, ours, &operands, 0);
+            }
             _ => {}
         }
     }
@@ -83,28 +105,26 @@ fn dot_of_each_lane(case: &Case, before: &State, ours: &mut State) {
     }
 }
 
-/// FSIN and FSINCOS of the least normal number: Intel's processors have it for its own sine, in every
-/// direction. The true one is a little less: cut, it is a denormal, and an underflow. `register`: which one
-/// the sine is in.
-fn exact_sine(before: &State, ours: &mut State, register: usize) {
-    let sign = 1 << 79;
-    let x = before.fx.st[0] & !sign;
-    // As it is, and as a pseudo-denormal.
-    let least = x == 1 << 64 | 1 << 63 || x == 1 << 63;
+/// FSIN and FSINCOS of the least normal number, and FPATAN where that is the quotient: Intel's processors have
+/// it for the result, in every direction. The true one is a little less: cut, it is a denormal, and an
+/// underflow. `register`: which one the result is in.
+fn least_is_exact(before: &State, ours: &mut State, operands: &[Operand], register: usize) {
     let top = before.fx.fsw >> 11 & 7;
-    let is_empty = |physical: u16| before.fx.tags & 1 << (physical & 7) == 0;
-    let faults = is_empty(top) || register == 1 && !is_empty(top + 7);
+    let is_empty = |n: u16| before.fx.tags & 1 << ((top + n) & 7) == 0;
+    let faults = (0..operands.len() as u16).any(is_empty) || register == 1 && !is_empty(7);
     // A denormal that is an unmasked error leaves everything undone.
-    let refused = x >> 64 == 0 && before.fx.fcw & DE == 0;
-    // To nearest it is the operand; cut, the largest denormal, or where underflow is an error that times
+    let denormal = operands.iter().any(|operand| operand.denormal);
+    if faults || denormal && before.fx.fcw & DE == 0 {
+        return;
+    }
+    // To nearest it is that number; cut, the largest denormal, or where underflow is an error that times
     // 2^24576, at 64 bits.
-    let sine = ours.fx.st[register];
-    let known = [
-        1 << 64 | 1 << 63,
-        (1 << 63) - 1,
-        0x6000 << 64 | u128::from(u64::MAX),
-    ];
-    if !least || faults || refused || !known.contains(&(sine & !sign)) {
+    let sign = 1 << 79;
+    let least = 1 << 64 | 1 << 63;
+    let result = ours.fx.st[register];
+    let largest = u128::from(u64::MAX);
+    let known = [least, largest >> 1, 0x6000 << 64 | largest];
+    if !known.contains(&(result & !sign)) {
         return;
     }
     let raised = ours.fx.fsw & !before.fx.fsw & UE;
@@ -112,5 +132,24 @@ fn exact_sine(before: &State, ours: &mut State, register: usize) {
     if ours.fx.fsw & !before.fx.fcw & 0x3f == 0 {
         ours.fx.fsw &= !0x8080;
     }
-    ours.fx.st[register] = before.fx.st[0] & sign | 1 << 64 | 1 << 63;
+    ours.fx.st[register] = result & sign | least;
+}
+
+/// Whether ST(1) divided by ST(0), which is positive, is the least normal number or its negative.
+fn is_least_quotient(before: &State) -> bool {
+    let [x, y] = [0, 1].map(|n| Operand::register(before.fx.st[n]));
+    matches!(x.kind, Kind::Number(unit) if !unit.negative && is_least_times(y, unit))
+}
+
+/// Whether an operand is the least normal number, or its negative, times `unit`, which is positive.
+fn is_least_times(operand: Operand, unit: Exact) -> bool {
+    let Kind::Number(number) = operand.kind else {
+        return false;
+    };
+    let exponent = unit.exponent - 16382;
+    let magnitude = Exact {
+        negative: false,
+        ..number
+    };
+    magnitude.compare(Exact { exponent, ..unit }).is_eq()
 }

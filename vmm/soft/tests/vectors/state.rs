@@ -112,6 +112,14 @@ fn neighbours(random: &mut Random, state: &mut State) {
             let power = random.next() as i64 >> (63 - random.below(20));
             state.fx.st[1] = Operand::integer(power).register;
         }
+        3 if random.below(8) == 0 => {
+            // The least normal number, times one that is next.
+            let unit = (0x3fff + random.below(3)) as u128;
+            let significand = 1 << 63 | u128::from(random.next() & random.next());
+            let sign = u128::from(random.next() & 1) << 79;
+            state.fx.st[0] = unit << 64 | significand;
+            state.fx.st[1] = sign | (unit - 0x3ffe) << 64 | significand;
+        }
         _ => return,
     }
     state.fx.st[3] = state.fx.st[1];

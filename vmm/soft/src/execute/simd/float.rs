@@ -7,8 +7,9 @@
 //!               one is not: flags stick, #XM (#UD without CR4.OSXMMEXCPT), no result ◀─────┘
 //! ```
 //!
-//! IEEE 754 and the rules for NaNs leave these instructions one result, the same on every processor; only
-//! the approximations ([`Rcpps`] and its kin) have none, so theirs is made of exact instructions.
+//! IEEE 754 and the rules for NaNs leave these instructions one result, the same on every processor:
+//! `tests/vectors/proof.rs` compares each with a reference in integers. Only the approximations ([`Rcpps`] and
+//! its kin) have none, so theirs is made of exact instructions.
 
 use super::Input;
 use super::control::{Control, Range};
