@@ -1,12 +1,16 @@
 //! The service over TCP: restarts, a disk that takes nothing, and peers that do not keep to the
 //! protocol.
 
+#[path = "../../tests/common/strangers.rs"]
+mod strangers;
+
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use strangers::{Strangers, compare, times};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use viewservice::{
@@ -322,4 +326,31 @@ fn any_bytes_leave_the_service_serving() {
         })
         .unwrap();
     assert!(service.client().status().unwrap().vms.is_empty());
+}
+
+#[test]
+fn a_host_is_answered_whatever_strangers_hold() {
+    let half_a_ping = format!("{HELLO}{{\"op\":\"ping\"{}", " ".repeat(100 << 10));
+    for said in ["", &HELLO[..9], HELLO, &half_a_ping] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Running::start(dir.path(), None, SETTINGS);
+        let ping = Ping {
+            host: HostId::new("a").unwrap(),
+            address: Address::new("x:1").unwrap(),
+            held: Vec::new(),
+        };
+        let client = server.client();
+        let ask = |client: &Client| drop(client.ping(&ping).unwrap());
+        let alone = times(|| ask(&client));
+        let strangers = Strangers::at(server.address, said.as_bytes());
+        let among = times(|| ask(&client));
+        compare(&alone, &among);
+        let among = times(|| ask(&server.client()));
+        compare(&alone, &among);
+        println!(
+            "{} of {} strangers are held",
+            strangers.held(),
+            strangers.count()
+        );
+    }
 }
