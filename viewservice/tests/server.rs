@@ -354,3 +354,45 @@ fn a_host_is_answered_whatever_strangers_hold() {
         );
     }
 }
+
+#[test]
+fn a_service_that_lost_its_state_learns_of_a_machine_and_can_end_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Running::start(dir.path(), None, SETTINGS);
+    let vm = VmId::new("web").unwrap();
+    let ping = |client: &Client, host: &str, view, role| {
+        let held = Held {
+            vm: vm.clone(),
+            view: ViewNumber(view),
+            role,
+            lag_ms: None,
+        };
+        let ping = Ping {
+            host: HostId::new(host).unwrap(),
+            address: Address::new(format!("{host}:1")).unwrap(),
+            held: vec![held],
+        };
+        client.ping(&ping).unwrap()
+    };
+    let client = server.client();
+    ping(&client, "a", 1, Role::Primary);
+    ping(&client, "b", 1, Role::Backup);
+    server.end();
+    std::fs::remove_file(dir.path().join("views.json")).unwrap();
+    server = Running::start(dir.path(), Some(server.address), SETTINGS);
+    assert!(client.status().unwrap().vms.is_empty());
+    // Over the connections they had, and from the next ping on.
+    ping(&client, "b", 2, Role::Backup);
+    ping(&client, "a", 2, Role::Primary);
+    let status = client.status().unwrap();
+    let [web] = status.vms.as_slice() else {
+        panic!("{status:?}");
+    };
+    assert_eq!((web.view, web.primary.as_str()), (ViewNumber(2), "a"));
+    assert_eq!(web.backup, Some(HostId::new("b").unwrap()));
+    client.down(&vm).unwrap();
+    // It is durable.
+    server.restart(dir.path());
+    let orders = ping(&server.client(), "a", 2, Role::Primary);
+    assert!(orders.assignments[0].stop, "{orders:?}");
+}
