@@ -4,16 +4,33 @@ use crate::address::HostPort;
 use crate::cli::{ArbiterArgs, DownArgs, StatusArgs, ViewserviceArgs};
 use crate::failure::{During, Outcome};
 use crate::report::table::{Align, Table};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Descriptors a server can use: some times the connections it keeps, as one that is closed may linger.
+const DESCRIPTORS: u64 = 8192;
+
 /// Runs `serve` on a runtime of one thread, which is plenty for a few requests a second.
 fn on_runtime(serve: impl Future<Output = Outcome>) -> Outcome {
+    allow_connections();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .during("cannot start the server")?
         .block_on(serve)
+}
+
+/// Lets this process have as many connections as it may: replicas stay connected, and strangers come on top.
+/// Where that is fewer than a server keeps, it closes the least useful as it runs out.
+fn allow_connections() {
+    let (_, most) = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok(limits) => limits,
+        Err(e) => return tracing::warn!("the limit of connections is not known: {e}"),
+    };
+    if let Err(e) = setrlimit(Resource::RLIMIT_NOFILE, most.min(DESCRIPTORS), most) {
+        tracing::warn!("the limit of connections stays as it is: {e}");
+    }
 }
 
 fn listen(address: &HostPort) -> Outcome<TcpListener> {

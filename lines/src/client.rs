@@ -1,9 +1,10 @@
-//! The client: a connection per call, each within a time limit.
+//! The client: calls within a time limit, each on a connection of its own or on one that is kept.
 
 use crate::Protocol;
 use serde::Serialize;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How long one call may take, unless set.
@@ -32,6 +33,8 @@ pub struct Client {
     timeout: Duration,
     protocol: Protocol,
     reply_max: usize,
+    /// The connection that is kept, while no call uses it. Clones share it.
+    kept: Arc<Mutex<Option<Open>>>,
 }
 
 impl Client {
@@ -53,6 +56,7 @@ impl Client {
             timeout: TIMEOUT,
             protocol,
             reply_max,
+            kept: Arc::default(),
         })
     }
 
@@ -69,12 +73,51 @@ impl Client {
         &self.address
     }
 
-    /// Sends `request`; the reply, without its line end.
+    /// Sends `request` on a new connection; the reply, without its line end.
     ///
     /// # Errors
     /// [`CallError`].
     pub fn call(&self, request: &impl Serialize) -> Result<Vec<u8>, CallError> {
-        let [hello, reply] = self.exchange(&crate::to_line(request)).map_err(|e| {
+        let deadline = Instant::now() + self.timeout;
+        Ok(self.call_anew(&crate::to_line(request), deadline)?.1)
+    }
+
+    /// Sends `request` on the connection that was kept by the last such call, and keeps it again. A server
+    /// whose connections are all taken, or whose host is slow to accept one, answers it all the same.
+    ///
+    /// The request may be sent twice, where the connection was lost meanwhile: it must be harmless then.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn call_kept(&self, request: &impl Serialize) -> Result<Vec<u8>, CallError> {
+        let now = Instant::now();
+        let request = crate::to_line(request);
+        let mut kept = match self.kept.try_lock() {
+            Ok(kept) => kept,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Another call is under way, and may take long.
+            Err(TryLockError::WouldBlock) => {
+                return Ok(self.call_anew(&request, now + self.timeout)?.1);
+            }
+        };
+        if let Some(mut open) = kept.take() {
+            // Half of the time is left for a new one: this one may lead to a host that is gone.
+            let answered = open
+                .send(&request, now + self.timeout / 2)
+                .and_then(|()| open.line(self.reply_max, now + self.timeout / 2));
+            if let Ok(reply) = answered {
+                *kept = Some(open);
+                return Ok(reply);
+            }
+        }
+        let (open, reply) = self.call_anew(&request, now + self.timeout)?;
+        *kept = Some(open);
+        Ok(reply)
+    }
+
+    /// Sends greeting and `request` on a new connection; that connection and the reply.
+    fn call_anew(&self, request: &[u8], deadline: Instant) -> Result<(Open, Vec<u8>), CallError> {
+        let unreachable = |e: io::Error| {
             CallError::Unreachable(match e.kind() {
                 io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
                     format!("no answer within {} ms", self.timeout.as_millis())
@@ -82,14 +125,30 @@ impl Client {
                 io::ErrorKind::UnexpectedEof => "it closed the connection before answering".into(),
                 _ => e.to_string(),
             })
-        })?;
-        match self.protocol.check(&hello) {
-            Ok(()) => Ok(reply),
-            Err(reason) => Err(CallError::NotGreeted {
+        };
+        let mut open = self.open(request, deadline).map_err(unreachable)?;
+        let hello = open.line(self.reply_max, deadline).map_err(unreachable)?;
+        // A refusal may come instead of the greeting, and nothing after it.
+        if let Err(reason) = self.protocol.check(&hello) {
+            return Err(CallError::NotGreeted {
                 line: hello,
                 reason,
-            }),
+            });
         }
+        let reply = open.line(self.reply_max, deadline).map_err(unreachable)?;
+        Ok((open, reply))
+    }
+
+    /// A new connection, on which greeting and `request` were sent.
+    fn open(&self, request: &[u8], deadline: Instant) -> io::Result<Open> {
+        let stream = self.connect(deadline)?;
+        stream.set_nodelay(true)?;
+        let mut open = Open {
+            stream,
+            received: Vec::new(),
+        };
+        open.send(&[&self.protocol.greeting(), request].concat(), deadline)?;
+        Ok(open)
     }
 
     fn connect(&self, deadline: Instant) -> io::Result<TcpStream> {
@@ -102,51 +161,46 @@ impl Client {
         }
         Err(last)
     }
+}
 
-    /// Sends greeting and request; the server's greeting and reply, as lines.
-    fn exchange(&self, request: &[u8]) -> io::Result<[Vec<u8>; 2]> {
-        let deadline = Instant::now() + self.timeout;
-        let mut stream = self.connect(deadline)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(left(deadline)?))?;
-        stream.write_all(&[&self.protocol.greeting(), request].concat())?;
-        let mut received = Vec::new();
-        let mut hello_end = None;
+/// A connection.
+#[derive(Debug)]
+struct Open {
+    stream: TcpStream,
+    /// What came behind the last line that was taken.
+    received: Vec<u8>,
+}
+
+impl Open {
+    fn send(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        self.stream.set_write_timeout(Some(left(deadline)?))?;
+        self.stream.write_all(bytes)
+    }
+
+    /// The next line, without its end, of at most `max` bytes.
+    fn line(&mut self, max: usize, deadline: Instant) -> io::Result<Vec<u8>> {
+        let mut seen = 0;
         loop {
-            let mut chunk = [0; 4096];
-            stream.set_read_timeout(Some(left(deadline)?))?;
-            let n = match stream.read(&mut chunk) {
-                Ok(0) => {
-                    // A refusal may come instead of the greeting, and nothing after it.
-                    return match received.strip_suffix(b"\n") {
-                        Some(line) if self.protocol.check(line).is_err() => {
-                            Ok([line.to_vec(), vec![]])
-                        }
-                        _ => Err(io::ErrorKind::UnexpectedEof.into()),
-                    };
-                }
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            for (i, byte) in chunk[..n].iter().enumerate() {
-                match (byte, hello_end) {
-                    (b'\n', None) => hello_end = Some(received.len() + i),
-                    (b'\n', Some(end)) => {
-                        received.extend_from_slice(&chunk[..i]);
-                        let reply = received.split_off(end + 1);
-                        received.truncate(end);
-                        return Ok([received, reply]);
-                    }
-                    _ => {}
-                }
+            if let Some(at) = self.received[seen..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.received.split_off(seen + at + 1);
+                let mut line = std::mem::replace(&mut self.received, rest);
+                line.pop();
+                return Ok(line);
             }
-            received.extend_from_slice(&chunk[..n]);
-            if received.len() > self.reply_max {
+            seen = self.received.len();
+            if seen > max {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     "too long a reply",
                 ));
+            }
+            let mut chunk = [0; 4096];
+            self.stream.set_read_timeout(Some(left(deadline)?))?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.received.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
         }
     }

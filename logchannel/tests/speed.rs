@@ -60,8 +60,9 @@ fn round_trips(count: u64, busy_threads: usize) -> [u128; 4] {
 
 #[test]
 fn round_trip() {
-    for busy in [0, 1, 2] {
-        let [p50, p90, p99, max] = round_trips(5_000, busy);
+    // On a machine whose processors are all busy each takes some time slices.
+    for (busy, count) in [(0, 5_000), (1, 5_000), (2, 500)] {
+        let [p50, p90, p99, max] = round_trips(count, busy);
         println!("append to output: p50 {p50} us, p90 {p90} us, p99 {p99} us, max {max} us");
         assert!(p50 < 200_000, "a round trip takes more than 200 ms");
     }

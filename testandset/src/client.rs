@@ -4,14 +4,18 @@ use crate::identity::Known;
 use crate::protocol::{MAX_LINE, PROTOCOL, Reply, Request};
 use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict};
 use lines::{CallError, Client};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// An arbiter server, asked over TCP: a connection per call, each within a time limit. Asking again
-/// after an error is the caller's.
+/// How often a client that stays connected asks: well within the time a server waits for it.
+const STAY: Duration = Duration::from_secs(10);
+
+/// An arbiter server, asked over TCP, each call within a time limit, on one connection as long as that
+/// lasts. Asking again after an error is the caller's.
 #[derive(Debug)]
 pub struct ServerArbiter {
     client: Client,
-    known: Known,
+    known: Arc<Known>,
 }
 
 impl ServerArbiter {
@@ -27,7 +31,7 @@ impl ServerArbiter {
         })?;
         Ok(Self {
             client,
-            known: Known::default(),
+            known: Arc::default(),
         })
     }
 
@@ -40,6 +44,32 @@ impl ServerArbiter {
         }
     }
 
+    /// Stays connected from the first call on, by a thread that asks now and then, as long as this arbiter
+    /// is there. A failover's call needs no new connection then, which the server would have to accept
+    /// among those of others.
+    #[must_use]
+    pub fn stays_connected(self) -> Self {
+        let (client, known) = (self.client.clone(), Arc::downgrade(&self.known));
+        let stay = move || {
+            loop {
+                std::thread::sleep(STAY);
+                let Some(known) = known.upgrade() else { return };
+                if known.get().is_none() {
+                    continue;
+                }
+                let client = client.clone();
+                if let Err(error) = (Self { client, known }).ask(&Request::Store) {
+                    tracing::info!(%error, "the arbiter would give no verdict now");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("arbiter".into());
+        if let Err(error) = thread.spawn(stay) {
+            tracing::warn!(%error, "this replica does not stay connected to its arbiter");
+        }
+        self
+    }
+
     fn address(&self) -> String {
         self.client.address().to_owned()
     }
@@ -49,16 +79,19 @@ impl ServerArbiter {
             arbiter: self.address(),
             reason,
         };
-        let reply = self.client.call(request).map_err(|error| match error {
-            CallError::Unreachable(reason) => ArbiterError::Unreachable {
-                arbiter: self.address(),
-                reason,
-            },
-            CallError::NotGreeted { line, reason } => match serde_json::from_slice(&line) {
-                Ok(Reply::Refused { reason }) => self.refused(reason),
-                _ => protocol(reason),
-            },
-        })?;
+        let reply = self
+            .client
+            .call_kept(request)
+            .map_err(|error| match error {
+                CallError::Unreachable(reason) => ArbiterError::Unreachable {
+                    arbiter: self.address(),
+                    reason,
+                },
+                CallError::NotGreeted { line, reason } => match serde_json::from_slice(&line) {
+                    Ok(Reply::Refused { reason }) => self.refused(reason),
+                    _ => protocol(reason),
+                },
+            })?;
         match serde_json::from_slice(&reply) {
             Ok(Reply::Refused { reason }) => Err(self.refused(reason)),
             Ok(Reply::StoreFailed { reason }) => Err(ArbiterError::StoreFailed {

@@ -110,7 +110,7 @@ pub trait Arbiter: Send + Sync {
 pub fn parse(address: &str) -> Result<Box<dyn Arbiter>, ArbiterError> {
     match address.split_once(':') {
         Some(("file", dir)) if !dir.is_empty() => Ok(Box::new(SharedDisk::open(dir)?)),
-        Some(("tcp", server)) => Ok(Box::new(ServerArbiter::new(server)?)),
+        Some(("tcp", server)) => Ok(Box::new(ServerArbiter::new(server)?.stays_connected())),
         _ => Err(ArbiterError::BadAddress {
             given: address.into(),
             reason: "expected file:DIR or tcp:HOST:PORT",

@@ -9,12 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// A client asks and goes; 64 at once is far more than pairs that break together.
-const LIMITS: Limits = Limits {
-    line: MAX_LINE,
-    connections: 64,
-    idle: Duration::from_secs(5),
-};
+/// Replicas stay connected, so that a failover need not wait for a connection to be accepted.
+const LIMITS: Limits = Limits::for_lines(MAX_LINE);
 
 /// How often the store is looked at for what makes it smaller.
 const TIDY: Duration = Duration::from_secs(3600);

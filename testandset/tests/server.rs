@@ -2,12 +2,15 @@
 //! do not.
 
 mod rigs;
+#[path = "../../tests/common/strangers.rs"]
+mod strangers;
 
 use proptest::prelude::*;
 use rigs::Running;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
+use strangers::{Strangers, compare, times};
 use testandset::{
     Arbiter, ArbiterError, Bounds, Contender, Flag, ServerArbiter, Verdict, ViewNumber, VmId,
 };
@@ -129,14 +132,29 @@ fn any_bytes_leave_the_server_serving() {
 }
 
 #[test]
-fn peers_that_say_nothing_cannot_keep_others_out_for_ever() {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Running::start(dir.path(), any_port());
-    let silent: Vec<_> = (0..100)
-        .map(|_| TcpStream::connect(server.address).unwrap())
-        .collect();
-    client(server.address).check().unwrap();
-    drop(silent);
+fn a_contender_is_answered_whatever_strangers_hold() {
+    for said in ["", &HELLO[..9], HELLO, &format!("{HELLO}{{\"op\":\"tes")] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Running::start(dir.path(), any_port());
+        let mut view = 0;
+        let mut set = |arbiter: &ServerArbiter| {
+            view += 1;
+            let verdict = arbiter.test_and_set(&flag(view), &who("a")).unwrap();
+            assert_eq!(verdict, Verdict::Won);
+        };
+        let connected = client(server.address);
+        let alone = times(|| set(&connected));
+        let strangers = Strangers::at(server.address, said.as_bytes());
+        let among = times(|| set(&connected));
+        compare(&alone, &among);
+        let among = times(|| set(&client(server.address)));
+        compare(&alone, &among);
+        println!(
+            "{} of {} strangers are held",
+            strangers.held(),
+            strangers.count()
+        );
+    }
 }
 
 #[test]

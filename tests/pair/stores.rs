@@ -1,6 +1,6 @@
 //! Arbiters that lose their store, and pairs whose sides have different ones.
 
-use super::common::{LIMIT, assert_one_line, have_kvm, machine, os, tandem, text};
+use super::common::{LIMIT, assert_one_line, have_kvm, machine, os, tandem, tandem_json, text};
 use super::{LONG, SHORT, Site};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -131,6 +131,63 @@ fn a_survivor_takes_no_word_of_an_arbiter_that_lost_its_store() {
     backup.wait_event("live");
     backup.daemon.ask_to_end();
     backup.ends_well();
+}
+
+#[test]
+fn a_viewservice_that_lost_its_store_lists_the_machine_again_and_can_end_it() {
+    let _machine = machine();
+    if !have_kvm("a lost store of views") {
+        return;
+    }
+    let site = Site::new();
+    let store = site.path("views");
+    let service = |address: &str| {
+        let mut args = os(&["viewservice", "--listen", address, "--store"]);
+        args.push(store.clone().into());
+        let daemon = Daemon::start("viewservice", args, site.path("viewservice.err")).unwrap();
+        let line = daemon
+            .wait_line(LIMIT, |line| line.contains("listening on"))
+            .unwrap();
+        (daemon, line.rsplit_once(' ').unwrap().1.to_owned())
+    };
+    let (mut daemon, address) = service("127.0.0.1:0");
+    let (mut backup, at) = site.backup(&["--viewservice", &address, "--name", "b"]);
+    let more = [
+        "--viewservice",
+        &address,
+        "--name",
+        "a",
+        "--backup-name",
+        "b",
+    ];
+    let mut primary = site.primary(&[&LONG, more.as_slice()].concat(), &at);
+    primary.wait_event("primary");
+
+    daemon.ask_to_end();
+    assert!(daemon.wait(LIMIT).unwrap().success());
+    std::fs::remove_dir_all(&store).unwrap();
+    let (_daemon, _) = service(&address);
+    let begun = Instant::now();
+    loop {
+        let status = tandem_json(&["status", "--viewservice", &address, "--json"]);
+        let vm = &status["vms"][0];
+        if vm["backup"] == "b" {
+            assert_eq!(
+                (vm["name"].as_str(), vm["primary"].as_str()),
+                (Some("by-hand"), Some("a"))
+            );
+            assert_eq!(vm["view"], 1);
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "{status}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = tandem(&["down", "by-hand", "--viewservice", &address]);
+    assert!(output.status.success(), "{output:?}");
+    primary.ends_well();
+    backup.ends_well();
+    let status = tandem_json(&["status", "--viewservice", &address, "--json"]);
+    assert_eq!(status["vms"], serde_json::json!([]), "{status}");
 }
 
 #[test]

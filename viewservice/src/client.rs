@@ -5,7 +5,8 @@ use crate::{Orders, Ping, Register, Registered, Report, Status, ViewError, VmId}
 use lines::CallError;
 use std::time::Duration;
 
-/// A view service, asked over TCP: a connection per call, each within a time limit.
+/// A view service, asked over TCP, each call within a time limit. Pings and reports go over one connection
+/// as long as that lasts.
 ///
 /// A protected pair needs no answer to go on: a failed ping or report may be ignored, as the next ping
 /// says the same again.
@@ -103,7 +104,12 @@ impl Client {
             address: self.address(),
             reason,
         };
-        let reply = self.0.call(request).map_err(|error| match error {
+        let answered = match request {
+            Request::Ping(_) | Request::Report(_) => self.0.call_kept(request),
+            // Not to be sent twice, or not often.
+            Request::Register(_) | Request::Down { .. } | Request::Status => self.0.call(request),
+        };
+        let reply = answered.map_err(|error| match error {
             CallError::Unreachable(reason) => ViewError::Unreachable {
                 address: self.address(),
                 reason,

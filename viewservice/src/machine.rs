@@ -16,6 +16,11 @@
 //!   itself solo in n+1, is believed.
 //! - View numbers of a VM only grow, and none has two primaries (invariant 3), not even where a VM's
 //!   name is used again.
+//! - A VM that is not known, as the service lost its state, is learnt from its replicas: the primary's, or the
+//!   solo's, word names its view, and the backup joins it. What hosts say can raise a view so learnt, and
+//!   never lower one that is known, be it of a VM that was removed; nor displace a primary that still says it
+//!   holds the view that is known. So a replica that slept, or a stranger, comes to nothing where the
+//!   true ones report.
 //! - A host that lost a replica, or was not heard of since a restart, is no spare before it pings.
 //! - Time is counted in ticks, so a pause of the service's own kills no host. It moves only the
 //!   liveness of hosts; a host that is silent loses no view.
@@ -31,6 +36,13 @@ use std::fmt;
 
 /// Most VMs at once, and most replicas in one ping.
 pub(crate) const MAX_VMS: usize = 1024;
+
+/// Most VMs known from their replicas' word alone: strangers leave room for others.
+const MAX_LEARNT: usize = MAX_VMS / 2;
+
+/// The highest view believed of a VM that is not known: no VM gets there, and above it there is room for
+/// all that follow.
+const MAX_LEARNT_VIEW: ViewNumber = ViewNumber(1 << 32);
 
 /// Most hosts known at once.
 pub(crate) const MAX_HOSTS: usize = 256;
@@ -88,6 +100,8 @@ pub enum Change {
     Acked(VmId, ViewNumber),
     /// The arbiter's winner runs the VM alone.
     Solo(VmId, View),
+    /// The VM was not known, or in an earlier view, or without its backup; its replicas say this.
+    Learnt(VmId, View),
     /// The VM's end was asked for; its hosts are told.
     Stopping(VmId),
     /// The VM ended and is forgotten.
@@ -118,6 +132,7 @@ impl fmt::Display for Change {
             Self::Named(vm, view) => write!(f, "{vm}: named {view}"),
             Self::Acked(vm, number) => write!(f, "{vm}: view {number} acknowledged"),
             Self::Solo(vm, view) => write!(f, "{vm}: went solo in {view}"),
+            Self::Learnt(vm, view) => write!(f, "{vm}: its replicas say {view}"),
             Self::Stopping(vm) => write!(f, "{vm}: is to stop"),
             Self::Removed(vm) => write!(f, "{vm}: removed"),
             Self::ClaimIgnored(host, why) => write!(f, "claim of host {host} ignored: {why}"),
@@ -291,15 +306,20 @@ impl Views {
         role: Role,
         changes: &mut Vec<Change>,
     ) -> Result<(), Rejected> {
-        let Some(views) = self.state.vms.get_mut(vm) else {
-            return Err(Rejected::NoVm(vm.clone()));
+        let Some(views) = self.state.vms.get(vm) else {
+            return self.learn(host, vm, view, role, changes);
         };
+        if views.learnt && self.may_learn(host, vm, view, role) {
+            return self.learn(host, vm, view, role, changes);
+        }
+        let views = self.state.vms.get_mut(vm).expect("it was there");
         if role == Role::Backup {
             return Ok(());
         }
         let is_named = |named: &View| named.number == view && named.primary == *host;
         if views.named.as_ref().is_some_and(is_named) {
             views.acked = views.named.take();
+            views.learnt = false;
             changes.push(Change::Acked(vm.clone(), view));
             return Ok(());
         }
@@ -329,6 +349,80 @@ impl Views {
         changes.push(Change::Solo(vm.clone(), solo));
         self.suspect(&lost, vm, changes);
         Ok(())
+    }
+
+    /// What `host` last said of its replica of `vm`.
+    fn said(&self, host: &HostId, vm: &VmId) -> Option<&Held> {
+        self.lives.get(host)?.held.get(vm)
+    }
+
+    /// Whether the word of `host` changes what was learnt of `vm`, beyond what follows by the rules.
+    fn may_learn(&self, host: &HostId, vm: &VmId, view: ViewNumber, role: Role) -> bool {
+        let views = &self.state.vms[vm];
+        let latest = views.latest();
+        let primary = self.said(&latest.primary, vm);
+        let primary = primary.filter(|held| held.view == latest.number);
+        if role == Role::Backup {
+            // The primary says that it has one, and this is the first to say that it is that.
+            return view == latest.number
+                && latest.backup.is_none()
+                && latest.primary != *host
+                && primary.is_some_and(|held| held.role == Role::Primary);
+        }
+        let follows = latest.number.next() == view && latest.other(host).is_some();
+        let displaces = latest.primary != *host && primary.is_some();
+        view > latest.number && !follows && !displaces
+    }
+
+    /// Takes the word of `host` for what view `vm` is in.
+    fn learn(
+        &mut self,
+        host: &HostId,
+        vm: &VmId,
+        number: ViewNumber,
+        role: Role,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Rejected> {
+        let known = self.state.vms.get(vm);
+        let learnt = self.state.vms.values().filter(|views| views.learnt).count();
+        let is_full = self.state.vms.len() >= MAX_VMS || learnt >= MAX_LEARNT;
+        // A VM that was removed is over, whatever its last replica still says.
+        let is_over = number <= self.state.floor;
+        if known.is_none() && (role == Role::Backup || is_over || is_full)
+            || number > MAX_LEARNT_VIEW
+            || !self.state.hosts.contains_key(host)
+        {
+            return Err(Rejected::NoVm(vm.clone()));
+        }
+        let view = match (role, known) {
+            (Role::Backup, Some(views)) => View {
+                backup: Some(host.clone()),
+                ..views.latest().clone()
+            },
+            _ => View {
+                number,
+                primary: host.clone(),
+                backup: (role == Role::Primary)
+                    .then(|| self.backup_in(vm, number, host))
+                    .flatten(),
+            },
+        };
+        let views = self.state.vms.entry(vm.clone()).or_default();
+        views.learnt = true;
+        views.acked = Some(view.clone());
+        views.named = None;
+        changes.push(Change::Learnt(vm.clone(), view));
+        Ok(())
+    }
+
+    /// The host that says it is the backup in view `number` of `vm`, whose primary is at `primary`.
+    fn backup_in(&self, vm: &VmId, number: ViewNumber, primary: &HostId) -> Option<HostId> {
+        let is_backup = |host: &&HostId| {
+            let held = self.said(host, vm);
+            *host != primary
+                && held.is_some_and(|held| (held.view, held.role) == (number, Role::Backup))
+        };
+        self.lives.keys().find(is_backup).cloned()
     }
 
     /// The host `lost` lost its replica of `vm`: most likely it has died itself, before its silence
@@ -456,7 +550,7 @@ impl Views {
             .filter_map(|(vm, views)| Some((vm.clone(), alone(views)?)))
             .collect();
         for (vm, acked) in alone {
-            if !self.is_live(&acked.primary) {
+            if !self.is_live(&acked.primary) || self.may_have_backup(&vm, &acked) {
                 continue;
             }
             let Some(spare) = self.least_loaded(Some(&acked.primary)) else {
@@ -471,6 +565,12 @@ impl Views {
             views.named = Some(view.clone());
             changes.push(Change::Named(vm, view));
         }
+    }
+
+    /// Whether `vm`, learnt to be in `view` without a backup, may have one that was not heard of yet.
+    fn may_have_backup(&self, vm: &VmId, view: &View) -> bool {
+        let solo = |held: &Held| (held.view, held.role) == (view.number, Role::Solo);
+        self.state.vms[vm].learnt && !self.said(&view.primary, vm).is_some_and(solo)
     }
 
     fn is_live(&self, host: &HostId) -> bool {

@@ -11,12 +11,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
 
-/// Hosts and command lines ask and go.
-const LIMITS: Limits = Limits {
-    line: MAX_REQUEST,
-    connections: 128,
-    idle: Duration::from_secs(5),
-};
+/// Hosts stay connected, command lines ask and go.
+const LIMITS: Limits = Limits::for_lines(MAX_REQUEST);
 
 /// Serves the views on `listener` until `shutdown` ends, inside a tokio runtime with time and I/O,
 /// going on from what [`Store::open`] gave.

@@ -95,6 +95,10 @@ pub(crate) struct VmViews {
     pub(crate) named: Option<View>,
     /// The operator asked for the VM's end.
     pub(crate) stopping: bool,
+    /// Known from what its replicas say only, as the service had lost it; until one of its views was
+    /// named here and acknowledged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) learnt: bool,
 }
 
 impl VmViews {

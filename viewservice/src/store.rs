@@ -150,6 +150,7 @@ mod tests {
                 backup: Some(host("b")),
             }),
             stopping: false,
+            learnt: true,
         };
         state.vms.insert(VmId::new("web").unwrap(), views);
         state

@@ -93,6 +93,19 @@ impl Seen {
                 self.new_view(view);
                 self.named = None;
             }
+            Change::Learnt(_, view) => {
+                match &self.latest {
+                    Some(latest) if latest.number == view.number => {
+                        assert_eq!(latest.primary, view.primary, "a view with two primaries");
+                        assert_eq!(latest.backup, None, "a backup was replaced");
+                        assert!(view.backup.is_some());
+                        assert_eq!(self.named, None);
+                        self.latest = Some(view.clone());
+                    }
+                    _ => self.new_view(view),
+                }
+                self.named = None;
+            }
             Change::Removed(_) => {
                 self.latest = None;
                 self.named = None;
@@ -107,6 +120,7 @@ fn vm_of(change: &Change) -> Option<&VmId> {
         Change::Named(vm, _)
         | Change::Acked(vm, _)
         | Change::Solo(vm, _)
+        | Change::Learnt(vm, _)
         | Change::Stopping(vm)
         | Change::Removed(vm) => Some(vm),
         _ => None,

@@ -1,12 +1,16 @@
 //! The service over TCP: restarts, a disk that takes nothing, and peers that do not keep to the
 //! protocol.
 
+#[path = "../../tests/common/strangers.rs"]
+mod strangers;
+
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use strangers::{Strangers, compare, times};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use viewservice::{
@@ -322,4 +326,73 @@ fn any_bytes_leave_the_service_serving() {
         })
         .unwrap();
     assert!(service.client().status().unwrap().vms.is_empty());
+}
+
+#[test]
+fn a_host_is_answered_whatever_strangers_hold() {
+    let half_a_ping = format!("{HELLO}{{\"op\":\"ping\"{}", " ".repeat(100 << 10));
+    for said in ["", &HELLO[..9], HELLO, &half_a_ping] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Running::start(dir.path(), None, SETTINGS);
+        let ping = Ping {
+            host: HostId::new("a").unwrap(),
+            address: Address::new("x:1").unwrap(),
+            held: Vec::new(),
+        };
+        let client = server.client();
+        let ask = |client: &Client| drop(client.ping(&ping).unwrap());
+        let alone = times(|| ask(&client));
+        let strangers = Strangers::at(server.address, said.as_bytes());
+        let among = times(|| ask(&client));
+        compare(&alone, &among);
+        let among = times(|| ask(&server.client()));
+        compare(&alone, &among);
+        println!(
+            "{} of {} strangers are held",
+            strangers.held(),
+            strangers.count()
+        );
+    }
+}
+
+#[test]
+fn a_service_that_lost_its_state_learns_of_a_machine_and_can_end_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Running::start(dir.path(), None, SETTINGS);
+    let vm = VmId::new("web").unwrap();
+    let ping = |client: &Client, host: &str, view, role| {
+        let held = Held {
+            vm: vm.clone(),
+            view: ViewNumber(view),
+            role,
+            lag_ms: None,
+        };
+        let ping = Ping {
+            host: HostId::new(host).unwrap(),
+            address: Address::new(format!("{host}:1")).unwrap(),
+            held: vec![held],
+        };
+        client.ping(&ping).unwrap()
+    };
+    let client = server.client();
+    ping(&client, "a", 1, Role::Primary);
+    ping(&client, "b", 1, Role::Backup);
+    server.end();
+    std::fs::remove_file(dir.path().join("views.json")).unwrap();
+    server = Running::start(dir.path(), Some(server.address), SETTINGS);
+    assert!(client.status().unwrap().vms.is_empty());
+    // Over the connections they had, and from the next ping on.
+    ping(&client, "b", 2, Role::Backup);
+    ping(&client, "a", 2, Role::Primary);
+    let status = client.status().unwrap();
+    let [web] = status.vms.as_slice() else {
+        panic!("{status:?}");
+    };
+    assert_eq!((web.view, web.primary.as_str()), (ViewNumber(2), "a"));
+    assert_eq!(web.backup, Some(HostId::new("b").unwrap()));
+    client.down(&vm).unwrap();
+    // It is durable.
+    server.restart(dir.path());
+    let orders = ping(&server.client(), "a", 2, Role::Primary);
+    assert!(orders.assignments[0].stop, "{orders:?}");
 }

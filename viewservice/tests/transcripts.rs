@@ -484,3 +484,144 @@ up four e
 ",
     );
 }
+
+#[test]
+fn a_pair_that_is_not_known_is_learnt_whoever_of_it_reports_first() {
+    check("
+ping b web/3/backup
+  host b is at at-b
+  host b is up
+  claim of host b ignored: there is no VM web
+ping c
+  host c is at at-c
+  host c is up
+ping a web/3/primary
+  host a is at at-a
+  host a is up
+  web: its replicas say view 3: primary a, backup b
+  -> web view 3: primary with at-b
+ping b web/3/backup
+  -> web view 3: backup with at-a
+up web
+  refused: VM web is there already, view 3: primary a, backup b; take it down first, or choose another name
+down web
+  web: is to stop
+ping a web/3/primary
+  -> web view 3: primary with at-b, to stop
+ended a web 3
+  web: removed
+ping b web/3/backup
+  claim of host b ignored: there is no VM web
+");
+    check(
+        "
+ping c
+  host c is at at-c
+  host c is up
+ping a web/3/primary
+  host a is at at-a
+  host a is up
+  web: its replicas say view 3: primary a, no backup
+  -> web view 3: solo with nobody
+ping c
+ping b web/3/backup
+  host b is at at-b
+  host b is up
+  web: its replicas say view 3: primary a, backup b
+  -> web view 3: backup with at-a
+ping c web/3/backup
+solo b web 4
+  web: went solo in view 4: primary b, no backup
+  host a is suspected
+",
+    );
+}
+
+#[test]
+fn one_that_runs_alone_is_learnt_and_given_a_spare() {
+    check("
+ping c
+  host c is at at-c
+  host c is up
+ping b web/4/solo
+  host b is at at-b
+  host b is up
+  web: its replicas say view 4: primary b, no backup
+  web: named view 5: primary b, backup c
+  -> web view 5: primary with at-c, to acknowledge
+ping b web/5/primary
+  web: view 5 acknowledged
+  -> web view 5: primary with at-c
+ping a web/9/solo
+  host a is at at-a
+  host a is up
+  claim of host a ignored: host a cannot be in view 9 of VM web, which is in view 5: primary b, backup c
+");
+}
+
+#[test]
+fn what_was_learnt_is_raised_and_never_lowered_or_forked() {
+    check("
+ping a web/3/primary
+  host a is at at-a
+  host a is up
+  web: its replicas say view 3: primary a, no backup
+  -> web view 3: solo with nobody
+ping b web/4/solo
+  host b is at at-b
+  host b is up
+  claim of host b ignored: host b cannot be in view 4 of VM web, which is in view 3: primary a, no backup
+ping c web/3/primary
+  host c is at at-c
+  host c is up
+ping c web/3/solo
+  claim of host c ignored: host c cannot be in view 3 of VM web, which is in view 3: primary a, no backup
+tick 3
+  host a is dead
+  host b is dead
+  host c is dead
+ping b web/4/solo
+  host b is up
+  web: its replicas say view 4: primary b, no backup
+  -> web view 4: solo with nobody
+restart
+ping a web/3/primary
+  host a is up
+ping a web/3/solo
+  claim of host a ignored: host a cannot be in view 3 of VM web, which is in view 4: primary b, no backup
+ping b web/6/solo
+  host b is up
+  web: its replicas say view 6: primary b, no backup
+  web: named view 7: primary b, backup a
+  -> web view 7: primary with at-a, to acknowledge
+");
+}
+
+#[test]
+fn a_vm_that_was_removed_is_not_learnt_again() {
+    check(
+        "
+ping a
+  host a is at at-a
+  host a is up
+ping b
+  host b is at at-b
+  host b is up
+up web a b
+  web: named view 1: primary a, backup b
+ping a web/1/primary
+  web: view 1 acknowledged
+  -> web view 1: primary with at-b
+ended b web 1
+  web: removed
+ping a web/1/primary
+  claim of host a ignored: there is no VM web
+ping a web/2/solo
+  claim of host a ignored: there is no VM web
+solo c web 7
+  refused: there is no VM web
+ping a web/18446744073709551615/solo
+  claim of host a ignored: there is no VM web
+",
+    );
+}
