@@ -81,11 +81,15 @@ fn decode_any<T: DeserializeOwned>(
     const SMALL: usize = 1 << 10;
     const MEDIUM: usize = 64 << 10;
     const LARGE: usize = 1 << 20;
-    match bytes.len() {
-        0..=SMALL => decode::<{ SMALL * COUNTED_MAX }, T>(bytes),
-        0..=MEDIUM => decode::<{ MEDIUM * COUNTED_MAX }, T>(bytes),
-        0..=LARGE => decode::<{ LARGE * COUNTED_MAX }, T>(bytes),
-        _ => decode::<{ BLOB_MAX * COUNTED_MAX }, T>(bytes),
+    let length = bytes.len();
+    if length <= SMALL {
+        decode::<{ SMALL * COUNTED_MAX }, T>(bytes)
+    } else if length <= MEDIUM {
+        decode::<{ MEDIUM * COUNTED_MAX }, T>(bytes)
+    } else if length <= LARGE {
+        decode::<{ LARGE * COUNTED_MAX }, T>(bytes)
+    } else {
+        decode::<{ BLOB_MAX * COUNTED_MAX }, T>(bytes)
     }
 }
 
@@ -693,7 +697,10 @@ mod tests {
                 data: vec![1; 256 << 10],
             }),
         );
-        assert_eq!(decode(&encode(&[disk.clone()])).unwrap(), [disk]);
+        assert_eq!(
+            decode(&encode(std::slice::from_ref(&disk))).unwrap(),
+            [disk]
+        );
         let mut larger = Vec::new();
         put_varint(&mut larger, ENTRY_MAX as u64 + 1);
         larger.resize(larger.len() + ENTRY_MAX + 1, 0);

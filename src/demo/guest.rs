@@ -51,7 +51,7 @@ impl DemoGuest {
                 name: "kv",
                 words: vec!["kv".into()],
                 ready: "ready",
-                patience: Duration::from_secs(20),
+                patience: Duration::from_secs(60),
                 lease_slack_ms: 20,
                 think: Duration::from_micros(500),
             }),

@@ -2,13 +2,17 @@
 //!
 //! A process that ends by a signal drops nothing. Children die with it (`PR_SET_PDEATHSIG`), and a private
 //! network with the last of them, but folders would stay. So Ctrl-C is waited for by a thread that clears
-//! away what is on this list.
+//! away what is on this list. Against SIGKILL nothing helps: what such a process leaves, the next one
+//! removes. It knows a folder as forsaken by its lock, which ends with the process that holds it.
 
 use crate::failure::Outcome;
 use crate::signals;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use std::fs::{DirEntry, File};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -51,32 +55,97 @@ pub(super) fn ended(child: &Child) {
     leftovers().children.retain(|other| Some(*other) != pid);
 }
 
+/// What the names of folders begin with.
+const PREFIX: &str = "tandem-";
+/// The file in a folder that is locked as long as it is in use.
+const LOCK: &str = ".lock";
+/// Its name until it is locked.
+const LOCK_TO_BE: &str = ".lock-to-be";
+
 /// A folder that lasts as long as this, and no longer than the process, unless that is killed.
-pub struct Folder(tempfile::TempDir);
+pub struct Folder {
+    folder: tempfile::TempDir,
+    /// Tells others that the folder is in use. Children do not inherit it.
+    _lock: Flock<File>,
+}
 
 impl Folder {
-    /// Makes a folder for temporary files.
+    /// Makes a folder for temporary files, and removes those of processes that are gone.
     ///
     /// # Errors
     /// If the system makes none.
     pub fn new() -> std::io::Result<Self> {
+        let all = std::env::temp_dir();
+        remove_forsaken(&all);
         // Under the lock, as above.
         let mut leftovers = leftovers();
-        let folder = tempfile::Builder::new().prefix("tandem-").tempdir()?;
+        let folder = Self::new_in(&all)?;
         leftovers.folders.push(folder.path().to_owned());
-        Ok(Self(folder))
+        Ok(folder)
+    }
+
+    fn new_in(all: &Path) -> std::io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(all)?;
+        let unlocked = folder.path().join(LOCK_TO_BE);
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&unlocked)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
+        // Only now can anybody find it.
+        std::fs::rename(unlocked, folder.path().join(LOCK))?;
+        Ok(Self {
+            folder,
+            _lock: lock,
+        })
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
+}
+
+/// Removes the folders in `all` whose process is gone, as far as that goes.
+fn remove_forsaken(all: &Path) {
+    for entry in std::fs::read_dir(all).into_iter().flatten().flatten() {
+        let Some(_lock) = forsaken(&entry) else {
+            continue;
+        };
+        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            let folder = entry.path();
+            tracing::debug!(%error, "{} cannot be removed", folder.display());
+        }
+    }
+}
+
+/// If `entry` is a folder of ours that nobody uses any more: its lock.
+fn forsaken(entry: &DirEntry) -> Option<Flock<File>> {
+    if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        return None;
+    }
+    // Not through a link, and not what somebody else has put there.
+    let folder = entry.metadata().ok()?;
+    if !folder.is_dir() || folder.uid() != nix::unistd::geteuid().as_raw() {
+        return None;
+    }
+    let path = entry.path().join(LOCK);
+    let file = File::options()
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(&path)
+        .ok()?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+    // Another process may have removed the folder meanwhile, and a third have made one of that name.
+    let (locked, there) = (lock.metadata().ok()?, std::fs::metadata(&path).ok()?);
+    let same = (locked.dev(), locked.ino()) == (there.dev(), there.ino());
+    (same && locked.is_file()).then_some(lock)
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let path = self.0.path();
+        let path = self.folder.path();
         leftovers().folders.retain(|other| other != path);
     }
 }
@@ -121,4 +190,38 @@ fn clear_away() {
         }
     }
     std::mem::forget(leftovers);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_removed_once_nobody_uses_them_and_no_others() {
+        let all = tempfile::tempdir().unwrap();
+        let at = |name: &str| all.path().join(name);
+        let used = Folder::new_in(all.path()).unwrap();
+        // As a process leaves it that was killed: the lock is gone, and all else there.
+        let forsaken = at("tandem-forsaken");
+        std::fs::create_dir_all(forsaken.join("views")).unwrap();
+        std::fs::write(forsaken.join(LOCK), "").unwrap();
+        std::fs::write(forsaken.join("views/file"), "x").unwrap();
+        // Being made just now, another program's, no folder, a link to one.
+        for other in ["tandem-new", "other-1"] {
+            std::fs::create_dir(at(other)).unwrap();
+        }
+        std::fs::write(at("tandem-new").join(LOCK_TO_BE), "").unwrap();
+        std::fs::write(at("other-1").join(LOCK), "").unwrap();
+        std::fs::write(at("tandem-file"), "").unwrap();
+        std::os::unix::fs::symlink(at("other-1"), at("tandem-link")).unwrap();
+        remove_forsaken(all.path());
+        assert!(!forsaken.exists());
+        assert!(used.path().join(LOCK).exists());
+        assert!(at("tandem-new").join(LOCK_TO_BE).exists());
+        assert!(at("other-1").join(LOCK).exists());
+        assert!(at("tandem-file").exists() && at("tandem-link").exists());
+        let path = used.path().to_owned();
+        drop(used);
+        assert!(!path.exists());
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  daemon   child processes that end with their parent
+//!  hostload whether the host has more to do than it can
 //!  guest    what can run in it, and how one knows that it serves
 //!  leftovers  what Ctrl-C clears away
 //!  cluster  network, arbiter, viewservice, pairs: also what `tandem bench` measures on
@@ -11,6 +12,7 @@
 pub mod cluster;
 pub mod daemon;
 pub mod guest;
+mod hostload;
 pub mod leftovers;
 pub mod round;
 
@@ -22,7 +24,7 @@ use cluster::{Cluster, choose_network};
 use guest::DemoGuest;
 use round::Round;
 use serde::Serialize;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a demo comes to.
 #[derive(Debug, Default, Serialize)]
@@ -107,11 +109,15 @@ pub fn demo(args: &DemoArgs) -> Outcome {
         ..Summary::default()
     };
     let mut rounds = Vec::new();
-    let progress = progress_bar(args);
+    let mut progress = Progress::new(args);
     for number in 0..args.kills {
-        let round = round::run(&cluster, args, &guest, number, rng.next_u64()).during(
-            format_args!("kill {} of {} (seed {seed})", number + 1, args.kills),
-        )?;
+        let round = round::run(&cluster, args, &guest, number, rng.next_u64())
+            .map_err(|failure| blame_load(failure, hostload::now()))
+            .during(format_args!(
+                "kill {} of {} (seed {seed})",
+                number + 1,
+                args.kills
+            ))?;
         if number == 0 {
             summary.first_failover_s = begun.elapsed().as_secs_f64();
         }
@@ -119,14 +125,10 @@ pub fn demo(args: &DemoArgs) -> Outcome {
             crate::sayln!("{}", round.timeline());
         }
         add(&mut summary, &round);
-        if let Some(bar) = &progress {
-            bar.inc(1);
-        }
+        progress.step();
         rounds.push(round);
     }
-    if let Some(bar) = progress {
-        bar.finish_and_clear();
-    }
+    progress.end();
     summary.seconds = begun.elapsed().as_secs_f64();
     spread(&mut summary, &rounds);
     if args.json {
@@ -149,14 +151,100 @@ pub fn demo(args: &DemoArgs) -> Outcome {
     )))
 }
 
-fn progress_bar(args: &DemoArgs) -> Option<indicatif::ProgressBar> {
-    use std::io::IsTerminal;
-    if args.kills < 2 || !std::io::stderr().is_terminal() {
-        return None;
+/// Adds to a failure that this host has more to do than it can, if so: a replica that does not get to run
+/// for --suspect-ms is taken for dead, and a process may not get ready in time.
+fn blame_load(failure: Failure, load: Option<hostload::Load>) -> Failure {
+    match load.filter(hostload::Load::is_too_much) {
+        None => failure,
+        Some(load) => Failure::new(format!(
+            "{failure}; this host is too loaded for a demo ({load}): free it, or give the replicas more \
+             time (--suspect-ms 3000)"
+        )),
     }
-    let bar = indicatif::ProgressBar::new(args.kills.into());
-    let style = indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len} kills, {eta} left");
-    Some(bar.with_style(style.ok()?))
+}
+
+/// Tells on stderr how far a demo of several kills is.
+enum Progress {
+    /// There is one kill only.
+    None,
+    /// On a terminal.
+    Bar(indicatif::ProgressBar),
+    /// Elsewhere: a line now and then.
+    Lines(Lines),
+}
+
+/// Progress as lines.
+struct Lines {
+    done: u32,
+    all: u32,
+    begun: Instant,
+    last: Instant,
+}
+
+/// The least time between two lines of progress.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+impl Progress {
+    fn new(args: &DemoArgs) -> Self {
+        use std::io::IsTerminal;
+        if args.kills < 2 {
+            return Self::None;
+        }
+        if !std::io::stderr().is_terminal() {
+            let begun = Instant::now();
+            return Self::Lines(Lines {
+                done: 0,
+                all: args.kills,
+                begun,
+                last: begun,
+            });
+        }
+        let style =
+            indicatif::ProgressStyle::with_template("{bar:40} {pos}/{len} kills, {eta} left");
+        match style {
+            Ok(style) => {
+                Self::Bar(indicatif::ProgressBar::new(args.kills.into()).with_style(style))
+            }
+            Err(_) => Self::None,
+        }
+    }
+
+    /// One more kill is done.
+    fn step(&mut self) {
+        match self {
+            Self::None => {}
+            Self::Bar(bar) => bar.inc(1),
+            Self::Lines(lines) => {
+                if let Some(line) = lines.step(Instant::now()) {
+                    crate::complain!("{line}");
+                }
+            }
+        }
+    }
+
+    fn end(self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Lines {
+    /// One more kill is done at the time `now`; the line for it, if one is due.
+    fn step(&mut self, now: Instant) -> Option<String> {
+        self.done += 1;
+        if now - self.last < LINE_EVERY || self.done == self.all {
+            return None;
+        }
+        self.last = now;
+        let took = now - self.begun;
+        let left = took * (self.all - self.done) / self.done;
+        let (done, all) = (self.done, self.all);
+        Some(format!(
+            "tandem: {done} of {all} kills, {} s left",
+            left.as_secs()
+        ))
+    }
 }
 
 fn add(summary: &mut Summary, round: &Round) {
@@ -238,4 +326,42 @@ fn print_verdict(s: &Summary) {
             "FAILED"
         }
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_on_a_loaded_host_says_so() {
+        let say = |text: &str| {
+            let load = hostload::Load::parse(text, 2);
+            blame_load(Failure::new("the backup does not end"), load).to_string()
+        };
+        assert_eq!(say("0.50 0.40 0.30 1/200 77"), "the backup does not end");
+        let said = say("4.25 1.00 0.30 9/200 77");
+        assert!(said.starts_with("the backup does not end; this host is too loaded"));
+        assert!(said.contains("9 tasks want to run on 2 CPUs"), "{said}");
+    }
+
+    #[test]
+    fn progress_is_a_line_now_and_then() {
+        let begun = Instant::now();
+        let mut lines = Lines {
+            done: 0,
+            all: 40,
+            begun,
+            last: begun,
+        };
+        // A kill a second.
+        let at = |second: u32| begun + Duration::from_secs(second.into());
+        let said: Vec<(u32, String)> = (1..=40)
+            .filter_map(|second| Some((second, lines.step(at(second))?)))
+            .collect();
+        let expected = [
+            (15, "tandem: 15 of 40 kills, 25 s left".to_owned()),
+            (30, "tandem: 30 of 40 kills, 10 s left".to_owned()),
+        ];
+        assert_eq!(said, expected);
+    }
 }

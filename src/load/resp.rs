@@ -8,7 +8,7 @@
 //! A reply is scanned first, as far as it has come, and built only once it is whole: no length
 //! the peer sends sizes an allocation.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -281,6 +281,30 @@ pub struct Client {
     limit: Duration,
 }
 
+/// Has `connect` try within the time it is given, and again while the host is not to be reached, as long
+/// as `limit` allows.
+///
+/// Why: a guest on a TAP answers ARP itself. On a host so loaded that it does not within three seconds,
+/// the kernel gives the connection up, though the guest is only slow.
+fn when_reachable<T>(
+    limit: Duration,
+    mut connect: impl FnMut(Duration) -> io::Result<T>,
+) -> io::Result<T> {
+    /// The kernel has waited already, mostly.
+    const PAUSE: Duration = Duration::from_millis(20);
+    let deadline = Instant::now() + limit;
+    loop {
+        // None of it is no time that can be given.
+        let left = deadline.saturating_duration_since(Instant::now());
+        match connect(left.max(PAUSE)) {
+            Err(error) if error.kind() == ErrorKind::HostUnreachable && left > PAUSE => {
+                std::thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Client {
     /// Connects to `addr`, waiting `connect` at most; each later reply may take `limit`.
     ///
@@ -291,7 +315,7 @@ impl Client {
         connect: Duration,
         limit: Duration,
     ) -> Result<Self, RespError> {
-        let stream = TcpStream::connect_timeout(&addr, connect)
+        let stream = when_reachable(connect, |left| TcpStream::connect_timeout(&addr, left))
             .map_err(|source| RespError::Connect { addr, source })?;
         let set_up = |r: io::Result<()>| {
             r.map_err(|source| RespError::Io {
@@ -480,5 +504,33 @@ mod tests {
                 "{bytes:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_host_that_is_not_reached_yet_is_tried_again() {
+        let limit = Duration::from_secs(600);
+        let mut tries = 0;
+        let result = when_reachable(limit, |_| {
+            tries += 1;
+            if tries < 4 {
+                Err(ErrorKind::HostUnreachable.into())
+            } else {
+                Ok(tries)
+            }
+        });
+        assert_eq!(result.unwrap(), 4);
+        // What waiting does not help against.
+        let refused = when_reachable(limit, |_| {
+            io::Result::<()>::Err(ErrorKind::ConnectionRefused.into())
+        });
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        // Not for ever, but once at least.
+        let mut tries = 0;
+        let never = when_reachable(Duration::ZERO, |_| {
+            tries += 1;
+            io::Result::<()>::Err(ErrorKind::HostUnreachable.into())
+        });
+        assert_eq!(never.unwrap_err().kind(), ErrorKind::HostUnreachable);
+        assert_eq!(tries, 1);
     }
 }
