@@ -6,9 +6,13 @@ use std::fmt::Display;
 #[derive(Debug)]
 pub struct Failure {
     message: String,
-    /// The user asked for what there is not.
-    is_usage: bool,
+    code: u8,
 }
+
+/// Exit code of a command that failed.
+const FAILED: u8 = 1;
+/// Exit code of wrong usage.
+const WRONG_USAGE: u8 = 2;
 
 /// What a command returns.
 pub type Outcome<T = ()> = Result<T, Failure>;
@@ -18,7 +22,7 @@ impl Failure {
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
-            is_usage: false,
+            code: FAILED,
         }
     }
 
@@ -26,14 +30,24 @@ impl Failure {
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
-            is_usage: true,
+            code: WRONG_USAGE,
         }
     }
 
-    /// What the process exits with: 1, or 2 for wrong usage.
+    /// The failure of a guest that ended with `status`, which is not 0. What a process can have as its exit
+    /// code becomes this one's.
+    pub fn of_guest(status: u32, message: impl Into<String>) -> Self {
+        let code = u8::try_from(status).ok().filter(|code| *code != 0);
+        Self {
+            message: message.into(),
+            code: code.unwrap_or(FAILED),
+        }
+    }
+
+    /// The exit code of a command that fails so.
     #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        if self.is_usage { 2 } else { 1 }
+    pub fn code(&self) -> u8 {
+        self.code
     }
 }
 
@@ -61,5 +75,19 @@ pub trait During<T> {
 impl<T, E: Display> During<T> for Result<T, E> {
     fn during(self, what: impl Display) -> Outcome<T> {
         self.map_err(|e| Failure::new(format!("{what}: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_status_is_the_exit_code_where_it_can_be() {
+        let code = |status| Failure::of_guest(status, "it ended").code();
+        assert_eq!([1, 2, 3, 130, 255].map(code), [1, 2, 3, 130, 255]);
+        // No process has these: a reset, a guest that could not go on, and what a bare guest makes up.
+        assert_eq!([256, 3321, 0xfa17, u32::MAX].map(code), [1; 4]);
+        assert_eq!(Failure::new("it failed").code(), 1);
     }
 }

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tandem::complain!("tandem: {failure}");
-            ExitCode::from(failure.exit_code())
+            ExitCode::from(failure.code())
         }
     }
 }

@@ -206,6 +206,7 @@ fn manifest(request: &Request, plan: &Plan, kernel: &Kernel, initrd: &[u8]) -> M
         cmdline: request.cmdline.clone(),
         memory_mib: u32::try_from(memory.next_multiple_of(32)).unwrap_or(u32::MAX),
         disk: request.disk,
+        tells_status: true,
         inputs_sha256: plan.inputs.clone(),
         kernel_sha256: sha256(&kernel.image),
         initrd_sha256: sha256(initrd),

@@ -54,6 +54,10 @@ pub struct Manifest {
     pub memory_mib: u32,
     /// Whether the root is on a disk image made along with this one.
     pub disk: bool,
+    /// Whether its guest's power-off ends with the command's exit status; one made before that could be
+    /// ends with 0 whatever came of the command.
+    #[serde(default)]
+    pub tells_status: bool,
     /// SHA-256 over what the image was built from, in hexadecimal.
     pub inputs_sha256: String,
     /// SHA-256 of the member `kernel`, in hexadecimal.
@@ -217,6 +221,7 @@ mod tests {
             cmdline: "console=ttyS0".into(),
             memory_mib: 128,
             disk: false,
+            tells_status: true,
             inputs_sha256: sha256(b"inputs"),
             kernel_sha256: sha256(kernel),
             initrd_sha256: sha256(initrd),
@@ -233,6 +238,19 @@ mod tests {
             manifest,
         };
         bundle.write().unwrap()
+    }
+
+    #[test]
+    fn an_image_made_before_statuses_were_told_is_read_as_one_that_tells_none() {
+        let bundle = Bundle {
+            kernel: b"kernel",
+            initrd: b"initrd",
+            manifest: manifest(b"kernel", b"initrd"),
+        };
+        let mut old = serde_json::to_value(&bundle.manifest).unwrap();
+        old.as_object_mut().unwrap().remove("tells_status").unwrap();
+        let old: Manifest = serde_json::from_value(old).unwrap();
+        assert!(bundle.manifest.tells_status && !old.tells_status);
     }
 
     #[test]

@@ -76,6 +76,7 @@ const APPLETS: &[&str] = &[
     "cut",
     "date",
     "dd",
+    "devmem",
     "df",
     "diff",
     "dirname",
@@ -307,7 +308,7 @@ mod tests {
     fn every_program_the_scripts_use_is_there() {
         let tree = sample(&[]);
         let words = "mount cat insmod poweroff switch_root mkdir ln hostname ip sh setsid cttyhack \
-                     sync tr reboot";
+                     sync tr reboot devmem";
         for word in words.split_whitespace() {
             let way = |folder: &str| {
                 let path = format!("{folder}/{word}");
@@ -317,6 +318,12 @@ mod tests {
             assert_eq!(found.as_deref(), Some(BUSYBOX), "{word}");
             assert!(has_program(&format!("/bin/{word}")), "{word}");
         }
+    }
+
+    #[test]
+    fn the_status_goes_to_the_machines_register() {
+        let register = vmm::devices::exit_status::ADDRESS;
+        assert!(START.contains(&format!("devmem {register:#x} 8 \"$status\"")));
     }
 
     #[test]

@@ -73,6 +73,12 @@ else
 fi
 status=$?
 echo "tandem: ended with status $status"
+# It becomes the machine's: power-off ends with what was written to this register, and else with 0.
+if [ "$status" != 0 ] && ! devmem 0xd0001020 8 "$status"; then
+    echo "tandem: cannot go on: the status $status of the command cannot be told through /dev/mem"
+    sync
+    reboot -f
+fi
 sync
 if [ -e /etc/tandem/disk ]; then
     mount -o remount,ro /

@@ -112,6 +112,13 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
     let initrd = args.initrd.as_deref();
     let image = images::load(&args.guest, initrd)?;
     let board = image.bytes().board()?;
+    if image.manifest.as_ref().is_some_and(|m| !m.tells_status) {
+        crate::complain!(
+            "tandem: {}: made by an older version, whose guests end with status 0 whatever their command's is \
+             (tandem image makes it anew)",
+            args.guest
+        );
+    }
     let disk_sectors = args.disk.as_deref().map(disk_sectors).transpose()?;
     let clock_kind = args.clock.unwrap_or(match board {
         BoardKind::Bare => ClockKind::Blocks,

@@ -104,7 +104,7 @@ pub fn record(args: RecordArgs) -> Outcome {
 fn report_end(ran: &Ran) -> Outcome {
     match ran.ended.code {
         0 => Ok(()),
-        code => Err(Failure::new(of_status(code, ran.why.as_deref()))),
+        code => Err(Failure::of_guest(code, of_status(code, ran.why.as_deref()))),
     }
 }
 

@@ -15,7 +15,7 @@ const CLIENTS: usize = 4;
 const REPLIES: u64 = 50;
 
 /// A pair that runs `image`. Patient: a backup that gets little of the CPU is no dead one.
-fn pair(cluster: &Cluster, vm: &str, image: &Path, more: &[&str]) -> Pair {
+pub fn pair(cluster: &Cluster, vm: &str, image: &Path, more: &[&str]) -> Pair {
     let options = PairOptions {
         network: true,
         both: os(&["--suspect-ms", "5000"]),

@@ -10,6 +10,7 @@
 //!  servers    small clients for memcached and nginx
 //!  console    typed to, and rebooted
 //!  engines    which engine runs Linux, and what is said of the other
+//!  status     what a command ends with is what the program ends with
 //!  snapshots  a boot saved on the way and gone on with
 //!  vmlinux    the kernel out of its bzImage
 //!  bad_input  what cannot run, and how a recording ends there
@@ -34,6 +35,7 @@ mod images;
 mod recorded;
 mod servers;
 mod snapshots;
+mod status;
 mod vmlinux;
 
 use std::time::Duration;

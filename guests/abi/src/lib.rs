@@ -78,4 +78,7 @@ pub mod control {
     pub const POWER_OFF: u64 = 0x10;
     /// Write, 32 bits: reset the machine, which starts over with memory cleared and the image loaded again.
     pub const RESET: u64 = 0x18;
+    /// Read and write, 8 bits, and the only register on the board for Linux: the exit status a power-off by
+    /// ACPI ends with. 0 until it is written.
+    pub const EXIT_STATUS: u64 = 0x20;
 }

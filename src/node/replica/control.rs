@@ -193,7 +193,8 @@ impl<S: Side> Control<S> {
         match (halted, self.side.exit_status()) {
             (Some(why), _) => Err(Failure::new(format!("this replica halted: {why}"))),
             (None, Some(code)) if code != 0 => {
-                Err(Failure::new(of_status(code, self.side.why().as_deref())))
+                let said = of_status(code, self.side.why().as_deref());
+                Err(Failure::of_guest(code, said))
             }
             _ => Ok(()),
         }

@@ -11,6 +11,7 @@
 //! restored; restored bytes are as untrusted as the guest's rings.
 
 pub mod acpi_pm;
+pub mod exit_status;
 pub mod pic;
 pub mod pit;
 pub mod rtc;

@@ -8,6 +8,7 @@ pub mod legacy;
 use super::config::{BoardKind, MachineConfig};
 use crate::devices::DeviceError;
 use crate::devices::acpi_pm::{self, AcpiPm, PmWrite};
+use crate::devices::exit_status::ExitStatus;
 use crate::devices::pic::Pic;
 use crate::devices::pit::Pit;
 use crate::devices::rtc::Rtc;
@@ -80,6 +81,7 @@ pub type Ask<'a> = dyn FnMut(Question) -> Result<u64, InputsError> + 'a;
 pub(super) struct Pc {
     pub(super) pm: AcpiPm,
     pub(super) rng: VirtioMmio<Entropy>,
+    pub(super) exit: ExitStatus,
 }
 
 impl Pc {
@@ -87,6 +89,7 @@ impl Pc {
         Self {
             pm: AcpiPm::new(),
             rng: VirtioMmio::new(Entropy),
+            exit: ExitStatus::new(),
         }
     }
 }
@@ -255,6 +258,11 @@ impl Board {
                     None => 0,
                 }),
                 (abi::RNG_PAGE, Some(pc)) => Some(pc.rng.read(offset, size)),
+                (abi::CONTROL_PAGE, Some(pc))
+                    if offset == abi::control::EXIT_STATUS && size == 1 =>
+                {
+                    Some(pc.exit.read().into())
+                }
                 (abi::CONTROL_PAGE, None) if offset == abi::control::TSC && size == 8 => {
                     Some(ask(Question::Tsc)?)
                 }
@@ -369,6 +377,12 @@ impl Board {
                     self.flush_console(out);
                     return Ok(Wrote::Reset);
                 }
+                abi::CONTROL_PAGE if offset == abi::control::EXIT_STATUS && size == 1 => {
+                    let Some(pc) = &mut self.pc else {
+                        return Err(nobody);
+                    };
+                    pc.exit.write((value & 0xff) as u8);
+                }
                 _ => return Err(nobody),
             },
         }
@@ -401,7 +415,10 @@ impl Board {
             let value = (value & 0xffff_ffff) as u32;
             return Ok(Some(match pc.pm.write(port, size, value) {
                 PmWrite::Done => Wrote::Done,
-                PmWrite::Off => self.power_off(0, out),
+                PmWrite::Off => {
+                    let status = pc.exit.read().into();
+                    self.power_off(status, out)
+                }
             }));
         }
         if legacy::resets(port, size, value) {

@@ -6,6 +6,7 @@ use crate::machine::{TscMode, boot};
 use replay::ClockKind;
 
 struct Rig {
+    config: MachineConfig,
     board: Board,
     memory: GuestMemory,
     asked: Vec<Question>,
@@ -36,6 +37,7 @@ impl Rig {
             memory: boot::memory(&config).unwrap(),
             asked: Vec::new(),
             out: Vec::new(),
+            config,
         }
     }
 
@@ -134,6 +136,44 @@ fn soft_off_lets_out_what_was_printed_and_ends_with_zero() {
     assert_eq!(ended, Wrote::PowerOff(0));
     let expected = [Output::Console(b"x".to_vec()), Output::PowerOff { code: 0 }];
     assert_eq!(rig.out, expected);
+}
+
+/// ACPI's soft-off in PM1_CNT.
+const OFF: u64 = 5 << 10 | 1 << 13;
+const EXIT_STATUS: u64 = crate::devices::exit_status::ADDRESS;
+
+#[test]
+fn soft_off_ends_with_the_status_the_guest_wrote_before() {
+    let mut rig = Rig::new(BoardKind::Pc);
+    assert_eq!(rig.read(Bus::Mmio, EXIT_STATUS, 1).unwrap(), 0);
+    for status in [3, 200] {
+        let wrote = rig.write(Bus::Mmio, EXIT_STATUS, 1, status).unwrap();
+        assert_eq!(wrote, Wrote::Done);
+        assert_eq!(rig.read(Bus::Mmio, EXIT_STATUS, 1).unwrap(), status);
+    }
+    // Only a byte, right there, is a status.
+    for (address, size) in [(0, 4), (0, 2), (1, 1), (u64::MAX, 2)] {
+        let address = EXIT_STATUS.wrapping_add(address);
+        assert!(is_nobody(rig.write(Bus::Mmio, address, size, 0)));
+    }
+    assert!(rig.out.is_empty(), "a status ends nothing");
+    let ended = rig.write(Bus::Port, 0x604, 2, OFF).unwrap();
+    assert_eq!(ended, Wrote::PowerOff(200));
+    assert_eq!(rig.out, [Output::PowerOff { code: 200 }]);
+
+    let mut bare = Rig::new(BoardKind::Bare);
+    assert!(is_nobody(bare.read(Bus::Mmio, EXIT_STATUS, 1)));
+    assert!(is_nobody(bare.write(Bus::Mmio, EXIT_STATUS, 1, 0)));
+}
+
+#[test]
+fn a_reset_forgets_the_status() {
+    let mut rig = Rig::new(BoardKind::Pc);
+    rig.write(Bus::Mmio, EXIT_STATUS, 1, 3).unwrap();
+    let config = rig.config.clone();
+    rig.board.reset(&config);
+    let ended = rig.write(Bus::Port, 0x604, 2, OFF).unwrap();
+    assert_eq!(ended, Wrote::PowerOff(0));
 }
 
 #[test]

@@ -27,7 +27,7 @@ use replay::digest::StateHasher;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 const MAGIC: [u8; 8] = *b"TANDEMSN";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const PAGE: u64 = 4096;
 /// Most bytes of one section that is not memory.
 const SECTION_MAX: usize = replay::codec::BLOB_MAX;
@@ -72,7 +72,7 @@ impl Board {
             vec![&self.pic, &self.pit, &self.rtc, &self.uart, &self.net];
         chips.extend(self.block.as_ref().map(|block| block as &dyn Chip));
         if let Some(pc) = &self.pc {
-            chips.extend([&pc.pm as &dyn Chip, &pc.rng]);
+            chips.extend([&pc.pm as &dyn Chip, &pc.rng, &pc.exit]);
         }
         chips
     }
@@ -87,7 +87,7 @@ impl Board {
         ];
         chips.extend(self.block.as_mut().map(|block| block as &mut dyn Chip));
         if let Some(pc) = &mut self.pc {
-            chips.extend([&mut pc.pm as &mut dyn Chip, &mut pc.rng]);
+            chips.extend([&mut pc.pm as &mut dyn Chip, &mut pc.rng, &mut pc.exit]);
         }
         chips
     }
