@@ -210,14 +210,15 @@ const NICE: libc::c_int = -15;
 /// takes its silence for a death: so it goes before whatever else this host has to do, where that is allowed.
 pub(crate) fn spawn_watch(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     spawn("log-watch", || {
-        prompt();
+        be_prompt();
         run();
     })
 }
 
-/// Puts the calling thread under SCHED_RR, of the least priority there is; its children are under the usual
-/// scheduler again (sched(7)). Whether that is allowed: with CAP_SYS_NICE, or by RLIMIT_RTPRIO.
-fn prompt() -> bool {
+/// Puts the calling thread under SCHED_RR, of the least priority there is, so that it goes before all other work
+/// of the host; its children are under the usual scheduler again (sched(7)). For threads that work for
+/// microseconds at a time. Whether that is allowed: with CAP_SYS_NICE, or by RLIMIT_RTPRIO.
+pub fn be_prompt() -> bool {
     let least = libc::sched_param { sched_priority: 1 };
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
     // SAFETY: takes plain numbers and reads one from a structure that is there; 0 names the calling thread.
@@ -228,7 +229,7 @@ fn prompt() -> bool {
 #[must_use]
 pub fn may_be_prompt() -> bool {
     // Of a thread that is gone after it.
-    std::thread::spawn(prompt).join().unwrap_or(false)
+    std::thread::spawn(be_prompt).join().unwrap_or(false)
 }
 
 /// Starts a thread of a link.

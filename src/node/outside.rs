@@ -3,13 +3,13 @@
 use super::last_words::LastWords;
 use crate::cli::{MachineArgs, NetArg};
 use crate::failure::{During, Outcome};
-use logchannel::Lease;
+use logchannel::{Lease, be_prompt};
 use nix::sys::eventfd::EventFd;
 use replay::{Arrival, InputsError, LogIndex, Outlet, Output};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 use vmm::backends::announce;
 use vmm::backends::console::Console;
@@ -165,12 +165,20 @@ pub enum Use {
     Replica(Option<Arc<Lease>>),
 }
 
-/// The lease of a primary, for its disk.
-struct Leased(Arc<Lease>);
+/// The lease of a primary, for its disk. It is asked on the thread that writes then.
+struct Leased {
+    lease: Arc<Lease>,
+    prompt: Once,
+}
 
 impl WritePermit for Leased {
     fn wait(&self) -> bool {
-        self.0.wait()
+        // On a busy host a thread that lost its processor between this answer and its write could be stopped
+        // there, and write late.
+        self.prompt.call_once(|| {
+            be_prompt();
+        });
+        self.lease.wait()
     }
 }
 
@@ -206,9 +214,10 @@ pub fn plug_in(
 
 fn open_disk(used: &Use, path: &Path, sink: &Arc<dyn ArrivalSink>) -> Outcome<DiskFile> {
     if let Use::Replica(lease) = used {
-        let permit = lease
-            .clone()
-            .map(|lease| Arc::new(Leased(lease)) as Arc<dyn WritePermit>);
+        let permit = lease.clone().map(|lease| {
+            let prompt = Once::new();
+            Arc::new(Leased { lease, prompt }) as Arc<dyn WritePermit>
+        });
         return Ok(DiskFile::open_durable(path, sink.clone(), permit)?);
     }
     let disk = DiskFile::open(path, sink.clone())?;

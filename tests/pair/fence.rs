@@ -77,6 +77,17 @@ fn a_paused_primary_writes_nothing_after_its_backup_went_live() {
         primary.daemon.signal(Signal::SIGCONT);
         let why = primary.is_refused();
         assert!(why.contains("has the flag"), "{why}");
-        assert!(look(&disk) == after, "round {round}: a late write");
+        let now = look(&disk);
+        let sectors = now.0.chunks(512).zip(after.0.chunks(512));
+        let late: Vec<usize> = (0..)
+            .zip(sectors)
+            .filter_map(|(n, (now, then))| (now != then).then_some(n))
+            .collect();
+        assert!(
+            now == after,
+            "round {round}: a late write to sectors {late:?}\nprimary {:?}\nbackup {:?}",
+            primary.events(),
+            backup.events()
+        );
     }
 }
