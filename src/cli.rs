@@ -340,8 +340,8 @@ pub struct PrimaryArgs {
     /// though none marked its end
     #[arg(long, value_name = "N", conflicts_with = "viewservice", value_parser = clap::value_parser!(u64).range(1..))]
     pub view: Option<u64>,
-    /// Stop the guest, and end with code 1, if the backup is lost before it has acked anything, instead of
-    /// running it alone
+    /// Stop the guest as soon as this side has the flag, and end with code 1, if the backup is lost before it
+    /// has acked anything
     #[arg(long)]
     pub require_backup: bool,
     /// Let two KVM hosts with processors of different makers be a pair: says that the guest does nothing on

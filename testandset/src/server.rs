@@ -14,6 +14,8 @@ const LIMITS: Limits = Limits::for_lines(MAX_LINE);
 
 /// How often the store is looked at for what makes it smaller.
 const TIDY: Duration = Duration::from_secs(3600);
+/// Between two turns of that, each of which holds the store for some syncs.
+const TIDY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Serves `store` on `listener` until `shutdown` ends, inside a tokio runtime with time and I/O.
 ///
@@ -103,7 +105,8 @@ impl Server {
     fn tidy(&self) {
         loop {
             match self.lock().tidy() {
-                Ok(true) => std::thread::yield_now(),
+                // Long enough for those who wait for the lock to get it.
+                Ok(true) => std::thread::sleep(TIDY_PAUSE),
                 Ok(false) => return,
                 Err(error) => return tracing::warn!(%error, "the store is not tidied"),
             }

@@ -22,15 +22,16 @@ pub enum Maker {
 }
 
 impl Maker {
-    /// The host's. One that is neither is compared with AMD's, as ours is.
-    pub fn of_host() -> Self {
+    /// The host's; `None` if nobody it is known of what they do.
+    pub fn of_host() -> Option<Self> {
         let leaf = __cpuid(0);
         let name = [leaf.ebx, leaf.edx, leaf.ecx]
             .map(u32::to_le_bytes)
             .concat();
         match name.as_slice() {
-            b"GenuineIntel" => Self::Intel,
-            _ => Self::Amd,
+            b"GenuineIntel" => Some(Self::Intel),
+            b"AuthenticAMD" | b"HygonGenuine" => Some(Self::Amd),
+            _ => None,
         }
     }
 
@@ -49,6 +50,11 @@ impl Maker {
             // With unmasked overflow or underflow.
             Code::Fscale => before.fx.fcw & (OE | UE) != OE | UE,
             Code::Fpatan => is_least_quotient(before),
+            // Digits above 9, which both manuals leave open.
+            Code::Fbld_m80bcd => {
+                let digits = &before.memory[..9];
+                digits.iter().any(|two| two & 15 > 9 || two >> 4 > 9)
+            }
             _ => before.fx.mxcsr & 0x1f80 != 0x1f80,
         };
         self == Self::Amd && unseen && std::env::var_os("VECTOR_UNSEEN").is_none()
