@@ -154,13 +154,14 @@ fn an_image_that_does_not_fit_or_is_broken_is_said() {
     let Some(image) = images::redis() else { return };
     let place = Place::new();
     let bytes = std::fs::read(&image).unwrap();
-    let line = |image: &Path, more: &[&str], words: &[&str]| {
-        assert_one_line(&place.record(image, more), 1, words);
+    let line_and_code = |image: &Path, more: &[&str], words: &[&str], code: i32| {
+        assert_one_line(&place.record(image, more), code, words);
         assert!(!place.path("log").exists(), "no log of what never began");
     };
+    let line = |image: &Path, more: &[&str], words: &[&str]| line_and_code(image, more, words, 1);
     line(&image, &["--memory", "64"], &["give it more", "64 MiB"]);
     line(&image, &["--memory", "16"], &["give it more", "16 MiB"]);
-    line(&image, &["--clock", "blocks"], &["--clock instructions"]);
+    line_and_code(&image, &["--clock", "blocks"], &["--clock instructions"], 2);
     let huge = place.file("initrd", &vec![0; 200 << 20]);
     let kernel = place.file("vmlinuz", Bundle::parse(&bytes).unwrap().kernel);
     let more = ["--initrd", text(&huge), "--memory", "128"];
