@@ -45,7 +45,7 @@ pub use error::{FrameError, HandshakeError, LinkEnd, LinkLost};
 pub use gate::{OutputGate, SharedGate};
 pub use handshake::{Caller, Connection, answer, offer};
 pub use lease::Lease;
-pub use link::may_be_prompt;
+pub use link::{may_be_prompt, prompt};
 pub use messages::{Ack, Bye, Hello, Settings};
 pub use metrics::{Metrics, MetricsSnapshot};
 pub use receiver::{Next, Receiver, ReceiverHandle, ReceiverOptions};

@@ -216,8 +216,9 @@ pub(crate) fn spawn_watch(run: impl FnOnce() + Send + 'static) -> io::Result<Joi
 }
 
 /// Puts the calling thread under SCHED_RR, of the least priority there is; its children are under the usual
-/// scheduler again (sched(7)). Whether that is allowed: with CAP_SYS_NICE, or by RLIMIT_RTPRIO.
-fn prompt() -> bool {
+/// scheduler again (sched(7)). Whether that is allowed: with CAP_SYS_NICE, or by RLIMIT_RTPRIO. For threads that
+/// work for microseconds at a time.
+pub fn prompt() -> bool {
     let least = libc::sched_param { sched_priority: 1 };
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
     // SAFETY: takes plain numbers and reads one from a structure that is there; 0 names the calling thread.
