@@ -138,6 +138,12 @@ impl Cluster {
         &self.arbiter
     }
 
+    /// Has pairs started from now on ask another arbiter, `file:DIR` or `tcp:HOST:PORT`: for tests that have one
+    /// of their own.
+    pub fn use_arbiter(&mut self, arbiter: String) {
+        self.arbiter = arbiter;
+    }
+
     /// The arbiter's process, if it is a server.
     pub fn arbiter_daemon(&self) -> Option<&Daemon> {
         self.arbiter_daemon.as_ref()

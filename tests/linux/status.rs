@@ -97,7 +97,7 @@ fn an_image_that_cannot_tell_a_status_says_so() {
     // It is told before anything else can fail.
     let warning = "older version, whose guests end with status 0";
     for (image, warned) in [(&old, true), (&image, false)] {
-        let output = tandem(&["run", text(image), "--memory", "1"]);
+        let output = tandem(&["run", text(image), "--memory", "16"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert_eq!(said.contains(warning), warned, "{said}");

@@ -7,6 +7,7 @@ use super::super::unlike;
 use super::callers::Callers;
 use super::control::{Alone, Control, Side, Stopping};
 use super::events::Events;
+use super::haste;
 use super::inputs::{FailoverInputs, GoLive};
 use super::primary::incarnation;
 use super::report::{self, Reporter};
@@ -40,11 +41,19 @@ struct BackupSide {
     live: bool,
     ended: Option<u32>,
     broke: Option<String>,
+    /// Its vCPU's thread.
+    thread: libc::pid_t,
 }
 
 impl Side for BackupSide {
     fn open_gate(&mut self) -> Outcome {
         Ok(())
+    }
+
+    fn hurry(&mut self) {
+        if self.ended.is_none() {
+            haste::hurry(self.thread);
+        }
     }
 
     fn drain(&mut self) {
@@ -216,6 +225,7 @@ pub fn backup(args: BackupArgs) -> Outcome {
         live: false,
         ended: None,
         broke: None,
+        thread: started.vcpu.thread,
     };
     started.vcpu.start(receiver)?;
     let role = RoleMachine::backup(hello.view);

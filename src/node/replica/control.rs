@@ -23,6 +23,8 @@ const METRICS: Duration = Duration::from_millis(250);
 pub trait Side {
     /// The gate opens: outputs leave at once from now on.
     fn open_gate(&mut self) -> Outcome;
+    /// The other side may be dead: what is left to do here is waited for.
+    fn hurry(&mut self) {}
     /// Every entry that came is to be executed.
     fn drain(&mut self);
     /// The network is told where the guest is now.
@@ -117,8 +119,10 @@ impl Stopping {
 }
 
 impl<S: Side> Control<S> {
-    /// Runs until the role is final.
+    /// Runs until the role is final. On a thread that goes before other work of the host, where that is
+    /// allowed: it works for microseconds at a time, and in a failover everybody waits for it.
     pub fn run(mut self) -> Outcome {
+        logchannel::be_prompt();
         let mut retry_at: Option<Instant> = None;
         let mut todo: VecDeque<Event> = VecDeque::new();
         let mut halted: Option<String> = None;
@@ -214,6 +218,9 @@ impl<S: Side> Control<S> {
                 Some(Event::StopAsked)
             }
             Message::Link(end) => {
+                if matches!(end, LinkEnd::Lost(_)) {
+                    self.side.hurry();
+                }
                 self.events.note("link_end", &end);
                 self.alone.lost = Some((end.to_string(), self.side.was_a_pair()));
                 match end {

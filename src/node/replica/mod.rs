@@ -13,6 +13,7 @@ mod callers;
 mod claim;
 mod control;
 mod events;
+mod haste;
 mod inputs;
 mod primary;
 mod report;

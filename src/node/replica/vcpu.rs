@@ -6,6 +6,7 @@ use super::{Message, VcpuEvent};
 use crate::failure::{During, Failure, Outcome};
 use logchannel::{Bye, Suppressed};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
+use vmm::kick::Kicker;
 use vmm::machine::{Ended, FAULT_STATUS, MachineError};
 
 /// A machine that was booted, on a thread of its own that waits for its link, an `L`. Dropped, that thread
@@ -13,6 +14,8 @@ use vmm::machine::{Ended, FAULT_STATUS, MachineError};
 pub struct Booted<L> {
     /// Digest of the machine's first state.
     pub first_state: u64,
+    /// That thread.
+    pub thread: libc::pid_t,
     link: SyncSender<L>,
 }
 
@@ -33,7 +36,7 @@ pub fn boot<L: Send + 'static>(
             Ok(booted) => booted,
             Err(e) => return drop(tell_state.send(Err(e))),
         };
-        let _ = tell_state.send(Ok(state));
+        let _ = tell_state.send(Ok((state, Kicker::current_thread().thread())));
         let Ok(link) = take_link.recv() else { return };
         let event = run(machine, link).unwrap_or_else(|e| VcpuEvent::Failed(e.to_string()));
         let _ = control.send(Message::Vcpu(event));
@@ -42,8 +45,12 @@ pub fn boot<L: Send + 'static>(
         .name("vcpu".into())
         .spawn(vcpu)
         .during("cannot start a thread")?;
-    let first_state = first_state.recv().during("the vCPU thread failed")??;
-    Ok(Booted { first_state, link })
+    let (first_state, thread) = first_state.recv().during("the vCPU thread failed")??;
+    Ok(Booted {
+        first_state,
+        thread,
+        link,
+    })
 }
 
 impl<L> Booted<L> {

@@ -1,0 +1,120 @@
+//! A replica is stopped (SIGSTOP) at a random moment under load, for less and more than the time to suspicion.
+
+use crate::common::{LIMIT, cluster, have_kvm, machine};
+use crate::trial::{Trial, became};
+use crate::verdict::{Fate, HARMLESS_MS};
+use crate::{Count, make_trials};
+use std::time::{Duration, Instant};
+use tandem::demo::cluster::{Cluster, TAPS};
+use wire::Tapped;
+
+#[path = "../paper/wire.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod wire;
+
+const COUNT: Count = Count {
+    short: 9,
+    long: 100,
+};
+
+#[test]
+fn a_replica_stopped_under_load() {
+    let _machine = machine();
+    if !have_kvm("stopped replicas") {
+        return;
+    }
+    let cluster = cluster("file");
+    make_trials("a_replica_stopped_under_load", &COUNT, |seed| {
+        let who = ["primary", "backup"][usize::try_from(seed / 3 % 2).unwrap()];
+        if seed.is_multiple_of(3) {
+            return stopped_until_the_other_runs_alone(&cluster, seed, who);
+        }
+        let longest_ms = if seed % 3 == 1 { HARMLESS_MS / 2 } else { 1500 };
+        stopped_for_a_while(&cluster, seed, who, longest_ms)
+    });
+}
+
+/// Up to three pauses, with random times between them.
+fn stopped_for_a_while(cluster: &Cluster, seed: u64, who: &str, longest_ms: u64) -> String {
+    let mut trial = Trial::begin(cluster, "paused", seed, None);
+    let mut pauses = Vec::new();
+    for _ in 0..=trial.rng.below(3) {
+        let length = Duration::from_micros(trial.rng.below(longest_ms * 1000));
+        // The pause itself is what is tried.
+        let took = trial.stop_while(who, |_| std::thread::sleep(length));
+        pauses.push(took.as_millis().to_string());
+        trial.settle();
+        if trial.has_parted() {
+            break;
+        }
+        let more = trial.rng.below(300);
+        trial.serve(more);
+    }
+    trial.settle();
+    let fate = trial.end();
+    format!(
+        "the {who} stopped for {} ms: {}",
+        pauses.join(", "),
+        became(&fate)
+    )
+}
+
+/// Waits until all threads of the process are stopped: what it was about to send is sent.
+fn wait_stopped(pid: u32) {
+    let stopped = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state stands behind the name, which is in parentheses.
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+            state.is_none_or(|state| state == b'T')
+        })
+    };
+    let begun = Instant::now();
+    while !stopped() {
+        assert!(begun.elapsed() < LIMIT, "it is not stopped");
+        std::thread::yield_now();
+    }
+}
+
+/// Nothing leaves the one that was stopped when it wakes in a world that goes on without it.
+fn stopped_until_the_other_runs_alone(cluster: &Cluster, seed: u64, who: &str) -> String {
+    let mut trial = Trial::begin(cluster, "stopped", seed, None);
+    let tap = TAPS[usize::from(who == "backup")];
+    let wire = cluster
+        .switch_socket()
+        .is_none()
+        .then(|| Tapped::interface(tap));
+    let took = trial.stop_while(who, |trial| {
+        wait_stopped(trial.replica(who).pid());
+        if let Some(wire) = &wire {
+            wire.take();
+        }
+        trial.wait_solo();
+    });
+    trial.wait_noted("halt of the one that was stopped", |lines| {
+        lines
+            .iter()
+            .any(|line| line.event == "halted" && line.who == who)
+    });
+    trial.settle();
+    let fate = trial.end();
+    let other = if who == "primary" {
+        "backup"
+    } else {
+        "primary"
+    };
+    assert_eq!(fate, Fate::Alone(other.into()));
+    if let Some(wire) = &wire {
+        let late = wire.take();
+        assert!(
+            late.is_empty(),
+            "the {who} sent when it was over with it: {late:02x?}"
+        );
+    }
+    format!(
+        "the {who} stopped for {} ms: {}",
+        took.as_millis(),
+        became(&fate)
+    )
+}
