@@ -246,6 +246,7 @@ fn disk_is_full(cluster: &mut Cluster, seed: u64, what: Break, unshare: &[&str])
 }
 
 #[test]
+#[ignore = "by its own command: a host with other work parts pairs at times"]
 fn an_arbiter_that_gives_no_answer() {
     let _machine = machine();
     if !have_kvm("arbiters without an answer") {

@@ -48,6 +48,7 @@ impl Drop for Spinners {
 }
 
 #[test]
+#[ignore = "by its own command: a host with other work parts pairs at times"]
 fn a_busy_host() {
     let _machine = machine();
     if !have_kvm("a busy host") {

@@ -59,7 +59,7 @@ fn make_trials(name: &str, count: &Count, mut trial: impl FnMut(u64) -> String) 
                 // Its panic was printed.
                 println!(
                     "{name}, seed {seed}: FAILED; to repeat: \
-                     TANDEM_SEED={seed} cargo test --release --test torture {name} -- --nocapture"
+                     TANDEM_SEED={seed} cargo test --release --test torture {name} -- --ignored --nocapture"
                 );
                 failures += 1;
                 assert!(failures < FAILURES_MAX, "{failures} failures are enough");
