@@ -17,8 +17,10 @@
 //! A backup goes live `suspect_ms` after it last heard its primary, at the earliest, or at once after it
 //! has closed the link; and the primary sends it something every heartbeat. So two heartbeats are taken
 //! off. An ack was true when it was sent, which is up to a round trip before it is read: that is taken off,
-//! too, as the handshake measured it. A link that gets slower later is not measured again. What is read right after a pause may be from before the backup went live. So an ack that is not
-//! believed (`trust.rs`) renews nothing; and after a pause as long as the lease nothing at all renews it for
+//! too, as the handshake measured it. A link that gets slower later is not measured again.
+//!
+//! What is read right after a pause may be from before the backup went live. So an ack that is not believed
+//! (`trust.rs`) renews nothing; and after a pause as long as the lease nothing at all renews it for
 //! `suspect_ms`, by which time a link its other end has closed is over.
 
 use crate::clock::boot_us;

@@ -5,6 +5,7 @@ use crate::error::{LinkEnd, LinkLost};
 use crate::heartbeat::{Activity, Beat, Detector};
 use crate::messages::Settings;
 use crate::metrics::{Metrics, add};
+use crate::prompt::be_prompt;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -213,23 +214,6 @@ pub(crate) fn spawn_watch(run: impl FnOnce() + Send + 'static) -> io::Result<Joi
         be_prompt();
         run();
     })
-}
-
-/// Puts the calling thread under SCHED_RR, of the least priority there is, so that it goes before all other work
-/// of the host; its children are under the usual scheduler again (sched(7)). For threads that work for
-/// microseconds at a time. Whether that is allowed: with CAP_SYS_NICE, or by RLIMIT_RTPRIO.
-pub fn be_prompt() -> bool {
-    let least = libc::sched_param { sched_priority: 1 };
-    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: takes plain numbers and reads one from a structure that is there; 0 names the calling thread.
-    unsafe { libc::sched_setscheduler(0, policy, &least) == 0 }
-}
-
-/// Whether this process may have its heartbeats sent and watched before all other work of the host.
-#[must_use]
-pub fn may_be_prompt() -> bool {
-    // Of a thread that is gone after it.
-    std::thread::spawn(be_prompt).join().unwrap_or(false)
 }
 
 /// Starts a thread of a link.

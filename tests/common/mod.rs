@@ -121,3 +121,22 @@ pub fn assert_last_line(output: &Output, code: i32, words: &[&str]) {
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are plain")
 }
+
+/// Waits until all threads of process `pid` are stopped (SIGSTOP): system calls under way have ended then, and
+/// what it was about to send is sent.
+pub fn wait_stopped(pid: u32) {
+    let stopped = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state stands behind the name, which is in parentheses.
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+            state.is_none_or(|state| state == b'T')
+        })
+    };
+    let begun = std::time::Instant::now();
+    while !stopped() {
+        assert!(begun.elapsed() < LIMIT, "it is not stopped");
+        std::thread::yield_now();
+    }
+}

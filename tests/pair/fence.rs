@@ -1,7 +1,7 @@
 //! A primary that is paused among disk writes, and wakes when its backup has written newer data.
 
-use super::common::{LIMIT, have_kvm, machine};
-use super::{Replica, Site};
+use super::Site;
+use super::common::{LIMIT, have_kvm, machine, wait_stopped};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,24 +9,6 @@ use std::time::{Duration, Instant};
 
 /// Pairs to try: a pause may find the disk's queue empty.
 const PAIRS: u32 = 6;
-
-/// Waits until all threads of the process are stopped: a system call under way has ended then.
-pub fn wait_stopped(replica: &Replica) {
-    let tasks = format!("/proc/{}/task", replica.daemon.pid());
-    let stopped = || {
-        std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            // The state stands behind the name, which is in parentheses.
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-            state.is_none_or(|state| state == b'T')
-        })
-    };
-    let begun = Instant::now();
-    while !stopped() {
-        assert!(begun.elapsed() < LIMIT, "it is not stopped");
-        std::thread::yield_now();
-    }
-}
 
 /// What the disk holds, and when it was last written to.
 fn look(disk: &Path) -> (Vec<u8>, i64, i64) {
@@ -70,7 +52,7 @@ fn a_paused_primary_writes_nothing_after_its_backup_went_live() {
         }
         std::thread::sleep(Duration::from_millis(u64::from(round) * 13));
         primary.daemon.signal(Signal::SIGSTOP);
-        wait_stopped(&primary);
+        wait_stopped(primary.daemon.pid());
         backup.wait_event("live");
         backup.ends_well();
         let after = look(&disk);

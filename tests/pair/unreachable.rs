@@ -1,8 +1,7 @@
 //! An arbiter that is gone when a machine is to stop: the stop is obeyed, in bounded time, and the end says
 //! what is left undone.
 
-use super::common::{LIMIT, have_kvm, machine};
-use super::fence::wait_stopped;
+use super::common::{LIMIT, have_kvm, machine, wait_stopped};
 use super::{LONG, Replica, SHORT, Site};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -73,7 +72,7 @@ fn a_primary_asked_to_stop_that_loses_its_backup_does_not_ask_for_ever() {
     site.kill_arbiter();
     // Silent, but not gone: the stop is asked while the pair is whole, and the loss comes after it.
     backup.daemon.signal(Signal::SIGSTOP);
-    wait_stopped(&backup);
+    wait_stopped(backup.daemon.pid());
     primary.daemon.ask_to_end();
     primary.wait_event("stop_asked");
     primary.wait_event("arbiter_unreachable");

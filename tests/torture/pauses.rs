@@ -1,10 +1,10 @@
 //! A replica is stopped (SIGSTOP) at a random moment under load, for less and more than the time to suspicion.
 
-use crate::common::{LIMIT, cluster, have_kvm, machine};
+use crate::common::{cluster, have_kvm, machine, wait_stopped};
 use crate::trial::{Trial, became};
 use crate::verdict::{Fate, HARMLESS_MS};
 use crate::{Count, make_trials};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tandem::demo::cluster::{Cluster, TAPS};
 use wire::Tapped;
 
@@ -58,24 +58,6 @@ fn stopped_for_a_while(cluster: &Cluster, seed: u64, who: &str, longest_ms: u64)
         pauses.join(", "),
         became(&fate)
     )
-}
-
-/// Waits until all threads of the process are stopped: what it was about to send is sent.
-fn wait_stopped(pid: u32) {
-    let stopped = || {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        tasks.flatten().all(|task| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            // The state stands behind the name, which is in parentheses.
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-            state.is_none_or(|state| state == b'T')
-        })
-    };
-    let begun = Instant::now();
-    while !stopped() {
-        assert!(begun.elapsed() < LIMIT, "it is not stopped");
-        std::thread::yield_now();
-    }
 }
 
 /// What leaves the one that was stopped when it wakes in a world that goes on without it. Of a backup, nothing.

@@ -7,7 +7,6 @@ use super::super::unlike;
 use super::callers::Callers;
 use super::control::{Alone, Control, Side, Stopping};
 use super::events::Events;
-use super::haste;
 use super::inputs::{FailoverInputs, GoLive};
 use super::primary::incarnation;
 use super::report::{self, Reporter};
@@ -52,7 +51,7 @@ impl Side for BackupSide {
 
     fn hurry(&mut self) {
         if self.ended.is_none() {
-            haste::hurry(self.thread);
+            logchannel::make_prompt(self.thread);
         }
     }
 

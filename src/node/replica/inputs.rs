@@ -1,7 +1,7 @@
 //! A backup's inputs: the log, and from its end on the live world.
 
 use super::super::outside::{BackupSink, Direct, Outside};
-use super::{Message, VcpuEvent, haste};
+use super::{Message, VcpuEvent};
 use logchannel::{Receiver, ReceiverHandle, Suppressed};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
@@ -107,7 +107,7 @@ impl FailoverInputs {
             .next
             .control
             .send(Message::Vcpu(VcpuEvent::Live { frames }));
-        haste::at_ease();
+        logchannel::leisure();
         self.phase = Phase::Live(recorder);
         Ok(())
     }

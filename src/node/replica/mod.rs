@@ -13,7 +13,6 @@ mod callers;
 mod claim;
 mod control;
 mod events;
-mod haste;
 mod inputs;
 mod primary;
 mod report;

@@ -15,6 +15,8 @@
 mod emulated;
 mod generate;
 mod integer;
+#[path = "../host/maker.rs"]
+mod maker;
 mod makers;
 mod native;
 mod random;
@@ -319,17 +321,6 @@ fn describe(case: &Case, seed: u64, number: u64, difference: &str) -> String {
     text
 }
 
-/// Who made the host's processor; without one the test is skipped.
-fn maker_of_host() -> Option<Maker> {
-    let maker = Maker::of_host();
-    if maker.is_none() {
-        skipped::skip_this(
-            &"what this maker's processors do is not known: neither AMD's nor Intel's",
-        );
-    }
-    maker
-}
-
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -350,7 +341,9 @@ pub fn compare(family: &Family) {
         bitness: family.bitness,
         fill_fx: family.fill_fx,
     };
-    let Some(maker) = maker_of_host() else { return };
+    let Some(maker) = Maker::of_host_or_skip() else {
+        return;
+    };
     let mut harness = Harness::new(maker);
     let mut failures = BTreeMap::new();
     // Cases that retired, and all.
@@ -402,7 +395,9 @@ pub fn compare(family: &Family) {
 
 /// Compares cases made by hand: all of them must come out alike, and retire.
 pub fn compare_cases(cases: &[Case]) {
-    let Some(maker) = maker_of_host() else { return };
+    let Some(maker) = Maker::of_host_or_skip() else {
+        return;
+    };
     let mut harness = Harness::new(maker);
     for case in cases {
         let result = harness.compare(case, flag_mask(case), false);

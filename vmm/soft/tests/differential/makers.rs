@@ -8,30 +8,9 @@
 use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Fault, Outcome};
 use iced_x86::{Code, Mnemonic, OpKind, Register};
 
-/// Who makes a processor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Maker {
-    /// AMD, and Hygon, whose processors are AMD's.
-    Amd,
-    /// Intel.
-    Intel,
-}
+pub use crate::maker::Maker;
 
 impl Maker {
-    /// Who made the host's processor; `None` if nobody it is known of what they do.
-    pub fn of_host() -> Option<Self> {
-        let leaf = std::arch::x86_64::__cpuid(0);
-        let mut name = [0; 12];
-        for (to, word) in name.chunks_exact_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
-        match &name {
-            b"AuthenticAMD" | b"HygonGenuine" => Some(Self::Amd),
-            b"GenuineIntel" => Some(Self::Intel),
-            _ => None,
-        }
-    }
-
     /// What this maker's processor does with `case`, ours having done `ours`. `before` is the arena before it,
     /// but for the case's own words.
     pub fn expected(self, case: &Case, ours: &Outcome, before: &[u8]) -> Expected {

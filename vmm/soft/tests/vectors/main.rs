@@ -15,6 +15,8 @@ mod compared;
 mod faults;
 mod forms;
 mod golden;
+#[path = "../host/maker.rs"]
+mod maker;
 mod makers;
 mod native;
 mod proof;

@@ -10,31 +10,10 @@ use crate::reference::number::Exact;
 use crate::reference::sse_forms::{self, DotOrder};
 use crate::reference::x87::{DE, Kind, OE, Operand, UE};
 use iced_x86::Code;
-use std::arch::x86_64::__cpuid;
 
-/// Whose processor it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Maker {
-    /// AMD, and makers of processors of its design.
-    Amd,
-    /// Intel.
-    Intel,
-}
+pub use crate::maker::Maker;
 
 impl Maker {
-    /// The host's; `None` if nobody it is known of what they do.
-    pub fn of_host() -> Option<Self> {
-        let leaf = __cpuid(0);
-        let name = [leaf.ebx, leaf.edx, leaf.ecx]
-            .map(u32::to_le_bytes)
-            .concat();
-        match name.as_slice() {
-            b"GenuineIntel" => Some(Self::Intel),
-            b"AuthenticAMD" | b"HygonGenuine" => Some(Self::Amd),
-            _ => None,
-        }
-    }
-
     /// As in [`crate::captured`].
     pub fn name(self) -> &'static str {
         match self {
