@@ -1,17 +1,20 @@
 //! The command line.
 
-use crate::address::HostPort;
-use crate::demo::guest::GuestArg;
 use crate::look::point::Point;
-use crate::node::engine::EngineArg;
-use crate::node::setup::OnReset;
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use replay::ClockKind;
+use replica::machine::EngineChoice;
+use replica::outside::NetPlug;
+use replica::{DieAt, DiskReads, HostPort};
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
+use vmm::backends::switch::ForwardedPort;
 use vmm::cpu::CpuModel;
-use vmm::machine::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, TscMode};
+use vmm::machine::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, TscMode, parse_mac};
 use vmm::processor::HostProcessor;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
@@ -43,6 +46,12 @@ pub enum Command {
     Primary(PrimaryArgs),
     /// Follow a primary, and go live when it dies
     Backup(BackupArgs),
+    /// Give a machine that runs alone on this host a new backup
+    Protect(ProtectArgs),
+    /// Move a machine that runs alone on this host to another one
+    Move(MoveArgs),
+    /// Have a machine's primary, on this host, and its backup change roles
+    Failover(FailoverArgs),
     /// Serve test-and-set flags to replicas
     Arbiter(ArbiterArgs),
     /// Keep the views: who is primary and backup of each machine
@@ -87,11 +96,11 @@ pub struct MachineArgs {
     pub cpu: CpuModel,
     /// Instruction clock: blocks (guests that count for themselves) or instructions (software engine, or
     /// single-step where KVM can) [default: blocks for the built-in guests, instructions for Linux]
-    #[arg(long, value_parser = clock_kind)]
+    #[arg(long)]
     pub clock: Option<ClockKind>,
     /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
-    #[arg(long, default_value = "auto", value_name = "ENGINE")]
-    pub engine: EngineArg,
+    #[arg(long, default_value = "auto", value_name = "ENGINE", value_parser = engine())]
+    pub engine: EngineChoice,
     /// Guest time: logged (each value read is in the log) or derived (from the instruction clock, with
     /// anchors on arrivals) [default: derived where the software engine counts instructions]
     #[arg(long, value_name = "MODE")]
@@ -101,109 +110,49 @@ pub struct MachineArgs {
     #[arg(long, value_name = "WHAT")]
     pub on_reset: Option<OnReset>,
     /// Hardware address of the guest's network device
-    #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = mac)]
-    pub mac: Mac,
+    #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = parse_mac)]
+    pub mac: [u8; 6],
     /// A raw disk image for the guest
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
     /// Where the network device is plugged in: tap:NAME or switch:SOCKET
     #[arg(long, value_name = "WHERE")]
-    pub net: Option<NetArg>,
+    pub net: Option<NetPlug>,
     /// Send what the guest prints nowhere
     #[arg(long)]
     pub quiet: bool,
 }
 
-/// A hardware address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac(pub [u8; 6]);
-
-/// Where a network device is plugged in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetArg {
-    /// A TAP interface.
-    Tap(String),
-    /// The socket of a userspace switch.
-    Switch(PathBuf),
+/// What becomes of a machine that its guest resets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnReset {
+    /// It starts over: memory cleared, the image loaded again
+    Restart,
+    /// It ends, with status 3321
+    End,
 }
 
-impl std::str::FromStr for NetArg {
-    type Err = String;
+/// Which engine, by name.
+fn engine() -> impl TypedValueParser<Value = EngineChoice> {
+    PossibleValuesParser::new(EngineChoice::NAMES.map(|(name, _)| name)).map(|name| {
+        let named = EngineChoice::NAMES.iter().find(|(known, _)| *known == name);
+        named.expect("one of the names").1
+    })
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some(("tap", name)) if !name.is_empty() => Ok(Self::Tap(name.to_owned())),
-            Some(("switch", path)) if !path.is_empty() => Ok(Self::Switch(path.into())),
-            _ => Err("it takes tap:NAME or switch:SOCKET".into()),
-        }
+/// Most seconds of a part of a run: 30 years.
+const SECONDS_MAX: f64 = 1e9;
+
+/// A time more than none.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("it takes seconds, more than 0 and at most {SECONDS_MAX}, as 0.5");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    if !(0.0..=SECONDS_MAX).contains(&seconds) {
+        return Err(wrong());
     }
-}
-
-/// A TCP port of this host, and that of the guest it leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ForwardArg {
-    /// This host's.
-    pub host: u16,
-    /// The guest's.
-    pub guest: u16,
-}
-
-impl std::str::FromStr for ForwardArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let port = |text: &str| match text.parse() {
-            Ok(port @ 1u16..) => Ok(port),
-            _ => Err(format!("'{text}' is no port: it takes 1 to 65535")),
-        };
-        let (host, guest) = text.split_once(':').unwrap_or((text, text));
-        Ok(Self {
-            host: port(host)?,
-            guest: port(guest)?,
-        })
-    }
-}
-
-impl std::fmt::Display for NetArg {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tap(name) => write!(f, "tap:{name}"),
-            Self::Switch(path) => write!(f, "switch:{}", path.display()),
-        }
-    }
-}
-
-fn mac(text: &str) -> Result<Mac, String> {
-    let parts: Vec<u8> = text
-        .split(':')
-        .map(|part| u8::from_str_radix(part, 16).map_err(|e| format!("'{part}': {e}")))
-        .collect::<Result<_, _>>()?;
-    match <[u8; 6]>::try_from(parts) {
-        Ok(bytes @ [first, ..]) if first % 2 == 0 && bytes != [0; 6] => Ok(Mac(bytes)),
-        Ok(_) => Err("it is no single station's address".into()),
-        Err(_) => Err("it takes six bytes, as 52:54:00:7a:4d:01".into()),
-    }
-}
-
-fn processor(text: &str) -> Result<HostProcessor, String> {
-    let parse = || {
-        let mut parts = text.split(':');
-        let processor = HostProcessor {
-            maker: parts.next()?.as_bytes().try_into().ok()?,
-            family: parts.next()?.parse().ok()?,
-            model: parts.next()?.parse().ok()?,
-            stepping: parts.next()?.parse().ok()?,
-        };
-        parts.next().is_none().then_some(processor)
-    };
-    parse().ok_or_else(|| "it takes MAKER:FAMILY:MODEL:STEPPING, as AuthenticAMD:25:1:1".into())
-}
-
-fn clock_kind(text: &str) -> Result<ClockKind, String> {
-    match text {
-        "blocks" => Ok(ClockKind::Blocks),
-        "instructions" => Ok(ClockKind::Instructions),
-        _ => Err("there are 'blocks' and 'instructions'".into()),
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err(wrong()),
     }
 }
 
@@ -215,7 +164,7 @@ pub struct RunArgs {
     pub machine: MachineArgs,
     /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
     #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
-    pub forward: Option<ForwardArg>,
+    pub forward: Option<ForwardedPort>,
     /// The guest's address for --forward, if it is not that of its argument ip=
     #[arg(long, value_name = "ADDRESS", requires = "forward")]
     pub guest_ip: Option<Ipv4Addr>,
@@ -236,6 +185,12 @@ pub struct RecordArgs {
     /// Entries between two state digests; 0 for none
     #[arg(long, default_value_t = 4096, value_name = "N")]
     pub digest_every: u64,
+    /// Let the machine run unrecorded for so long, and begin with its state there (fractions too: 0.5)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub after: Option<Duration>,
+    /// End the recording after so long; the machine runs on unrecorded
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub lasts: Option<Duration>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
@@ -250,8 +205,8 @@ pub struct ReplayArgs {
     #[arg(long)]
     pub console: bool,
     /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
-    #[arg(long, default_value = "auto", value_name = "ENGINE")]
-    pub engine: EngineArg,
+    #[arg(long, default_value = "auto", value_name = "ENGINE", value_parser = engine())]
+    pub engine: EngineChoice,
     /// The guest's image, if it is not where the recording found it
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
@@ -309,12 +264,26 @@ pub struct ReplicaArgs {
     /// Milliseconds of silence after which the other side is suspected
     #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
+    /// Most MiB a second on the wire of a running machine's memory, and disk, on its way to a new backup [default: as fast as it goes]
+    #[arg(long, value_name = "MIB")]
+    pub handover_mib_s: Option<NonZeroU32>,
+    /// The disk is this replica's own, not shared: the other one has a copy. A new backup's is overwritten
+    #[arg(long, requires = "disk")]
+    pub disk_copy: bool,
     /// Write events to this file, one JSON object a line; at 16 MiB it becomes FILE.1 and is begun anew
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
     /// Write the primary's counters to this file, four times a second, in the same way
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
+    /// The folder for the socket by which `tandem protect`, `move` and `failover` speak to this replica; made
+    /// if it is not there [default: $XDG_RUNTIME_DIR/tandem, for root without that /run/tandem]
+    #[arg(long, value_name = "DIR")]
+    pub control: Option<PathBuf>,
+    /// Kill this process (SIGKILL) once the entry with this index is sent and its output in the gate, or at a
+    /// step of a join; for tests
+    #[arg(long, hide = true, value_name = "WHERE")]
+    pub die_at: Option<DieAt>,
 }
 
 /// `tandem primary`.
@@ -344,17 +313,19 @@ pub struct PrimaryArgs {
     /// has acked anything
     #[arg(long)]
     pub require_backup: bool,
+    /// Where the backup has from what the guest reads from the disk: log, or backup (it reads the disk itself)
+    #[arg(long, default_value_t, requires = "disk", value_name = "WHERE")]
+    pub disk_read: DiskReads,
     /// Let two KVM hosts with processors of different makers be a pair: says that the guest does nothing on
     /// which they differ
     #[arg(long)]
     pub unlike_hosts: bool,
+    /// Where to wait as a backup after `tandem failover` [default: a free port of the address that reached the backup]
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: Option<HostPort>,
     /// Tell the backup that this host's processor is this one, MAKER:FAMILY:MODEL:STEPPING; for tests
-    #[arg(long, hide = true, value_name = "PROCESSOR", value_parser = processor)]
+    #[arg(long, hide = true, value_name = "PROCESSOR")]
     pub host_processor: Option<HostProcessor>,
-    /// Kill this process (SIGKILL) once the entry with this index is sent, and its output in the gate; for
-    /// tests
-    #[arg(long, hide = true, value_name = "N")]
-    pub die_at: Option<u64>,
     /// Longest time the guest's end waits for its console's reader; for tests
     #[arg(long, hide = true, value_name = "MS")]
     pub last_words_ms: Option<u64>,
@@ -371,13 +342,13 @@ pub struct BackupArgs {
     pub replica: ReplicaArgs,
     /// Where the network device is plugged in when live: tap:NAME or switch:SOCKET
     #[arg(long, value_name = "WHERE")]
-    pub net: Option<NetArg>,
-    /// The disk image, on storage shared with the primary
+    pub net: Option<NetPlug>,
+    /// The disk image, on storage shared with the primary; with --disk-copy one of this host's
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
     /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
-    #[arg(long, default_value = "auto", value_name = "ENGINE")]
-    pub engine: EngineArg,
+    #[arg(long, default_value = "auto", value_name = "ENGINE", value_parser = engine())]
+    pub engine: EngineChoice,
     /// Guest images are looked for here if the primary's path is not there
     #[arg(long, value_name = "FILE")]
     pub image: Option<String>,
@@ -439,6 +410,63 @@ pub struct DownArgs {
     pub viewservice: HostPort,
 }
 
+/// A question to the replica on this host that leads a machine.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// The machine's name, as its replica was given it with --vm
+    pub vm: String,
+    /// The control folder its replica was given [default: $XDG_RUNTIME_DIR/tandem, for root without that
+    /// /run/tandem]
+    #[arg(long, value_name = "DIR")]
+    pub control: Option<PathBuf>,
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem protect`.
+#[derive(Debug, Args)]
+pub struct ProtectArgs {
+    /// Which machine
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Where the new backup, a `tandem backup`, listens
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub backup: HostPort,
+}
+
+/// `tandem move`.
+#[derive(Debug, Args)]
+pub struct MoveArgs {
+    /// Which machine
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Where a `tandem backup` listens, which is to run it
+    #[arg(value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub to: HostPort,
+}
+
+/// `tandem failover`.
+#[derive(Debug, Args)]
+pub struct FailoverArgs {
+    /// Which machine
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// End the old primary, instead of having it follow: the machine runs alone then
+    #[arg(long)]
+    pub leave: bool,
+}
+
+/// A guest of the demo.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GuestArg {
+    /// The built-in key-value server.
+    #[default]
+    Kv,
+    /// Debian's Linux and its redis-server, as `tandem image` packs them.
+    Linux,
+}
+
 /// `tandem demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
@@ -446,14 +474,18 @@ pub struct DemoArgs {
     #[arg(long, default_value = "kv", value_name = "GUEST")]
     pub guest: GuestArg,
     /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
-    #[arg(long, default_value = "auto", value_name = "ENGINE")]
-    pub engine: EngineArg,
-    /// What runs it on the backup, if not the same
-    #[arg(long, value_name = "ENGINE")]
-    pub backup_engine: Option<EngineArg>,
+    #[arg(long, default_value = "auto", value_name = "ENGINE", value_parser = engine())]
+    pub engine: EngineChoice,
+    /// What runs it on the backup, if not the same; with --same-machine, on every second replica
+    #[arg(long, value_name = "ENGINE", value_parser = engine())]
+    pub backup_engine: Option<EngineChoice>,
     /// Pairs to start and primaries to kill, one after the other
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub kills: u32,
+    /// Start one pair only, and give its machine a new backup after each kill: the clients stay connected
+    /// through all of them. What they see is kept until the end, 80 bytes for each operation
+    #[arg(long)]
+    pub same_machine: bool,
     /// Clients with one open connection each
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub clients: u32,
@@ -483,8 +515,8 @@ pub struct DemoArgs {
 /// `tandem bench`.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
-    /// Workloads: counter, kv, disk, failover (these if none is named); of the software engine with a Linux
-    /// guest, beside QEMU if that is installed: cpu, boot, idle
+    /// Workloads: counter, kv, disk, failover (these if none is named); disk-read (--disk-read backup), disk-copy
+    /// (--disk-copy), disk-copy-read; with a Linux guest, beside QEMU if that is installed: cpu, boot, idle
     pub workloads: Vec<String>,
     /// Rounds of each measurement, of which medians are quoted
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
@@ -527,11 +559,7 @@ pub struct ImageArgs {
     #[arg(long, value_name = "MIB", requires = "disk", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub size: Option<u32>,
     /// The kernel's package, or one that depends on it
-    #[arg(
-        long,
-        default_value = "linux-image-cloud-amd64",
-        value_name = "PACKAGE"
-    )]
+    #[arg(long, default_value = image::KERNEL_PACKAGE, value_name = "PACKAGE")]
     pub kernel_package: String,
     /// A known service to run: redis, memcached, nginx (if not given, that of the packages named)
     #[arg(long, value_name = "NAME", conflicts_with = "run")]

@@ -1,10 +1,10 @@
 //! `tandem arbiter`, `tandem viewservice`, `tandem status`.
 
-use crate::address::HostPort;
 use crate::cli::{ArbiterArgs, DownArgs, StatusArgs, ViewserviceArgs};
 use crate::failure::{During, Outcome};
-use crate::report::table::{Align, Table};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use replica::HostPort;
+use terminal::table::{Align, Table};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -153,7 +153,7 @@ pub fn status(args: &StatusArgs) -> Outcome {
             or_dash(vm.lag_ms.map(|lag| lag.to_string())),
         ]);
     }
-    crate::report::say(&table.to_string());
+    terminal::say(&table.to_string());
     crate::sayln!("");
     let mut table = Table::new(&[
         ("host", Align::Left),
@@ -169,7 +169,7 @@ pub fn status(args: &StatusArgs) -> Outcome {
             state,
         ]);
     }
-    crate::report::say(&table.to_string());
+    terminal::say(&table.to_string());
     Ok(())
 }
 

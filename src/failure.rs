@@ -1,5 +1,6 @@
 //! How a command fails: one clear line, and an exit code.
 
+use replica::ReplicaError;
 use std::fmt::Display;
 
 /// A command's failure.
@@ -57,9 +58,15 @@ impl Display for Failure {
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::new(error.to_string())
+        let line = error.to_string();
+        let error: &dyn std::error::Error = &error;
+        match error.downcast_ref() {
+            Some(ReplicaError::Usage(_)) => Self::usage(line),
+            Some(ReplicaError::Guest { status, .. }) => Self::of_guest(*status, line),
+            _ => Self::new(line),
+        }
     }
 }
 
@@ -89,5 +96,9 @@ mod tests {
         // No process has these: a reset, a guest that could not go on, and what a bare guest makes up.
         assert_eq!([256, 3321, 0xfa17, u32::MAX].map(code), [1; 4]);
         assert_eq!(Failure::new("it failed").code(), 1);
+        let replicas = |error: ReplicaError| Failure::from(error).code();
+        let said = String::new();
+        assert_eq!(replicas(ReplicaError::Guest { status: 7, said }), 7);
+        assert_eq!(replicas(ReplicaError::refused("no")), 1);
     }
 }

@@ -2,36 +2,49 @@
 //!
 //! ```text
 //!  cli ─▶ node (one machine, one replica) ─▶ vmm, replay, logchannel, testandset, viewservice
+//!     ├─▶ control (speaks to a replica that runs, over its socket) ─▶ replica
 //!     ├─▶ look (inside a replay: gdb, a view of one point)
 //!     ├─▶ image (a Linux guest from Debian packages)
-//!     └─▶ demo, bench (many processes of this program) ─▶ load (clients, verdict), report
+//!     └─▶ demo, bench (many processes of this program, by way of kit) ─▶ check (clients, verdict)
 //! ```
 //!
-//! It is a library so that the end-to-end tests can build their own installations from
-//! [`demo::cluster`]; the program is the only other user.
+//! It is a library so that the end-to-end tests can look inside; the program is the only other user.
+//!
+//! # Example
+//!
+//! What the program does with `tandem record counter ...` and `tandem replay LOG`:
+//!
+//! ```
+//! use clap::Parser;
+//! use tandem::cli::Cli;
+//! # use tandem::failure::Failure;
+//!
+//! let folder = tempfile::tempdir()?;
+//! let log = folder.path().join("counter.log").display().to_string();
+//! let record = ["tandem", "record", "counter", "--arg", "ticks=5", "--engine", "soft", "-o", &log];
+//! tandem::run(Cli::try_parse_from(record)?)?;
+//! tandem::run(Cli::try_parse_from(["tandem", "replay", &log])?)?;
+//! # Ok::<(), Failure>(())
+//! ```
 
-pub mod address;
 pub mod bench;
 pub mod cli;
+pub mod control;
 pub mod daemons;
 pub mod demo;
 pub mod doctor;
+pub mod events;
 pub mod failure;
 pub mod image;
-pub mod images;
-pub mod load;
 pub mod log;
 pub mod look;
 pub mod node;
-pub mod report;
-pub mod signals;
 
-#[cfg(test)]
-#[path = "../tests/common/skipped.rs"]
-mod skipped;
+pub use terminal::{complain, sayln, signals};
 
 use cli::{Cli, Command};
-use failure::Outcome;
+use failure::{During, Failure, Outcome};
+use vmm::backends::console::stdout_failure;
 
 /// Does what the command line says.
 ///
@@ -43,16 +56,35 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Record(args) => node::single::record(args),
         Command::Replay(args) => node::single::replay(args),
         Command::Log(args) => log::log(&args),
-        Command::Primary(args) => node::replica::primary(args),
-        Command::Backup(args) => node::replica::backup(args),
+        Command::Primary(args) => node::pair::primary(args),
+        Command::Backup(args) => node::pair::backup(args),
         Command::Arbiter(args) => daemons::arbiter(&args),
         Command::Viewservice(args) => daemons::viewservice(&args),
         Command::Status(args) => daemons::status(&args),
         Command::Down(args) => daemons::down(&args),
-        Command::Demo(args) => demo::demo(&args),
-        Command::Bench(args) => bench::bench(&args),
+        Command::Protect(args) => control::protect(&args),
+        Command::Move(args) => control::move_to(&args),
+        Command::Failover(args) => control::failover(&args),
+        Command::Demo(args) => children_are_ours().and_then(|()| demo::demo(&args)),
+        Command::Bench(args) => children_are_ours().and_then(|()| bench::bench(&args)),
         Command::Image(args) => image::image(&args),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => children_are_ours().and_then(|()| doctor::doctor(&args)),
     };
-    outcome.and_then(|()| report::all_said())
+    outcome.and_then(|()| all_said())
+}
+
+/// Makes children of this very program, where a command starts some.
+fn children_are_ours() -> Outcome {
+    kit::use_program(std::env::current_exe().during("cannot find this program")?);
+    Ok(())
+}
+
+/// Whether all that was to be read on standard output, results and console, could be written there.
+fn all_said() -> Outcome {
+    let failed = terminal::unsaid().map(ToString::to_string);
+    let console = || stdout_failure().map(|error| error.to_string());
+    match failed.or_else(console) {
+        None => Ok(()),
+        Some(error) => Err(Failure::new(format!("{}: {error}", terminal::UNSAID))),
+    }
 }

@@ -2,14 +2,15 @@
 
 use crate::cli::LogArgs;
 use crate::failure::{During, Outcome};
-use crate::node::setup::Origin;
-use crate::report::table::{Align, Table};
-use replay::file::{LogReader, Tail};
-use replay::{ClockKind, Kind};
+use replay::file::{LogEnd, LogReader, Tail};
+use replay::{Arrival, Base, BaseOrigin, ClockKind, Event, Kind, LogIndex};
+use replica::machine::Origin;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use terminal::figures::mbit_s;
+use terminal::table::{Align, Table};
 use vmm::engine::EngineKind;
 use vmm::processor::HostProcessor;
 
@@ -38,19 +39,26 @@ struct Summary {
     clock: u64,
     seconds: f64,
     file_bytes: u64,
-    /// Whether the log ends with its `End` entry.
+    /// Where the log begins.
+    base: Base,
+    /// Bytes of the state it begins at; null if it begins with a boot.
+    state_bytes: Option<u64>,
+    /// Whether the log ends with an entry that says so.
     whole: bool,
+    /// How: with its machine, or before it; null if it does not.
+    end: Option<LogEnd>,
     tail: Option<Tail>,
     kinds: BTreeMap<Kind, Share>,
+    /// Timer ticks the guest got no interrupt for: periods that had ended when a tick came late, beyond
+    /// the one it stands for.
+    ticks_merged: u64,
 }
 
-/// Bandwidth of `bytes` in `us` microseconds.
-#[must_use]
-pub fn mbit_s(bytes: u64, us: u64) -> f64 {
-    if us == 0 {
-        0.0
-    } else {
-        bytes as f64 * 8.0 / us as f64
+/// Timer ticks `event` stands for besides its own.
+fn ticks_merged(event: &Event) -> u64 {
+    match event {
+        Event::Arrival(Arrival::Timer { periods }) => u64::from(*periods).saturating_sub(1),
+        _ => 0,
     }
 }
 
@@ -59,22 +67,25 @@ pub fn log(args: &LogArgs) -> Outcome {
     let mut reader = LogReader::open(&args.log)?;
     let (guest, engine, processor) = machine(&reader, &args.log)?;
     let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
-    let (mut entries, mut clock) = (0, 0);
+    let base = reader.header().base;
+    let state_bytes = reader.state()?.map(|state| state.size());
+    let (mut entries, mut clock, mut merged) = (0, base.clock.0, 0);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     while let Some((entry, bytes)) = reader.read()? {
         let share = kinds.entry(entry.event.kind()).or_default();
         share.count += 1;
         share.bytes += bytes as u64;
         clock = entry.clock.0;
+        merged += ticks_merged(&entry.event);
         if args.entries {
-            let text = replay::replayer::describe(replay::LogIndex(entries), &entry);
-            if !crate::report::heed(writeln!(out, "{text}")) {
+            let text = replay::replayer::describe(LogIndex(base.index.0 + entries), &entry);
+            if !terminal::heed(writeln!(out, "{text}")) {
                 return Ok(()); // nothing more can be written, or is read
             }
         }
         entries += 1;
     }
-    crate::report::heed(out.flush());
+    terminal::heed(out.flush());
     drop(out);
     for share in kinds.values_mut() {
         share.mbit_s = mbit_s(share.bytes, reader.at_us());
@@ -89,9 +100,13 @@ pub fn log(args: &LogArgs) -> Outcome {
         clock,
         seconds: reader.at_us() as f64 / 1e6,
         file_bytes: reader.offset(),
+        base,
+        state_bytes,
         whole: reader.ended(),
+        end: reader.end(),
         tail: reader.tail().cloned(),
         kinds,
+        ticks_merged: merged,
     };
     if args.json {
         crate::sayln!("{}", serde_json::to_string(&summary).during("report")?);
@@ -146,6 +161,19 @@ fn print(summary: &Summary) {
         summary.clock_kind,
         summary.seconds
     );
+    let base = summary.base;
+    if base.origin == BaseOrigin::State {
+        crate::sayln!(
+            "begins at entry {}, clock {}, in view {}, with the machine's state of {} bytes",
+            base.index,
+            base.clock,
+            base.view,
+            summary.state_bytes.unwrap_or(0)
+        );
+    }
+    if summary.end == Some(LogEnd::Left) {
+        crate::sayln!("ends before its machine, which ran on");
+    }
     let columns = [
         ("kind", Align::Left),
         ("entries", Align::Right),
@@ -160,14 +188,20 @@ fn print(summary: &Summary) {
         bytes += share.bytes;
         rate += share.mbit_s;
         table.row(row(
-            &kind_name(*kind),
+            &kind.to_string(),
             share.count,
             share.bytes,
             share.mbit_s,
         ));
     }
     table.row(row("all", count, bytes, rate));
-    crate::report::say(&table.to_string());
+    terminal::say(&table.to_string());
+    if summary.ticks_merged > 0 {
+        crate::sayln!(
+            "{} timer ticks came too late for an interrupt of their own",
+            summary.ticks_merged
+        );
+    }
 }
 
 fn row(name: &str, count: u64, bytes: u64, rate: f64) -> [String; 5] {
@@ -180,11 +214,14 @@ fn row(name: &str, count: u64, bytes: u64, rate: f64) -> [String; 5] {
     ]
 }
 
-/// A kind's name as in JSON.
-#[must_use]
-pub fn kind_name(kind: Kind) -> String {
-    serde_json::to_string(&kind)
-        .unwrap_or_default()
-        .trim_matches('"')
-        .to_owned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_tick_stands_for_the_ticks_before_it_too() {
+        let tick = |periods| ticks_merged(&Event::Arrival(Arrival::Timer { periods }));
+        assert_eq!([tick(1), tick(2), tick(300)], [0, 1, 299]);
+        assert_eq!(ticks_merged(&Event::Progress), 0);
+    }
 }

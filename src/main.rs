@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     match tandem::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            tandem::complain!("tandem: {failure}");
+            terminal::complain!("tandem: {failure}");
             ExitCode::from(failure.code())
         }
     }
@@ -42,7 +42,7 @@ fn tell(told: &clap::Error) -> ExitCode {
     let printed = told.print().and_then(|()| std::io::stdout().flush());
     match printed {
         Err(error) if !told.use_stderr() && error.kind() != ErrorKind::BrokenPipe => {
-            tandem::complain!("tandem: {}: {error}", tandem::report::UNSAID);
+            terminal::complain!("tandem: {}: {error}", terminal::UNSAID);
             ExitCode::FAILURE
         }
         _ => ExitCode::from(u8::try_from(told.exit_code()).unwrap_or(1)),

@@ -1,4 +1,4 @@
-//! How long a backup would take to execute what it was sent: what a failover would have to wait for.
+//! How long a backup would take to execute what it was sent. A failover would have to wait as long.
 //!
 //! ```text
 //!           anchor                     ack, a window later
@@ -8,21 +8,22 @@
 //!        so its speed is (c2 - c1) / time, and the rest takes (sent - c2) / speed
 //! ```
 //!
-//! The age of the oldest entry not executed tells the same only where both replicas are equally fast.
-//! One that is sixty times slower is two seconds behind after 30 ms; and the age of what the primary
-//! said before it was slowed keeps growing while the backup makes up for it.
+//! The age of the oldest entry not executed would tell the same only where both replicas are equally fast.
+//! A backup sixty times slower is two seconds behind after 30 ms of the primary's run. And when the primary
+//! is slowed for that, the age still grows as long as the backup makes up for what came before.
 //!
-//! Two kinds of window tell of the speed. One in which the backup was busy throughout is a measurement.
-//! One in which it had caught up is a bound: it is at least so fast. A backup that keeps up is hardly ever
-//! busy for a whole window, but when the scheduler has kept it from running; its bounds say that this is
-//! not its speed. As long as nothing was measured the age is all that is known, and is believed as it is.
+//! The backup's speed is taken from windows between acks, of two kinds. In a window in which the backup was
+//! busy throughout, what it executed measures its speed. In one in which it had caught up, what it executed
+//! is a lower bound: it is at least so fast. A backup that keeps up is hardly ever busy for a whole window,
+//! except when the scheduler has kept it from running. Its bounds then keep that window from being taken for
+//! its speed. As long as nothing was measured, the age is all that is known, and is believed as it is.
 //!
 //! Sans-I/O: acks in, microseconds out. The backup's numbers may be anything.
 
 use replay::Clock;
 
-/// Shortest window, in microseconds; half of it for the first measurement, so that one much slower is soon
-/// known. Acks come every 20 ms at least, and say where the backup stood at most 20 ms before.
+/// Shortest window, in microseconds. The first measurement takes half of it, so that a backup much slower is
+/// soon known. Acks come every 20 ms at least, and say where the backup stood at most 20 ms before.
 const WINDOW_US: u64 = 40_000;
 /// Part of what was believed that a measurement replaces.
 const SHARE: u64 = 4;
@@ -31,21 +32,31 @@ const SCALE: u64 = 1 << 16;
 
 /// Estimates how long the backup needs for its backlog.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Backlog {
+pub struct Backlog {
     /// When the present window began, and where the backup stood.
     anchor: Option<(u64, Clock)>,
     /// Counts per `SCALE` microseconds, once that was measured.
     speed: Option<u64>,
-    /// It is as fast as this at least.
+    /// The backup is at least so fast, in the same unit.
     bound: u64,
     /// The last ack: when it came, where the backup stood, the age of the oldest entry not executed.
     last: (u64, Clock, u64),
 }
 
 impl Backlog {
+    /// That of a backup that stands at `clock`, where the log begins, with nothing to execute yet.
+    pub fn at(clock: Clock) -> Self {
+        Self {
+            anchor: None,
+            speed: None,
+            bound: 0,
+            last: (0, clock, 0),
+        }
+    }
+
     /// An ack at `now_us`: the backup stands at `executed`, and the oldest entry it has not executed is
     /// `age_us` old.
-    pub(crate) fn acked(&mut self, now_us: u64, executed: Clock, age_us: u64) {
+    pub fn acked(&mut self, now_us: u64, executed: Clock, age_us: u64) {
         self.last = (now_us, executed, age_us);
         let (at_us, from) = *self.anchor.get_or_insert((now_us, executed));
         let took_us = now_us.saturating_sub(at_us);
@@ -56,7 +67,7 @@ impl Backlog {
             WINDOW_US
         };
         let counts = executed.0.saturating_sub(from.0);
-        // One that is at work and has not got anywhere may be in the midst of something long.
+        // A backup that is at work and has got nowhere may be in the midst of one long entry.
         if took_us < least_us || is_busy && counts == 0 {
             return;
         }
@@ -72,7 +83,7 @@ impl Backlog {
 
     /// How long the backup needs from `now_us` on to get to `sent`, in microseconds, if it works on as it
     /// did. As long as its speed is not known, the age.
-    pub(crate) fn drain_us(&self, now_us: u64, sent: Clock) -> u64 {
+    pub fn drain_us(&self, now_us: u64, sent: Clock) -> u64 {
         let (at_us, executed, age_us) = self.last;
         let Some(speed) = self.speed else {
             return age_us;

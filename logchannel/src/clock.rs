@@ -26,7 +26,8 @@ pub fn thread_cpu_us() -> u64 {
 ///
 /// # Panics
 /// If the kernel has no such clock.
-pub(crate) fn boot_us() -> u64 {
+#[must_use]
+pub fn boot_us() -> u64 {
     read_us(libc::CLOCK_BOOTTIME)
 }
 

@@ -3,7 +3,7 @@
 use replay::LogIndex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// How far the log has come. Each is the index of the first entry that has *not* come so far.
+/// How far the log has come. Each cursor is the index of the first entry that has *not* come so far.
 ///
 /// Invariant: `appended >= sent >= acked >= released`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -31,21 +31,34 @@ impl Cursors {
     }
 }
 
-/// What of the primary's outputs is out of its hands, and need not be made again by who goes live. Each is
-/// the index of the first entry of which that is not so.
+/// How many of the primary's outputs are safe from its death. A backup that goes live re-emits all others.
+///
+/// Each cursor is the index of the first entry whose output is not known to be safe.
 ///
 /// Invariant: `released >= printed`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
-    /// Frames have left, power-off was heard of.
+    /// Outputs marked by entries below this one have left the gate. For frames and power-off that is enough.
     pub released: LogIndex,
-    /// Console bytes are where their reader finds them: what a process holds for its reader dies with it.
+    /// Console bytes marked by entries below this one are where their reader finds them. For these, leaving
+    /// the gate is not enough: bytes that a process still holds for a slow reader die with the process.
     pub printed: LogIndex,
+}
+
+impl Delivered {
+    /// All before `first`, which is where a log begins.
+    #[must_use]
+    pub fn before(first: LogIndex) -> Self {
+        Self {
+            released: first,
+            printed: first,
+        }
+    }
 }
 
 /// The cursors as threads share them. They only grow; each is checked against its neighbour when
 /// written, and all of them when read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SharedCursors {
     appended: AtomicU64,
     sent: AtomicU64,
@@ -54,6 +67,17 @@ pub(crate) struct SharedCursors {
 }
 
 impl SharedCursors {
+    /// Those of a log whose first entry is `first`.
+    pub(crate) fn at(first: LogIndex) -> Self {
+        let [appended, sent, acked, released] = [first.0; 4].map(AtomicU64::new);
+        Self {
+            appended,
+            sent,
+            acked,
+            released,
+        }
+    }
+
     pub(crate) fn appended(&self) -> LogIndex {
         LogIndex(self.appended.load(SeqCst))
     }
@@ -110,29 +134,37 @@ mod tests {
     #[test]
     #[should_panic(expected = "invariant 8")]
     fn nothing_is_acked_before_it_was_appended() {
-        SharedCursors::default().advance_acked(LogIndex(1));
+        SharedCursors::at(LogIndex(0)).advance_acked(LogIndex(1));
+    }
+
+    #[test]
+    #[should_panic(expected = "invariant 8")]
+    fn nothing_is_acked_before_it_was_appended_in_the_middle_of_a_run() {
+        SharedCursors::at(LogIndex(1_000)).advance_acked(LogIndex(1_001));
     }
 
     #[test]
     #[should_panic(expected = "invariant 8")]
     fn nothing_is_released_before_it_was_acked() {
-        let cursors = SharedCursors::default();
+        let cursors = SharedCursors::at(LogIndex(0));
         cursors.append();
         cursors.advance_released(LogIndex(1));
     }
 
     #[test]
     fn an_ack_proves_that_it_was_sent() {
-        let cursors = SharedCursors::default();
-        cursors.append();
-        cursors.advance_acked(LogIndex(1));
-        let one = LogIndex(1);
-        let expected = Cursors {
-            appended: one,
-            sent: one,
-            acked: one,
-            released: LogIndex(0),
-        };
-        assert_eq!(cursors.snapshot(), expected);
+        for first in [LogIndex(0), LogIndex(1_000)] {
+            let cursors = SharedCursors::at(first);
+            cursors.append();
+            cursors.advance_acked(first.next());
+            let one = first.next();
+            let expected = Cursors {
+                appended: one,
+                sent: one,
+                acked: one,
+                released: first,
+            };
+            assert_eq!(cursors.snapshot(), expected);
+        }
     }
 }

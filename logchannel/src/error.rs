@@ -93,6 +93,15 @@ pub enum HandshakeError {
         /// Silence after which the peer is suspected.
         suspect_ms: u32,
     },
+    /// A running machine's state could not be taken or handed over.
+    #[error("the machine's state: {why}")]
+    State {
+        /// Why.
+        why: String,
+    },
+    /// No log begins where this one is said to.
+    #[error(transparent)]
+    Base(#[from] replay::BaseError),
     /// The backup is too far away for any setting.
     #[error(
         "the backup takes {round_trip_ms} ms to answer; at most {most_ms} ms are allowed, as its silence could not be told from its distance"
@@ -109,6 +118,14 @@ pub enum HandshakeError {
         /// In its words.
         reason: String,
     },
+}
+
+impl HandshakeError {
+    /// Whether the peer has refused, and said why.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
 }
 
 /// Why a link was lost. Suspicion only: whoever sees this asks the arbiter.
@@ -131,10 +148,10 @@ pub enum LinkLost {
         /// How long.
         silence_ms: u64,
     },
-    /// After a pause of this side nothing came that is sure to be from after it.
+    /// This side paused, and nothing has come since that is sure to have been sent after the pause.
     #[error("nothing heard for {waited_ms} ms that is newer than a pause of this side")]
     Unanswered {
-        /// How long it was waited for, pauses cut.
+        /// How long it was waited for. Each pause counts as the time to suspicion at most.
         waited_ms: u64,
     },
     /// The peer's bytes are no frames.
@@ -165,7 +182,7 @@ pub enum LinkLost {
         /// Name of the frame's kind.
         frame: &'static str,
     },
-    /// A cursor of the peer's that stepped back, or ran ahead of what it can know.
+    /// A cursor of the peer's stepped back, or ran ahead of what the peer can know.
     #[error("the peer's {cursor} cursor says {says}, it must be from {least} to {most}")]
     Cursor {
         /// Which.

@@ -15,10 +15,12 @@
 //! [`FrameBuffer`] has a fixed size: nothing is ever allocated by a length the peer chose.
 
 use crate::error::FrameError;
-use crate::messages::{Ack, Bye, Entries, Heartbeat, Hello, HelloReply, Probe, Settled};
+use crate::messages::{self, Ack, Bye, Entries, Heartbeat, Hello, HelloReply, Probe, Settled};
+use replay::{Base, DiskPart, ViewNumber};
+use std::num::NonZeroU16;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 9;
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 8;
 /// Most bytes of a payload: the largest entry, behind as many smaller ones as a frame takes.
@@ -49,6 +51,16 @@ pub enum FrameKind {
     Probe = 7,
     /// How the link watches itself, now that the distance is known.
     Settled = 8,
+    /// Where the log of a running machine begins.
+    Base = 9,
+    /// Part of a running machine's state.
+    State = 10,
+    /// The joiner is the backup now.
+    Welcome = 11,
+    /// Where the primary waits once it has left the machine.
+    Yield = 12,
+    /// Part of the contents of a running machine's disk.
+    Disk = 13,
 }
 
 impl FrameKind {
@@ -62,6 +74,11 @@ impl FrameKind {
             6 => Self::Bye,
             7 => Self::Probe,
             8 => Self::Settled,
+            9 => Self::Base,
+            10 => Self::State,
+            11 => Self::Welcome,
+            12 => Self::Yield,
+            13 => Self::Disk,
             _ => return None,
         })
     }
@@ -78,6 +95,11 @@ impl FrameKind {
             Self::Bye => "bye",
             Self::Probe => "probe",
             Self::Settled => "settled",
+            Self::Base => "base",
+            Self::State => "state",
+            Self::Welcome => "welcome",
+            Self::Yield => "yield",
+            Self::Disk => "disk",
         }
     }
 }
@@ -101,6 +123,16 @@ pub enum Frame<'a> {
     Probe(Probe),
     /// How the link watches itself.
     Settled(Settled),
+    /// Where the log of a running machine begins, and what else its primary says of it there.
+    Base(Base, &'a [u8]),
+    /// Part of its state, as it is or compressed ([`crate::packing`]); nothing: that was all.
+    State(&'a [u8]),
+    /// The joiner is the backup in this view now.
+    Welcome(ViewNumber),
+    /// The primary is going to leave the machine, and waits at this port of its host then, as a backup.
+    Yield(NonZeroU16),
+    /// Part of its disk's contents.
+    Disk(DiskPart<'a>),
 }
 
 impl Frame<'_> {
@@ -116,6 +148,11 @@ impl Frame<'_> {
             Self::Bye(_) => FrameKind::Bye,
             Self::Probe(_) => FrameKind::Probe,
             Self::Settled(_) => FrameKind::Settled,
+            Self::Base(..) => FrameKind::Base,
+            Self::State(_) => FrameKind::State,
+            Self::Welcome(_) => FrameKind::Welcome,
+            Self::Yield(_) => FrameKind::Yield,
+            Self::Disk(_) => FrameKind::Disk,
         }
     }
 }
@@ -255,5 +292,13 @@ fn parse(kind: FrameKind, payload: &[u8]) -> Result<Frame<'_>, FrameError> {
         FrameKind::Bye => Frame::Bye(Bye::parse(payload)?),
         FrameKind::Probe => Frame::Probe(Probe::parse(payload)?),
         FrameKind::Settled => Frame::Settled(Settled::parse(payload)?),
+        FrameKind::Base => {
+            let (base, beside) = messages::parse_base(payload)?;
+            Frame::Base(base, beside)
+        }
+        FrameKind::State => Frame::State(payload),
+        FrameKind::Welcome => Frame::Welcome(messages::parse_welcome(payload)?),
+        FrameKind::Yield => Frame::Yield(messages::parse_yield(payload)?),
+        FrameKind::Disk => Frame::Disk(messages::parse_disk(payload)?),
     })
 }

@@ -9,11 +9,16 @@
 //!     │ ── Settled (how the link watches itself) ──▶ │  from here on silence counts
 //!   Sender                                        Receiver
 //! ```
+//!
+//! A machine that runs already is handed over behind that: see [`crate::transfer`].
 
 use crate::clock::now_us;
 use crate::error::{FrameError, HandshakeError};
 use crate::framing::{Frame, FrameBuffer, FrameKind};
 use crate::messages::{Hello, HelloReply, Probe, Settings, Settled};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use replay::Base;
+use socket2::SockRef;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,11 +28,26 @@ use std::time::Duration;
 pub struct Connection {
     pub(crate) socket: TcpStream,
     pub(crate) incoming: FrameBuffer,
+    pub(crate) base: Base,
     pub(crate) settled: Settled,
     pub(crate) remark: Option<String>,
 }
 
 impl Connection {
+    /// Where the other side is.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn peer(&self) -> io::Result<std::net::SocketAddr> {
+        self.socket.peer_addr()
+    }
+
+    /// Where the log begins that is to go over it, as the primary said.
+    #[must_use]
+    pub fn base(&self) -> Base {
+        self.base
+    }
+
     /// How the link watches itself, which may be more patiently than was wished
     /// ([`Settings::over`]).
     #[must_use]
@@ -54,6 +74,7 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("socket", &self.socket)
+            .field("base", &self.base)
             .field("settled", &self.settled)
             .finish_non_exhaustive()
     }
@@ -63,19 +84,23 @@ impl std::fmt::Debug for Connection {
 const PROBES_MAX: u32 = 3;
 
 /// A connection within a handshake, which has to end by a deadline.
-struct Greeting {
-    socket: TcpStream,
+pub(crate) struct Greeting {
+    pub(crate) socket: TcpStream,
+    /// Who is at its other end: a socket that was reset does not know any more.
+    peer: String,
     incoming: FrameBuffer,
-    deadline_us: u64,
+    pub(crate) deadline_us: u64,
 }
 
-fn deadline_us(limit: Duration) -> u64 {
+pub(crate) fn deadline_us(limit: Duration) -> u64 {
     now_us().saturating_add(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl Greeting {
     fn new(socket: TcpStream, limit: Duration) -> Result<Self, HandshakeError> {
+        let peer = socket.peer_addr();
         let greeting = Self {
+            peer: peer.map_or_else(|_| "an unknown peer".into(), |peer| peer.to_string()),
             socket,
             incoming: FrameBuffer::new(),
             deadline_us: deadline_us(limit),
@@ -88,27 +113,38 @@ impl Greeting {
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> HandshakeError {
-        let peer = self.socket.peer_addr();
         HandshakeError::Io {
             what,
-            peer: peer.map_or_else(|_| "an unknown peer".into(), |peer| peer.to_string()),
+            peer: self.peer.clone(),
             source,
         }
     }
 
-    fn remaining(&self) -> io::Result<Duration> {
+    pub(crate) fn remaining(&self) -> io::Result<Duration> {
         match self.deadline_us.saturating_sub(now_us()) {
             0 => Err(io::ErrorKind::TimedOut.into()),
             us => Ok(Duration::from_micros(us.max(1_000))),
         }
     }
 
-    fn send(&mut self, frame: &[u8]) -> Result<(), HandshakeError> {
-        let sent = self
-            .remaining()
-            .and_then(|limit| self.socket.set_write_timeout(Some(limit)))
-            .and_then(|()| self.socket.write_all(frame));
-        sent.map_err(|e| self.failed("send greeting to", e))
+    pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), HandshakeError> {
+        let mut rest = frame;
+        while !rest.is_empty() {
+            // The limit of a socket is for each write anew, however little that takes.
+            let sent = self
+                .remaining()
+                .and_then(|limit| self.socket.set_write_timeout(Some(limit)))
+                .and_then(|()| self.socket.write(rest));
+            match sent {
+                Ok(0) => {
+                    return Err(self.failed("send greeting to", io::ErrorKind::WriteZero.into()));
+                }
+                Ok(count) => rest = &rest[count..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(self.failed("send greeting to", e)),
+            }
+        }
+        Ok(())
     }
 
     fn read(&mut self) -> Result<(), HandshakeError> {
@@ -131,11 +167,14 @@ impl Greeting {
         }
     }
 
-    /// Waits for the peer's greeting and hands it to `take`, which says none for a frame that is
-    /// not one.
-    fn receive<T>(&mut self, take: impl Fn(Frame<'_>) -> Option<T>) -> Result<T, HandshakeError> {
+    /// Waits for the peer's greeting and hands its frame to `take`, which returns `None` for a frame of
+    /// another kind.
+    pub(crate) fn receive<T>(
+        &mut self,
+        mut take: impl FnMut(Frame<'_>) -> Option<T>,
+    ) -> Result<T, HandshakeError> {
         loop {
-            if let Some(taken) = self.next(&take)? {
+            if let Some(taken) = self.next(&mut take)? {
                 return Ok(taken);
             }
             self.read()?;
@@ -145,7 +184,7 @@ impl Greeting {
     /// The greeting, if all of it is here.
     fn next<T>(
         &mut self,
-        take: impl Fn(Frame<'_>) -> Option<T>,
+        mut take: impl FnMut(Frame<'_>) -> Option<T>,
     ) -> Result<Option<T>, HandshakeError> {
         let Some(frame) = self.incoming.next()? else {
             return Ok(None);
@@ -177,23 +216,39 @@ impl Greeting {
         hello: &Hello,
         decide: impl FnOnce(&Hello) -> Result<Option<String>, String>,
     ) -> Result<Connection, HandshakeError> {
-        let verdict = hello
-            .settings
-            .check()
-            .map_err(|e| e.to_string())
-            .and_then(|_| decide(hello));
+        let remark = self.tell(judge(hello, decide))?;
+        let settled = self.answer_probes()?;
+        self.done(hello.base, settled, remark)
+    }
+
+    /// Has no more than `bytes` wait in the system for a wire that takes no more; 0: as many as the system
+    /// allows (tcp(7), TCP_NOTSENT_LOWAT).
+    pub(crate) fn leave_unsent(&self, bytes: u32) -> Result<(), HandshakeError> {
+        let set = SockRef::from(&self.socket).set_tcp_notsent_lowat(bytes);
+        set.map_err(|e| self.failed("set up", e))
+    }
+
+    /// Whether the peer has said something, or has hung up.
+    pub(crate) fn is_answered(&self) -> bool {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Tells the primary the verdict; the remark, if it is welcome.
+    pub(crate) fn tell(
+        &mut self,
+        verdict: Result<Option<String>, String>,
+    ) -> Result<Option<String>, HandshakeError> {
         let reply = match verdict {
             Ok(remark) => HelloReply::Welcome { remark },
             Err(reason) => HelloReply::Refused { reason },
         };
         self.send(&reply.to_frame())?;
-        let remark = welcome(reply)?;
-        let settled = self.answer_probes()?;
-        self.done(settled, remark)
+        welcome(reply)
     }
 
     /// The backup's side: answers the primary's probes until it has settled.
-    fn answer_probes(&mut self) -> Result<Settled, HandshakeError> {
+    pub(crate) fn answer_probes(&mut self) -> Result<Settled, HandshakeError> {
         enum Said {
             Probe(Probe),
             Settled(Settled),
@@ -218,7 +273,7 @@ impl Greeting {
     }
 
     /// The primary's side: finds out how far away the backup is, and tells it what holds. A distance that
-    /// would change `wish` is measured again, as a busy host answers late at times.
+    /// would change `wish` is measured again, since a busy host answers late at times.
     fn settle(&mut self, wish: Settings) -> Result<Settled, HandshakeError> {
         let mut round_trip_us = u32::MAX;
         for number in 0..PROBES_MAX {
@@ -245,7 +300,12 @@ impl Greeting {
         Ok(settled)
     }
 
-    fn done(self, settled: Settled, remark: Option<String>) -> Result<Connection, HandshakeError> {
+    pub(crate) fn done(
+        self,
+        base: Base,
+        settled: Settled,
+        remark: Option<String>,
+    ) -> Result<Connection, HandshakeError> {
         let no_limits = self
             .socket
             .set_read_timeout(None)
@@ -254,6 +314,7 @@ impl Greeting {
         Ok(Connection {
             socket: self.socket,
             incoming: self.incoming,
+            base,
             settled,
             remark,
         })
@@ -270,29 +331,52 @@ pub fn offer(
     hello: &Hello,
     limit: Duration,
 ) -> Result<Connection, HandshakeError> {
+    let (greeting, settled, remark) = greet(socket, hello, limit)?;
+    greeting.done(hello.base, settled, remark)
+}
+
+/// The greeting of [`offer`]: what was settled, and the backup's remark.
+pub(crate) fn greet(
+    socket: TcpStream,
+    hello: &Hello,
+    limit: Duration,
+) -> Result<(Greeting, Settled, Option<String>), HandshakeError> {
     let frame = hello.to_frame()?;
     let mut greeting = Greeting::new(socket, limit)?;
     greeting.send(&frame)?;
-    let reply = greeting.receive(|frame| match frame {
+    let remark = greeting.receive(reply_of).and_then(welcome)?;
+    let settled = greeting.settle(hello.settings)?;
+    Ok((greeting, settled, remark))
+}
+
+pub(crate) fn reply_of(frame: Frame<'_>) -> Option<HelloReply> {
+    match frame {
         Frame::HelloReply(reply) => Some(reply),
         _ => None,
-    })?;
-    let remark = welcome(reply)?;
-    let settled = greeting.settle(hello.settings)?;
-    greeting.done(settled, remark)
+    }
+}
+
+/// What the backup says to `hello`: whether its settings work, and what `decide` thinks of it.
+pub(crate) fn judge(
+    hello: &Hello,
+    decide: impl FnOnce(&Hello) -> Result<Option<String>, String>,
+) -> Result<Option<String>, String> {
+    hello.settings.check().map_err(|e| e.to_string())?;
+    decide(hello)
 }
 
 /// The backup's remark, if it welcomes the primary.
-fn welcome(reply: HelloReply) -> Result<Option<String>, HandshakeError> {
+pub(crate) fn welcome(reply: HelloReply) -> Result<Option<String>, HandshakeError> {
     match reply {
         HelloReply::Refused { reason } => Err(HandshakeError::Refused { reason }),
         HelloReply::Welcome { remark } => Ok(remark),
     }
 }
 
-/// The backup's side: waits for a primary's greeting, for at most `limit` in all, and has `decide` say
-/// whether it is welcome, with a remark if there is something to know, or why not. A primary of another
-/// version is told ours.
+/// The backup's side: waits for a primary's greeting, for at most `limit` in all, and has `decide` judge it.
+///
+/// `decide` says that the primary is welcome, with a remark if there is something to know, or says why it is
+/// not. A primary of another version is told ours.
 ///
 /// # Errors
 /// See [`HandshakeError`]; [`HandshakeError::Refused`] with what `decide` said.
@@ -364,8 +448,8 @@ impl Caller {
         }
     }
 
-    /// Has `decide` say whether the caller, who greeted with `hello`, is welcome, with a remark if there is
-    /// something to know, or why not, and tells it so, within `limit`.
+    /// Has `decide` judge the caller, who greeted with `hello`, and tells it the verdict, within `limit`.
+    /// What `decide` says is as for [`answer`].
     ///
     /// # Errors
     /// As [`answer`].
@@ -375,10 +459,15 @@ impl Caller {
         limit: Duration,
         decide: impl FnOnce(&Hello) -> Result<Option<String>, String>,
     ) -> Result<Connection, HandshakeError> {
+        self.into_greeting(limit)?.reply(hello, decide)
+    }
+
+    /// The conversation, to be answered within `limit`.
+    pub(crate) fn into_greeting(self, limit: Duration) -> Result<Greeting, HandshakeError> {
         let mut greeting = self.greeting;
         greeting.block(true)?;
         greeting.deadline_us = deadline_us(limit);
-        greeting.reply(hello, decide)
+        Ok(greeting)
     }
 }
 

@@ -13,14 +13,18 @@
 //!
 //! Suspicion makes nobody live: it starts the race for the flag.
 //!
-//! A tick of mine that comes late says that this host is starved, or was stopped: not that the peer is
-//! dead. So only the time until a tick was due counts whole. What it came late by counts a quarter, and
-//! never as more than a quarter of the time to suspicion; and a tick that came late suspects nobody, but
-//! the next one may. A host on which every tick is late still suspects a silent peer after four times the
-//! setting and a tick, unless each was late by more than the whole setting.
+//! A tick that comes late says that this host is starved, or was stopped. It says nothing of the peer. So
+//! only the time until the tick was due counts whole. The time by which the tick was late counts a quarter,
+//! and for one tick never more than a quarter of the time to suspicion. A late tick suspects nobody, but the
+//! next one may. On a host where every tick is late, a silent peer is still suspected after four times the
+//! setting and a tick, unless each tick was late by more than the whole setting.
 //!
-//! What lies unread in the socket came after the silence before it, which counts no more; whoever is to
-//! read it has not got to run. From there on silence counts a quarter.
+//! Bytes that lie unread in the socket are a sign of life: the silence before they came counts no more. That
+//! they lie there means that the thread which is to read them has not got to run. So from there on silence
+//! counts a quarter.
+//!
+//! A peer that beats over the tether lives. Then whoever sends on its channel has not got to run, or the
+//! channel alone is cut. So such silence counts a quarter, too, and ends the link in the end.
 
 use crate::messages::Settings;
 
@@ -34,11 +38,13 @@ pub struct Activity {
     pub heard: bool,
     /// Something went to the peer.
     pub sent: bool,
-    /// This side was not listening (its buffer is full, or it is delivering outputs), so silence
-    /// says nothing.
+    /// This side was not reading, as its buffer is full or as it is delivering outputs. So silence says
+    /// nothing.
     pub deaf: bool,
-    /// Something from the peer lies in the socket: who is to read it has not got to run.
+    /// Something from the peer lies in the socket: the thread that is to read it has not got to run.
     pub unread: bool,
+    /// The peer has told over the tether that it lives, and nothing more.
+    pub alive: bool,
 }
 
 /// What is to be done at a tick.
@@ -91,13 +97,14 @@ impl Detector {
         let came = activity.unread && !self.unread;
         self.unread = activity.unread;
         if came {
-            // A sign of life, if not one to act on: a stop must not make the silence before it decide.
+            // A sign of life, if not one to act on. Without this, the silence before a stop of this host
+            // could decide after it.
             self.silence_us = 0;
         }
         if activity.heard || activity.deaf {
             self.heard_us = now_us;
             self.silence_us = 0;
-        } else if self.counts(gap_us, activity.unread) && !self.suspected {
+        } else if self.counts(gap_us, activity.unread || activity.alive) && !self.suspected {
             self.suspected = true;
             let silence_ms = now_us.saturating_sub(self.heard_us) / 1_000;
             return Beat::Suspect { silence_ms };
@@ -109,10 +116,11 @@ impl Detector {
         }
     }
 
-    /// Counts the silence of a tick that came `gap_us` after the one before; whether it is enough.
-    fn counts(&mut self, gap_us: u64, unread: bool) -> bool {
+    /// Counts the silence of a tick that came `gap_us` after the one before; `doubtful` if the peer gave some
+    /// sign of life. Returns whether there is enough of it to suspect the peer now.
+    fn counts(&mut self, gap_us: u64, doubtful: bool) -> bool {
         let doubted = self.silence_us >= self.suspect_us;
-        let due_us = if unread { 0 } else { self.heartbeat_us };
+        let due_us = if doubtful { 0 } else { self.heartbeat_us };
         let late_us = gap_us.saturating_sub(due_us);
         self.silence_us += gap_us.min(due_us) + late_us.min(self.suspect_us) / LATE_SHARE;
         self.silence_us >= self.suspect_us && (doubted || late_us <= self.heartbeat_us)
@@ -132,6 +140,7 @@ mod tests {
         sent: false,
         deaf: false,
         unread: false,
+        alive: false,
     };
 
     /// Ticks every 20 ms until something other than `Send` and `Nothing` happens or `until_ms` is over.
@@ -239,6 +248,26 @@ mod tests {
             ..QUIET
         };
         assert_eq!(suspects_after(20, unread), 1_200);
+    }
+
+    #[test]
+    fn a_peer_that_lives_and_says_nothing_is_suspected_after_four_times_the_setting() {
+        let alive = Activity {
+            alive: true,
+            ..QUIET
+        };
+        assert_eq!(suspects_after(20, alive), 1_200);
+        // Beats and ticks are no pair: every other tick may find none, or two.
+        let mut detector = Detector::new(SETTINGS, 0);
+        let suspected_ms = (1..10_000).map(|tick| tick * 20).find(|now| {
+            let activity = if now % 40 == 0 { alive } else { QUIET };
+            matches!(detector.tick(now * 1_000, activity), Beat::Suspect { .. })
+        });
+        assert_eq!(suspected_ms, Some(480));
+        // It is not taken for something heard: then silence counts whole again.
+        let mut detector = Detector::new(SETTINGS, 0);
+        assert_eq!(run(&mut detector, 0, 400, alive), None);
+        assert_eq!(run(&mut detector, 400, 1_000, QUIET), Some(600));
     }
 
     #[test]

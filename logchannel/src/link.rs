@@ -5,15 +5,16 @@ use crate::error::{LinkEnd, LinkLost};
 use crate::heartbeat::{Activity, Beat, Detector};
 use crate::messages::Settings;
 use crate::metrics::{Metrics, add};
-use crate::prompt::be_prompt;
+use crate::prompt::{be_punctual, make_prompt};
+use crate::tether::Knot;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 
 /// Called once, from one of the link's threads, when the link has ended. Must not wait for that link.
@@ -24,7 +25,7 @@ pub(crate) struct Link {
     pub(crate) socket: TcpStream,
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
-    /// Set while this side does not read because of itself; see [`Activity::deaf`].
+    /// Set while this side does not read for reasons of its own; see [`Activity::deaf`].
     pub(crate) deaf: AtomicBool,
     /// Set once this side has said goodbye.
     pub(crate) leaving: AtomicBool,
@@ -35,6 +36,13 @@ pub(crate) struct Link {
     stop: EventFd,
     heard: AtomicU64,
     sent: AtomicU64,
+    knot: Knot,
+    /// Asks the thread that holds the tether to untie it.
+    untie: EventFd,
+    /// Signs of life over the tether.
+    alive: AtomicU64,
+    /// The thread that reads from the socket; 0 until it has said so.
+    reader: AtomicI32,
 }
 
 impl Link {
@@ -48,9 +56,13 @@ impl Link {
             over: AtomicBool::new(false),
             on_end: Mutex::new(Some(on_end)),
             told: AtomicBool::new(false),
-            stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            stop: eventfd()?,
             heard: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            knot: Knot::default(),
+            untie: eventfd()?,
+            alive: AtomicU64::new(0),
+            reader: AtomicI32::new(0),
         })
     }
 
@@ -64,8 +76,8 @@ impl Link {
         self.told.load(SeqCst)
     }
 
-    /// Ends the link: closes the socket, has `wake` wake whoever waits, tells the owner, and then has
-    /// `wake_told` wake who waits for that. Only the first call does anything.
+    /// Ends the link: closes the socket, has `wake` wake whoever waits for the link, tells the owner, and
+    /// then has `wake_told` wake whoever waits until the owner is told. Only the first call does anything.
     pub(crate) fn end(&self, end: LinkEnd, wake: impl FnOnce(), wake_told: impl FnOnce()) {
         if self.over.swap(true, SeqCst) {
             return;
@@ -87,6 +99,67 @@ impl Link {
     pub(crate) fn abandon(&self, wake: impl FnOnce()) {
         self.on_end.lock().expect("no panic while telling").take();
         self.end(LinkEnd::Left, wake, || {});
+    }
+
+    /// What is known of the tether.
+    pub(crate) fn knot(&self) -> &Knot {
+        &self.knot
+    }
+
+    /// Has the peer rely on the tether no longer, before a goodbye: waits until it was told so.
+    pub(crate) fn untie(&self) {
+        self.knot.untie(|| {
+            // The counter of the eventfd cannot overflow by ones.
+            let _ = self.untie.write(1);
+        });
+    }
+
+    /// The descriptors that the thread of the tether needs, besides its own.
+    pub(crate) fn descriptors(&self) -> [RawFd; 3] {
+        [
+            self.socket.as_raw_fd(),
+            self.stop.as_fd().as_raw_fd(),
+            self.untie.as_fd().as_raw_fd(),
+        ]
+    }
+
+    /// Waits for a heartbeat's time until the tether is to be untied, or `other` is readable: which of these
+    /// is so. Also until the link is over.
+    pub(crate) fn wait_beside(&self, other: &impl AsFd) -> [bool; 2] {
+        let mut fds = [
+            PollFd::new(self.untie.as_fd(), PollFlags::POLLIN),
+            PollFd::new(other.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+        ];
+        retry_poll(&mut fds, self.heartbeat());
+        [0, 1].map(|n: usize| fds[n].any() == Some(true))
+    }
+
+    fn heartbeat(&self) -> PollTimeout {
+        let interval_ms = i32::try_from(self.settings.heartbeat_ms).expect("settings were checked");
+        PollTimeout::try_from(interval_ms).expect("positive")
+    }
+
+    /// A sign of life came over the tether.
+    pub(crate) fn note_alive(&self) {
+        self.alive.fetch_add(1, SeqCst);
+    }
+
+    /// The calling thread is the one that reads from the socket.
+    pub(crate) fn reads_here(&self) {
+        // SAFETY: gettid has no preconditions.
+        self.reader.store(unsafe { libc::gettid() }, SeqCst);
+    }
+
+    /// The peer is gone: whoever reads from the socket takes what it had sent, and then finds the end. That
+    /// thread goes before other work from now on.
+    pub(crate) fn cut(&self) {
+        let reader = self.reader.load(SeqCst);
+        if reader != 0 {
+            make_prompt(reader);
+        }
+        // It may be closed already.
+        let _ = self.socket.shutdown(Shutdown::Read);
     }
 
     /// Reads once, waiting for at least one byte.
@@ -153,10 +226,9 @@ impl Link {
     /// Beats and watches until the link is over: `beat` has to send a sign of life when told that
     /// nothing was sent, `suspect` has to end the link.
     pub(crate) fn watch(&self, mut beat: impl FnMut(bool), suspect: impl FnOnce(LinkLost)) {
-        let interval_ms = i32::try_from(self.settings.heartbeat_ms).expect("settings were checked");
-        let interval = PollTimeout::try_from(interval_ms).expect("positive");
+        let interval = self.heartbeat();
         let mut detector = Detector::new(self.settings, now_us());
-        let (mut heard, mut sent) = (0, 0);
+        let (mut heard, mut sent, mut alive) = (0, 0, 0);
         loop {
             let mut stopped = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN)];
             retry_poll(&mut stopped, interval);
@@ -170,6 +242,7 @@ impl Link {
                 sent: replaced(&mut sent, &self.sent),
                 deaf: self.deaf.load(SeqCst),
                 unread,
+                alive: replaced(&mut alive, &self.alive),
             };
             match detector.tick(now_us(), activity) {
                 Beat::Suspect { silence_ms } => return suspect(LinkLost::Silence { silence_ms }),
@@ -178,6 +251,12 @@ impl Link {
             }
         }
     }
+}
+
+fn eventfd() -> io::Result<EventFd> {
+    Ok(EventFd::from_flags(
+        EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
+    )?)
 }
 
 fn replaced(seen: &mut u64, counter: &AtomicU64) -> bool {
@@ -202,16 +281,16 @@ fn retry_poll(fds: &mut [PollFd<'_>], timeout: PollTimeout) {
     }
 }
 
-/// Niceness of a link's threads. They work for microseconds at a time, beside vCPUs that never pause;
-/// without it an ack waits for a vCPU's time slice every so often (99th percentile of append to ack on
-/// two busy cores: 5 ms instead of 0.1 ms).
+/// Niceness of a link's threads. They work for microseconds at a time, beside vCPUs that never pause. At the
+/// usual niceness an ack would wait for the end of a vCPU's time slice every so often (99th percentile of
+/// append to ack on two busy cores: 5 ms instead of 0.1 ms).
 const NICE: libc::c_int = -15;
 
 /// Starts the thread of a link that beats and watches. It works for microseconds every heartbeat, and a peer
-/// takes its silence for a death: so it goes before whatever else this host has to do, where that is allowed.
+/// takes its silence for a death. So it goes before whatever else this host has to do, where that is allowed.
 pub(crate) fn spawn_watch(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     spawn("log-watch", || {
-        be_prompt();
+        be_punctual();
         run();
     })
 }

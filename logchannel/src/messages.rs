@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Hello       magic 8 │ version u16 │ heartbeat_ms u32 │ suspect_ms u32 │ view u64 │ digest u64
-//!              │ store 16 │ vm: u8 + bytes │ incarnation: u8 + bytes │ config: the rest
+//!              │ index u64 │ clock u64 │ origin u8 │ store 16 │ vm: u8 + bytes │ incarnation: u8 + bytes │ config: the rest
 //!  HelloReply  magic 8 │ version u16 │ verdict u8 │ reason or remark: the rest
 //!  Entries     first u32 (low half of its index) │ count u16 │ entries
 //!  Ack         received u64 │ executed u64 │ executed_clock u64 │ answers u64
@@ -10,6 +10,11 @@
 //!  Bye         reason u8 │ code u32
 //!  Probe       number u32
 //!  Settled     heartbeat_ms u32 │ suspect_ms u32 │ round_trip_us u32
+//!  Base        view u64 │ digest u64 │ index u64 │ clock u64 │ origin u8
+//!  State       form u8 │ a piece of a snapshot ([`crate::packing`]); nothing: that was all
+//!  Welcome     view u64
+//!  Yield       port u16
+//!  Disk        at u64 │ zeros u64 │ bytes: the rest; one of the two is none
 //! ```
 //!
 //! An entries frame costs 14 bytes over its entries: header, index and count. The low half of the index
@@ -18,8 +23,8 @@
 use crate::cursors::Delivered;
 use crate::error::{FrameError, HandshakeError};
 use crate::framing::{FrameKind, HEADER_LEN, VERSION, frame};
-use crate::role::ViewNumber;
-use replay::{Clock, LogIndex};
+use replay::{Base, BaseOrigin, Clock, DiskPart, LogIndex, ViewNumber};
+use std::num::NonZeroU16;
 
 /// First bytes of either greeting.
 const MAGIC: [u8; 8] = *b"TANDEMLC";
@@ -110,6 +115,24 @@ impl<'a> Fields<'a> {
         }
     }
 
+    fn base(&mut self) -> Result<Base, FrameError> {
+        let base = Base {
+            view: ViewNumber(self.u64()?),
+            digest: self.u64()?,
+            index: LogIndex(self.u64()?),
+            clock: Clock(self.u64()?),
+            origin: match self.u8()? {
+                0 => BaseOrigin::Boot,
+                1 => BaseOrigin::State,
+                _ => return Err(self.wrong("a base of unknown origin")),
+            },
+        };
+        match base.check() {
+            Ok(()) => Ok(base),
+            Err(error) => Err(self.wrong(error.what())),
+        }
+    }
+
     fn end(self) -> Result<(), FrameError> {
         if self.rest.is_empty() {
             Ok(())
@@ -157,13 +180,12 @@ impl Settings {
 }
 
 impl Settings {
-    /// How often what was sent may have to be on its way and back within the time to suspicion.
+    /// How many round trips have to fit into the time to suspicion.
     const ROUND_TRIPS: u64 = 4;
 
-    /// What holds for two replicas so far apart that an answer takes `round_trip_us`: suspicion comes late
-    /// enough that four answers fit in. A pair on a longer link watches itself more patiently, and the lease
-    /// of its primary, which ends a round trip earlier than suspicion comes, stays long enough to be
-    /// renewed in time.
+    /// The settings for two replicas so far apart that an answer takes `round_trip_us`: four answers fit into
+    /// the time to suspicion. So a pair on a longer link watches itself more patiently. The lease of its
+    /// primary ends a round trip before suspicion comes; this leaves it long enough to be renewed in time.
     ///
     /// # Errors
     /// [`HandshakeError::TooFar`] if that is more than may be set.
@@ -180,8 +202,8 @@ impl Settings {
     }
 }
 
-/// A question of a primary that has been welcomed, and its answer, the same: how long that takes tells how
-/// far apart the two are.
+/// A question of a primary that has been welcomed. The backup's answer is the same frame, and the time until
+/// it comes tells how far apart the two are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
     /// Which one.
@@ -203,8 +225,8 @@ impl Probe {
     }
 }
 
-/// The primary's last word of a handshake: how the link watches itself. From here on either side can hear
-/// the other, so that silence counts.
+/// The primary's last word of a handshake: how the link watches itself. From here on each side hears the
+/// other, so silence counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// What holds for both ends.
@@ -237,6 +259,93 @@ impl Settled {
     }
 }
 
+fn write_base(base: &Base, out: &mut Vec<u8>) {
+    for number in [base.view.0, base.digest, base.index.0, base.clock.0] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.push(match base.origin {
+        BaseOrigin::Boot => 0,
+        BaseOrigin::State => 1,
+    });
+}
+
+/// Most bytes a replica says beside the base of a machine it hands over.
+pub const BESIDE_MAX: usize = 256;
+
+/// The frame that says where the log of a running machine begins, and what the replica has to say `beside`.
+pub(crate) fn base_frame(base: &Base, beside: &[u8]) -> Vec<u8> {
+    debug_assert!(beside.len() <= BESIDE_MAX, "it is bounded");
+    frame(FrameKind::Base, |out| {
+        write_base(base, out);
+        out.extend_from_slice(beside);
+    })
+}
+
+pub(crate) fn parse_base(payload: &[u8]) -> Result<(Base, &[u8]), FrameError> {
+    let mut fields = Fields::of(FrameKind::Base, payload);
+    let base = fields.base()?;
+    if base.origin == BaseOrigin::Boot {
+        return Err(fields.wrong("a running machine has booted before"));
+    }
+    if fields.rest.len() > BESIDE_MAX {
+        return Err(fields.wrong("too long"));
+    }
+    Ok((base, fields.rest))
+}
+
+/// The frame of `part` of a disk, which is not empty.
+pub(crate) fn disk_frame(part: DiskPart<'_>) -> Vec<u8> {
+    let (zeros, bytes) = match part {
+        DiskPart::Data { bytes, .. } => (0, bytes),
+        DiskPart::Zeros { length, .. } => (length, &[][..]),
+    };
+    frame(FrameKind::Disk, |out| {
+        out.extend_from_slice(&part.at().to_le_bytes());
+        out.extend_from_slice(&zeros.to_le_bytes());
+        out.extend_from_slice(bytes);
+    })
+}
+
+pub(crate) fn parse_disk(payload: &[u8]) -> Result<DiskPart<'_>, FrameError> {
+    let mut fields = Fields::of(FrameKind::Disk, payload);
+    let (at, length) = (fields.u64()?, fields.u64()?);
+    match (length, fields.rest) {
+        (0, []) => Err(fields.wrong("nothing of the disk")),
+        (0, bytes) => Ok(DiskPart::Data { at, bytes }),
+        (_, []) => Ok(DiskPart::Zeros { at, length }),
+        _ => Err(fields.wrong("zeros and bytes together")),
+    }
+}
+
+/// The frame that makes a joiner the backup in `view`.
+pub(crate) fn welcome_frame(view: ViewNumber) -> Vec<u8> {
+    frame(FrameKind::Welcome, |out| {
+        out.extend_from_slice(&view.0.to_le_bytes());
+    })
+}
+
+/// The frame that says that the primary is going to leave the machine, and then waits at `port` as a backup.
+pub(crate) fn yield_frame(port: NonZeroU16) -> Vec<u8> {
+    frame(FrameKind::Yield, |out| {
+        out.extend_from_slice(&port.get().to_le_bytes());
+    })
+}
+
+pub(crate) fn parse_yield(payload: &[u8]) -> Result<NonZeroU16, FrameError> {
+    let mut fields = Fields::of(FrameKind::Yield, payload);
+    let port = fields.u16()?;
+    let port = NonZeroU16::new(port).ok_or_else(|| fields.wrong("port 0"))?;
+    fields.end()?;
+    Ok(port)
+}
+
+pub(crate) fn parse_welcome(payload: &[u8]) -> Result<ViewNumber, FrameError> {
+    let mut fields = Fields::of(FrameKind::Welcome, payload);
+    let view = ViewNumber(fields.u64()?);
+    fields.end()?;
+    Ok(view)
+}
+
 /// What a primary says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -244,10 +353,8 @@ pub struct Hello {
     pub vm: String,
     /// Which replica this is, as the arbiter will know it.
     pub incarnation: String,
-    /// The view the pair is to be in.
-    pub view: ViewNumber,
-    /// Digest of the machine's first state: both must begin alike.
-    pub first_digest: u64,
+    /// Where the log begins, the pair's view among it: both must stand alike there.
+    pub base: Base,
     /// Which store the primary's arbiter keeps its flags in; opaque here. The backup's must be the same.
     pub store: [u8; STORE_LEN],
     /// How the link is to watch itself, if the two are near enough.
@@ -268,13 +375,13 @@ impl Hello {
             }
         }
         self.settings.check()?;
+        self.base.check()?;
         Ok(frame(FrameKind::Hello, |out| {
             out.extend_from_slice(&MAGIC);
             out.extend_from_slice(&VERSION.to_le_bytes());
             out.extend_from_slice(&self.settings.heartbeat_ms.to_le_bytes());
             out.extend_from_slice(&self.settings.suspect_ms.to_le_bytes());
-            out.extend_from_slice(&self.view.0.to_le_bytes());
-            out.extend_from_slice(&self.first_digest.to_le_bytes());
+            write_base(&self.base, out);
             out.extend_from_slice(&self.store);
             for text in [&self.vm, &self.incarnation] {
                 out.push(u8::try_from(text.len()).expect("checked above"));
@@ -291,8 +398,7 @@ impl Hello {
             heartbeat_ms: fields.u32()?,
             suspect_ms: fields.u32()?,
         };
-        let view = ViewNumber(fields.u64()?);
-        let first_digest = fields.u64()?;
+        let base = fields.base()?;
         let store = fields.array()?;
         let vm = fields.short_text(VM_MAX)?;
         let incarnation = fields.short_text(INCARNATION_MAX)?;
@@ -302,8 +408,7 @@ impl Hello {
         Ok(Self {
             vm,
             incarnation,
-            view,
-            first_digest,
+            base,
             store,
             settings,
             config: fields.rest.to_vec(),
@@ -406,7 +511,7 @@ impl<'a> Entries<'a> {
 }
 
 /// What the backup has. Each index is that of the first entry it does *not* have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ack {
     /// Received and checked.
     pub received: LogIndex,
@@ -419,6 +524,16 @@ pub struct Ack {
 }
 
 impl Ack {
+    /// Of a log that begins at `base`, nothing has come yet.
+    pub(crate) fn at(base: &Base) -> Self {
+        Self {
+            received: base.index,
+            executed: base.index,
+            executed_clock: base.clock,
+            answers: 0,
+        }
+    }
+
     pub(crate) fn to_frame(self) -> Vec<u8> {
         frame(FrameKind::Ack, |out| {
             let Self {
@@ -451,7 +566,7 @@ impl Ack {
 pub struct Heartbeat {
     /// What has left.
     pub delivered: Delivered,
-    /// To be said back: an ack that does was made after this was sent.
+    /// The number of the primary's last call. An ack that says it back was made after this was sent.
     pub call: u64,
 }
 
@@ -479,7 +594,7 @@ impl Heartbeat {
     }
 }
 
-/// Why a side leaves in an orderly way. Nobody contends after it for the side that said it.
+/// Why a side leaves in an orderly way. The side that said it does not contend any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bye {
     /// The guest switched itself off.

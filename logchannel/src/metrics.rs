@@ -29,7 +29,7 @@ struct PerKind {
     bytes: AtomicU64,
 }
 
-/// Counters of one end of a link. Relaxed: each is right by itself, two may be a moment apart.
+/// Counters of one end of a link. Each is right by itself; two of them may be a moment apart.
 #[derive(Debug, Default)]
 pub struct Metrics {
     pub(crate) bytes_sent: AtomicU64,

@@ -17,7 +17,6 @@ struct Queued {
 }
 
 /// A queue of whole frames, the first of which may have gone in part.
-#[derive(Default)]
 pub(crate) struct Outgoing {
     queue: VecDeque<Queued>,
     /// Bytes of the first frame that have gone.
@@ -28,6 +27,16 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    /// An empty queue, for a log whose first entry is `first`.
+    pub(crate) fn at(first: LogIndex) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            written: 0,
+            sent: first,
+            spares: Vec::new(),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

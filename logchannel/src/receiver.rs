@@ -8,21 +8,28 @@
 //! ```
 //!
 //! What was received is replayed, whatever becomes of the link: the queue outlives it. A torn, changed
-//! or misplaced frame ends the link, and no entry of that frame or behind it is seen.
+//! or misplaced frame ends the link. No entry of that frame, or of one behind it, is replayed.
 
+mod lag;
+
+use self::lag::LagSamples;
 use crate::clock::now_us;
 use crate::cursors::Delivered;
-use crate::error::{LinkEnd, LinkLost};
-use crate::framing::{Frame, FrameBuffer};
+use crate::error::{FrameError, LinkEnd, LinkLost};
+use crate::framing::{Frame, FrameBuffer, FrameKind};
 use crate::handshake::Connection;
 use crate::link::{Link, join, spawn, spawn_watch};
 use crate::messages::{Ack, Bye, Entries};
 use crate::metrics::{MetricsSnapshot, add};
 use crate::outgoing::Outgoing;
+use crate::tether::Tether;
 use replay::codec::Decoder;
-use replay::{Arrival, Clock, Event, InputsError, LogEntry, LogIndex, LogSource};
+use replay::{
+    Arrival, Base, Clock, Event, InputsError, LogEntry, LogIndex, LogPlace, LogSource, ViewNumber,
+};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 
@@ -43,7 +50,7 @@ impl Default for ReceiverOptions {
 
 /// What [`Receiver::next`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Received {
     /// The next entry and its index.
     Entry(LogIndex, LogEntry),
     /// None is here yet (only when not waiting).
@@ -74,50 +81,16 @@ struct Queue {
     reader_waits: bool,
 }
 
-#[derive(Default)]
 struct AckOut {
     queue: Outgoing,
     told: Ack,
 }
 
-/// Time between two samples, and most samples kept: one a millisecond, for seconds.
-const SAMPLE_US: u64 = 1_000;
-const SAMPLES_MAX: usize = 8192;
-
-/// When entries came, to tell how long they have been waiting.
-#[derive(Default)]
-struct LagSamples {
-    /// All entries below an index were here at a time, and not all of them before it.
-    samples: VecDeque<(LogIndex, u64)>,
-}
-
-impl LagSamples {
-    fn received(&mut self, end: LogIndex, now_us: u64) {
-        let full = self.samples.len() >= SAMPLES_MAX;
-        match self.samples.back_mut() {
-            // What comes within a sample's time, or when there are too many, counts as its youngest.
-            Some((last, at)) if now_us.saturating_sub(*at) < SAMPLE_US => *last = end,
-            Some((last, _)) if full => *last = end,
-            _ => self.samples.push_back((end, now_us)),
-        }
-    }
-
-    fn us(&mut self, executed: LogIndex, now_us: u64) -> u64 {
-        while self
-            .samples
-            .front()
-            .is_some_and(|(end, _)| *end <= executed)
-        {
-            self.samples.pop_front();
-        }
-        let oldest = self.samples.front();
-        oldest.map_or(0, |(_, at)| now_us.saturating_sub(*at))
-    }
-}
-
 /// Order of locks: `queue` and `acks` are never held together.
-struct Shared {
+struct ReceiverState {
     link: Link,
+    /// Where the log begins.
+    base: Base,
     buffer_max: usize,
     queue: Mutex<Queue>,
     /// With `queue`: something to take, or an end.
@@ -139,9 +112,44 @@ struct Shared {
     ended: AtomicBool,
     /// Makes the vCPU look up from the guest, and so tell how far it got.
     kick: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Where the primary waits once it has left; port 0: it has not said so.
+    yielded: AtomicU16,
+    /// The first entry that is executed but for what it asks of others.
+    unfinished: OnceLock<Box<dyn Fn() -> Option<LogIndex> + Send + Sync>>,
 }
 
-impl Shared {
+/// Whom to tell that this joiner was made the backup, and in which view.
+type OnWelcome = Box<dyn FnOnce(ViewNumber) + Send>;
+
+impl ReceiverState {
+    /// Nothing has come of a log that begins at `base`.
+    fn new(link: Link, base: Base, options: ReceiverOptions) -> Self {
+        Self {
+            link,
+            base,
+            buffer_max: options.buffer_max,
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            room: Condvar::new(),
+            acks: Mutex::new(AckOut {
+                queue: Outgoing::at(base.index),
+                told: Ack::at(&base),
+            }),
+            received: AtomicU64::new(base.index.0),
+            executed: AtomicU64::new(base.index.0),
+            executed_clock: AtomicU64::new(base.clock.0),
+            lag: Mutex::default(),
+            released: AtomicU64::new(base.index.0),
+            printed: AtomicU64::new(base.index.0),
+            called: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            kick: OnceLock::new(),
+            yielded: AtomicU16::new(0),
+            unfinished: OnceLock::new(),
+        }
+    }
+
     /// Read in the other order than written, so that growth meanwhile cannot break theirs.
     fn delivered(&self) -> Delivered {
         let printed = LogIndex(self.printed.load(SeqCst));
@@ -171,10 +179,12 @@ impl Shared {
     fn ack(&self) -> Ack {
         let executed = LogIndex(self.executed.load(SeqCst));
         let executed_clock = Clock(self.executed_clock.load(SeqCst));
+        // Asked behind the cursor, so that what is begun meanwhile lies behind that.
+        let unfinished = self.unfinished.get().and_then(|asked| asked());
         let received = LogIndex(self.received.load(SeqCst));
         Ack {
             received,
-            executed: executed.min(received),
+            executed: unfinished.unwrap_or(executed).min(executed).min(received),
             executed_clock,
             answers: self.called.load(SeqCst),
         }
@@ -261,19 +271,21 @@ fn bytes_of(entry: &LogEntry) -> usize {
     size_of::<LogEntry>() + data
 }
 
-/// Reads without an output in them that share one ack. Nobody waits for it, and each takes the primary's
-/// vCPU off its core for a moment where both share a host.
+/// Reads that share one ack if no output is in them. Nobody waits for such an ack, and where both replicas
+/// share a host each ack takes the primary's vCPU off its core for a moment.
 const READS_PER_ACK: u32 = 4;
 
 /// What the reader thread knows of the stream.
 struct Reader<'a> {
-    shared: &'a Shared,
+    shared: &'a ReceiverState,
     decoder: Decoder,
     next: LogIndex,
     /// Whether something came since the last ack that an output waits for.
     urgent: bool,
     /// Reads since the last ack.
     reads: u32,
+    /// Of a joiner that was not made the backup yet.
+    on_welcome: Option<OnWelcome>,
 }
 
 impl Reader<'_> {
@@ -346,11 +358,26 @@ impl Reader<'_> {
                 Ok(())
             }
             Frame::Bye(bye) => Err(LinkEnd::Bye(bye)),
-            other => {
-                let frame = other.kind().name();
-                Err(LinkLost::OutOfPlace { frame }.into())
+            Frame::Welcome(view) if view == self.shared.base.view.next() => {
+                let tell = self.on_welcome.take().ok_or_else(|| out_of_place(&frame))?;
+                tell(view);
+                Ok(())
             }
+            Frame::Yield(port) => {
+                self.shared.yielded.store(port.get(), SeqCst);
+                Ok(())
+            }
+            other => Err(out_of_place(&other)),
         }
+    }
+
+    /// The next entry of a frame: one that a link may carry.
+    fn decode(&mut self, rest: &mut &[u8]) -> Result<LogEntry, LinkLost> {
+        let entry = self.decoder.decode(rest)?;
+        if matches!(entry.event, Event::Left { .. }) {
+            return Err(malformed("the end of a recording"));
+        }
+        Ok(entry)
     }
 
     /// Decodes all entries of a frame before any of them is seen.
@@ -371,7 +398,7 @@ impl Reader<'_> {
         let mut bytes = 0;
         for _ in 0..frame.count {
             let before = rest.len();
-            let entry = self.decoder.decode(&mut rest).map_err(LinkLost::from)?;
+            let entry = self.decode(&mut rest)?;
             let metrics = &self.shared.link.metrics;
             metrics.entry(entry.event.kind(), before - rest.len());
             bytes += bytes_of(&entry);
@@ -379,11 +406,7 @@ impl Reader<'_> {
             entries.push(entry);
         }
         if !rest.is_empty() {
-            return Err(LinkLost::from(crate::FrameError::Malformed {
-                frame: "entries",
-                what: "bytes left over after the last entry",
-            })
-            .into());
+            return Err(malformed("bytes left over after the last entry").into());
         }
         self.next = LogIndex(expected.0 + u64::from(frame.count));
         if self.shared.put(Batch { entries, bytes }) {
@@ -394,7 +417,17 @@ impl Reader<'_> {
     }
 }
 
-fn watch(shared: &Shared) {
+fn out_of_place(frame: &Frame<'_>) -> LinkEnd {
+    let frame = frame.kind().name();
+    LinkLost::OutOfPlace { frame }.into()
+}
+
+fn malformed(what: &'static str) -> LinkLost {
+    let frame = FrameKind::Entries.name();
+    FrameError::Malformed { frame, what }.into()
+}
+
+fn watch(shared: &ReceiverState) {
     let beat = |nothing_sent| {
         shared.tell(nothing_sent);
         let is_behind = shared.executed.load(SeqCst) < shared.received.load(SeqCst);
@@ -409,9 +442,10 @@ fn watch(shared: &Shared) {
 ///
 /// Dropping it closes the link without a word, and whoever set it up is not told.
 pub struct Receiver {
-    shared: Arc<Shared>,
+    shared: Arc<ReceiverState>,
     batch: std::vec::IntoIter<LogEntry>,
-    next: LogIndex,
+    /// Where the entry stands that is taken next.
+    place: LogPlace,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -429,52 +463,80 @@ impl Receiver {
         options: ReceiverOptions,
         on_end: impl FnOnce(LinkEnd) + Send + 'static,
     ) -> std::io::Result<Self> {
+        Self::begin(connection, options, Box::new(on_end), None)
+    }
+
+    /// [`Self::start`] for the joiner that was handed a running machine. `on_welcome` is called, by a thread of
+    /// the link, when the primary makes this joiner its backup.
+    ///
+    /// Order: before anything is acked that came behind the welcome, and before `on_end` if the welcome came
+    /// before the link's end. So whoever hears of both never takes a backup for a joiner that may not contend.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_joiner(
+        connection: Connection,
+        options: ReceiverOptions,
+        on_end: impl FnOnce(LinkEnd) + Send + 'static,
+        on_welcome: impl FnOnce(ViewNumber) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        Self::begin(
+            connection,
+            options,
+            Box::new(on_end),
+            Some(Box::new(on_welcome)),
+        )
+    }
+
+    fn begin(
+        connection: Connection,
+        options: ReceiverOptions,
+        on_end: Box<dyn FnOnce(LinkEnd) + Send>,
+        on_welcome: Option<OnWelcome>,
+    ) -> std::io::Result<Self> {
         let Connection {
             socket,
             incoming,
+            base,
             settled,
             remark: _,
         } = connection;
-        let shared = Arc::new(Shared {
-            link: Link::new(socket, settled.settings, Box::new(on_end))?,
-            buffer_max: options.buffer_max,
-            queue: Mutex::default(),
-            filled: Condvar::new(),
-            room: Condvar::new(),
-            acks: Mutex::default(),
-            received: AtomicU64::new(0),
-            executed: AtomicU64::new(0),
-            executed_clock: AtomicU64::new(0),
-            lag: Mutex::default(),
-            released: AtomicU64::new(0),
-            printed: AtomicU64::new(0),
-            called: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            kick: OnceLock::new(),
-        });
+        let link = Link::new(socket, settled.settings, on_end)?;
+        let shared = Arc::new(ReceiverState::new(link, base, options));
         let mut receiver = Self {
             shared: shared.clone(),
             batch: Vec::new().into_iter(),
-            next: LogIndex(0),
+            place: base.place(),
             threads: Vec::new(),
         };
         let reader = shared.clone();
         receiver.threads.push(spawn("log-entries", move || {
-            let decoder = Decoder::new();
-            let next = LogIndex(0);
+            let decoder = Decoder::at(base.place());
+            let next = base.index;
             let shared = &*reader;
+            shared.link.reads_here();
             Reader {
                 shared,
                 decoder,
                 next,
                 urgent: false,
                 reads: 0,
+                on_welcome,
             }
             .run(incoming);
         })?);
         receiver.threads.push(spawn_watch(move || watch(&shared))?);
         Ok(receiver)
+    }
+
+    /// Ties the two replicas by `tether` as well, as soon as that is possible.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub fn tie(&mut self, tether: Tether) -> std::io::Result<()> {
+        let thread = tether.start(self.shared.clone(), |shared| &shared.link)?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// What other threads may do with this receiver.
@@ -484,9 +546,9 @@ impl Receiver {
     }
 
     /// Takes the next entry; waits for it if `wait`.
-    pub fn next(&mut self, wait: bool) -> Next {
+    pub fn next(&mut self, wait: bool) -> Received {
         if self.shared.stopped.load(SeqCst) {
-            return Next::Stopped;
+            return Received::Stopped;
         }
         if self.batch.len() == 0
             && let Some(end) = self.refill(wait)
@@ -494,9 +556,12 @@ impl Receiver {
             return end;
         }
         let entry = self.batch.next().expect("a batch is never empty");
-        let index = self.next;
-        self.next = index.next();
-        Next::Entry(index, entry)
+        let index = self.place.index;
+        self.place = LogPlace {
+            index: index.next(),
+            clock: entry.clock,
+        };
+        Received::Entry(index, entry)
     }
 
     /// The next entry and its index, without taking it, if it is here.
@@ -504,20 +569,21 @@ impl Receiver {
         if self.batch.len() == 0 {
             self.refill(false);
         }
-        Some((self.next, self.batch.as_slice().first()?))
+        Some((self.place.index, self.batch.as_slice().first()?))
     }
 
     /// Gets the next batch, or says why there is none.
-    fn refill(&mut self, wait: bool) -> Option<Next> {
+    fn refill(&mut self, wait: bool) -> Option<Received> {
         let shared = &self.shared;
-        let something = || shared.received.load(SeqCst) > self.next.0 || shared.ended.load(SeqCst);
+        let something =
+            || shared.received.load(SeqCst) > self.place.index.0 || shared.ended.load(SeqCst);
         if !something() && !wait {
-            return Some(Next::Nothing);
+            return Some(Received::Nothing);
         }
         let mut queue = shared.queue();
         loop {
             if shared.stopped.load(SeqCst) {
-                return Some(Next::Stopped);
+                return Some(Received::Stopped);
             }
             if let Some(batch) = queue.batches.pop_front() {
                 queue.bytes -= batch.bytes;
@@ -528,12 +594,12 @@ impl Receiver {
                 return None;
             }
             match (queue.closed, queue.bye, queue.finish) {
-                (true, true, _) => return Some(Next::Stopped),
-                (true, false, true) => return Some(Next::Drained),
+                (true, true, _) => return Some(Received::Stopped),
+                (true, false, true) => return Some(Received::Drained),
                 _ => {}
             }
             if !wait {
-                return Some(Next::Nothing);
+                return Some(Received::Nothing);
             }
             queue.consumer_waits = true;
             queue = shared
@@ -545,12 +611,16 @@ impl Receiver {
 }
 
 impl LogSource for Receiver {
-    fn next(&mut self, wait: bool) -> Result<replay::Next, InputsError> {
+    fn place(&self) -> LogPlace {
+        self.place
+    }
+
+    fn next(&mut self, wait: bool) -> Result<replay::NextEntry, InputsError> {
         Ok(match Receiver::next(self, wait) {
-            Next::Entry(_, entry) => replay::Next::Entry(entry),
-            Next::Nothing => replay::Next::Nothing,
-            Next::Drained => replay::Next::Ended,
-            Next::Stopped => {
+            Received::Entry(_, entry) => replay::NextEntry::Entry(entry),
+            Received::Nothing => replay::NextEntry::Nothing,
+            Received::Drained => replay::NextEntry::Ended,
+            Received::Stopped => {
                 let why = "no more entries are to be replayed";
                 return Err(InputsError::Halted(why.into()));
             }
@@ -569,23 +639,29 @@ impl Drop for Receiver {
 
 /// What other threads may do with a receiver.
 #[derive(Clone)]
-pub struct ReceiverHandle(Arc<Shared>);
+pub struct ReceiverHandle(Arc<ReceiverState>);
 
 impl ReceiverHandle {
-    /// This replica is to go live: once every entry that came was taken, [`Receiver::next`] says
-    /// [`Next::Drained`]. Closes the link if it is still up.
+    /// This replica is to go live. From now on [`Receiver::next`] says [`Received::Drained`] once every entry
+    /// that came was taken. Closes the link if it is still up.
     pub fn finish(&self) {
         self.0.queue().finish = true;
         self.0.end(LinkEnd::Left);
         self.0.wake_all();
     }
 
-    /// This replica is to stop: [`Receiver::next`] says [`Next::Stopped`] from now on. Closes the link
-    /// if it is still up; the primary takes that for a failure unless [`Self::bye`] came before.
+    /// This replica is to stop. From now on [`Receiver::next`] says [`Received::Stopped`]. Closes the link if it
+    /// is still up; the primary takes that for a failure unless [`Self::bye`] came before.
     pub fn stop(&self) {
         self.0.stopped.store(true, SeqCst);
         self.0.end(LinkEnd::Left);
         self.0.wake_all();
+    }
+
+    /// The port of its host at which the primary waits as a backup, once it has left; none if it has not said so.
+    #[must_use]
+    pub fn yielded(&self) -> Option<NonZeroU16> {
+        NonZeroU16::new(self.0.yielded.load(SeqCst))
     }
 
     /// Tells the primary that this replica leaves and will not contend. Does nothing if the link is
@@ -594,6 +670,7 @@ impl ReceiverHandle {
         let mut out = self.0.acks.lock().expect("no panic with the acks locked");
         if let Ok(true) = out.queue.pump(&self.0.link) {
             self.0.link.leaving.store(true, SeqCst);
+            self.0.link.untie();
             let received = out.told.received;
             out.queue.push(bye.to_frame(), received);
             // If it fails the link is over, and whoever reads says so.
@@ -601,11 +678,19 @@ impl ReceiverHandle {
         }
     }
 
-    /// While the vCPU has entries to execute, `kick` is called every heartbeat. It is to make that vCPU
-    /// call [`Self::executed`]: a slow one may be at a single entry for a long time, and its primary is to
-    /// know how far it is. Only the first one given counts.
+    /// Has `kick` called at every heartbeat while the vCPU has entries to execute. `kick` is to make that
+    /// vCPU call [`Self::executed`]: a slow vCPU may be at a single entry for a long time, and its primary
+    /// has to know how far it is. Only the first `kick` given counts.
     pub fn kick_with(&self, kick: impl Fn() + Send + Sync + 'static) {
         let _ = self.0.kick.set(Box::new(kick));
+    }
+
+    /// Has `unfinished` asked, by the threads of the link, whenever they tell the primary how far execution is: the
+    /// first entry whose execution left something to do that is not done yet, as a write to a disk. That entry does
+    /// not count as executed. No entry before those executed by then may come to be unfinished. It must not wait.
+    /// Only the first one given counts.
+    pub fn finished_by(&self, unfinished: impl Fn() -> Option<LogIndex> + Send + Sync + 'static) {
+        let _ = self.0.unfinished.set(Box::new(unfinished));
     }
 
     /// The replaying vCPU has executed every entry below `index` and stands at `clock`. Goes out with
@@ -613,6 +698,17 @@ impl ReceiverHandle {
     pub fn executed(&self, index: LogIndex, clock: Clock) {
         self.0.executed_clock.store(clock.0, SeqCst);
         self.0.executed.fetch_max(index.0, SeqCst);
+    }
+
+    /// Tells the primary now how far execution is: something waits for it there. Never waits.
+    pub fn tell(&self) {
+        self.0.tell(false);
+    }
+
+    /// Where the log begins.
+    #[must_use]
+    pub fn base(&self) -> Base {
+        self.0.base
     }
 
     /// The index after the last entry received.
@@ -635,6 +731,12 @@ impl ReceiverHandle {
         self.0.delivered()
     }
 
+    /// Whether the two are tied ([`Receiver::tie`]).
+    #[must_use]
+    pub fn is_tied(&self) -> bool {
+        self.0.link.knot().is_tied()
+    }
+
     /// Whether the link has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -645,35 +747,5 @@ impl ReceiverHandle {
     #[must_use]
     pub fn metrics(&self) -> MetricsSnapshot {
         self.0.link.metrics.snapshot()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lag_is_the_age_of_the_oldest_entry_not_executed() {
-        let mut lag = LagSamples::default();
-        assert_eq!(lag.us(LogIndex(0), 5), 0);
-        lag.received(LogIndex(3), 10_000);
-        lag.received(LogIndex(5), 10_400);
-        lag.received(LogIndex(8), 30_000);
-        assert_eq!(lag.us(LogIndex(2), 40_000), 30_000);
-        assert_eq!(lag.us(LogIndex(4), 40_000), 30_000, "one sample with 3");
-        assert_eq!(lag.us(LogIndex(5), 40_000), 10_000);
-        assert_eq!(lag.us(LogIndex(8), 40_000), 0);
-    }
-
-    #[test]
-    fn a_backup_far_behind_keeps_a_bounded_number_of_samples() {
-        let mut lag = LagSamples::default();
-        for n in 1..=3 * SAMPLES_MAX as u64 {
-            lag.received(LogIndex(n), n * SAMPLE_US);
-        }
-        assert_eq!(lag.samples.len(), SAMPLES_MAX);
-        let last = 3 * SAMPLES_MAX as u64;
-        assert!(lag.us(LogIndex(last - 1), last * SAMPLE_US) > 0);
-        assert_eq!(lag.us(LogIndex(last), last * SAMPLE_US), 0);
     }
 }

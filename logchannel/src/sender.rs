@@ -3,7 +3,7 @@
 //! ```text
 //!  vCPU:   append ─▶ open frame ──flush──▶ socket, as far as it has room
 //!                                   └ rest ▶ writer thread ─▶ socket
-//!  reader thread:   socket ─▶ Ack ─▶ cursors ─▶ gate ─▶ outlet (in this very thread)
+//!  reader thread:   socket ─▶ Ack ─▶ cursors ─▶ Leader::acked (its outputs leave in this very thread)
 //!  watcher thread:  heartbeats out, suspicion
 //!
 //!  Linked ──link ends──▶ Undecided ──solo()──▶ Solo    entries are numbered and dropped
@@ -11,23 +11,28 @@
 //!    └──────────halt()──────┴──────────────▶ Halted    append fails
 //! ```
 //!
-//! The newest entry is never sent by the append that takes it, only by a later append or a flush. So
-//! an output may be put into the gate right after its entry was appended, and still before the ack.
+//! The newest entry is never sent by the append that takes it, only by a later append or a flush. So an output
+//! may be held for it right after it was appended, and still before the ack. What holds outputs is not known
+//! here: see [`Leader`].
 
 mod shared;
 
-use self::shared::{Mode, Shared, read_acks, watch, write_rest};
+use self::shared::{Mode, SenderState, read_acks, watch, write_rest};
 use crate::cursors::Cursors;
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{FrameKind, PAYLOAD_MAX, seal};
 use crate::handshake::Connection;
-use crate::lease::Lease;
+use crate::leader::Leader;
 use crate::link::{Link, join, spawn, spawn_watch};
 use crate::messages::{Bye, ENTRIES_HEAD, ENTRIES_MAX, Entries};
 use crate::metrics::{MetricsSnapshot, add};
+use crate::tether::Tether;
 use replay::codec::{ENTRY_MAX, Encoder};
-use replay::{Clock, InputsError, LogEntry, LogError, LogIndex, LogSink, Outlet, Output};
+use replay::{
+    Base, Clock, InputsError, LogEntry, LogError, LogIndex, LogPlace, LogSink, ViewNumber,
+};
 use std::net::Shutdown;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
@@ -38,28 +43,17 @@ const _: () = assert!(ENTRIES_HEAD + FRAME_TARGET + ENTRY_MAX + 8 <= PAYLOAD_MAX
 /// What an output in the gate costs beside its bytes.
 const HELD_COST: u64 = 64;
 
-/// Tells of the first console output that was let out and is not yet where its reader finds it. Asked with
-/// every heartbeat, from threads that must not wait.
-pub type Unprinted = Arc<dyn Fn() -> Option<LogIndex> + Send + Sync>;
-
 /// How a sender is set up.
-#[derive(Clone)]
+#[derive(Clone, Copy, Debug)]
 pub struct SenderOptions {
     /// Bytes of entries and held outputs that may be unacked before the vCPU waits.
     pub buffer_max: u64,
-    /// What the primary's right to write to a shared disk is told by.
-    pub lease: Arc<Lease>,
-    /// What is still to be printed. Its entries are not held back for it, and the buffer has room again: a
-    /// console nobody reads is no reason to stop a guest that serves others.
-    pub unprinted: Unprinted,
 }
 
 impl Default for SenderOptions {
     fn default() -> Self {
         Self {
             buffer_max: 64 << 20,
-            lease: Lease::new(),
-            unprinted: Arc::new(|| None),
         }
     }
 }
@@ -70,11 +64,11 @@ pub struct Lag {
     /// Entries appended and not executed.
     pub entries: u64,
     /// Age of the oldest of them when the last ack came, in microseconds; counted in steps of a
-    /// millisecond. Not its age now: while a slowed primary says nothing, there is nothing to ack.
+    /// millisecond. This is not its age now: while a slowed primary says nothing, there is nothing to ack.
     pub us: u64,
-    /// How long the backup needs for what it was sent, at the speed it was seen to have: what a failover
-    /// would wait for, in microseconds, when the last ack came or frame went. As long as that speed is not
-    /// known, `us`.
+    /// How long the backup needs for what it was sent, at the speed it was seen to have, in microseconds. A
+    /// failover would wait as long. It is as of the last ack or the last frame sent. As long as the speed is
+    /// not known it is `us`.
     pub drain_us: u64,
     /// Where the backup's guest was last known to stand.
     pub executed_clock: Clock,
@@ -84,7 +78,7 @@ pub struct Lag {
 ///
 /// Dropping it closes the link without a word, and whoever set it up is not told.
 pub struct Sender {
-    shared: Arc<Shared>,
+    shared: Arc<SenderState>,
     encoder: Encoder,
     /// The frame being filled, its head left free.
     open: Vec<u8>,
@@ -96,8 +90,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts sending over `connection`; released outputs go to `outlet`, which should not wait for
-    /// long. `on_end` is called once when the link has ended, by the thread that noticed: maybe the
+    /// Starts sending over `connection`, and tells `leader` of what concerns it. `on_end` is called once when the link has ended, by the thread that noticed: maybe the
     /// vCPU's, so it must neither wait nor read the clock.
     ///
     /// Threads started here inherit the caller's attributes: do not call it from a thread that has
@@ -107,32 +100,34 @@ impl Sender {
     /// If the system has no descriptors or threads left.
     pub fn start(
         connection: Connection,
-        outlet: Box<dyn Outlet + Send>,
+        leader: Arc<dyn Leader>,
         options: SenderOptions,
         on_end: impl FnOnce(LinkEnd) + Send + 'static,
     ) -> std::io::Result<Self> {
         let Connection {
             socket,
             incoming,
+            base,
             settled,
             remark: _,
         } = connection;
         let link = Link::new(socket, settled.settings, Box::new(on_end))?;
-        let shared = Arc::new(Shared::new(link, outlet, options));
-        shared.lease.begin(settled);
+        let shared = Arc::new(SenderState::new(link, base, leader, options));
+        shared.leader.begins(settled);
         let mut sender = Self {
             shared: shared.clone(),
-            encoder: Encoder::new(),
+            encoder: Encoder::at(base.place()),
             open: vec![0; ENTRIES_HEAD],
-            open_first: LogIndex(0),
+            open_first: base.index,
             open_count: 0,
-            last_clock: Clock(0),
+            last_clock: base.clock,
             threads: Vec::new(),
         };
         let (reader, writer, watcher) = (shared.clone(), shared.clone(), shared);
-        sender
-            .threads
-            .push(spawn("log-acks", move || read_acks(&reader, incoming))?);
+        sender.threads.push(spawn("log-acks", move || {
+            reader.link.reads_here();
+            read_acks(&reader, incoming);
+        })?);
         sender
             .threads
             .push(spawn("log-writer", move || write_rest(&writer))?);
@@ -140,16 +135,20 @@ impl Sender {
         Ok(sender)
     }
 
+    /// Ties the two replicas by `tether` as well, as soon as that is possible.
+    ///
+    /// # Errors
+    /// If the system has no thread left.
+    pub fn tie(&mut self, tether: Tether) -> std::io::Result<()> {
+        let thread = tether.start(self.shared.clone(), |shared| &shared.link)?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
     /// What other threads may do with this sender.
     #[must_use]
     pub fn handle(&self) -> SenderHandle {
         SenderHandle(self.shared.clone())
-    }
-
-    /// Where a recorder puts its outputs: into the gate.
-    #[must_use]
-    pub fn outlet(&self) -> GateOutlet {
-        GateOutlet(self.shared.clone())
     }
 
     /// Sends everything and waits until the backup has it. False if the link ended before that.
@@ -162,9 +161,10 @@ impl Sender {
     }
 
     /// Leaves in an orderly way: sends everything, waits until the backup has it and its outputs have
-    /// left, says `bye` and waits until the backup has closed. Nobody contends after that. False if the
-    /// link ended before that, and when this returns `on_end` has been told so: whoever hears of both hears
-    /// of the lost link first, and does not take the guest's end for one whose outputs have left.
+    /// left, says `bye` and waits until the backup has closed. Nobody contends after that.
+    ///
+    /// Returns false if the link ended before that. `on_end` has been told of it by then. So whoever hears of
+    /// both hears of the lost link first, and does not believe that the outputs of the guest's end have left.
     pub fn bye(&mut self, bye: Bye) -> bool {
         // The link may be lost though everything is acked; then its loss decides what becomes of the lease.
         if !self.wait_acked() || self.shared.mode() != Mode::Linked {
@@ -173,8 +173,9 @@ impl Sender {
         }
         let shared = &self.shared;
         shared.link.leaving.store(true, SeqCst);
+        shared.link.untie();
         // Nobody goes live after this, so that what is still on its way may arrive.
-        shared.lease.free();
+        shared.leader.undisputed();
         let sent = {
             let mut out = shared.out();
             let sent = out.queue.sent();
@@ -255,11 +256,21 @@ impl LogSink for Sender {
         let shared = &self.shared;
         shared.wait_while(|_| shared.mode() == Mode::Undecided);
         match shared.mode() {
-            Mode::Solo => Ok(shared.cursors.append()),
+            Mode::Solo => {
+                self.last_clock = entry.clock;
+                Ok(shared.cursors.append())
+            }
             _ => Err(LogError::Io {
                 what: "append to the logging channel".into(),
                 source: std::io::Error::other("this replica was halted"),
             }),
+        }
+    }
+
+    fn place(&self) -> LogPlace {
+        LogPlace {
+            index: self.shared.cursors.appended(),
+            clock: self.last_clock,
         }
     }
 
@@ -278,30 +289,14 @@ impl Drop for Sender {
         self.shared
             .link
             .abandon(|| self.shared.set_mode(Mode::Halted));
-        self.shared.gate.halt();
+        self.shared.leader.closed();
         join(&mut self.threads);
-    }
-}
-
-/// Puts outputs into a sender's gate, and counts them against its buffer.
-pub struct GateOutlet(Arc<Shared>);
-
-impl Outlet for GateOutlet {
-    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
-        if !output.is_gated() {
-            return self.0.gate.pass(index, output);
-        }
-        if self.0.mode() == Mode::Linked {
-            let cost = crate::suppressed::bytes_of(&output) as u64 + HELD_COST;
-            self.0.appended_cost.fetch_add(cost, SeqCst);
-        }
-        self.0.gate.hold(index, output)
     }
 }
 
 /// What other threads may do with a sender.
 #[derive(Clone)]
-pub struct SenderHandle(Arc<Shared>);
+pub struct SenderHandle(Arc<SenderState>);
 
 impl SenderHandle {
     /// The flag was won: opens the gate and lets the vCPU run on without a log.
@@ -316,7 +311,7 @@ impl SenderHandle {
             self.0.mode() != Mode::Linked,
             "a primary with a backup cannot be solo"
         );
-        self.0.gate.open()?;
+        self.0.leader.solo()?;
         self.0.set_mode(Mode::Solo);
         Ok(())
     }
@@ -324,10 +319,32 @@ impl SenderHandle {
     /// Stops this replica for good: when this returns no output leaves any more, and appends fail.
     /// Closes the link if it is still up.
     pub fn halt(&self) {
-        self.0.lease.end();
-        self.0.gate.halt();
+        self.0.leader.halted();
         self.0.set_mode(Mode::Halted);
         self.0.end(LinkEnd::Left);
+    }
+
+    /// The entry after the last one executed by the backup, as far as it has said so.
+    #[must_use]
+    pub fn executed(&self) -> LogIndex {
+        self.0.executed()
+    }
+
+    /// Where the log begins.
+    #[must_use]
+    pub fn base(&self) -> Base {
+        self.0.base
+    }
+
+    /// Tells a joiner that it is the backup in `view`. A link that is lost meanwhile is told of as ever.
+    pub fn welcome(&self, view: ViewNumber) {
+        self.0.say(crate::messages::welcome_frame(view));
+    }
+
+    /// Tells the backup that this replica is going to leave it the machine, and waits at `port` of its host then, as
+    /// a backup of its own. Once the backup has acked an entry that was sent later, it has heard it.
+    pub fn yields(&self, port: NonZeroU16) {
+        self.0.say(crate::messages::yield_frame(port));
     }
 
     /// The four cursors.
@@ -354,10 +371,19 @@ impl SenderHandle {
         self.0.mode() == Mode::Linked
     }
 
-    /// How many outputs the gate holds.
+    /// An output of `bytes` bytes is about to be held for the newest entry. It counts against the sender's
+    /// buffer, until that entry is acked. Without a backup it counts nothing.
+    pub fn hold_cost(&self, bytes: usize) {
+        if self.0.mode() == Mode::Linked {
+            let cost = bytes as u64 + HELD_COST;
+            self.0.appended_cost.fetch_add(cost, SeqCst);
+        }
+    }
+
+    /// Whether the two are tied ([`Sender::tie`]).
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.0.gate.held()
+    pub fn is_tied(&self) -> bool {
+        self.0.link.knot().is_tied()
     }
 
     /// Counters.

@@ -6,16 +6,18 @@
 //!   believed ◀── Ack { answers: n } ── backup ◀────┘
 //! ```
 //!
-//! Why: a primary that was stopped, or on a starved host, finds acks on waking that may be from before its
-//! backup went live, and what they would release may contradict what that backup has done since. A call is
-//! made after the pause, so a backup that answers it has not gone live in that pause, and one that goes live
-//! later closes the link, which is read as soon as after any other ack. How long the answer takes does not
-//! matter to that, as long as there is no other pause: after that only the answer to a newer call counts.
-//! If the backup has gone live it has closed the link and answers nothing, and silence ends it here too.
+//! Why: a primary that was stopped, or whose host was starved, finds acks when it wakes. They may be from
+//! before its backup went live, and what they would release may contradict what the backup has done since.
 //!
-//! A link on which something is heard, but no answer within four times `suspect_ms`, would never release
-//! an output again, and nobody would suspect anybody: it is given up as lost. Of that time a pause counts as
-//! no more than `suspect_ms`, so it takes more than one.
+//! So the primary makes a call after the pause, and believes acks again from the one on that answers it. A
+//! backup that answers has not gone live in that pause. If it goes live later it closes the link first, and
+//! the primary reads of that as soon as it would without any pause. The answer may take any time, as long as
+//! there is no other pause: after another, only the answer to a newer call counts. A backup that has gone
+//! live has closed the link and answers nothing, so the link ends here too.
+//!
+//! A link may bring something again and again, but no answer. No output would ever be released, and nobody
+//! would suspect anybody. So such a link is given up as lost after four times `suspect_ms`. A pause counts as
+//! `suspect_ms` at most in this, so no single pause ends a link.
 //!
 //! Sans-I/O: times in, calls out.
 
@@ -44,8 +46,8 @@ impl Trust {
         }
     }
 
-    /// Something was read after waiting for `waited_us`. The call to be sent, if the backup is to be
-    /// called.
+    /// Notes that something was read after waiting for `waited_us`. Returns the call to send, if the backup
+    /// is to be called.
     ///
     /// # Errors
     /// If no answer has come for too long.
@@ -66,7 +68,7 @@ impl Trust {
         Ok(Some(self.call))
     }
 
-    /// Whether an ack that answers the call `answers` is to be believed, and what comes after it.
+    /// Notes an ack that answers the call `answers`. Returns whether it is to be believed.
     pub(crate) fn has(&mut self, answers: u64) -> bool {
         if answers == self.call {
             self.unanswered_us = None;

@@ -1,14 +1,11 @@
 //! Pairs whose ends are far apart: bytes take long, however fast they come one after the other.
 
 mod common;
-#[path = "../../tests/common/distance.rs"]
-mod distance;
-
-use common::{LIMIT, backup, entry, hello, primary};
+use common::{BASES, LIMIT, backup, entry, hello, primary};
 use logchannel::{
-    Connection, HandshakeError, Next, ReceiverOptions, SenderOptions, Settings, answer, offer,
+    Connection, HandshakeError, Received, ReceiverOptions, SenderOptions, Settings, answer, offer,
 };
-use replay::{Clock, LogIndex, LogSink, Outlet, Output};
+use replay::{Clock, LogIndex, LogSink};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -28,10 +25,10 @@ fn shake_hands(
     Result<Connection, HandshakeError>,
 ) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let proxy = distance::start(listener.local_addr().unwrap(), one_way);
+    let proxy = testing::distance::start(listener.local_addr().unwrap(), one_way);
     let offering = std::thread::spawn(move || {
         let socket = TcpStream::connect(proxy).unwrap();
-        offer(socket, &hello(settings), LIMIT)
+        offer(socket, &hello(BASES[0], settings), LIMIT)
     });
     let (socket, _) = listener.accept().unwrap();
     let answered = answer(socket, LIMIT, |_| Ok(None)).map(|(connection, _)| connection);
@@ -50,22 +47,19 @@ fn a_pair_on_a_long_link_forms_and_is_patient() {
     // It holds for longer than what was wished for, quiet and at work.
     let mut primary = primary(near, SenderOptions::default());
     let mut backup = backup(far, ReceiverOptions::default());
-    let mut outlet = primary.sender.outlet();
     let begun = Instant::now();
     let mut n = 0;
     while begun.elapsed() < 5 * Duration::from_millis(SHORT.suspect_ms.into()) {
-        primary.sender.append(&entry(n)).unwrap();
-        let output = Output::Frame(n.to_le_bytes().to_vec());
-        outlet.emit(LogIndex(n), output.clone()).unwrap();
+        primary.sender.append(&entry(BASES[0], n)).unwrap();
         primary.sender.flush().unwrap();
         let next = backup.receiver.next(true);
-        assert_eq!(next, Next::Entry(LogIndex(n), entry(n)));
+        assert_eq!(next, Received::Entry(LogIndex(n), entry(BASES[0], n)));
         backup
             .receiver
             .handle()
             .executed(LogIndex(n + 1), Clock(n * 10));
-        let emitted = primary.emitted.recv_timeout(LIMIT).unwrap();
-        assert_eq!(emitted, (LogIndex(n), output));
+        assert!(primary.sender.wait_acked());
+        assert_eq!(primary.notes.acked(), Some(LogIndex(n + 1)));
         n += 1;
     }
     assert!(primary.ended.try_recv().is_err() && backup.ended.try_recv().is_err());
@@ -105,7 +99,7 @@ fn a_primary_that_dies_before_it_settled_leaves_no_machine_behind() {
     let near = TcpStream::connect(proxy.local_addr().unwrap()).unwrap();
     let (mut seen, _) = proxy.accept().unwrap();
     let offering =
-        std::thread::spawn(move || offer(near, &hello(SHORT), Duration::from_millis(50)));
+        std::thread::spawn(move || offer(near, &hello(BASES[0], SHORT), Duration::from_millis(50)));
     let mut greeting = vec![0; 4096];
     let count = std::io::Read::read(&mut seen, &mut greeting).unwrap();
     offering.join().unwrap().unwrap_err();

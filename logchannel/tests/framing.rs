@@ -28,13 +28,20 @@ fn cut(bytes: &[u8], piece: usize) -> (Vec<String>, Option<FrameError>, usize) {
     (frames, None, buffer.pending())
 }
 
-const KINDS: [FrameKind; 6] = [
+const KINDS: [FrameKind; 13] = [
     FrameKind::Hello,
     FrameKind::HelloReply,
     FrameKind::Entries,
     FrameKind::Ack,
     FrameKind::Heartbeat,
     FrameKind::Bye,
+    FrameKind::Probe,
+    FrameKind::Settled,
+    FrameKind::Base,
+    FrameKind::State,
+    FrameKind::Welcome,
+    FrameKind::Yield,
+    FrameKind::Disk,
 ];
 
 fn sealed(kind: FrameKind, payload: &[u8]) -> Vec<u8> {

@@ -7,8 +7,8 @@
 //!      └──────────────────────▶ clock
 //! ```
 //!
-//! A machine whose time is derived reads no clock: its time is the instruction clock plus the sum of all
-//! anchors. An anchor rides on an arrival, which is an entry anyway, and only ever moves time forward.
+//! A machine whose time is derived reads no clock. Its time is the instruction clock plus the sum of all
+//! anchors. An anchor rides on an arrival, which is an entry in any case, and only ever moves time forward.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +25,11 @@ impl Anchor {
     /// Time stays where it is.
     pub const NONE: Self = Self(0);
 
-    /// The least anchor that brings a time of `derived_ns` to `real_ns` or past it; none if it is there.
+    /// The least anchor that brings a time of `derived_ns` to `real_ns` or past it. It is [`Self::NONE`] if
+    /// the time is there already.
     ///
-    /// Rounded up, so that a timer's due moment is never missed: guest time is under one step ahead then.
+    /// It is rounded up, so that a timer's due moment is never missed. Guest time is then ahead of real time
+    /// by less than one step.
     #[must_use]
     pub fn reaching(derived_ns: u64, real_ns: u64) -> Self {
         Self(real_ns.saturating_sub(derived_ns).div_ceil(Self::STEP_NS))

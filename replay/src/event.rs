@@ -6,8 +6,10 @@
 use crate::anchor::Anchor;
 use crate::point::{Clock, Here, RegisterDigest};
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::Range;
 
-/// The gapless number of a log entry; the first is 0.
+/// The gapless number of a log entry; the first of a machine's run is 0.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -34,20 +36,21 @@ pub enum Question {
     Tsc,
     /// Wall-clock time for the RTC, in nanoseconds since 1970-01-01 UTC.
     WallClock,
-    /// Nanoseconds since the machine began, by which PIT channel `0` to `2` counts: asked when it begins
-    /// to run, and when its count is read.
+    /// Nanoseconds since the machine began. PIT channel `0` to `2` counts by them: they are asked for when
+    /// the channel begins to run, and when its count is read.
     PitElapsed(u8),
-    /// Nanoseconds since the machine began, by which the ACPI timer counts.
+    /// Nanoseconds since the machine began. The ACPI timer counts by them.
     PmElapsed,
     /// Eight random bytes for the entropy device.
     Entropy,
 }
 
-/// Input nobody asked for, delivered at an [`ExecPoint`] the primary chose.
+/// Input nobody asked for, delivered at an [`ExecPoint`](crate::ExecPoint) that the primary chose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arrival {
     /// PIT channel 0 ended `periods` periods (more than one only after a stall or an outage,
-    /// where lost ticks are merged): one edge on IRQ 0.
+    /// where lost ticks are merged): one edge on IRQ 0, however many. Their number changes nothing in the
+    /// machine; it is there to tell how many ticks the guest lost (`tandem log`).
     Timer {
         /// Periods that ended since the last tick, at least 1.
         periods: u32,
@@ -63,10 +66,16 @@ pub enum Arrival {
         /// The bytes read (empty for writes and flushes): the bounce buffer's content.
         data: Vec<u8>,
     },
+    /// The block device's read `tag` ended well. What it read stands on the disk, where whoever follows reads it, and
+    /// delivers it as [`Arrival::DiskDone`]: no machine is given this.
+    DiskRead {
+        /// The request, as numbered by [`Output::DiskRead`].
+        tag: u32,
+    },
     /// Bytes typed at the console.
     Console(Vec<u8>),
-    /// Nothing but a stop: an interrupt already pending in the interrupt controller can be taken
-    /// here, or derived guest time is brought up to real time.
+    /// Nothing but a stop. Here an interrupt that is pending in the interrupt controller can be taken, or
+    /// derived guest time is brought up to real time.
     IrqWindow,
     /// The operator asks the machine to end here.
     Stop,
@@ -79,8 +88,7 @@ pub enum Output {
     Frame(Vec<u8>),
     /// Console bytes.
     Console(Vec<u8>),
-    /// A request to read `len` bytes at byte `offset`. Changes nothing outside, so it needs no
-    /// gate.
+    /// A request to read `len` bytes at byte `offset`. It changes nothing outside, so it needs no gate.
     DiskRead {
         /// Number of the request, unique among those outstanding.
         tag: u32,
@@ -117,6 +125,27 @@ impl Output {
         !matches!(self, Self::DiskRead { .. })
     }
 
+    /// How many bytes it carries.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Frame(bytes) | Self::Console(bytes) => bytes.len(),
+            Self::DiskWrite { data, .. } => data.len(),
+            Self::DiskRead { .. } | Self::DiskFlush { .. } | Self::PowerOff { .. } => 0,
+        }
+    }
+
+    /// The bytes of the disk it is about, if it reads or writes any.
+    #[must_use]
+    pub fn disk_bytes(&self) -> Option<Range<u64>> {
+        let (offset, length) = match self {
+            Self::DiskRead { offset, len, .. } => (*offset, u64::from(*len)),
+            Self::DiskWrite { offset, data, .. } => (*offset, data.len() as u64),
+            _ => return None,
+        };
+        Some(offset..offset.saturating_add(length))
+    }
+
     /// The tag, if this is a disk request.
     #[must_use]
     pub fn disk_tag(&self) -> Option<u32> {
@@ -141,7 +170,7 @@ pub enum Event {
     },
     /// Input delivered here.
     Arrival(Arrival),
-    /// An output was made here; the bytes are not in the log, the backup makes its own.
+    /// An output was made here. Its bytes are not in the log, since the backup makes its own.
     Output {
         /// [`crate::digest::output`] of what was sent.
         digest: u32,
@@ -155,6 +184,11 @@ pub enum Event {
         /// Pages in the window.
         pages: u32,
         /// The digest over all of it.
+        digest: u64,
+    },
+    /// The recording ends here, and the machine ran on; always the last entry of a log, and only in a file.
+    Left {
+        /// Digest of the whole machine: vCPU, devices and memory.
         digest: u64,
     },
     /// The machine ended here, in an orderly way; always the last entry of a log.
@@ -192,8 +226,15 @@ pub enum Kind {
     Progress,
     /// State digests.
     State,
-    /// Control: stop and end.
+    /// Control: stop, end, and a recording left.
     Control,
+}
+
+impl fmt::Display for Kind {
+    /// Its name as in JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 impl Event {
@@ -213,7 +254,7 @@ impl Event {
             Self::Arrival(arrival) => match arrival {
                 Arrival::Timer { .. } => Kind::Timer,
                 Arrival::Frame(_) => Kind::Frame,
-                Arrival::DiskDone { .. } => Kind::Disk,
+                Arrival::DiskDone { .. } | Arrival::DiskRead { .. } => Kind::Disk,
                 Arrival::Console(_) => Kind::Console,
                 Arrival::IrqWindow => Kind::IrqWindow,
                 Arrival::Stop => Kind::Control,
@@ -221,14 +262,15 @@ impl Event {
             Self::Output { .. } => Kind::Output,
             Self::Progress => Kind::Progress,
             Self::State { .. } => Kind::State,
-            Self::End { .. } => Kind::Control,
+            Self::Left { .. } | Self::End { .. } => Kind::Control,
         }
     }
 }
 
 /// One logged event.
 ///
-/// RCX is not among its fields: [`RegisterDigest`] covers it, and a timer interrupt has twelve bytes.
+/// RCX is not among its fields. [`RegisterDigest`] covers it, and a timer interrupt may take twelve bytes
+/// only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
     /// When it happened.
@@ -244,7 +286,7 @@ pub struct LogEntry {
 /// What a log entry says of the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stand {
-    /// Instruction pointer. `None` for arrivals in derived time, where its bytes go to the anchor.
+    /// Instruction pointer. `None` for arrivals in derived time, where its bytes pay for the anchor's.
     pub rip: Option<u64>,
     /// Digest of all of them, RIP included.
     pub registers: RegisterDigest,
@@ -265,7 +307,8 @@ impl LogEntry {
         }
     }
 
-    /// The entry of an arrival delivered `here`; `anchor`: in a machine whose time is derived.
+    /// The entry of an arrival delivered `here`. A machine whose time is derived gives an `anchor`, though it
+    /// may move time by nothing; a machine whose time is logged gives none.
     #[must_use]
     pub fn arrival(here: &Here, arrival: Arrival, anchor: Option<Anchor>) -> Self {
         let entry = Self::at(here, Event::Arrival(arrival));
@@ -282,7 +325,7 @@ impl LogEntry {
         }
     }
 
-    /// Whether only a machine whose time is derived makes such an entry.
+    /// Whether it is an entry that only a machine in derived time makes.
     #[must_use]
     pub fn is_anchored(&self) -> bool {
         self.anchor != Anchor::NONE || self.stand.is_some_and(|stand| stand.rip.is_none())
@@ -297,5 +340,16 @@ impl LogEntry {
             anchor: Anchor::NONE,
             event: Event::Progress,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_called_as_in_json() {
+        assert_eq!(Kind::Tsc.to_string(), "tsc");
+        assert_eq!(Kind::IrqWindow.to_string(), "irq_window");
     }
 }

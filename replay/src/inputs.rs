@@ -12,19 +12,19 @@ pub enum Stop {
     Never,
     /// At the next place the engine can stop at, whichever that is.
     Soon,
-    /// Like `Soon`, for an interrupt that cannot be taken yet: an engine that sees at no cost where it can
-    /// be need not stop before.
+    /// Where an interrupt that is pending can be taken. An engine that sees by itself where that is, at no
+    /// cost, may run on to there; any other stops as for `Soon`.
     Window,
     /// Exactly there.
     At(Clock),
 }
 
-/// How the programmable timer stands, so that whoever plays the hardware knows when it is due.
+/// How the programmable timer is set, so that whoever plays the hardware knows when it is due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TimerSpec {
     /// Period of PIT channel 0 in nanoseconds; 0 while it is not programmed.
     pub period_ns: u64,
-    /// Counts the times channel 0 was programmed: a change restarts the period.
+    /// How often channel 0 was programmed. When this changes, the period starts anew.
     pub generation: u64,
     /// One-shot (mode 0) instead of periodic.
     pub one_shot: bool,
@@ -39,8 +39,8 @@ pub struct Situation {
     pub interruptible: bool,
     /// Whether the interrupt controller has an interrupt for the vCPU.
     pub interrupt_pending: bool,
-    /// Whether the guest left by itself here, as it does in every run; if not, a replica stops here
-    /// only if the log says so.
+    /// Whether the guest left by itself here, as it does in every run. If it did not, another replica stops
+    /// here only if the log says so.
     pub natural: bool,
     /// Whether the guest halted, waiting for an interrupt.
     pub halted: bool,
@@ -50,7 +50,7 @@ pub struct Situation {
     pub frames_room: u16,
     /// How many more bytes of console input it can hold.
     pub typed_room: usize,
-    /// Guest time here in nanoseconds, if it is derived; `None`: it is asked for and logged.
+    /// Guest time here in nanoseconds, if it is derived. `None` if it is asked for and logged.
     pub time_ns: Option<u64>,
 }
 
@@ -59,7 +59,8 @@ pub struct Situation {
 pub struct Delivery {
     /// What is to be delivered.
     pub arrival: Arrival,
-    /// How far it moves derived guest time, before anything else; none where time is logged.
+    /// How far derived guest time moves before the arrival is delivered; [`Anchor::NONE`] where time is
+    /// logged.
     pub anchor: Anchor,
 }
 
@@ -72,14 +73,29 @@ pub enum InputsError {
     /// The log ended without an end entry (cut, or its writer died) and nobody goes on from here.
     #[error("the log ends at entry {entries} ({at}) without an end entry")]
     LogEnded {
-        /// Entries replayed.
+        /// Index of the first entry that is missing.
         entries: u64,
         /// Where the guest stands.
         at: crate::point::ExecPoint,
     },
+    /// The recording ends here, as its last entry says, though the machine ran on: all was as recorded, and
+    /// this replay is done.
+    #[error("the recording ends here, at entry {entries} ({at}); the machine ran on")]
+    Left {
+        /// Index of the first entry that was not recorded.
+        entries: u64,
+        /// Where the guest stands.
+        at: crate::point::ExecPoint,
+        /// Digest of the whole machine, as recorded and as found.
+        digest: u64,
+    },
     /// This replica has to stop: it lost the flag, or was told to.
     #[error("replica stopped: {0}")]
     Halted(String),
+    /// The machine is wanted to pause while its guest is halted. Nothing has changed: it is asked the same
+    /// again when it goes on.
+    #[error("the machine is to pause here")]
+    Paused,
     /// The log could not be written or read.
     #[error(transparent)]
     Log(#[from] crate::LogError),
@@ -97,8 +113,8 @@ pub trait Inputs {
     /// See [`InputsError`].
     fn answer(&mut self, here: &Here, question: Question) -> Result<u64, InputsError>;
 
-    /// The next arrival to deliver right here, if any. Called until it says `None`. While the guest is
-    /// halted and no interrupt is pending, waits for one.
+    /// The next arrival to deliver right here, if any. The machine asks until the answer is `None`. While the
+    /// guest is halted and no interrupt is pending, the call waits for an arrival.
     ///
     /// # Errors
     /// See [`InputsError`].
@@ -110,31 +126,31 @@ pub trait Inputs {
     /// See [`InputsError`].
     fn output(&mut self, here: &Here, output: Output) -> Result<(), InputsError>;
 
-    /// Where the vCPU has to stop next, asked last before it is entered at `now`.
+    /// Where the vCPU has to stop next. It is the last thing asked before the vCPU is entered at `now`.
     ///
     /// # Errors
     /// See [`InputsError`].
     fn next_stop(&mut self, now: &Situation) -> Result<Stop, InputsError>;
 
-    /// The vCPU was kicked out between two stoppable places, `clock` having been reached.
+    /// Takes note that the vCPU was kicked out between two stoppable places, after it had reached `clock`.
     ///
     /// # Errors
     /// See [`InputsError`].
     fn kicked(&mut self, clock: Clock) -> Result<(), InputsError>;
 
-    /// A window of memory and the device state are to be digested here (`None`: not here).
+    /// Whether the state is to be digested here: the vCPU, the devices and the window of memory returned.
     ///
     /// # Errors
     /// See [`InputsError`].
     fn state_due(&mut self, here: &Here) -> Result<Option<StateWindow>, InputsError>;
 
-    /// The digest asked for by [`Inputs::state_due`].
+    /// The digest asked for by [`Inputs::state_due`], which is to be asked again then.
     ///
     /// # Errors
     /// See [`InputsError`].
     fn state(&mut self, here: &Here, window: StateWindow, digest: u64) -> Result<(), InputsError>;
 
-    /// The machine ended here with `code`; `digest` covers all memory and devices.
+    /// Takes note that the machine ended here with `code`. `digest` covers all memory and devices.
     ///
     /// # Errors
     /// See [`InputsError`].
@@ -148,4 +164,12 @@ pub struct StateWindow {
     pub first_page: u64,
     /// Number of pages; the machine clips the window at the end of memory.
     pub pages: u32,
+}
+
+impl StateWindow {
+    /// All memory.
+    pub const ALL: Self = Self {
+        first_page: 0,
+        pages: u32::MAX,
+    };
 }

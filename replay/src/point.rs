@@ -44,6 +44,19 @@ pub enum ClockKind {
     Branches,
 }
 
+/// Those that a machine can be asked to have: performance counters are none's to choose yet.
+impl std::str::FromStr for ClockKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "blocks" => Ok(Self::Blocks),
+            "instructions" => Ok(Self::Instructions),
+            _ => Err("there are 'blocks' and 'instructions'".into()),
+        }
+    }
+}
+
 impl std::fmt::Display for ClockKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

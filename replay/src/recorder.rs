@@ -16,9 +16,14 @@ use crate::event::{Arrival, Event, LogEntry, LogIndex, Output, Question};
 use crate::inputs::{Delivery, Inputs, InputsError, Situation, StateWindow, Stop};
 use crate::point::{Clock, Here};
 use crate::sink::{LogSink, Outlet, Source};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Pages in one rolling state digest: 1 MiB.
 pub const STATE_PAGES: u32 = 256;
+
+/// Entries between two digests as long as [`Recorder::see_all_memory`] is not done.
+const SOON_ENTRIES: u64 = 256;
 
 /// How often the state is digested along the way.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,13 @@ impl Default for StatePace {
     }
 }
 
+/// Memory that was not digested yet since somebody new follows.
+struct Unseen {
+    pages: u64,
+    /// Where the clock is left at which all was.
+    seen: Arc<AtomicU64>,
+}
+
 /// Logs what the live world does.
 pub struct Recorder<S, L, O> {
     source: S,
@@ -45,16 +57,20 @@ pub struct Recorder<S, L, O> {
     since_state: u64,
     next_page: u64,
     memory_pages: u64,
+    /// That all memory is to be digested soon.
+    unseen: Option<Unseen>,
     last_clock: Clock,
-    /// Whether an entry was logged at the present stop: a replica stops here too.
+    /// Where the last entry was logged, `Progress` aside. If that is the present stop, a replica stops here
+    /// too.
     marked_at: Option<Clock>,
-    /// Whether an output waits for its entry to be acked.
+    /// Whether the entry of an output is appended and not flushed yet.
     flush_due: bool,
 }
 
 impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
-    /// A recorder for a machine of `memory_pages` pages of 4 KiB.
+    /// A recorder for a machine of `memory_pages` pages of 4 KiB, which stands where `log` does.
     pub fn new(source: S, log: L, outlet: O, pace: StatePace, memory_pages: u64) -> Self {
+        let last_clock = log.place().clock;
         Self {
             source,
             log,
@@ -64,7 +80,8 @@ impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
             since_state: 0,
             next_page: 0,
             memory_pages: memory_pages.max(1),
-            last_clock: Clock(0),
+            unseen: None,
+            last_clock,
             marked_at: None,
             flush_due: false,
         }
@@ -80,14 +97,41 @@ impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
         &mut self.log
     }
 
-    /// Entries appended so far.
+    /// Entries appended by this recorder so far.
     pub fn entries(&self) -> u64 {
         self.entries
+    }
+
+    /// How often the state is digested from here on; entries before do not count.
+    pub fn set_pace(&mut self, pace: StatePace) {
+        self.pace = pace;
+        self.since_state = 0;
+    }
+
+    /// Has all memory digested soon, window by window, whatever the pace: somebody new follows, who has got
+    /// memory a page at a time. `seen` is set to the clock of the last of these digests: a follower that has
+    /// passed that, and has not diverged, has the same memory.
+    pub fn see_all_memory(&mut self, seen: Arc<AtomicU64>) {
+        // The window that memory's end cuts short counts as a whole one.
+        let pages = self.memory_pages + u64::from(STATE_PAGES);
+        self.unseen = Some(Unseen { pages, seen });
     }
 
     /// Where outputs go.
     pub fn outlet_mut(&mut self) -> &mut O {
         &mut self.outlet
+    }
+
+    /// Ends the recording while its machine runs on: its log gets no entry after this. To be called where
+    /// the machine stands at a stop, with everything done there but entering the guest; `digest` covers the
+    /// whole machine, so that a replay can tell that it got there.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
+    pub fn leave(&mut self, here: &Here, digest: u64) -> Result<(), InputsError> {
+        self.append(&LogEntry::at(here, Event::Left { digest }))?;
+        self.flush_due = false;
+        Ok(self.log.flush()?)
     }
 
     fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, InputsError> {
@@ -105,7 +149,7 @@ impl<S: Source, L: LogSink, O: Outlet> Recorder<S, L, O> {
         now: &Situation,
         arrival: Arrival,
     ) -> Result<Option<Delivery>, InputsError> {
-        // Read after the arrival came, so that a timer's due moment lies behind it.
+        // The clock is read after the arrival came, so the moment at which a timer was due is past by then.
         let anchor = now
             .time_ns
             .map(|derived_ns| Anchor::reaching(derived_ns, self.source.guest_ns()));
@@ -137,6 +181,9 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
             }
             if !now.halted || now.interrupt_pending {
                 return Ok(None);
+            }
+            if self.source.pause_asked() {
+                return Err(InputsError::Paused);
             }
             self.flush_due = false;
             self.log.flush()?;
@@ -176,10 +223,13 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
     }
 
     fn state_due(&mut self, here: &Here) -> Result<Option<StateWindow>, InputsError> {
-        // Only where a replica stops anyway: at an entry.
-        let due = self.pace.every_entries != 0
-            && self.since_state >= self.pace.every_entries
-            && self.marked_at == Some(here.point.clock);
+        // Only at an entry, since a replica stops there in any case.
+        let every = match self.unseen {
+            None => self.pace.every_entries,
+            Some(_) => self.pace.every_entries.min(SOON_ENTRIES),
+        };
+        let due =
+            every != 0 && self.since_state >= every && self.marked_at == Some(here.point.clock);
         if !due {
             return Ok(None);
         }
@@ -202,6 +252,13 @@ impl<S: Source, L: LogSink, O: Outlet> Inputs for Recorder<S, L, O> {
             },
         ))?;
         self.since_state = 0;
+        if let Some(unseen) = &mut self.unseen {
+            unseen.pages = unseen.pages.saturating_sub(pages.into());
+            if unseen.pages == 0 {
+                unseen.seen.store(here.point.clock.0, Ordering::Relaxed);
+                self.unseen = None;
+            }
+        }
         Ok(())
     }
 

@@ -1,18 +1,19 @@
 //! Inputs from a log, every one checked: the backup's side, and that of a replay from a file.
 //!
-//! The twin of [`crate::recorder`]. It never lets the vCPU past the last entry it holds (invariant 2):
-//! before the vCPU is entered it must know the next entry, whose clock value becomes the stop. A
-//! method that finds the log ended has changed nothing, so that whoever takes over (a backup going
-//! live) can be asked the same again.
+//! It is the twin of [`crate::recorder`], and never lets the vCPU past the last entry it holds (invariant
+//! 2). Before the vCPU is entered the replayer must know the next entry: the clock value of that entry
+//! becomes the stop. A method that finds the log ended has changed nothing. So whoever takes over, as in a
+//! backup that goes live, can be asked the same again.
 
 use crate::anchor::Anchor;
+use crate::base::LogPlace;
 use crate::digest;
 use crate::divergence::Divergence;
 use crate::error::LogError;
 use crate::event::{Arrival, Event, LogEntry, LogIndex, Output, Question};
 use crate::inputs::{Delivery, Inputs, InputsError, Situation, StateWindow, Stop};
 use crate::point::{Clock, ExecPoint, Here};
-use crate::sink::{LogSource, Next, Outlet, Rewind};
+use crate::sink::{LogSource, NextEntry, Outlet, Rewind};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
@@ -25,39 +26,53 @@ pub struct Replayer<L, O> {
     suppressed: O,
     /// The next entry that is not `Progress`.
     held: Option<LogEntry>,
-    /// Index of `held`, or of the entry to come.
-    index: LogIndex,
+    /// Index of the first entry of this replay.
+    first: LogIndex,
+    /// That of `held`, or of the entry to come, and the clock of the entry before it.
+    place: LogPlace,
     /// The vCPU may run to here.
     limit: Clock,
-    /// The vCPU is to stop here, too, though the log has nothing for it.
+    /// The vCPU is to stop here as well, though the log has no entry here.
     extra: Option<Clock>,
     last: VecDeque<String>,
 }
 
 impl<L: LogSource, O: Outlet> Replayer<L, O> {
-    /// A replayer at the beginning of `log`; outputs the guest makes go to `suppressed` with the
-    /// index of their entry.
+    /// A replayer for a machine that stands where `log` does; outputs the guest makes go to `suppressed`
+    /// with the index of their entry.
     pub fn new(log: L, suppressed: O) -> Self {
+        let place = log.place();
         Self {
             log,
             suppressed,
             held: None,
-            index: LogIndex(0),
-            limit: Clock(0),
+            first: place.index,
+            place,
+            limit: place.clock,
             extra: None,
             last: VecDeque::new(),
         }
     }
 
-    /// Stops the vCPU at `clock` too, or at the first stop behind it, for somebody to look. The guest does
-    /// not notice: nothing is delivered at a stop the log knows nothing of.
+    /// Makes the vCPU stop at `clock` as well, or at the first stop behind it, so that somebody can look. The
+    /// guest does not notice, since nothing is delivered at a stop of which the log knows nothing.
     pub fn stop_at(&mut self, clock: Clock) {
         self.extra = Some(clock);
     }
 
     /// Index of the next entry to replay.
     pub fn index(&self) -> LogIndex {
-        self.index
+        self.place.index
+    }
+
+    /// The place of the next entry to replay.
+    pub fn place(&self) -> LogPlace {
+        self.place
+    }
+
+    /// Entries replayed so far.
+    pub fn entries(&self) -> u64 {
+        self.place.index.0 - self.first.0
     }
 
     /// The log.
@@ -70,15 +85,15 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
         &mut self.suppressed
     }
 
-    /// Makes sure the next entry of substance is held, waiting if told to. False: none here yet.
+    /// Makes sure that the next entry is held, `Progress` aside; waits for it if `wait`. Returns false if it
+    /// has not come yet. A wait also ends, with false, when `Progress` comes.
     fn hold(&mut self, at: ExecPoint, wait: bool) -> Result<bool, InputsError> {
         while self.held.is_none() {
             match self.log.next(wait)? {
-                Next::Entry(entry) => {
+                NextEntry::Entry(entry) => {
                     self.limit = self.limit.max(entry.clock);
                     if matches!(entry.event, Event::Progress) {
-                        self.remember(&entry);
-                        self.index = self.index.next();
+                        self.pass(&entry);
                         if wait {
                             return Ok(false);
                         }
@@ -86,10 +101,10 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
                         self.held = Some(entry);
                     }
                 }
-                Next::Nothing => return Ok(false),
-                Next::Ended => {
+                NextEntry::Nothing => return Ok(false),
+                NextEntry::Ended => {
                     return Err(InputsError::LogEnded {
-                        entries: self.index.0,
+                        entries: self.place.index.0,
                         at,
                     });
                 }
@@ -106,11 +121,16 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
         Ok(())
     }
 
-    fn remember(&mut self, entry: &LogEntry) {
+    /// `entry` is replayed.
+    fn pass(&mut self, entry: &LogEntry) {
         if self.last.len() == CONTEXT {
             self.last.pop_front();
         }
-        self.last.push_back(describe(self.index, entry));
+        self.last.push_back(describe(self.place.index, entry));
+        self.place = LogPlace {
+            index: self.place.index.next(),
+            clock: entry.clock,
+        };
     }
 
     /// Takes the held entry, after checking that the vCPU stands where it did.
@@ -123,8 +143,7 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
         if !same {
             return Err(self.diverged(here, entry, found));
         }
-        self.remember(&entry);
-        self.index = self.index.next();
+        self.pass(&entry);
         Ok(entry)
     }
 
@@ -139,16 +158,16 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
             let _ = write!(
                 context,
                 "\n  expected {}",
-                describe(LogIndex(self.index.0 + ahead), &entry)
+                describe(LogIndex(self.place.index.0 + ahead), &entry)
             );
-            if let Ok(Next::Entry(next)) = self.log.next(false) {
+            if let Ok(NextEntry::Entry(next)) = self.log.next(false) {
                 following = Some(next);
             }
         }
         let divergence = Divergence {
-            index: self.index,
+            index: self.place.index,
             at: here.point,
-            expected: describe(self.index, &entry),
+            expected: describe(self.place.index, &entry),
             found: format!("{found} with registers {:08x}", here.registers.0),
             context,
         };
@@ -156,7 +175,7 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
         InputsError::Diverged(Box::new(divergence))
     }
 
-    /// The held entry must be one the guest's own doing asks for, right here.
+    /// Takes the next entry, which must be the one that the guest's own doing asks for right here.
     fn expect(
         &mut self,
         here: &Here,
@@ -179,11 +198,11 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
     }
 }
 
-/// Where a replayer is in its log; outputs are not taken back.
+/// A place in a replayer's log, to go back to. Outputs made since then are not taken back.
 pub struct Mark<M> {
     log: M,
     held: Option<LogEntry>,
-    index: LogIndex,
+    place: LogPlace,
     limit: Clock,
     last: VecDeque<String>,
 }
@@ -194,7 +213,7 @@ impl<L: Rewind, O> Replayer<L, O> {
         Mark {
             log: self.log.mark(),
             held: self.held.clone(),
-            index: self.index,
+            place: self.place,
             limit: self.limit,
             last: self.last.clone(),
         }
@@ -207,7 +226,7 @@ impl<L: Rewind, O> Replayer<L, O> {
     pub fn rewind(&mut self, mark: &Mark<L::Mark>) -> Result<(), LogError> {
         self.log.rewind(&mark.log)?;
         self.held.clone_from(&mark.held);
-        self.index = mark.index;
+        self.place = mark.place;
         self.limit = mark.limit;
         self.last.clone_from(&mark.last);
         Ok(())
@@ -287,7 +306,10 @@ impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
             if entry.clock == here.point.clock
                 && matches!(
                     entry.event,
-                    Event::Arrival(_) | Event::State { .. } | Event::End { .. }
+                    Event::Arrival(_)
+                        | Event::State { .. }
+                        | Event::Left { .. }
+                        | Event::End { .. }
                 )
             {
                 let arrival = matches!(entry.event, Event::Arrival(_));
@@ -300,10 +322,7 @@ impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
     }
 
     fn output(&mut self, here: &Here, output: Output) -> Result<(), InputsError> {
-        let digest = digest::output(&output);
-        let found = format!("guest outputs {} ({digest:08x})", name(&output));
-        let index = self.index_of_next(here.point)?;
-        self.expect(here, &found, |e| *e == Event::Output { digest })?;
+        let index = self.check_output(here, &output)?;
         self.suppressed.emit(index, output)
     }
 
@@ -329,12 +348,16 @@ impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
             Event::State {
                 first_page, pages, ..
             } if entry.clock == here.point.clock => Some(StateWindow { first_page, pages }),
+            Event::Left { .. } if entry.clock == here.point.clock => Some(StateWindow::ALL),
             _ => None,
         }))
     }
 
     fn state(&mut self, here: &Here, window: StateWindow, digest: u64) -> Result<(), InputsError> {
         let StateWindow { first_page, pages } = window;
+        if matches!(&self.held, Some(entry) if matches!(entry.event, Event::Left { .. })) {
+            return self.left(here, digest);
+        }
         let state = Event::State {
             first_page,
             pages,
@@ -354,6 +377,30 @@ impl<L: LogSource, O: Outlet> Inputs for Replayer<L, O> {
 }
 
 impl<L: LogSource, O: Outlet> Replayer<L, O> {
+    /// That the log marks `output` as made `here`; the index of its entry. What becomes of the output is the
+    /// caller's matter: at the end of the log nothing has changed, and it is still whole.
+    ///
+    /// # Errors
+    /// As [`Inputs::output`].
+    pub fn check_output(&mut self, here: &Here, output: &Output) -> Result<LogIndex, InputsError> {
+        let digest = digest::output(output);
+        let found = format!("guest outputs {} ({digest:08x})", name(output));
+        let index = self.index_of_next(here.point)?;
+        self.expect(here, &found, |e| *e == Event::Output { digest })?;
+        Ok(index)
+    }
+
+    /// The recording ends here, if the machine with this digest is the recorded one.
+    fn left(&mut self, here: &Here, digest: u64) -> Result<(), InputsError> {
+        let found = format!("machine has state {digest:016x} where the recording ends");
+        self.expect(here, &found, |event| *event == Event::Left { digest })?;
+        Err(InputsError::Left {
+            entries: self.place.index.0,
+            at: here.point,
+            digest,
+        })
+    }
+
     /// Index the next entry of substance has, once it is here.
     fn index_of_next(&mut self, at: ExecPoint) -> Result<LogIndex, InputsError> {
         while !self.hold(at, true)? {
@@ -361,7 +408,7 @@ impl<L: LogSource, O: Outlet> Replayer<L, O> {
                 break;
             }
         }
-        Ok(self.index)
+        Ok(self.place.index)
     }
 }
 

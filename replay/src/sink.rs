@@ -1,5 +1,6 @@
 //! The traits between recorder and replayer and what is around them.
 
+use crate::base::LogPlace;
 use crate::error::LogError;
 use crate::event::{Arrival, LogEntry, LogIndex, Output, Question};
 use crate::inputs::{InputsError, Situation, Stop};
@@ -12,14 +13,17 @@ pub trait LogSink {
     /// If the entry could not be kept.
     fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError>;
 
+    /// The place of the next entry: an entry's clock is no less than that of the one before it.
+    fn place(&self) -> LogPlace;
+
     /// Sends on whatever has been appended.
     ///
     /// # Errors
     /// If it could not be.
     fn flush(&mut self) -> Result<(), LogError>;
 
-    /// The guest is about to run on: a sink whose follower is behind may hold it back here, after sending
-    /// on what has been appended.
+    /// Told before the guest runs on. A sink whose follower is behind may hold the guest back here, after it
+    /// has sent on what was appended.
     ///
     /// # Errors
     /// If that could not be sent.
@@ -31,17 +35,32 @@ pub trait LogSink {
     fn is_followed(&self) -> bool;
 }
 
-/// A sink that keeps nothing: a machine running alone.
+/// A sink that keeps nothing: a machine running alone. The default is that of one about to boot.
 #[derive(Debug, Default)]
 pub struct NoLog {
-    next: LogIndex,
+    next: LogPlace,
+}
+
+impl NoLog {
+    /// A sink for the entries of a run from `next` on: what nobody keeps is numbered all the same.
+    #[must_use]
+    pub fn at(next: LogPlace) -> Self {
+        Self { next }
+    }
 }
 
 impl LogSink for NoLog {
-    fn append(&mut self, _: &LogEntry) -> Result<LogIndex, LogError> {
-        let index = self.next;
-        self.next = index.next();
+    fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError> {
+        let index = self.next.index;
+        self.next = LogPlace {
+            index: index.next(),
+            clock: entry.clock,
+        };
         Ok(index)
+    }
+
+    fn place(&self) -> LogPlace {
+        self.next
     }
 
     fn flush(&mut self) -> Result<(), LogError> {
@@ -55,7 +74,7 @@ impl LogSink for NoLog {
 
 /// What [`LogSource::next`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextEntry {
     /// The next entry.
     Entry(LogEntry),
     /// None is here yet (only when not waiting).
@@ -70,7 +89,10 @@ pub trait LogSource {
     ///
     /// # Errors
     /// If the log is malformed, or this replica was stopped.
-    fn next(&mut self, wait: bool) -> Result<Next, InputsError>;
+    fn next(&mut self, wait: bool) -> Result<NextEntry, InputsError>;
+
+    /// The place of the entry that is taken next.
+    fn place(&self) -> LogPlace;
 }
 
 /// A source that can be read again from an earlier place.
@@ -93,7 +115,8 @@ pub trait Source {
     /// Answers a question about the world.
     fn answer(&mut self, question: Question) -> u64;
 
-    /// What derived guest time should be by the world's clock, in nanoseconds: never less than before.
+    /// What derived guest time should be by the world's clock, in nanoseconds. Never less than it said
+    /// before.
     fn guest_ns(&mut self) -> u64;
 
     /// What has arrived and can be delivered in this situation.
@@ -111,8 +134,14 @@ pub trait Source {
     /// Whether it is time to tell a follower how far the guest got.
     fn is_progress_due(&mut self) -> bool;
 
-    /// Where the vCPU has to stop: [`Stop::Soon`] if something waits for delivery.
+    /// Where the vCPU has to stop. It is [`Stop::Soon`] if something waits for delivery.
     fn next_stop(&mut self, now: &Situation) -> Stop;
+
+    /// Whether somebody wants the machine to pause, for its state to be taken. A halted guest is not waited
+    /// for then: [`Source::wait`] returns, and the machine stands where it is.
+    fn pause_asked(&self) -> bool {
+        false
+    }
 }
 
 /// Where outputs go: straight to the backends, or into an output gate until `index` is acked.

@@ -10,7 +10,8 @@
 //! takes nothing down with it.
 
 use super::{Check, Trouble};
-use crate::demo::daemon::Daemon;
+use kit::Daemon;
+use kit::guest::value_of;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::Path;
@@ -120,7 +121,7 @@ fn self_test(name: &str, folder: &Path) -> Result<SelfTest, Trouble> {
 fn child(name: &str, args: &[OsString], folder: &Path) -> Result<Daemon, Trouble> {
     let errors = folder.join(format!("{name}.err"));
     let _ = std::fs::remove_file(&errors);
-    let trouble = |e: crate::failure::Failure| Trouble::new(e.to_string());
+    let trouble = |e: kit::KitError| Trouble::new(e.to_string());
     let mut daemon = Daemon::start(name, args, errors).map_err(trouble)?;
     let Ok(status) = daemon.wait(LIMIT) else {
         return Err(Trouble::new(format!(
@@ -147,13 +148,6 @@ fn said(child: &Daemon, word: &str) -> Result<String, Trouble> {
 fn report(child: &Daemon) -> Result<Run, Trouble> {
     let line = said(child, "{")?;
     serde_json::from_str(&line).map_err(|e| Trouble::new(format!("the {}: {e}", child.name())))
-}
-
-/// The number behind `key=` in `line`.
-#[must_use]
-pub fn value_of(line: &str, key: &str) -> Option<u64> {
-    line.split_whitespace()
-        .find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
 }
 
 fn judge_counting(seen: &SelfTest) -> Result<(), Trouble> {
@@ -264,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn reports_and_guest_lines_are_read() {
+    fn reports_are_read() {
         let text = r#"{"entries":3,"clock":12,"clock_kind":"blocks","digest":"ab","seconds":0.1}"#;
         let run: Run = serde_json::from_str(text).unwrap();
         assert_eq!(
@@ -275,8 +269,5 @@ mod tests {
                 digest: Some("ab".into())
             }
         );
-        let line = "counter: ticks=7 iterations=100 checksum=00ff ns=5";
-        assert_eq!(value_of(line, "iterations"), Some(100));
-        assert_eq!(value_of(line, "tick"), None);
     }
 }

@@ -1,19 +1,17 @@
 //! `tandem doctor`: what this host can do; for each 'no', why, and what would help.
 
 mod clocks;
-pub mod host;
-
-pub use clocks::value_of;
 
 use crate::cli::DoctorArgs;
 use crate::failure::{During, Failure, Outcome};
-use crate::report::say;
-use crate::report::table::WIDTH;
-use crate::report::timeline::wrap;
 use clocks::ClockCheck;
-use host::HostFacts;
+use kit::host::{self, HostFacts};
 use serde::Serialize;
 use std::fmt::Write as _;
+use terminal::say;
+use terminal::table::WIDTH;
+use terminal::table::wrap;
+use vmm::backends::fenced;
 use vmm::backends::netns::{PrivateNetwork, PrivateNetworkError};
 use vmm::backends::tap::TapError;
 use vmm::cpu::CpuModel;
@@ -130,6 +128,7 @@ struct Report {
     networks: Vec<Check>,
     cpu_models: Vec<ModelCheck>,
     heartbeats: Check,
+    disk: Check,
     can_protect: bool,
 }
 
@@ -166,6 +165,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         networks,
         cpu_models,
         heartbeats: heartbeats(logchannel::may_be_prompt()),
+        disk: disk(fenced::is_fenced()),
         can_protect,
     };
     if words {
@@ -178,6 +178,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
             .iter()
             .for_each(|model| say(&model.check.lines("CPU model")));
         say(&report.heartbeats.lines("heartbeat"));
+        say(&report.disk.lines("disk"));
     } else {
         say(&(serde_json::to_string(&report).during("report")? + "\n"));
     }
@@ -248,8 +249,24 @@ fn heartbeats(prompt: bool) -> Check {
         "real-time scheduling is not allowed: on a host with more to run than processors a replica may \
          be taken for dead",
     );
-    let help = "run as root, or raise RLIMIT_RTPRIO to 1 (ulimit -r)";
+    let help = "run as root, or raise RLIMIT_RTPRIO to 2 (ulimit -r)";
     Check::no("prompt", trouble.help(help))
+}
+
+/// Whether a primary that was stopped can write to a shared disk when it wakes.
+fn disk(fenced: bool) -> Check {
+    if fenced {
+        return Check::yes(
+            "fenced",
+            "a primary that is stopped before a write does not begin it late",
+        );
+    }
+    let trouble =
+        Trouble::new("the C library registers no restartable sequences: a write may come late");
+    Check::no(
+        "fenced",
+        trouble.help("use glibc 2.35 or later, with glibc.pthread.rseq on"),
+    )
 }
 
 fn engine() -> (EngineCheck, Vec<ModelCheck>) {
@@ -376,6 +393,7 @@ mod tests {
             networks: vec![check(true)],
             cpu_models: vec![model_check(CpuModel::V2, Ok(missing), true)],
             heartbeats: heartbeats(false),
+            disk: disk(false),
             can_protect: false,
         };
         let json = serde_json::to_value(&report).unwrap();

@@ -1,9 +1,9 @@
 //! `--at POINT`: one place in a replay, and what is there.
 
 use super::travel::{Place, Travel};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use replay::replayer::describe;
-use replay::{Clock, ClockKind, LogIndex};
+use replay::{Base, Clock, ClockKind, LogIndex};
 use serde::Serialize;
 use std::str::FromStr;
 use vmm::engine::Engine;
@@ -41,12 +41,23 @@ impl FromStr for Point {
     }
 }
 
-/// Takes `travel` to `point`.
+/// Takes `travel`, through a log that begins at `base`, to `point`.
 ///
 /// # Errors
-/// If the replay ends before.
-pub fn go(travel: &mut Travel, point: Point) -> Outcome {
+/// If the log begins behind it, or the replay ends before.
+pub fn go(travel: &mut Travel, base: &Base, point: Point) -> Outcome {
     let poll = &mut || false;
+    let is_before = match point {
+        Point::Clock(clock) => clock < base.clock,
+        Point::Entry(index) => index < base.index,
+        Point::End => false,
+    };
+    if is_before {
+        let Base { index, clock, .. } = base;
+        return Err(Failure::new(format!(
+            "the log begins at entry {index}, clock {clock}, behind that point"
+        )));
+    }
     match point {
         Point::Clock(clock) => travel.to_clock(clock, poll),
         Point::Entry(index) => travel.to_entry(index, poll),

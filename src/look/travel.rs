@@ -8,7 +8,7 @@
 //!
 //! A checkpoint is the whole machine and the place in the log; memory that did not change is shared with
 //! the checkpoint before. Their number and their memory are bounded: beyond, the one goes whose loss makes
-//! the least difference, seen from here. The first, the machine's beginning, always stays.
+//! the least difference, seen from here. The first, where the log begins, always stays.
 //!
 //! Going back is replaying again, so it is checked against the log like any replay.
 
@@ -48,7 +48,7 @@ pub struct Place {
 pub enum Arrived {
     /// Where it was asked to go, or at what it was watched for.
     Paused(Pause),
-    /// At the machine's first instruction.
+    /// At the first instruction of the log.
     Begin,
     /// At the last instruction of the replay.
     End,
@@ -97,7 +97,7 @@ pub struct Travel {
 pub type Poll<'a> = &'a mut dyn FnMut() -> bool;
 
 impl Travel {
-    /// At the first instruction of `machine`, which was booted as `log` says.
+    /// At the first instruction of `machine`, which stands where `log` begins.
     ///
     /// # Errors
     /// If the log cannot be read, or the machine not be entered.

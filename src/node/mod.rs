@@ -1,10 +1,7 @@
-//! One machine on this host: its configuration, what stands behind its devices, its vCPU thread.
+//! One machine on this host, as the command line asks for it.
 
-mod arguments;
-pub mod engine;
-pub mod last_words;
-mod outside;
-pub mod replica;
-pub mod setup;
+pub mod blueprint;
+pub mod library;
+pub mod pair;
+pub mod recording;
 pub mod single;
-pub mod unlike;

@@ -1,54 +1,55 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
-use super::engine::EngineArg;
-use super::last_words::of_status;
-use super::outside::{self, Direct, Discard};
-use super::setup::{self, Origin, Prepared};
-use super::unlike;
-use crate::cli::{ForwardArg, MachineArgs, NetArg, RecordArgs, ReplayArgs, RunArgs};
+use super::blueprint;
+use super::library::Library;
+use super::recording::{Alarm, AloneInputs, Plan, Recorded, Recording};
+use crate::cli::{MachineArgs, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::gdb::{self, Left};
 use crate::look::point::{self, View};
 use crate::look::travel::Travel;
 use crate::signals;
-use replay::codec::to_bytes;
 use replay::divergence::Divergence;
-use replay::file::{LogHeader, LogReader, LogWriter};
+use replay::file::{LogHeader, LogReader};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, ClockKind, InputsError, LogSink, NoLog};
+use replay::{Arrival, Base, BaseOrigin, ClockKind, InputsError};
+use replica::machine::{AnyMachine, EngineChoice, Origin, Prepared, check_replay, follow, prepare};
+use replica::outside::{self, Discard, NetPlug};
+use replica::{Exit, Journal, of_status};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
 use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
-use vmm::backends::switch::{Forward, Switch};
+use vmm::backends::switch::{Forward, ForwardedPort, Switch};
 use vmm::engine::Engine;
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, MachineError};
+use vmm::machine::{Ended, Machine, MachineError};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
-    let ran = live(
-        args,
-        "vcpu",
-        |_, _| Ok(NoLog::default()),
-        StatePace { every_entries: 0 },
-    )?;
-    report_end(&ran)
+    report_end(&live(args, None)?)
 }
 
 /// What `tandem record` and `tandem replay` say.
 #[derive(Serialize)]
 struct Report {
+    /// Where the log begins.
+    base: Base,
     entries: u64,
+    /// The clock where the log ends, or the replay did.
     clock: u64,
     clock_kind: ClockKind,
+    /// Whether the recording ended before its machine.
+    left: bool,
     divergence: Option<Divergence>,
     /// What ended the run early, if something did.
     error: Option<String>,
+    /// Of the machine, which may have run on behind a recording. A replay of that does not know it.
     exit_status: Option<u32>,
+    /// Digest of the whole machine at that clock.
     digest: Option<String>,
     seconds: f64,
 }
@@ -56,45 +57,49 @@ struct Report {
 /// `tandem record`.
 pub fn record(args: RecordArgs) -> Outcome {
     let begun = Instant::now();
-    let path = args.output.clone();
-    let pace = StatePace {
-        every_entries: args.digest_every,
+    let plan = Plan {
+        path: args.output.clone(),
+        pace: StatePace {
+            every_entries: args.digest_every,
+        },
+        after: args.after,
+        lasts: args.lasts,
     };
-    let make = move |origin: &Origin, first_state| {
-        let header = LogHeader {
-            cpu_model: origin.config.cpu.name().to_owned(),
-            clock_kind: origin.config.clock_kind,
-            config: to_bytes(origin),
-            first_state,
-        };
-        Ok(LogWriter::create(&path, &header, || {
-            vmm::hostclock::monotonic_ns() / 1000
-        })?)
-    };
-    let ran = live(args.run, "vcpu", make, pace)?;
-    let Ran {
-        ended,
+    let ran = live(args.run, Some(plan))?;
+    let recorded = ran.recorded.expect("it was recorded by a plan");
+    let Recorded {
+        base,
         entries,
-        clock_kind,
-        ..
-    } = ran;
+        clock,
+        digest,
+        left,
+    } = recorded;
+    let clock_kind = ran.clock_kind;
     let seconds = begun.elapsed().as_secs_f64();
     if args.json {
         let report = Report {
+            base,
             entries,
-            clock: ended.clock.0,
+            clock: clock.0,
             clock_kind,
+            left,
             divergence: None,
             error: None,
-            exit_status: Some(ended.code),
-            digest: Some(format!("{:016x}", ended.digest)),
+            exit_status: Some(ran.ended.code),
+            digest: Some(format!("{digest:016x}")),
             seconds,
         };
         crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
     } else {
+        let from = match base.origin {
+            BaseOrigin::Boot => String::new(),
+            BaseOrigin::State => {
+                format!(" from entry {} at clock {} on", base.index, base.clock)
+            }
+        };
+        let ran_on = if left { "; the machine ran on" } else { "" };
         crate::complain!(
-            "recorded {entries} entries, clock {} ({clock_kind}), {seconds:.2} s: {}",
-            ended.clock,
+            "recorded {entries} entries{from}, clock {clock} ({clock_kind}), {seconds:.2} s: {}{ran_on}",
             args.output.display()
         );
     }
@@ -111,27 +116,29 @@ fn report_end(ran: &Ran) -> Outcome {
 /// A run that ended.
 struct Ran {
     ended: Ended,
-    entries: u64,
+    /// What was recorded of it, if it was to be.
+    recorded: Option<Recorded>,
     clock_kind: ClockKind,
     /// Why the guest gave up, if it said so.
     why: Option<String>,
 }
 
-/// Runs a machine with live inputs to its end; entries go to what `make_log` makes.
-fn live<L: LogSink>(
-    args: RunArgs,
-    thread: &str,
-    make_log: impl FnOnce(&Origin, u64) -> Outcome<L> + Send,
-    pace: StatePace,
-) -> Outcome<Ran> {
+/// Runs a machine with live inputs to its end, recorded as planned.
+fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     let set = signals::block()?;
     let mut machine_args = args.machine;
-    let blueprint = setup::blueprint(&machine_args)?;
-    let prepared = setup::prepare(blueprint, machine_args.engine)?;
+    let blueprint = blueprint::blueprint(&machine_args)?;
+    let prepared = prepare(blueprint, machine_args.engine)?;
+    if let Some(remark) = prepared.remark() {
+        crate::complain!("tandem: {remark}");
+    }
     let inbox = Inbox::new();
     let _network = forward(args.forward, args.guest_ip, &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
-    let outside = outside::for_machine(&machine_args, outside::Use::Alone, &sink)?;
+    let plugs = blueprint::plugs(&machine_args, false);
+    let mac = prepared.config().mac;
+    let outside = outside::plug_in(outside::Use::Alone, &plugs, mac, &sink)
+        .during("cannot plug the machine in")?;
     let _typing = args
         .input
         .then(|| ConsoleInput::stdin(sink.clone()))
@@ -142,22 +149,65 @@ fn live<L: LogSink>(
         stop.push(Arrival::Stop);
     })?;
     let origin = prepared.origin();
+    let plan = match plan {
+        Some(plan) => Some((plan, Alarm::start(inbox.clone())?)),
+        None => None,
+    };
     let vcpu = move || -> Outcome<Ran> {
-        let (mut machine, first_state) = prepared.boot()?;
-        let log = make_log(&origin, first_state)?;
-        let live = Live::new(inbox, GuestTime::default(), false).during("no timer")?;
+        let (machine, first_state) = prepared.boot()?;
+        let (recording, journal) = match plan {
+            Some((plan, alarm)) => {
+                let begun = Recording::begin(plan, alarm, inbox.clone(), &origin, first_state)?;
+                (Some(begun.0), begun.1)
+            }
+            None => (None, Journal::alone()),
+        };
+        let pace = recording
+            .as_ref()
+            .map_or(StatePace { every_entries: 0 }, Recording::pace);
+        let live = Live::new(inbox.clone(), GuestTime::default(), false).during("no timer")?;
         let pages = machine.config().memory_bytes() / 4096;
-        let direct = Direct(outside.clone());
-        let mut recorder = Recorder::new(live, log, direct, pace, pages);
-        let ended = machine.run(&mut recorder)?;
+        let exit = Exit::Open(outside.clone());
+        let recorder = Recorder::new(live, journal, exit, pace, pages);
+        let clock_kind = machine.config().clock_kind;
+        let (ended, recorded) = to_its_end(machine, recorder, &inbox, recording)?;
         Ok(Ran {
             ended,
-            entries: recorder.entries(),
-            clock_kind: machine.config().clock_kind,
+            recorded,
+            clock_kind,
             why: outside.why(),
         })
     };
-    on_vcpu_thread(thread, vcpu)
+    on_vcpu_thread("vcpu", vcpu)
+}
+
+/// Runs `machine` to its end. At each of its pauses, which `inbox` is asked for, `recording` has its turn.
+fn to_its_end(
+    mut machine: AnyMachine,
+    mut inputs: AloneInputs,
+    inbox: &Inbox,
+    mut recording: Option<Recording>,
+) -> Outcome<(Ended, Option<Recorded>)> {
+    let ended = loop {
+        match machine.run_until(&mut inputs, |_| inbox.pause_wanted()) {
+            Ok(Some(ended)) => break ended,
+            Ok(None) => {
+                if let Some(recording) = &mut recording {
+                    recording.turn(&mut machine, &mut inputs)?;
+                }
+            }
+            Err(error) => {
+                let error = machine.broke(&mut inputs, error);
+                let begun = recording.as_ref().map_or(Ok(()), Recording::check_begun);
+                return match begun {
+                    Ok(()) => Err(error.into()),
+                    Err(nothing) => Err(Failure::new(format!("{error}; {nothing}"))),
+                };
+            }
+        }
+    };
+    let finish = |recording: Recording| recording.finish(&mut inputs, &ended);
+    Ok((ended, recording.map(finish).transpose()?))
 }
 
 /// Runs `body` on a thread of its own, since a vCPU thread may not read the clock as others do.
@@ -175,21 +225,21 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
 
 /// A switch in this process with a port forward on it, if asked for.
 fn forward(
-    ports: Option<ForwardArg>,
+    ports: Option<ForwardedPort>,
     guest_ip: Option<Ipv4Addr>,
     args: &mut MachineArgs,
 ) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
-    let Some(ForwardArg { host, guest }) = ports else {
+    let Some(ForwardedPort { host, guest }) = ports else {
         return Ok(None);
     };
     let folder = tempfile::tempdir().during("cannot make a folder for the switch's socket")?;
     let socket = folder.path().join("switch");
     let switch = Switch::start(&socket)?;
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, host));
-    let ip = guest_ip.map_or_else(|| setup::guest_ip(&args.args), Ok)?;
+    let ip = guest_ip.map_or_else(|| blueprint::guest_ip(&args.args), Ok)?;
     let to = SocketAddrV4::new(ip, guest);
     let forward = Forward::start(&socket, listen, to)?;
-    args.net = Some(NetArg::Switch(socket));
+    args.net = Some(NetPlug::Switch(socket));
     Ok(Some((forward, switch, folder)))
 }
 
@@ -198,19 +248,20 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     let begun = Instant::now();
     let looking = args.gdb.is_some() || args.at.is_some();
     if looking {
-        if args.engine == EngineArg::Kvm {
+        if args.engine == EngineChoice::Kvm {
             return Err(Failure::usage("--gdb and --at need the software engine"));
         }
-        args.engine = EngineArg::Soft;
+        args.engine = EngineChoice::Soft;
     }
     let reader = LogReader::open(&args.log)?;
     reader.check_replayable()?;
     let origin = Origin::of_log(&reader, &args.log)?;
     let (config, engine) = (origin.config.clone(), origin.engine);
     let clock = config.clock_kind;
-    let blueprint = setup::follow(config, args.image.as_deref(), args.initrd.as_deref())
+    let (image, initrd) = (args.image.as_deref(), args.initrd.as_deref());
+    let blueprint = follow(config, &Library, image, initrd)
         .during(format_args!("{} cannot be replayed", args.log.display()))?;
-    let prepared = setup::prepare(blueprint, args.engine.following(engine, clock))?.silent();
+    let prepared = prepare(blueprint, args.engine.following(engine, clock))?.silent();
     if engine != prepared.engine_kind() {
         crate::complain!(
             "tandem: {}: recorded on {engine}, replayed on {}",
@@ -218,7 +269,7 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
             prepared.engine_kind()
         );
     }
-    if let Some(warning) = unlike::replay(&origin, &prepared.origin()) {
+    if let Some(warning) = check_replay(&origin, &prepared.origin()) {
         crate::complain!("tandem: {}: {warning}", args.log.display());
     }
     let console = args.console.then(Console::stdout);
@@ -235,38 +286,66 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     }
 }
 
-/// Compares the first state with the log's.
-fn check_first(header: &LogHeader, first_state: u64) -> Outcome {
-    if first_state == header.first_state {
+/// Compares the digest of the state where a replay begins with the log's.
+fn check_first(header: &LogHeader, state: u64) -> Outcome {
+    if state == header.base.digest {
         return Ok(());
     }
     Err(Failure::new(format!(
-        "the first state here has digest {first_state:016x}, the log's {:016x}: \
+        "the first state here has digest {state:016x}, the log's {:016x}: \
          another version of this program, or another kind of KVM, recorded it",
-        header.first_state
+        header.base.digest
     )))
 }
 
+/// Makes a machine that was restored the same as the one that ran on behind the log's beginning; with the
+/// digest of its state.
+fn rejoined<E: Engine>(mut machine: Machine<E>) -> Outcome<(Machine<E>, u64)> {
+    machine.flush_for_join()?;
+    let state = machine.digest(None)?;
+    Ok((machine, state))
+}
+
+/// What cannot be done with a log's state.
+const NO_STATE: &str = "the state the log begins at";
+
 /// Replays from beginning to end.
 fn straight(reader: LogReader, prepared: Prepared, console: Option<Console>) -> Outcome<Replayed> {
-    let (mut machine, first_state) = prepared.boot()?;
+    let (mut machine, first_state) = match reader.state()? {
+        None => prepared.boot()?,
+        Some(state) => rejoined(prepared.restore(state).during(NO_STATE)?)?,
+    };
     check_first(reader.header(), first_state)?;
+    let base = reader.header().base;
     let mut replayer = Replayer::new(reader, Discard { console });
-    let result = machine
-        .run(&mut replayer)
-        .and_then(|ended| all_read(replayer.log_mut(), ended));
+    let ended = machine.run(&mut replayer);
+    let result = all_read(replayer.log_mut(), ended);
     Ok(Replayed {
         result,
-        entries: replayer.index().0,
+        base,
+        entries: replayer.entries(),
         clock: machine.engine().clock().0,
         clock_kind: machine.config().clock_kind,
     })
 }
 
+/// A replay that got to the end of its log.
+struct Done {
+    /// The machine's exit status; none if it ran on when the recording was ended.
+    code: Option<u32>,
+    /// Digest of the whole machine there.
+    digest: u64,
+}
+
 /// The end of a replay, unless there is more in its log: then that is no log of this run alone.
-fn all_read(log: &mut LogReader, ended: Ended) -> Result<Ended, MachineError> {
+fn all_read(log: &mut LogReader, ended: Result<Ended, MachineError>) -> Result<Done, MachineError> {
+    let (code, digest) = match ended {
+        Ok(ended) => (Some(ended.code), ended.digest),
+        Err(MachineError::Inputs(InputsError::Left { digest, .. })) => (None, digest),
+        Err(error) => return Err(error),
+    };
     match log.check_end() {
-        Ok(()) => Ok(ended),
+        Ok(()) => Ok(Done { code, digest }),
         Err(error) => Err(MachineError::Inputs(InputsError::Log(error))),
     }
 }
@@ -279,11 +358,15 @@ fn look(
     console: Option<Console>,
     begun: Instant,
 ) -> Outcome<Option<Replayed>> {
-    let (machine, first_state) = prepared.boot_soft()?;
+    let (machine, first_state) = match reader.state()? {
+        None => prepared.boot_soft()?,
+        Some(state) => rejoined(prepared.restore_soft(state).during(NO_STATE)?)?,
+    };
     check_first(reader.header(), first_state)?;
+    let base = reader.header().base;
     let mut travel = Travel::new(machine, reader, console)?;
     if let Some(point) = args.at {
-        point::go(&mut travel, point).during(args.log.display())?;
+        point::go(&mut travel, &base, point).during(args.log.display())?;
     }
     let Some(port) = args.gdb else {
         let view = View::new(&travel, begun.elapsed().as_secs_f64());
@@ -301,12 +384,12 @@ fn look(
         );
         return Ok(None);
     }
-    let result = travel
-        .finish()
-        .and_then(|ended| all_read(travel.log_mut(), ended));
+    let ended = travel.finish();
+    let result = all_read(travel.log_mut(), ended);
     Ok(Some(Replayed {
         result,
-        entries: travel.replayer().index().0,
+        base,
+        entries: travel.replayer().entries(),
         clock: travel.engine().clock().0,
         clock_kind: travel.clock_kind(),
     }))
@@ -314,7 +397,8 @@ fn look(
 
 /// How a replay went.
 struct Replayed {
-    result: Result<Ended, MachineError>,
+    result: Result<Done, MachineError>,
+    base: Base,
     entries: u64,
     clock: u64,
     clock_kind: ClockKind,
@@ -324,6 +408,7 @@ impl Replayed {
     fn report(self, args: &ReplayArgs, seconds: f64) -> Outcome {
         let Self {
             result,
+            base,
             entries,
             clock,
             clock_kind,
@@ -335,23 +420,29 @@ impl Replayed {
                 (divergence, error) => (divergence.cloned(), Some(error.to_string())),
             },
         };
-        let ended = result.as_ref().ok();
+        let done = result.as_ref().ok();
         if args.json {
             let report = Report {
+                base,
                 entries,
                 clock,
                 clock_kind,
+                left: done.is_some_and(|done| done.code.is_none()),
                 divergence,
                 error,
-                exit_status: ended.map(|ended| ended.code),
-                digest: ended.map(|ended| format!("{:016x}", ended.digest)),
+                exit_status: done.and_then(|done| done.code),
+                digest: done.map(|done| format!("{:016x}", done.digest)),
                 seconds,
             };
             crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
-        } else if ended.is_some() {
+        } else if let Some(done) = done {
+            let ran_on = match done.code {
+                Some(_) => "",
+                None => "; the recording ends here, the machine ran on",
+            };
             crate::sayln!(
                 "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
-                 every entry and digest as recorded"
+                 every entry and digest as recorded{ran_on}"
             );
         }
         result.map(|_| ()).map_err(|e| {

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// How often a client that stays connected asks: well within the time a server waits for it.
 const STAY: Duration = Duration::from_secs(10);
 
-/// An arbiter server, asked over TCP, each call within a time limit, on one connection as long as that
-/// lasts. Asking again after an error is the caller's.
+/// An arbiter server, asked over TCP. Each call has a time limit, and all use one connection as long as it
+/// lasts. It is for the caller to ask again after an error.
 #[derive(Debug)]
 pub struct ServerArbiter {
     client: Client,
@@ -44,9 +44,8 @@ impl ServerArbiter {
         }
     }
 
-    /// Stays connected from the first call on, by a thread that asks now and then, as long as this arbiter
-    /// is there. A failover's call needs no new connection then, which the server would have to accept
-    /// among those of others.
+    /// Stays connected from the first call on, as long as this arbiter is there: a thread asks now and then.
+    /// So the call of a failover needs no new connection, which the server would have to accept among others.
     #[must_use]
     pub fn stays_connected(self) -> Self {
         let (client, known) = (self.client.clone(), Arc::downgrade(&self.known));

@@ -1,7 +1,7 @@
 //! Which store flags are kept in.
 //!
-//! A store that was lost and made anew has forgotten every flag, and would let a second replica win a
-//! flag that is another's. It cannot know that itself, so whoever asks it remembers which store it was:
+//! A store that was lost and made anew has forgotten every flag, and would let a second replica win a flag
+//! that is another's. The store cannot know that itself. So whoever asks it remembers which store it was:
 //!
 //! ```text
 //!   replica: store?        ──▶  arbiter, store 51d3..   remembered by the replica

@@ -20,11 +20,27 @@
 //! Two arbiters are here: [`SharedDisk`], a directory both hosts mount, and [`ServerArbiter`], the
 //! client of a small durable server ([`serve`]). All calls block, and read the host's clock: never
 //! make them on a vCPU thread.
+//!
+//! # Example
+//!
+//! ```
+//! use testandset::{Arbiter, Contender, Flag, SharedDisk, Verdict, ViewNumber, VmId};
+//!
+//! let shared = tempfile::tempdir()?; // a directory both hosts mount
+//! let arbiter = SharedDisk::open(shared.path())?;
+//! let flag = Flag { vm: VmId::new("web")?, view: ViewNumber(1) };
+//! let (a, b) = (Contender::new("host-a.771")?, Contender::new("host-b.12")?);
+//!
+//! assert_eq!(arbiter.test_and_set(&flag, &b)?, Verdict::Won);
+//! assert_eq!(arbiter.test_and_set(&flag, &a)?, Verdict::Lost { holder: b.clone() });
+//! assert_eq!(arbiter.test_and_set(&flag, &b)?, Verdict::Won); // as for the retry after a lost reply
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod client;
 mod error;
+mod flag;
 mod identity;
-mod names;
 mod protocol;
 mod record;
 mod server;
@@ -33,9 +49,9 @@ mod store;
 
 pub use client::ServerArbiter;
 pub use error::ArbiterError;
+pub use flag::{Contender, Flag};
 pub use identity::StoreId;
-pub use lines::{NameError, ViewNumber, VmId};
-pub use names::{Contender, Flag};
+pub use names::{NameError, ViewNumber, VmId};
 pub use server::serve;
 pub use shared_disk::SharedDisk;
 pub use store::{Bounds, Recovery, Store};
@@ -88,13 +104,19 @@ pub trait Arbiter: Send + Sync {
     /// included. The contender emits nothing and asks again.
     fn test_and_set(&self, flag: &Flag, who: &Contender) -> Result<Verdict, ArbiterError>;
 
+    /// Does beforehand what can be done of [`Self::test_and_set`] for `who`, so that the answer comes sooner.
+    /// Sets nothing, and need not succeed.
+    fn prepare(&self, flag: &Flag, who: &Contender) {
+        let _ = (flag, who);
+    }
+
     /// Whose `flag` is; `None` while nobody has set it.
     ///
     /// # Errors
     /// Every error means *unknown*, never *absent*.
     fn holder(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError>;
 
-    /// Whether a flag could be set now: for start-up, so that a full disk or a wrong address is told
+    /// Whether a flag could be set now. It is for start-up, so that a full disk or a wrong address is told
     /// before a failover needs the arbiter. Sets nothing.
     ///
     /// # Errors

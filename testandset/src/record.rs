@@ -1,5 +1,5 @@
-//! The one form in which things lie on a disk, in files of a shared directory and in the server's store
-//! alike: a line of JSON with its checksum.
+//! A line of JSON with its checksum. Everything the arbiters keep on a disk has this form, in the files of a
+//! shared directory and in the server's store alike.
 //!
 //! ```text
 //!   1a2b3c4d {"vm":"web","view":3,"holder":"host-a.8812"}\n     a set flag

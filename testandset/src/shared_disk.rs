@@ -8,15 +8,18 @@
 //!                           4. fsync(DIR), then the verdict
 //! ```
 //!
+//! Step 1 may be made long before: on ext4 it waits for a thread of the kernel that has no priority, 7 to
+//! 30 ms on a busy host, while the others take one.
+//!
 //! The file `store` has the directory's identity, and comes into being in the same way, with the first
 //! call. It is looked at before and after a flag is set: a directory that was emptied has no verdicts.
 //!
 //! Killed at any moment, a contender leaves either no flag file or a whole one. The verdict is always
-//! read from the flag file, never inferred from link's result: over NFS link may have worked although
-//! its reply was lost, and then the file names this contender.
+//! read from the flag file, never inferred from the result of link(2). Over NFS the link may have been made
+//! although its reply was lost; then the file names this contender.
 //!
-//! Temporary files of contenders that died are removed by whoever next finds the flag set. That is
-//! safe for one still in use as well: its owner's link fails, and it reads the flag file.
+//! Temporary files of contenders that died are removed by whoever next finds the flag set. That is safe even
+//! for a file that is still in use: its owner fails to link it, and reads the flag file.
 
 use crate::identity::Known;
 use crate::record::{Identity, MAX_LINE, Record, from_line, to_line};
@@ -31,6 +34,7 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Flags as files in one directory, which both hosts of a pair mount.
 ///
@@ -42,6 +46,16 @@ pub struct SharedDisk {
     path: PathBuf,
     dir: File,
     known: Known,
+    /// What was written for a flag to come.
+    prepared: Mutex<Option<Prepared>>,
+}
+
+/// A file that waits to become a flag.
+#[derive(Debug)]
+struct Prepared {
+    temp: String,
+    flag: Flag,
+    who: Contender,
 }
 
 impl SharedDisk {
@@ -74,6 +88,7 @@ impl SharedDisk {
             path,
             dir: file,
             known: Known::default(),
+            prepared: Mutex::new(None),
         })
     }
 
@@ -122,8 +137,8 @@ impl SharedDisk {
         }
     }
 
-    /// The store here is the one known; if none is known yet, it is from now on, and is made if there is
-    /// none.
+    /// Checks that the store here is the one known. If none is known yet, it is the one known from now on; if
+    /// there is none here, it is made.
     fn same_store(&self) -> Result<StoreId, ArbiterError> {
         let here = self.path.display().to_string();
         let is_first = self.known.get().is_none();
@@ -197,6 +212,21 @@ impl SharedDisk {
         Ok(name)
     }
 
+    /// The name of a durable file that says that `who` has `flag`: the one prepared, if it is there still.
+    fn written(&self, flag: &Flag, who: &Contender) -> Result<String, ArbiterError> {
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |file: &Prepared| file.flag == *flag && file.who == *who;
+        let line = to_line(&Record::new(flag, who));
+        if let Some(Prepared { temp, .. }) = prepared.take_if(|file| fits(file)) {
+            let there = self.read_line::<Record>(&temp);
+            if matches!(there, Ok(Some(said)) if to_line(&said) == line) {
+                return Ok(temp);
+            }
+            self.remove(&temp);
+        }
+        self.write_temp(&temp_prefix(flag), &line)
+    }
+
     /// Removes a temporary file; one that stays is only litter.
     fn remove(&self, name: &str) {
         match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
@@ -223,7 +253,7 @@ impl SharedDisk {
         }
     }
 
-    /// Makes the name of a flag file that was read durable: it must be before anyone is told of it.
+    /// Makes the name of a flag file that was read durable. It must be durable before anyone is told of it.
     fn settle(&self) -> Result<(), ArbiterError> {
         self.dir
             .sync_all()
@@ -245,8 +275,7 @@ impl Arbiter for SharedDisk {
             Some(holder) => holder,
             None => {
                 let name = flag_name(flag);
-                let line = to_line(&Record::new(flag, who));
-                let temp = self.write_temp(&temp_prefix(flag), &line)?;
+                let temp = self.written(flag, who)?;
                 let linked = self.link(&temp, &name);
                 let holder = self.read(flag);
                 self.remove(&temp);
@@ -261,6 +290,23 @@ impl Arbiter for SharedDisk {
         self.sweep(&temp_prefix(flag));
         self.same_store()?;
         Ok(Verdict::of(who, &holder))
+    }
+
+    fn prepare(&self, flag: &Flag, who: &Contender) {
+        let line = to_line(&Record::new(flag, who));
+        let temp = match self.write_temp(&temp_prefix(flag), &line) {
+            Ok(temp) => temp,
+            Err(error) => return tracing::debug!(%error, "nothing is prepared for the flag"),
+        };
+        let prepared = Prepared {
+            temp,
+            flag: flag.clone(),
+            who: who.clone(),
+        };
+        let mut slot = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = slot.replace(prepared) {
+            self.remove(&before.temp);
+        }
     }
 
     fn holder(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError> {
@@ -383,6 +429,43 @@ mod tests {
         );
         disk.test_and_set(&flag("a.1", 2), &who("x")).unwrap();
         assert!(!names(dir.path()).contains(&format!("temp.a.1.2.{hex}")));
+    }
+
+    #[test]
+    fn what_was_prepared_becomes_the_flag_if_it_is_there_still() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SharedDisk::open(dir.path()).unwrap();
+        let temps = || {
+            let mut names = names(dir.path());
+            names.retain(|name| name.starts_with("temp."));
+            names
+        };
+        for (view, spoil) in [(1, None), (2, Some("")), (3, Some("gone"))] {
+            let (flag, a) = (flag("web", view), who("a"));
+            // Of two preparations the last counts.
+            disk.prepare(&flag, &who("b"));
+            disk.prepare(&flag, &a);
+            assert_eq!(disk.holder(&flag).unwrap(), None, "it sets nothing");
+            let [temp] = temps().try_into().unwrap();
+            let temp = dir.path().join(temp);
+            match spoil {
+                Some("gone") => std::fs::remove_file(&temp).unwrap(),
+                Some(text) => std::fs::write(&temp, text).unwrap(),
+                None => {}
+            }
+            assert_eq!(disk.test_and_set(&flag, &a).unwrap(), Verdict::Won);
+            assert_eq!(disk.holder(&flag).unwrap(), Some(a));
+            assert!(temps().is_empty(), "{:?}", temps());
+        }
+        // It is no other's, and no other flag's.
+        disk.prepare(&flag("web", 4), &who("a"));
+        assert_eq!(
+            disk.test_and_set(&flag("web", 4), &who("b")).unwrap(),
+            Verdict::Won
+        );
+        let lost = Verdict::Lost { holder: who("b") };
+        assert_eq!(disk.test_and_set(&flag("web", 4), &who("a")).unwrap(), lost);
+        assert!(temps().is_empty(), "{:?}", temps());
     }
 
     #[test]

@@ -11,13 +11,13 @@
 //!                    every request that needs it tries again
 //! ```
 //!
-//! A line whose write failed may be on the disk. It is never taken for absent: once settled it counts as
-//! set, by a contender that was not told, who wins when it asks again. What was durable before is
-//! answered all the while, so a full or read-only disk hides nothing that is known.
+//! A line whose write failed may be on the disk, so it is never taken for absent. Once it is settled its flag
+//! counts as set. The contender that set it was not told, and wins when it asks again. What was durable
+//! before is answered all the while, so a full or read-only disk hides nothing that is known.
 //!
-//! At opening, a last line without its newline is a write that was never answered, and is cut; it is
-//! kept if its checksum fits. Any other damage is an error. Opening needs no room, and where nothing can
-//! be written the store is open for reading until it can.
+//! At opening, a last line without its newline is a write that was never answered. It is kept if its checksum
+//! fits, and cut if not. Any other damage is an error. Opening needs no room. Where nothing can be written
+//! the store is open for reading until something can.
 
 mod flags;
 mod log;
@@ -51,7 +51,7 @@ const LOCK: &str = "lock";
 /// How much a store takes, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Most flags of one client, those of ended machines counted once a machine.
+    /// Most flags of one client. All flags of a machine that has ended count as one.
     pub flags_per_client: usize,
     /// How long the flags of a machine that ended can still be looked at one by one.
     pub keep_ended: Duration,
@@ -259,7 +259,8 @@ impl Store {
     }
 
     /// Folds the flags of some machines that ended long enough ago (see `flags` for why no flag is ever
-    /// dropped), and writes the file anew when it pays and there is room. Whether there is more to do.
+    /// dropped), and writes the file anew when it pays and there is room. Returns whether there is more to
+    /// do.
     ///
     /// # Errors
     /// What the disk said; the store is as good as before.

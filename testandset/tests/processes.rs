@@ -1,15 +1,11 @@
 //! Contenders as processes of their own: racing, killed at every system call, and on disks that are
 //! full or read-only.
 
-#[path = "../../tests/common/skipped.rs"]
-mod skipped;
-
 use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use skipped::skip_this;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,6 +13,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use testandset::{Arbiter, Contender, Flag, SharedDisk, Store, StoreId, Verdict, ViewNumber, VmId};
+use testing::skipped::skip_this;
 
 fn flag(view: u64) -> Flag {
     Flag {

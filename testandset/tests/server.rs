@@ -2,18 +2,15 @@
 //! do not.
 
 mod rigs;
-#[path = "../../tests/common/strangers.rs"]
-mod strangers;
-
 use proptest::prelude::*;
 use rigs::Running;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
-use strangers::{Strangers, compare, times};
 use testandset::{
     Arbiter, ArbiterError, Bounds, Contender, Flag, ServerArbiter, Verdict, ViewNumber, VmId,
 };
+use testing::strangers::{Strangers, compare, times};
 
 const HELLO: &str = "{\"protocol\":\"tandem-arbiter\",\"version\":2}\n";
 const PATIENCE: Duration = Duration::from_secs(30);

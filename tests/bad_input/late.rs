@@ -3,8 +3,8 @@
 
 use super::common::bare::after_ticks;
 use super::common::{LIMIT, assert_one_line, cluster, have_kvm, machine, os, tandem, text};
+use kit::cluster::{Cluster, Pair, PairOptions};
 use std::path::{Path, PathBuf};
-use tandem::demo::cluster::{Cluster, Pair, PairOptions};
 
 /// Ticks before the end.
 const TICKS: u8 = 60;

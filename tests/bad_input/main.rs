@@ -10,8 +10,8 @@ mod results;
 mod usage;
 
 use common::{assert_one_line, cluster, have_kvm, machine, os, tandem, text};
+use kit::cluster::PairOptions;
 use std::net::TcpListener;
-use tandem::demo::cluster::PairOptions;
 
 #[test]
 fn an_unknown_or_broken_guest_image_is_named() {
@@ -26,7 +26,7 @@ fn an_unknown_or_broken_guest_image_is_named() {
     }
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image");
-    let (_, _, whole) = tandem::images::BUILT_IN
+    let (_, _, whole) = guests::BUILT_IN
         .iter()
         .find(|(n, ..)| *n == "counter")
         .unwrap();

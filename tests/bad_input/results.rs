@@ -1,10 +1,10 @@
 //! Results that cannot be written: a full disk is a failure, a reader who has left is none.
 
 use crate::common::{LIMIT, PROGRAM, assert_last_line, machine, os, tandem, text};
+use kit::daemon::Daemon;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use tandem::demo::daemon::Daemon;
 
 /// A short recording in `folder`; its path.
 fn recorded(folder: &Path) -> String {

@@ -25,6 +25,13 @@ fn what_is_no_command_line_exits_with_two() {
         &["replay"],
         &["replay", "a.log", "--gdb", "0", "--engine", "kvm"],
         &["run", "counter", "--append", "quiet"],
+        &["protect", "web"],
+        &["protect", "--backup", "127.0.0.1:1"],
+        &["protect", "web", "--backup", "127.0.0.1"],
+        &["move", "web"],
+        &["move", "web", "127.0.0.1:0"],
+        &["failover"],
+        &["failover", "web", "--backup", "127.0.0.1:1"],
     ] {
         assert_wrong(args, &[]);
     }
@@ -69,9 +76,21 @@ fn numbers_that_cannot_work_are_wrong_usage_of_either_side() {
         let record = ["record", "echo", "-o", "/nowhere/log", flag, value];
         assert_wrong(&record, &[flag, value]);
     }
+    for flag in ["--after", "--for"] {
+        for value in ["0", "0.0", "1e-12", "1e10", "nan", "inf", "soon", "1s"] {
+            let record = ["record", "echo", "-o", "/nowhere/log", flag, value];
+            assert_wrong(&record, &[flag, value, "seconds"]);
+        }
+    }
     for args in [["--rounds", "0"], ["--seconds", "0"]] {
         assert_wrong(&[&["bench", "counter"][..], &args].concat(), &args);
     }
+}
+
+#[test]
+fn a_demo_of_one_machine_kills_no_backups() {
+    let args = ["demo", "--same-machine", "--kill-backup", "--kills", "3"];
+    assert_one_line(&tandem(&args), 2, &["--same-machine", "--kill-backup"]);
 }
 
 /// A guest that reads nonsense can only panic; so it is not started.

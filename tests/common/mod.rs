@@ -3,16 +3,20 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 pub mod bare;
+pub mod chains;
+pub mod channel;
+pub mod disks;
 pub mod saved;
-pub mod skipped;
+pub mod spinners;
+pub use testing::skipped;
 
+use kit::cluster::{Cluster, Pair, PairOptions, choose_network, choose_thread_network};
+use kit::daemon::use_program;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tandem::demo::cluster::{Cluster, Pair, PairOptions, choose_network, choose_thread_network};
-use tandem::demo::daemon::use_program;
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tandem");
@@ -122,21 +126,15 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are plain")
 }
 
-/// Waits until all threads of process `pid` are stopped (SIGSTOP): system calls under way have ended then, and
-/// what it was about to send is sent.
-pub fn wait_stopped(pid: u32) {
-    let stopped = || {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        tasks.flatten().all(|task| {
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            // The state stands behind the name, which is in parentheses.
-            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
-            state.is_none_or(|state| state == b'T')
-        })
+/// From now on the process may have so much of `resource` (setrlimit(2)).
+pub fn limit(process: u32, resource: libc::__rlimit_resource_t, most: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: libc::RLIM_INFINITY,
     };
-    let begun = std::time::Instant::now();
-    while !stopped() {
-        assert!(begun.elapsed() < LIMIT, "it is not stopped");
-        std::thread::yield_now();
-    }
+    let process = libc::pid_t::try_from(process).unwrap();
+    let old = std::ptr::null_mut();
+    // SAFETY: it reads the limit, and writes none back.
+    let set = unsafe { libc::prlimit(process, resource, &raw const limit, old) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }

@@ -4,10 +4,11 @@ use replay::codec::from_bytes;
 use replay::file::{LogReader, Mark as LogMark};
 use replay::replayer::{Mark, Replayer};
 use replay::{Clock, InputsError, LogIndex, Outlet, Output};
+use replica::machine::{AnyMachine, EngineChoice};
+use replica::machine::{Origin, Prepared, follow, prepare};
 use std::path::Path;
-use tandem::failure::During;
-use tandem::node::engine::{AnyMachine, EngineArg};
-use tandem::node::setup::{Origin, Prepared, follow, prepare};
+use tandem::failure::{During, Outcome};
+use tandem::node::library::Library;
 use tandem::node::single::on_vcpu_thread;
 use vmm::engine::Engine;
 use vmm::machine::{Ended, MachineError};
@@ -33,10 +34,10 @@ impl Outlet for Nowhere {
     }
 }
 
-fn prepared(log: &Path, engine: EngineArg) -> Prepared {
+fn prepared(log: &Path, engine: EngineChoice) -> Prepared {
     let reader = LogReader::open(log).unwrap();
     let Origin { config, .. } = Origin::of_log(&reader, log).unwrap();
-    prepare(follow(config, None, None).unwrap(), engine).unwrap()
+    prepare(follow(config, &Library, None, None).unwrap(), engine).unwrap()
 }
 
 /// Runs to the first place from `place` on at which a machine can be saved; how it ended, if it did before.
@@ -50,7 +51,7 @@ fn run_to(
 }
 
 /// Replays `log` to its end on `engine`, saved at each of `places`, in their order.
-pub fn replay_saving(log: &Path, engine: EngineArg, places: &[Clock]) -> (Vec<Saved>, Ended) {
+pub fn replay_saving(log: &Path, engine: EngineChoice, places: &[Clock]) -> (Vec<Saved>, Ended) {
     let prepared = prepared(log, engine);
     on_vcpu_thread("vcpu", || {
         let (mut machine, _) = prepared.boot()?;
@@ -61,7 +62,7 @@ pub fn replay_saving(log: &Path, engine: EngineArg, places: &[Clock]) -> (Vec<Sa
                 return Ok((saved, ended));
             }
             saved.push(Saved {
-                machine: machine.save().during("cannot save")?,
+                machine: bytes(&mut machine)?,
                 log: replayer.mark(),
                 digest: machine.digest(None)?,
                 clock: machine.engine().clock(),
@@ -72,19 +73,37 @@ pub fn replay_saving(log: &Path, engine: EngineArg, places: &[Clock]) -> (Vec<Sa
     .unwrap()
 }
 
-/// The vCPU in a snapshot: the second section.
+/// The machine as bytes.
+fn bytes(machine: &mut AnyMachine) -> Outcome<Vec<u8>> {
+    let mut bytes = Vec::new();
+    machine.save(&mut bytes).during("cannot save")?;
+    Ok(bytes)
+}
+
+/// The vCPU in a snapshot: its section (`vmm/src/machine/snapshot` has the layout).
 fn vcpu(snapshot: &[u8]) -> CpuState {
-    let payload = |at: usize| {
-        let head = at + 1 + usize::from(snapshot[at]) + 2;
-        let length = u32::from_le_bytes(snapshot[head..head + 4].try_into().unwrap());
-        head + 8..head + 8 + length as usize
-    };
-    from_bytes(&snapshot[payload(payload(16).end)]).unwrap()
+    let word = |at: usize| u32::from_le_bytes(snapshot[at..at + 4].try_into().unwrap()) as usize;
+    let mut at = 24;
+    loop {
+        at += match snapshot[at] {
+            1 => {
+                let kind = at + 2..at + 2 + usize::from(snapshot[at + 1]);
+                let (length, payload) = (word(kind.end + 2), kind.end + 10);
+                if &snapshot[kind] == b"cpu" {
+                    return from_bytes(&snapshot[payload..payload + length]).unwrap();
+                }
+                payload + length - at
+            }
+            2 => 13 + word(at + 5) * 4096,
+            3 => 13,
+            other => panic!("part {other}: there is no vCPU"),
+        };
+    }
 }
 
 /// A snapshot must be `expected`, digest and all.
 fn assert_saved(machine: &mut AnyMachine, expected: &Saved, what: &str) {
-    let saved = machine.save().unwrap();
+    let saved = bytes(machine).unwrap();
     assert_eq!(vcpu(&saved), vcpu(&expected.machine), "the vCPU {what}");
     assert!(saved == expected.machine, "devices and memory {what}");
     assert_eq!(machine.digest(None).unwrap(), expected.digest, "{what}");
@@ -92,10 +111,15 @@ fn assert_saved(machine: &mut AnyMachine, expected: &Saved, what: &str) {
 
 /// Goes on with a machine on `engine`: to `next` if given, where it must be as it was there then, else to
 /// the end of the log. How it ended.
-pub fn go_on(log: &Path, engine: EngineArg, saved: &Saved, next: Option<&Saved>) -> Option<Ended> {
+pub fn go_on(
+    log: &Path,
+    engine: EngineChoice,
+    saved: &Saved,
+    next: Option<&Saved>,
+) -> Option<Ended> {
     let prepared = prepared(log, engine);
     on_vcpu_thread("vcpu", || {
-        let mut machine = prepared.restore(&saved.machine)?;
+        let mut machine = prepared.restore(&saved.machine[..])?;
         assert_saved(&mut machine, saved, "as it was saved");
         let mut replayer = Replayer::new(LogReader::open(log)?, Nowhere);
         replayer.rewind(&saved.log).during("the log")?;

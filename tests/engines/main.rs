@@ -2,14 +2,15 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod first_places;
 mod snapshots;
 
+use check::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
 use common::{cluster, have_kvm, machine, os, tandem_json, text};
+use kit::cluster::PairOptions;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
-use tandem::demo::cluster::PairOptions;
-use tandem::load::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
 
 const ENGINES: [&str; 2] = ["kvm", "soft"];
 /// Longest wait for clients to be served, again or at all.

@@ -3,19 +3,19 @@
 use super::common::saved::{go_on, replay_saving};
 use super::common::{LIMIT, have_kvm, machine, os, text};
 use super::record;
+use check::rng::Rng;
+use check::{Load, LoadOptions};
+use kit::daemon::Daemon;
 use replay::Clock;
+use replica::machine::EngineChoice;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use tandem::demo::daemon::Daemon;
-use tandem::load::rng::Rng;
-use tandem::load::{Load, LoadOptions};
-use tandem::node::engine::EngineArg;
 
 /// Places at which each replay is saved.
 const PLACES: u64 = 4;
-const KVM_TO_SOFT: [EngineArg; 2] = [EngineArg::Kvm, EngineArg::Soft];
-const SOFT_TO_KVM: [EngineArg; 2] = [EngineArg::Soft, EngineArg::Kvm];
+const KVM_TO_SOFT: [EngineChoice; 2] = [EngineChoice::Kvm, EngineChoice::Soft];
+const SOFT_TO_KVM: [EngineChoice; 2] = [EngineChoice::Soft, EngineChoice::Kvm];
 
 /// `log` is replayed on each engine, saved at places chosen at random, and goes on from there on the
 /// other.

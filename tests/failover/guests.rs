@@ -4,11 +4,11 @@
 
 use super::common::{LIMIT, cluster, have_kvm, machine, os, switch_cluster, tandem};
 use super::patient;
+use check::rng::Rng;
+use kit::cluster::{Cluster, Pair, PairOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
-use tandem::demo::cluster::{Cluster, Pair, PairOptions};
-use tandem::load::rng::Rng;
 
 /// Where `echo` listens.
 const ECHO: u16 = 7;

@@ -9,10 +9,10 @@ mod common;
 mod guests;
 mod mixed;
 
+use check::resp::{Client, Reply};
 use common::{LIMIT, cluster, have_kvm, machine, os};
+use kit::cluster::{Cluster, PairOptions};
 use std::time::Duration;
-use tandem::demo::cluster::{Cluster, PairOptions};
-use tandem::load::resp::{Client, Reply};
 
 /// Replicas that take no silence of a slow host for death. A killed primary is noticed all the same: its
 /// connection closes.
@@ -25,10 +25,7 @@ fn patient() -> PairOptions {
 
 /// How many of the run's indexes to try: every one, unless told otherwise.
 fn step() -> usize {
-    std::env::var("TANDEM_EVERY")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(1)
+    testing::numbers::number("TANDEM_EVERY").map_or(1, |n| usize::try_from(n).unwrap())
 }
 
 /// What one client does, and must see, over one connection, whoever answers.

@@ -4,9 +4,9 @@
 
 use super::common::{LIMIT, cluster, have_kvm, machine, os, tandem_json, text};
 use super::patient;
+use check::{CheckOptions, Load, LoadOptions, check, read_all};
+use kit::cluster::{Pair, PairOptions};
 use std::time::{Duration, Instant};
-use tandem::demo::cluster::{Pair, PairOptions};
-use tandem::load::{CheckOptions, Load, LoadOptions, check, read_all};
 
 /// Longest time from the kill until the backup has executed what it was sent, in nanoseconds.
 const DRAIN_NS_MAX: u64 = 2_000_000_000;

@@ -22,7 +22,7 @@ pub struct Guest(Vec<u8>);
 impl Guest {
     /// The built-in guest `name`.
     pub fn built_in(name: &str) -> Self {
-        let image = tandem::images::load(name, None).expect("a built-in guest");
+        let image = guests::load(name, None).expect("a built-in guest");
         Self(image.bytes().kernel.to_vec())
     }
 

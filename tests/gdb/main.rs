@@ -164,3 +164,64 @@ fn a_point_is_shown_and_is_where_gdb_starts() {
     assert_eq!(output.after("rip "), [rip.trim_start_matches("0x")]);
     assert_same_end(&recorded, &replayed);
 }
+
+#[test]
+fn gdb_goes_back_to_the_state_a_log_begins_at() {
+    let _machine = machine();
+    if !have_gdb() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    // A part of a run of two seconds.
+    let mut args = vec!["record", "-o", text(&log), "--json", "--quiet"];
+    args.extend(["--engine", "soft", "--after", "0.2", "--for", "0.1"]);
+    args.extend(["counter", "--arg", "ticks=200"]);
+    let recorded = tandem_json(&args);
+    let base = &recorded["base"];
+    let begins = tandem_json(&[
+        "replay",
+        text(&log),
+        "--at",
+        &base["clock"].to_string(),
+        "--json",
+    ]);
+    let where_it_begins = begins["registers"]["rip"].as_str().unwrap();
+    let ticks = Guest::built_in("counter").symbol("interrupt_notes");
+
+    let show = "printf \"rip %lx\\n\", $rip";
+    let count = format!("printf \"ticks %ld\\n\", *(long *){ticks:#x}");
+    let script = [
+        show.into(),
+        count.clone(),
+        format!("watch *(long *){ticks:#x}"),
+        "continue".into(),
+        count.clone(),
+        "reverse-continue".into(),
+        count.clone(),
+        "delete".into(),
+        "reverse-continue".into(),
+        show.into(),
+        count,
+        "monitor where".into(),
+        "detach".into(),
+    ];
+    let (output, errors, replayed) = Gdb::start(&log).run(&script);
+    let rip = where_it_begins.trim_start_matches("0x");
+    assert_eq!(output.after("rip "), [rip, rip], "{output}");
+    let counts = output.after("ticks ");
+    let first: u64 = counts[0].parse().unwrap();
+    let [before, after] = [first, first + 1].map(|n| n.to_string());
+    assert!(first > 0, "the log begins in the middle: {output}");
+    assert_eq!(counts, [&before, &after, &before, &before], "{output}");
+    assert!(
+        output.0.contains(&format!("next: entry {}", base["index"])),
+        "{output}"
+    );
+    assert_eq!(errors, "", "{output}");
+    for key in ["base", "entries", "clock", "clock_kind", "left", "digest"] {
+        assert_eq!(recorded[key], replayed[key], "{key}");
+    }
+    assert_eq!(recorded["left"], true);
+    assert!(replayed["divergence"].is_null());
+}

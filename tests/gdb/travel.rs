@@ -2,22 +2,22 @@
 
 use crate::common::{LIMIT, machine, os, switch_cluster, text};
 use crate::record_counter;
+use check::{Load, LoadOptions};
+use kit::cluster::Cluster;
 use replay::file::LogReader;
+use replica::machine::EngineChoice;
+use replica::machine::{self as setup, Origin};
 use std::path::Path;
-use tandem::demo::cluster::Cluster;
-use tandem::load::{Load, LoadOptions};
 use tandem::look::travel::{Arrived, Place, Travel};
-use tandem::node::engine::EngineArg;
-use tandem::node::setup::{self, Origin};
 use vmm::soft::looking::{Data, Debuggable, Kind, Pause, Watch};
 
 fn open(log: &Path) -> Travel {
     let reader = LogReader::open(log).unwrap();
     let Origin { config, .. } = Origin::of_log(&reader, log).unwrap();
-    let blueprint = setup::follow(config, None, None).unwrap();
-    let prepared = setup::prepare(blueprint, EngineArg::Soft).unwrap();
+    let blueprint = setup::follow(config, &tandem::node::library::Library, None, None).unwrap();
+    let prepared = setup::prepare(blueprint, EngineChoice::Soft).unwrap();
     let (machine, first) = prepared.boot_soft().unwrap();
-    assert_eq!(first, reader.header().first_state);
+    assert_eq!(first, reader.header().base.digest);
     Travel::new(machine, reader, None).unwrap()
 }
 

@@ -1,26 +1,40 @@
 //! Logs of every format version there was must be read for ever, entry by entry.
 //!
 //! Each version's `.log` holds one entry of every kind, its `.txt` what that says; version 1 had no
-//! anchors. To add a version, write a new
-//! pair with `TANDEM_GOLDEN=write` and never touch the old ones.
+//! anchors. From version 6 on there is a second pair, `v6-state`, of a log that begins at a state in the middle
+//! of a run, and is left before its machine ends. To add a version, write new pairs with
+//! `TANDEM_GOLDEN=write` and never touch the old ones.
 
 use replay::LogError;
 use replay::file::{FORMAT_VERSION, LogHeader, LogReader, LogWriter};
 use replay::{
-    Anchor, Arrival, Clock, ClockKind, Event, ExecPoint, Here, LogEntry, LogIndex, LogSink,
-    Question, RegisterDigest,
+    Anchor, Arrival, Base, BaseOrigin, Clock, ClockKind, Event, ExecPoint, Here, LogEntry,
+    LogIndex, LogSink, Question, RegisterDigest, ViewNumber,
 };
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+/// Oldest version whose logs may begin at a state.
+const STATE_SINCE: u32 = 6;
 
 /// The log of `version`, and what it says.
 fn golden(version: u32) -> [PathBuf; 2] {
+    named(&format!("v{version}"))
+}
+
+/// The log of `version` that begins at a state, and what it says.
+fn golden_of_state(version: u32) -> [PathBuf; 2] {
+    named(&format!("v{version}-state"))
+}
+
+fn named(name: &str) -> [PathBuf; 2] {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    ["log", "txt"].map(|kind| folder.join(format!("v{version}.{kind}")))
+    ["log", "txt"].map(|kind| folder.join(format!("{name}.{kind}")))
 }
 
 /// One entry of every kind, with values that need short and long numbers; anchors at two and none at a
 /// third arrival of derived time.
-fn entries() -> Vec<LogEntry> {
+fn entries(base: &Base, last: Event) -> Vec<LogEntry> {
     let anchored = [
         (Arrival::Timer { periods: 1 }, Anchor(480)),
         (Arrival::Frame((0..64).collect()), Anchor(1 << 40)),
@@ -31,10 +45,11 @@ fn entries() -> Vec<LogEntry> {
         .map(|(arrival, anchor)| (Event::Arrival(arrival), Some(anchor)))
         .collect();
     events.extend(plain().into_iter().map(|event| (event, None)));
+    events.push((last, None));
     let entry = |(n, (event, anchor)): (u64, (Event, Option<Anchor>))| {
         let here = Here {
             point: ExecPoint {
-                clock: Clock(n * n * n * 1_000_003),
+                clock: Clock(base.clock.0 + n * n * n * 1_000_003),
                 rip: 0x10_0000 + n * n * n * 977,
                 rcx: 0,
             },
@@ -49,7 +64,7 @@ fn entries() -> Vec<LogEntry> {
     (1u64..).zip(events).map(entry).collect()
 }
 
-/// One event of every kind.
+/// One event of every kind but those that end a log.
 fn plain() -> Vec<Event> {
     vec![
         Event::Arrival(Arrival::Timer { periods: 1 }),
@@ -101,10 +116,6 @@ fn plain() -> Vec<Event> {
             digest: 0x0123_4567_89ab_cdef,
         },
         Event::Arrival(Arrival::Stop),
-        Event::End {
-            code: 3,
-            digest: u64::MAX,
-        },
     ]
 }
 
@@ -128,8 +139,13 @@ fn line(entry: &LogEntry) -> String {
 
 fn text(path: &Path) -> String {
     let mut reader = LogReader::open(path).unwrap();
-    let mut text = format!("{:?}\n", reader.header());
-    let mut index = 0;
+    let mut text = header_line(&reader);
+    if let Some(mut state) = reader.state().unwrap() {
+        let (length, mut words) = (state.size(), String::new());
+        state.read_to_string(&mut words).unwrap();
+        text += &format!("state of {length} bytes: {words}\n");
+    }
+    let mut index = reader.header().base.index.0;
     while let Some((entry, bytes)) = reader.read().unwrap() {
         text += &format!("{bytes} bytes: {}\n", line(&entry));
         index += 1;
@@ -138,15 +154,65 @@ fn text(path: &Path) -> String {
     text + &format!("{} entries\n", LogIndex(index))
 }
 
-fn write(path: &Path) {
-    let header = LogHeader {
+/// The header in words; where a log begins is named only where it may be elsewhere than at a boot.
+fn header_line(reader: &LogReader) -> String {
+    let LogHeader {
+        cpu_model,
+        clock_kind,
+        config,
+        base,
+    } = reader.header();
+    let begins = if reader.version() < STATE_SINCE {
+        assert_eq!(*base, Base::alone(base.digest));
+        format!("first_state: {}", base.digest)
+    } else {
+        format!("{base:?}")
+    };
+    format!(
+        "LogHeader {{ cpu_model: {cpu_model:?}, clock_kind: {clock_kind:?}, config: {config:?}, {begins} }}\n"
+    )
+}
+
+fn header(base: Base) -> LogHeader {
+    LogHeader {
         cpu_model: "v1".into(),
         clock_kind: ClockKind::Blocks,
         config: b"a machine".to_vec(),
-        first_state: 0xfeed_f00d,
+        base,
+    }
+}
+
+/// A log from a boot to the machine's end.
+fn write(path: &Path) {
+    let base = Base::alone(0xfeed_f00d);
+    let end = Event::End {
+        code: 3,
+        digest: u64::MAX,
     };
-    let mut writer = LogWriter::create(path, &header, || 0).unwrap();
-    for entry in entries() {
+    let writer = LogWriter::create(path, &header(base), || 0).unwrap();
+    write_entries(writer, &base, end);
+}
+
+/// A log from a state in the middle of a run to where it was left.
+fn write_from_state(path: &Path) {
+    let base = Base {
+        view: ViewNumber(7),
+        index: LogIndex(1_000),
+        clock: Clock(1_000_000_000),
+        digest: 0xfeed_f00d,
+        origin: BaseOrigin::State,
+    };
+    let mut state = LogWriter::create_with_state(path, &header(base), || 0).unwrap();
+    for part in ["where the ", "machine stood"] {
+        state.write_all(part.as_bytes()).unwrap();
+        state.flush().unwrap();
+    }
+    let left = Event::Left { digest: u64::MAX };
+    write_entries(state.finish().unwrap(), &base, left);
+}
+
+fn write_entries(mut writer: LogWriter, base: &Base, last: Event) {
+    for entry in entries(base, last) {
         writer.append(&entry).unwrap();
         if matches!(entry.event, Event::Progress | Event::Output { .. }) {
             writer.flush().unwrap();
@@ -155,15 +221,29 @@ fn write(path: &Path) {
     writer.flush().unwrap();
 }
 
+/// A log's two files, and what writes the log.
+type Written = ([PathBuf; 2], fn(&Path));
+
+/// The golden logs of today's version.
+fn todays() -> [Written; 2] {
+    [
+        (golden(FORMAT_VERSION), write),
+        (golden_of_state(FORMAT_VERSION), write_from_state),
+    ]
+}
+
 #[test]
 fn logs_of_every_version_are_read_as_they_were_written() {
-    let [log, expected] = golden(FORMAT_VERSION);
     if std::env::var_os("TANDEM_GOLDEN").is_some() {
-        write(&log);
-        std::fs::write(&expected, text(&log)).unwrap();
+        for ([log, expected], write) in todays() {
+            write(&log);
+            std::fs::write(&expected, text(&log)).unwrap();
+        }
     }
-    for version in 1..=FORMAT_VERSION {
-        let [log, expected] = golden(version);
+    let of_states =
+        (STATE_SINCE..=FORMAT_VERSION).map(|version| (version, golden_of_state(version)));
+    let all = (1..=FORMAT_VERSION).map(|version| (version, golden(version)));
+    for (version, [log, expected]) in all.chain(of_states) {
         assert_eq!(LogReader::open(&log).unwrap().version(), version);
         assert_eq!(text(&log), std::fs::read_to_string(&expected).unwrap());
     }
@@ -185,11 +265,12 @@ fn logs_of_an_old_version_are_listed_and_not_replayed() {
 fn todays_writer_still_writes_todays_version() {
     let folder_now = tempfile::tempdir().unwrap();
     let now = folder_now.path().join("log");
-    write(&now);
-    let golden = std::fs::read(&golden(FORMAT_VERSION)[0]).unwrap();
-    assert_eq!(
-        std::fs::read(&now).unwrap(),
-        golden,
-        "the format changed: give it a new version, and golden files of its own"
-    );
+    for ([golden, _], write) in todays() {
+        write(&now);
+        assert_eq!(
+            std::fs::read(&now).unwrap(),
+            std::fs::read(&golden).unwrap(),
+            "the format changed: give it a new version, and golden files of its own"
+        );
+    }
 }

@@ -1,14 +1,11 @@
 //! Images are built from packages, by apt and without root, and come out the same each time.
 
-#[path = "../common/skipped.rs"]
-mod skipped;
-
-use skipped::skip_this;
+use bundle::Bundle;
+use bundle::cpio::{Member, Reader, S_IFCHR, S_IFMT};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use tandem::image::bundle::Bundle;
-use tandem::image::cpio::{Member, Reader, S_IFCHR, S_IFMT};
 use tempfile::TempDir;
+use testing::skipped::skip_this;
 
 /// A folder with a cache of its own.
 struct Place(TempDir);

@@ -3,9 +3,9 @@
 use super::common::bare::elf;
 use super::common::{assert_one_line, machine, tandem, text};
 use super::images;
+use bundle::Bundle;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use tandem::image::bundle::Bundle;
 use tempfile::TempDir;
 
 struct Place(TempDir);

@@ -4,13 +4,13 @@
 use super::common::{PROGRAM, machine, os, text};
 use super::recorded::{Ran, folder, forget, replay_equals, start};
 use super::{LIMIT, images};
+use bundle::sha256;
+use kit::daemon::Daemon;
 use nix::sys::stat::Mode;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tandem::demo::daemon::Daemon;
-use tandem::image::bundle::sha256;
 
 /// What the image prints before its shell's first prompt.
 const SHELL: &str = "tandem: runs setsid cttyhack sh";

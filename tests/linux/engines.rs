@@ -3,8 +3,8 @@
 use super::common::skipped::skip_this;
 use super::common::{PROGRAM, assert_one_line, machine, tandem, text};
 use super::{LIMIT, images};
+use kit::daemon::Daemon;
 use std::process::Command;
-use tandem::demo::daemon::Daemon;
 use vmm::kvm::KvmKind;
 
 #[test]

@@ -4,10 +4,10 @@
 use super::common::{cluster, machine, os, text};
 use super::servers::{Clients, Http, Memcached, Talk};
 use super::{LIMIT, images};
+use check::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
+use kit::cluster::{Cluster, Pair, PairOptions};
 use std::path::Path;
 use std::time::Duration;
-use tandem::demo::cluster::{Cluster, Pair, PairOptions};
-use tandem::load::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
 
 /// Clients with one connection each.
 const CLIENTS: usize = 4;

@@ -6,6 +6,7 @@
 //!  images     built by `tandem image`, once per run
 //!  recorded   boots and redis sessions, each replayed to the same digest
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
+//!  lives      redis, of one machine that outlives its hosts, with a new backup after each
 //!  gdb        a look inside a replayed boot
 //!  servers    small clients for memcached and nginx
 //!  console    typed to, and rebooted
@@ -17,7 +18,8 @@
 //! ```
 //!
 //! `TANDEM_LINUX_BOOTS=200` asks for so many recorded boots (2), `TANDEM_LINUX_SESSIONS=200` for so many
-//! recorded redis sessions (1), `TANDEM_LINUX_SNAPSHOTS=20` for so many places a boot is saved at (3).
+//! recorded redis sessions (1), `TANDEM_LINUX_SNAPSHOTS=20` for so many places a boot is saved at (3),
+//! `TANDEM_LINUX_KILLS=100` for so many kills of the machine that outlives its hosts (3).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -32,6 +34,7 @@ mod engines;
 mod failover;
 mod gdb;
 mod images;
+mod lives;
 mod recorded;
 mod servers;
 mod snapshots;
@@ -46,10 +49,5 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// A number from the environment, or `usual`.
 fn number(name: &str, usual: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
-        Err(_) => usual,
-    }
+    testing::numbers::number(name).unwrap_or(usual)
 }

@@ -3,13 +3,13 @@
 
 use super::common::{machine, os, text};
 use super::{LIMIT, images, number};
+use check::{CheckOptions, Load, LoadOptions, Pace, check};
+use kit::daemon::Daemon;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tandem::demo::daemon::Daemon;
-use tandem::load::{CheckOptions, Load, LoadOptions, Pace, check};
 
 /// What recording and replay must agree about.
 pub const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_status"];

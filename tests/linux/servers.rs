@@ -1,13 +1,13 @@
 //! Clients that keep one connection open: memcached's text protocol, and HTTP/1.1 with keep-alive.
 
 use super::LIMIT;
+use check::rng::Rng;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use tandem::load::rng::Rng;
 
 /// Bytes of a reply's line, and of a body, at most.
 const LINE_MAX: u64 = 8 << 10;

@@ -3,9 +3,9 @@
 use super::common::saved::{go_on, replay_saving};
 use super::common::{machine, tandem_json, text};
 use super::{images, number};
+use check::rng::Rng;
 use replay::Clock;
-use tandem::load::rng::Rng;
-use tandem::node::engine::EngineArg;
+use replica::machine::EngineChoice;
 
 /// Places at which the boot is saved.
 const PLACES: u64 = 3;
@@ -27,13 +27,13 @@ fn a_boot_goes_on_from_a_snapshot_at_any_instruction() {
     let places = number("TANDEM_LINUX_SNAPSHOTS", PLACES);
     let mut places: Vec<Clock> = (0..places).map(|_| Clock(random.below(end))).collect();
     places.sort_unstable();
-    let (saved, ended) = replay_saving(&log, EngineArg::Soft, &places);
+    let (saved, ended) = replay_saving(&log, EngineChoice::Soft, &places);
     assert_eq!(recorded["digest"], format!("{:016x}", ended.digest));
     assert_eq!(saved.len(), places.len(), "seed {seed}: {places:?}");
     for (n, here) in saved.iter().enumerate() {
         let next = saved.get(n + 1);
         eprintln!("seed {seed}: from {} of {end} on", here.clock);
-        let at_end = go_on(&log, EngineArg::Soft, here, next);
+        let at_end = go_on(&log, EngineChoice::Soft, here, next);
         assert_eq!(at_end, next.is_none().then_some(ended), "seed {seed}");
     }
 }

@@ -5,7 +5,7 @@ use super::common::{assert_last_line, cluster, machine, os, tandem, text};
 use super::failover::pair;
 use super::recorded::{Ran, folder, forget, replay_equals, start};
 use super::{LIMIT, images};
-use tandem::image::bundle::Bundle;
+use bundle::Bundle;
 
 /// A kernel command line that runs `command` in the guest.
 fn append(command: &str) -> String {

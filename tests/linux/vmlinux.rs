@@ -3,9 +3,9 @@
 use super::common::{machine, os, text};
 use super::images;
 use super::recorded::{Ran, folder, forget, replay_equals, start};
+use bundle::Bundle;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use tandem::image::bundle::Bundle;
 
 /// Programs that unpack what begins with these bytes (Linux, lib/decompress.c).
 const PACKERS: [(&[u8], &str); 4] = [

@@ -2,14 +2,14 @@
 
 use super::common::{LIMIT, PROGRAM, have_kvm, machine};
 use super::{Replica, Site};
+use check::resp::{Client, Reply};
+use kit::Line;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use tandem::load::resp::{Client, Reply};
-use tandem::node::replica::Line;
 use vmm::backends::switch::{Forward, Switch};
 
 /// A guest that prints more than a replica holds for a reader.
@@ -51,7 +51,7 @@ impl Stalled {
             .arg("primary")
             .args(words)
             .args(["--backup", backup])
-            .args(site.common(&events))
+            .args(site.common(super::VM, &events))
             .stdout(Stdio::from(writer))
             .stderr(Stdio::null())
             .spawn()

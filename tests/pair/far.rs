@@ -4,17 +4,14 @@ use super::{LONG, SHORT, Site};
 use crate::common::{LIMIT, machine};
 use std::time::Duration;
 
-#[path = "../common/distance.rs"]
-mod distance;
-
 const ONE_WAY: Duration = Duration::from_millis(200);
 
 #[test]
 fn a_pair_on_a_long_link_protects_its_guest_to_its_end() {
     let _machine = machine();
-    let site = Site::new();
+    let site = Site::new().that_suspects_soon();
     let (mut backup, address) = site.backup(&[]);
-    let proxy = distance::start(address.parse().unwrap(), ONE_WAY);
+    let proxy = testing::distance::start(address.parse().unwrap(), ONE_WAY);
     let mut primary = site.primary(&SHORT, &proxy.to_string());
     primary.ends_well();
     backup.ends_well();
@@ -34,9 +31,9 @@ fn a_pair_on_a_long_link_protects_its_guest_to_its_end() {
 #[test]
 fn a_backup_far_away_takes_over_from_a_primary_that_was_killed() {
     let _machine = machine();
-    let site = Site::new();
+    let site = Site::new().that_suspects_soon();
     let (backup, address) = site.backup(&[]);
-    let proxy = distance::start(address.parse().unwrap(), ONE_WAY);
+    let proxy = testing::distance::start(address.parse().unwrap(), ONE_WAY);
     let mut primary = site.primary(&LONG, &proxy.to_string());
     primary.wait_event("primary");
     primary.daemon.kill();
@@ -58,7 +55,7 @@ fn short_lived_backup() -> std::net::SocketAddr {
 fn a_machine_that_loses_its_backup_at_birth_says_so_and_stops_if_asked() {
     let _machine = machine();
     for required in [false, true] {
-        let site = Site::new();
+        let site = Site::new().that_suspects_soon();
         let at = short_lived_backup().to_string();
         let words = [&["primary"], &SHORT[..], &["--backup", &at]].concat();
         let more: &[&str] = if required { &["--require-backup"] } else { &[] };

@@ -1,7 +1,7 @@
 //! A primary that is paused among disk writes, and wakes when its backup has written newer data.
 
 use super::Site;
-use super::common::{LIMIT, have_kvm, machine, wait_stopped};
+use super::common::{LIMIT, have_kvm, machine};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn a_paused_primary_writes_nothing_after_its_backup_went_live() {
         return;
     }
     for round in 0..PAIRS {
-        let site = Site::new();
+        let site = Site::new().that_suspects_soon();
         let disk = site.path("disk.img");
         std::fs::write(&disk, vec![0x5a; 1 << 20]).unwrap();
         let image = disk.to_str().unwrap();
@@ -51,8 +51,7 @@ fn a_paused_primary_writes_nothing_after_its_backup_went_live() {
             assert!(begun.elapsed() < LIMIT, "the guest writes nothing");
         }
         std::thread::sleep(Duration::from_millis(u64::from(round) * 13));
-        primary.daemon.signal(Signal::SIGSTOP);
-        wait_stopped(primary.daemon.pid());
+        primary.daemon.stand_still().unwrap();
         backup.wait_event("live");
         backup.ends_well();
         let after = look(&disk);

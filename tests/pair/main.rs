@@ -1,21 +1,34 @@
 //! Pairs started by hand, without a viewservice: who may begin, and what the outside can do to them.
 
+mod asked;
 #[path = "../common/mod.rs"]
 mod common;
 mod console;
+mod disks;
 mod far;
 mod fence;
+mod spare;
 mod stopped;
 mod stores;
 mod unlike;
 mod unreachable;
 
 use common::{LIMIT, have_kvm, machine, os};
+use kit::Line;
+use kit::daemon::Daemon;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsString;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tandem::demo::daemon::Daemon;
-use tandem::node::replica::Line;
+
+/// What the replicas of a site call their machine, if nothing else is said.
+const VM: &str = "by-hand";
+/// A busy host is no death, where it is not tried how soon silence is suspected.
+const PATIENT: [&str; 2] = ["--suspect-ms", "5000"];
+/// Time between two looks at what a replica has noted.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A folder with an arbiter in it.
 struct Site {
@@ -25,6 +38,8 @@ struct Site {
     server: Option<(Daemon, String)>,
     /// What replicas are told from now on.
     arbiter: std::cell::RefCell<String>,
+    /// How soon they suspect silence, unless that is said.
+    patience: &'static [&'static str],
 }
 
 impl Site {
@@ -37,6 +52,15 @@ impl Site {
             folder,
             started: 0.into(),
             server: None,
+            patience: &PATIENT,
+        }
+    }
+
+    /// The same, whose replicas suspect silence as soon as they do by default.
+    fn that_suspects_soon(self) -> Self {
+        Self {
+            patience: &[],
+            ..self
         }
     }
 
@@ -68,16 +92,20 @@ impl Site {
     /// Kills it (SIGKILL).
     fn kill_arbiter(&mut self) {
         let (daemon, _) = self.server.as_mut().unwrap();
-        daemon.kill();
-        daemon.wait(LIMIT).unwrap();
+        die(daemon);
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn common(&self, events: &Path) -> Vec<OsString> {
-        let mut args = os(&["--vm", "by-hand", "--arbiter"]);
+    /// A number that nobody has been given yet.
+    fn number(&self) -> u32 {
+        self.started.replace(self.started.get() + 1)
+    }
+
+    fn common(&self, vm: &str, events: &Path) -> Vec<OsString> {
+        let mut args = os(&["--vm", vm, "--arbiter"]);
         args.push(self.arbiter.borrow().as_str().into());
         args.push("--events".into());
         args.push(events.into());
@@ -98,12 +126,19 @@ impl Site {
     }
 
     fn start(&self, words: &[&str], more: &[&str]) -> Replica {
-        let number = self.started.get();
-        self.started.set(number + 1);
+        self.start_as(VM, words, more)
+    }
+
+    /// Starts a replica of the machine `vm`.
+    fn start_as(&self, vm: &str, words: &[&str], more: &[&str]) -> Replica {
+        let number = self.number();
         let events = self.path(&format!("{number}.events"));
         let mut args = os(words);
-        args.extend(self.common(&events));
+        args.extend(self.common(vm, &events));
         args.extend(os(more));
+        if !args.iter().any(|arg| arg == PATIENT[0]) {
+            args.extend(os(self.patience));
+        }
         let errors = self.path(&format!("{number}.err"));
         let daemon = Daemon::start(words[0], &args, errors.clone()).unwrap();
         Replica {
@@ -121,30 +156,41 @@ struct Replica {
 }
 
 impl Replica {
-    fn said_on_stderr(&self) -> String {
-        std::fs::read_to_string(&self.errors).unwrap()
-    }
-
     fn events(&self) -> Vec<Line> {
         Line::all_in(&self.events)
     }
 
+    /// Waits until it has noted this event.
     #[track_caller]
     fn wait_event(&self, event: &str) -> Line {
+        self.wait_nth(event, 1)
+    }
+
+    /// Waits until it has noted this event for the n-th time.
+    #[track_caller]
+    fn wait_nth(&self, event: &str, nth: usize) -> Line {
         let begun = Instant::now();
         loop {
-            if let Some(line) = self.events().into_iter().find(|line| line.event == event) {
-                return line;
-            }
+            // It may note something and end right then.
             let over = begun.elapsed() > LIMIT || self.daemon.has_ended();
+            let events = self.events();
+            let mut such = events.iter().filter(|line| line.event == event);
+            if let Some(line) = such.nth(nth - 1) {
+                return line.clone();
+            }
             assert!(
-                !over || self.events().iter().any(|line| line.event == event),
-                "no '{event}' in {:?}{}",
-                self.events(),
+                !over,
+                "no '{event}' ({nth}) in {events:?}{}",
                 self.daemon.complaint()
             );
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(LOOK);
         }
+    }
+
+    /// How often it has noted this event.
+    fn count(&self, event: &str) -> usize {
+        let events = self.events();
+        events.iter().filter(|line| line.event == event).count()
     }
 
     /// All it has said on stderr.
@@ -158,7 +204,7 @@ impl Replica {
         let begun = Instant::now();
         while !self.said().contains(words) {
             assert!(begun.elapsed() < LIMIT, "no '{words}' in: {}", self.said());
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(LOOK);
         }
     }
 
@@ -177,6 +223,49 @@ impl Replica {
     }
 }
 
+/// Kills a process (SIGKILL), and waits until it is gone.
+fn die(daemon: &mut Daemon) {
+    daemon.kill();
+    daemon.wait(LIMIT).unwrap();
+}
+
+/// Ends a replica that leads alone, and with it the machine.
+#[track_caller]
+fn stop(mut replica: Replica) {
+    replica.daemon.ask_to_end();
+    replica.ends_well();
+}
+
+/// A backup that is called and says nothing.
+struct Mute(TcpListener);
+
+impl Mute {
+    fn new() -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap().to_string();
+        (Self(listener), at)
+    }
+
+    /// The call of whoever calls next.
+    #[track_caller]
+    fn called(&self) -> TcpStream {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(LIMIT).unwrap();
+        assert_eq!(poll(&mut fds, limit), Ok(1), "nobody called");
+        self.0.accept().unwrap().0
+    }
+}
+
+/// Runs for ever, as far as a test is concerned, on any host.
+const GUEST: [&str; 7] = [
+    "counter",
+    "--arg",
+    "hz=100",
+    "--arg",
+    "ticks=1000000",
+    "--engine",
+    "soft",
+];
 /// Runs for ever, as far as a test is concerned.
 const LONG: [&str; 5] = ["counter", "--arg", "hz=100", "--arg", "ticks=1000000"];
 /// Is over at once.
@@ -219,11 +308,10 @@ fn a_pair_that_died_begins_again_when_the_operator_vouches_for_it() {
     let mut primary = site.primary(&LONG, &at);
     primary.wait_event("primary");
     for replica in [&mut backup, &mut primary] {
-        replica.daemon.signal(nix::sys::signal::Signal::SIGSTOP);
+        replica.daemon.stand_still().unwrap();
     }
     for replica in [&mut backup, &mut primary] {
-        replica.daemon.kill();
-        replica.daemon.wait(LIMIT).unwrap();
+        die(&mut replica.daemon);
     }
     let (mut backup, at) = site.backup(&[]);
     let why = site.primary(&SHORT, &at).is_refused();

@@ -26,15 +26,29 @@ fn has_noted(temporary: &Path, events: &str, event: &str) -> bool {
     text.contains(&format!("\"{event}\""))
 }
 
-/// Processes that have `word` on their command lines.
-fn processes_with(word: &str) -> Vec<String> {
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
-        .filter(|line| line.contains(word))
-        .collect()
+/// The command lines of the processes whose folder for temporary files this is: of demos, and of all they have
+/// started. A child that was just forked has the command line of its parent.
+fn processes_in(temporary: &Path) -> Vec<String> {
+    let theirs = format!("TMPDIR={}", temporary.display()).into_bytes();
+    let mut lines = Vec::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        if environment
+            .split(|byte| *byte == 0)
+            .any(|word| word == theirs)
+        {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            lines.push(String::from_utf8_lossy(&line).replace('\0', " "));
+        }
+    }
+    lines
+}
+
+/// Whether nobody holds the lock of a demo's folder. A process that ends leaves `/proc` before it has closed its
+/// files.
+fn is_unlocked(folder: &Path) -> bool {
+    let lock = std::fs::File::open(folder.join(".lock")).unwrap();
+    nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).is_ok()
 }
 
 #[test]
@@ -44,22 +58,30 @@ fn a_demo_that_is_stopped_leaves_nothing_behind() {
         return;
     }
     type Phase = fn(&Path) -> bool;
-    let phases: [(&str, Phase); 4] = [
-        ("starting", |temporary| folder(temporary).is_some()),
-        ("the pair starts", |temporary| {
+    let pairs = ["demo", "--kills", "1000"].as_slice();
+    let same = ["demo", "--kills", "1000", "--same-machine"].as_slice();
+    let phases: [(&str, &[&str], Phase); 6] = [
+        ("starting", pairs, |temporary| folder(temporary).is_some()),
+        ("the pair starts", pairs, |temporary| {
             has_noted(temporary, "kv-0.backup.events", "listening")
         }),
-        ("under load", |temporary| {
+        ("under load", pairs, |temporary| {
             has_noted(temporary, "kv-0.primary.events", "primary")
         }),
-        ("after a kill", |temporary| {
+        ("after a kill", pairs, |temporary| {
             has_noted(temporary, "kv-0.backup.events", "live")
         }),
+        ("at a join", same, |temporary| {
+            has_noted(temporary, "kv-same.1.events", "joining")
+        }),
+        ("after the second kill", same, |temporary| {
+            has_noted(temporary, "kv-same.2.events", "live")
+        }),
     ];
-    for (phase, is_there) in phases {
+    for (phase, args, is_there) in phases {
         let temporary = tempfile::tempdir().unwrap();
         let demo = Command::new(PROGRAM)
-            .args(["demo", "--kills", "1000"])
+            .args(args)
             .env("TMPDIR", temporary.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -81,7 +103,7 @@ fn a_demo_that_is_stopped_leaves_nothing_behind() {
         let lines = stderr.lines().filter(|line| !line.contains(" kills, "));
         assert_eq!(lines.count(), 1, "beside progress, {phase}: {stderr}");
         assert_eq!(folder(temporary.path()), None, "{phase}");
-        let left = processes_with(temporary.path().to_str().unwrap());
+        let left = processes_in(temporary.path());
         assert!(left.is_empty(), "{phase}: {left:?}");
     }
 }
@@ -93,40 +115,57 @@ fn the_next_demo_removes_what_a_killed_one_has_left() {
         return;
     }
     let temporary = tempfile::tempdir().unwrap();
+    let said_at = tempfile::NamedTempFile::new().unwrap();
+    let said = said_at.as_file();
     let start = || {
         Command::new(PROGRAM)
             .args(["demo", "--kills", "1000"])
             .env("TMPDIR", temporary.path())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::from(said.try_clone().unwrap()))
             .spawn()
             .unwrap()
     };
-    let wait = |wanted: &dyn Fn() -> bool| {
+    let wait = |what: &str, wanted: &dyn Fn() -> bool| {
         let begun = Instant::now();
         while !wanted() {
-            assert!(begun.elapsed() < LIMIT);
+            if begun.elapsed() > LIMIT {
+                let folders: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().collect();
+                let processes = processes_in(temporary.path());
+                let said = std::fs::read_to_string(said_at.path()).unwrap();
+                panic!("{what}: never; {folders:?}, {processes:#?}, the demos said: {said}");
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     };
     let mut demo = start();
-    wait(&|| has_noted(temporary.path(), "kv-0.backup.events", "listening"));
+    wait("a pair starts", &|| {
+        has_noted(temporary.path(), "kv-0.backup.events", "listening")
+    });
     let left = folder(temporary.path()).unwrap();
     demo.kill().unwrap();
     demo.wait().unwrap();
     // Its children die with it, but not before it.
-    wait(&|| processes_with(temporary.path().to_str().unwrap()).is_empty());
+    wait("the killed demo's processes end", &|| {
+        processes_in(temporary.path()).is_empty() && is_unlocked(&left)
+    });
     assert!(left.exists(), "a process that is killed tidies nothing");
     let mut demo = start();
-    wait(&|| !left.exists() && folder(temporary.path()).is_some());
+    wait("the next removes its folder", &|| {
+        !left.exists() && folder(temporary.path()).is_some()
+    });
     // One that runs keeps its folder, whoever comes.
     let kept = folder(temporary.path()).unwrap();
     let mut other = start();
-    wait(&|| std::fs::read_dir(temporary.path()).unwrap().count() == 2);
+    wait("two run side by side", &|| {
+        std::fs::read_dir(temporary.path()).unwrap().count() == 2
+    });
     assert!(kept.exists());
     for demo in [&mut demo, &mut other] {
         demo.kill().unwrap();
         demo.wait().unwrap();
     }
-    wait(&|| processes_with(temporary.path().to_str().unwrap()).is_empty());
+    wait("both demos' processes end", &|| {
+        processes_in(temporary.path()).is_empty()
+    });
 }

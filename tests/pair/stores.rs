@@ -2,10 +2,10 @@
 
 use super::common::{LIMIT, assert_one_line, have_kvm, machine, os, tandem, tandem_json, text};
 use super::{LONG, SHORT, Site};
+use kit::daemon::Daemon;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tandem::demo::daemon::Daemon;
 
 /// A `tandem arbiter` that can be stopped and started again.
 struct Server {
@@ -103,21 +103,9 @@ fn a_survivor_takes_no_word_of_an_arbiter_that_lost_its_store() {
     waiting.daemon.kill();
 
     primary.daemon.kill();
-    let begun = Instant::now();
-    let refusals = || {
-        let events = backup.events();
-        let such = events
-            .iter()
-            .filter(|line| line.event == "arbiter_other_store");
-        such.count()
-    };
-    while refusals() < 3 {
-        assert!(begun.elapsed() < LIMIT, "{:?}", backup.events());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let live = |line: &tandem::node::replica::Line| line.event == "live";
-    assert!(!backup.events().iter().any(live), "{:?}", backup.events());
-    let said = backup.said_on_stderr();
+    backup.wait_nth("arbiter_other_store", 3);
+    assert_eq!(backup.count("live"), 0, "{:?}", backup.events());
+    let said = backup.said();
     let lines = said
         .lines()
         .filter(|line| line.contains("has lost the store"));

@@ -132,7 +132,8 @@ fn models_and_steppings_are_not_compared() {
 
 #[test]
 fn a_greeting_with_less_than_a_processor_is_refused() {
-    use logchannel::{Hello, Settings, ViewNumber, offer};
+    use logchannel::{Hello, Settings, offer};
+    use replay::ViewNumber;
     let _machine = machine();
     let site = Site::new();
     let (mut backup, at) = site.backup(&[]);
@@ -143,8 +144,7 @@ fn a_greeting_with_less_than_a_processor_is_refused() {
         let hello = Hello {
             vm: "by-hand".into(),
             incarnation: "a".into(),
-            view: ViewNumber(1),
-            first_digest: 0,
+            base: replay::Base::boot(ViewNumber(1), 0),
             store,
             settings: Settings::default(),
             config: config.to_vec(),

@@ -1,9 +1,8 @@
 //! An arbiter that is gone when a machine is to stop: the stop is obeyed, in bounded time, and the end says
 //! what is left undone.
 
-use super::common::{LIMIT, have_kvm, machine, wait_stopped};
+use super::common::{LIMIT, have_kvm, machine};
 use super::{LONG, Replica, SHORT, Site};
-use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
 /// Longest time from a stop to the end: suspicion and two seconds of asking, on a busy host.
@@ -67,12 +66,11 @@ fn a_primary_asked_to_stop_that_loses_its_backup_does_not_ask_for_ever() {
     if !have_kvm("a stop with neither backup nor arbiter") {
         return;
     }
-    let mut site = Site::with_server();
+    let mut site = Site::with_server().that_suspects_soon();
     let (mut primary, mut backup) = pair(&site);
     site.kill_arbiter();
     // Silent, but not gone: the stop is asked while the pair is whole, and the loss comes after it.
-    backup.daemon.signal(Signal::SIGSTOP);
-    wait_stopped(backup.daemon.pid());
+    backup.daemon.stand_still().unwrap();
     primary.daemon.ask_to_end();
     primary.wait_event("stop_asked");
     primary.wait_event("arbiter_unreachable");

@@ -2,11 +2,11 @@
 
 use super::LIMIT;
 use super::plan::{Guest, Plan};
+use check::rng::Rng;
+use check::{Load, LoadOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
-use tandem::load::rng::Rng;
-use tandem::load::{Load, LoadOptions};
 
 /// Talks to the server as `plan` says, and checks what it answers.
 pub fn clients(plan: &Plan, server: SocketAddr) -> Result<(), String> {

@@ -1,5 +1,6 @@
 //! A busy host: threads that spin, nice levels, processes that stand still.
 
+use kit::daemon::Daemon;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -7,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tandem::demo::daemon::Daemon;
 
 /// What a host does beside recording or replaying.
 #[derive(Clone, Debug)]

@@ -20,14 +20,15 @@ mod host;
 mod plan;
 
 use common::{have_kvm, machine, os};
+use kit::cluster::Cluster;
+use kit::daemon::Daemon;
 use plan::{GUESTS, Guest, Plan};
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
-use tandem::demo::cluster::Cluster;
-use tandem::demo::daemon::Daemon;
+use testing::numbers::number;
 
 /// Pairs of a guest, unless told otherwise.
 const PAIRS: u64 = 8;
@@ -51,13 +52,6 @@ struct Wanted {
 impl Wanted {
     /// By the environment.
     fn new() -> Self {
-        let number = |name: &str| {
-            let text = std::env::var(name).ok()?;
-            Some(
-                text.parse()
-                    .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
-            )
-        };
         let random = || std::collections::hash_map::RandomState::new().build_hasher();
         let guests = match std::env::var("TANDEM_GUESTS") {
             Ok(names) => names.split(',').map(Guest::called).collect(),

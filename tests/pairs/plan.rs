@@ -1,8 +1,8 @@
 //! What a seed says about a pair.
 
 use super::host::{HostPlan, Pause};
+use check::rng::Rng;
 use std::time::Duration;
-use tandem::load::rng::Rng;
 
 /// The guests.
 pub const GUESTS: [Guest; 5] = [

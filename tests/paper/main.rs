@@ -3,16 +3,24 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod disks;
 mod proxy;
 mod valve;
 mod wire;
 
+use check::resp::{Client, Reply};
+use check::{LoadOptions, Pace};
+use common::chains::under_load;
 use common::{LIMIT, cluster, have_kvm, machine, os, pair, switch_cluster};
+use kit::Judged;
+use kit::chain::{ChainOptions, Protection};
+use kit::cluster::{Cluster, Pair, PairOptions, TAPS};
+use kit::failover::host_ns_at;
+use kit::guest::Served;
+use kit::join::Join;
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tandem::demo::cluster::{Cluster, Pair, PairOptions, TAPS};
-use tandem::load::resp::{Client, Reply};
 use wire::Tapped;
 
 fn connect(server: SocketAddr) -> Client {
@@ -30,7 +38,7 @@ fn ask(client: &mut Client, words: &[&str]) -> Reply {
 fn tell(client: &mut Client, words: &[&str]) {
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     let mut bytes = Vec::new();
-    tandem::load::resp::encode(&mut bytes, &words);
+    check::resp::encode(&mut bytes, &words);
     client.send(&bytes, 1).unwrap();
 }
 
@@ -51,12 +59,12 @@ fn ready(cluster: &Cluster, vm: &str, both: &[&str]) -> Pair {
     pair
 }
 
-fn kill(daemon: &mut tandem::demo::daemon::Daemon) {
+fn kill(daemon: &mut kit::daemon::Daemon) {
     daemon.kill();
     daemon.wait(LIMIT).expect("it is gone");
 }
 
-fn end(daemon: &mut tandem::demo::daemon::Daemon) {
+fn end(daemon: &mut kit::daemon::Daemon) {
     daemon.ask_to_end();
     let status = daemon.wait(LIMIT).expect("it ends");
     assert!(status.success(), "{status}{}", daemon.complaint());
@@ -200,7 +208,7 @@ fn p7_no_output_leaves_before_its_entry_is_acked() {
     let mut pair = ready(&cluster, "p7", &["--suspect-ms", "30000"]);
     let mut client = connect(cluster.server());
     assert_eq!(ask(&mut client, &["SET", "a", "1"]), ok());
-    pair.backup.signal(Signal::SIGSTOP);
+    pair.backup.stand_still().unwrap();
     tell(&mut client, &["SET", "a", "2"]);
     let silent = Client::connect(cluster.server(), Duration::from_millis(700), LIMIT);
     assert!(
@@ -296,7 +304,7 @@ fn p11_a_silent_primary_is_noticed_and_halts_when_it_wakes() {
     let mut pair = ready(&cluster, "p11", &[]);
     let mut client = connect(cluster.server());
     assert_eq!(ask(&mut client, &["INCR", "n"]), Reply::Int(1));
-    pair.primary.signal(Signal::SIGSTOP);
+    pair.primary.stand_still().unwrap();
     assert_eq!(ask(&mut client, &["INCR", "n"]), Reply::Int(2));
     let noticed = pair.wait_event("backup", "link_end").unwrap();
     assert!(
@@ -354,7 +362,7 @@ fn p11_a_host_that_stands_still_for_a_while_is_nobodys_death() {
         "{events:?}"
     );
     // They are a pair still: a primary that stands still alone is noticed.
-    pair.primary.signal(Signal::SIGSTOP);
+    pair.primary.stand_still().unwrap();
     assert_eq!(ask(&mut client, &["INCR", "n"]), Reply::Int(6));
     let noticed = pair.wait_event("backup", "link_end").unwrap();
     assert!(
@@ -441,7 +449,8 @@ fn p12_while_the_arbiter_is_out_of_reach_nobody_goes_live() {
     cluster
         .arbiter_daemon()
         .expect("a server")
-        .signal(Signal::SIGSTOP);
+        .stand_still()
+        .unwrap();
     kill(&mut pair.primary);
     tell(&mut client, &["INCR", "n"]);
     // Not at the first refusal only: it asks again, and must not guess then either.
@@ -576,4 +585,43 @@ fn p16_power_off_travels_in_the_log() {
             pair.events()
         );
     }
+}
+
+/// The paper's machines stand still for a second at most while they get a new backup.
+#[test]
+fn p14_a_machine_gets_a_new_backup_with_no_more_than_a_short_pause() {
+    let _machine = machine();
+    if !have_kvm("P14") {
+        return;
+    }
+    const MOST: Duration = Duration::from_secs(1);
+    let cluster = cluster("file");
+    let options = LoadOptions {
+        clients: 4,
+        pace: Pace::Think(Duration::from_millis(1)),
+        ..LoadOptions::default()
+    };
+    let guest = ["kv", "--memory", "256"];
+    let (mut chain, load) = under_load(&cluster, "p14", &guest, ChainOptions::default(), options);
+    let epoch_ns = host_ns_at(load.epoch());
+    let served = || load.wait_replies(400, LIMIT) && load.broken() == 0;
+    let mut protections = Vec::new();
+    for _ in 0..3 {
+        assert!(served());
+        let loss = chain.kill_leader().unwrap();
+        chain.leader().wait_event("live", loss.at_ns).unwrap();
+        protections.push(chain.protect().unwrap());
+    }
+    assert!(served());
+    let history = load.stop();
+    let seen = Judged::of(&history, &Served::kv());
+    assert!(seen.is_good(), "{}", seen.explain());
+    for Protection { leads, follows } in protections {
+        let join = Join::of(&history, epoch_ns, chain.noted(leads, follows)).unwrap();
+        // As the replica tells it, and as the clients saw it.
+        for us in [join.told.still_us, join.gap_us] {
+            assert!(Duration::from_micros(us) <= MOST, "{}", join.timeline());
+        }
+    }
+    chain.end().unwrap();
 }

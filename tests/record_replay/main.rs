@@ -2,17 +2,18 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod part;
 
+use check::{Load, LoadOptions};
 use common::{have_kvm, machine, tandem, tandem_json, text};
-use replay::LogSink;
+use kit::cluster::Cluster;
 use replay::codec::to_bytes;
 use replay::file::{LogHeader, LogReader, LogWriter};
+use replay::{Event, LogEntry, LogSink};
+use replica::machine::Origin;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use tandem::demo::cluster::Cluster;
-use tandem::load::{Load, LoadOptions};
-use tandem::node::setup::Origin;
 use vmm::processor::HostProcessor;
 
 /// Pairs of recording and replay a guest goes through here; many more, on a busy host, in `pairs`.
@@ -75,6 +76,74 @@ fn recorded_on(log: &Path, to: &Path, processor: HostProcessor) {
         writer.append(&entry).unwrap();
     }
     writer.flush().unwrap();
+}
+
+/// Writes `log` anew as if the recording had been left at the stop of its `nth` arrival or output, or of the last
+/// one, by a machine with this digest. How many entries that makes.
+fn left_at(log: &Path, to: &Path, nth: usize, digest: u64) -> u64 {
+    let mut reader = LogReader::open(log).unwrap();
+    let mut entries = Vec::new();
+    while let Some((entry, _)) = reader.read().unwrap() {
+        entries.push(entry);
+    }
+    let ends_a_stop = |pair: &&[LogEntry]| {
+        let is_one = matches!(pair[0].event, Event::Arrival(_) | Event::Output { .. });
+        is_one && pair[0].clock < pair[1].clock
+    };
+    let stops = entries.windows(2).filter(ends_a_stop);
+    let last = stops.take(nth + 1).last().unwrap()[0].clone();
+    let mut writer = LogWriter::create(to, reader.header(), || 0).unwrap();
+    for entry in entries.iter().take_while(|entry| entry.clock <= last.clock) {
+        writer.append(entry).unwrap();
+    }
+    let event = Event::Left { digest };
+    writer.append(&LogEntry { event, ..last }).unwrap();
+    writer.flush().unwrap();
+    writer.entries()
+}
+
+#[test]
+fn a_recording_left_before_its_machine_ends_is_replayed_so_far() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let [log, left] = ["log", "left"].map(|name| folder.path().join(name));
+    record(&log, &["counter", "--arg", "ticks=50", "--engine", "soft"]);
+    // Two timer ticks, and what the guest says in the end.
+    for nth in [0, 20, 1_000] {
+        // A machine with another digest there is another machine.
+        let entries = left_at(&log, &left, nth, 0);
+        let args = ["replay", text(&left), "--json", "--engine", "soft"];
+        let other = tandem(&args);
+        assert_eq!(other.status.code(), Some(1));
+        let other: serde_json::Value = serde_json::from_slice(&other.stdout).unwrap();
+        let found = other["divergence"]["found"].as_str().unwrap();
+        let words: Vec<&str> = found.split(' ').collect();
+        assert!(found.contains("where the recording ends"), "{found}");
+        let digest = words[words.iter().position(|word| *word == "state").unwrap() + 1];
+
+        let same = u64::from_str_radix(digest, 16).unwrap();
+        assert_eq!(left_at(&log, &left, nth, same), entries);
+        let replayed = tandem_json(&args);
+        assert_eq!(replayed["entries"], entries);
+        assert_eq!(replayed["digest"], digest);
+        for key in ["divergence", "error", "exit_status"] {
+            assert!(replayed[key].is_null(), "{key}: {replayed}");
+        }
+        let said = tandem(&args[..2]);
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(said.contains("the machine ran on"), "{said}");
+
+        let listed = tandem_json(&["log", text(&left), "--json"]);
+        assert_eq!(
+            (&listed["whole"], &listed["end"]),
+            (&true.into(), &"left".into())
+        );
+        assert_eq!(listed["entries"], entries);
+        let listed = tandem(&["log", text(&left), "--entries"]);
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let last = listed.lines().last().unwrap();
+        assert!(last.contains("Left"), "{last}");
+    }
 }
 
 #[test]
@@ -187,7 +256,7 @@ fn an_image_that_was_changed_is_not_started_over() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
     let (guest, disk, log) = (path("guest"), path("disk.img"), path("log"));
-    let built_in = tandem::images::BUILT_IN.iter();
+    let built_in = guests::BUILT_IN.iter();
     let (_, _, bytes) = built_in
         .clone()
         .find(|(name, ..)| *name == "reset")

@@ -1,9 +1,9 @@
 //! What kv cannot do is said, and nobody is left waiting.
 
 use super::{LIMIT, cluster, end, have_kvm, have_redis_tools, machine, ready, ready_with, tool};
+use check::resp::{Client, Reply};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use tandem::load::resp::{Client, Reply};
 
 fn connect(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&server, LIMIT).unwrap();

@@ -5,12 +5,12 @@ mod common;
 
 mod limits;
 
+use check::resp::{Client, Reply};
 use common::{LIMIT, cluster, have_kvm, machine, os};
+use kit::cluster::{Cluster, Pair, PairOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use tandem::demo::cluster::{Cluster, Pair, PairOptions};
-use tandem::load::resp::{Client, Reply};
 
 fn have_redis_tools() -> bool {
     let there = |tool: &str| Command::new(tool).arg("--version").output().is_ok();

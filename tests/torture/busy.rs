@@ -1,54 +1,18 @@
 //! A pair under load on a host that has other work: nobody takes that for a death.
 
+use crate::common::spinners::Spinners;
 use crate::common::{cluster, have_kvm, machine, skipped};
 use crate::trial::{Trial, became};
 use crate::verdict::Fate;
 use crate::{Count, make_trials};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::JoinHandle;
+use kit::cluster::Cluster;
 use std::time::Duration;
-use tandem::demo::cluster::Cluster;
 
 const COUNT: Count = Count { short: 2, long: 20 };
 /// Threads that spin, on however many processors.
 const SPINNERS: usize = 4;
 
-/// Threads that spin until this is dropped.
-struct Spinners {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Spinners {
-    fn start() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let spin = |_| {
-            let stop = stop.clone();
-            std::thread::spawn(move || {
-                while !stop.load(Relaxed) {
-                    std::hint::spin_loop();
-                }
-            })
-        };
-        Self {
-            threads: (0..SPINNERS).map(spin).collect(),
-            stop,
-        }
-    }
-}
-
-impl Drop for Spinners {
-    fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
 #[test]
-#[ignore = "by its own command: a host with other work parts pairs at times"]
 fn a_busy_host() {
     let _machine = machine();
     if !have_kvm("a busy host") {
@@ -59,7 +23,7 @@ fn a_busy_host() {
         return;
     }
     let cluster = cluster("file");
-    let _spinners = Spinners::start();
+    let _spinners = Spinners::start(SPINNERS);
     make_trials("a_busy_host", &COUNT, |seed| under_load(&cluster, seed));
 }
 

@@ -1,18 +1,17 @@
 //! One direction of the logging channel is cut at a random moment under load.
 
-use crate::channel::{self, Flow, WAYS, Way};
+use crate::common::channel::{self, Flow, WAYS, Way};
 use crate::common::{cluster, have_kvm, machine};
 use crate::trial::{Trial, became};
 use crate::verdict::Fate;
 use crate::{Count, make_trials};
+use kit::cluster::Cluster;
 use std::time::Duration;
-use tandem::demo::cluster::Cluster;
 use vmm::hostclock::monotonic_ns;
 
 const COUNT: Count = Count { short: 8, long: 50 };
 
 #[test]
-#[ignore = "by its own command: a host with other work parts pairs at times"]
 fn a_channel_cut_in_one_direction() {
     let _machine = machine();
     if !have_kvm("channels cut in one direction") {

@@ -16,7 +16,6 @@
 
 mod arbiter;
 mod busy;
-mod channel;
 #[path = "../common/mod.rs"]
 mod common;
 mod cuts;
@@ -25,6 +24,7 @@ mod trial;
 mod verdict;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use testing::numbers::number;
 
 /// So many failures end a test: the next will tell nothing new.
 const FAILURES_MAX: usize = 5;
@@ -35,15 +35,6 @@ struct Count {
     short: u64,
     /// In the long version.
     long: u64,
-}
-
-/// A number that the environment may give.
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|e| panic!("{name}={text}: {e}")),
-    )
 }
 
 /// Makes the trials of the test `name`, each with a seed of its own; `trial` says in a line what became of it,
@@ -59,7 +50,7 @@ fn make_trials(name: &str, count: &Count, mut trial: impl FnMut(u64) -> String) 
                 // Its panic was printed.
                 println!(
                     "{name}, seed {seed}: FAILED; to repeat: \
-                     TANDEM_SEED={seed} cargo test --release --test torture {name} -- --ignored --nocapture"
+                     TANDEM_SEED={seed} cargo test --release --test torture {name} -- --nocapture"
                 );
                 failures += 1;
                 assert!(failures < FAILURES_MAX, "{failures} failures are enough");

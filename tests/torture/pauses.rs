@@ -1,11 +1,11 @@
 //! A replica is stopped (SIGSTOP) at a random moment under load, for less and more than the time to suspicion.
 
-use crate::common::{cluster, have_kvm, machine, wait_stopped};
+use crate::common::{cluster, have_kvm, machine};
 use crate::trial::{Trial, became};
 use crate::verdict::{Fate, HARMLESS_MS};
 use crate::{Count, make_trials};
+use kit::cluster::{Cluster, TAPS};
 use std::time::Duration;
-use tandem::demo::cluster::{Cluster, TAPS};
 use wire::Tapped;
 
 #[path = "../paper/wire.rs"]
@@ -18,7 +18,6 @@ const COUNT: Count = Count {
 };
 
 #[test]
-#[ignore = "by its own command: a host with other work parts pairs at times"]
 fn a_replica_stopped_under_load() {
     let _machine = machine();
     if !have_kvm("stopped replicas") {
@@ -77,7 +76,6 @@ fn stopped_until_the_other_runs_alone(cluster: &Cluster, seed: u64, who: &str) -
         .then(|| taps.map(Tapped::interface));
     let mut sent_again = Vec::new();
     let took = trial.stop_while(who, |trial| {
-        wait_stopped(trial.replica(who).pid());
         // What was under way is on the wire.
         wires.iter().flatten().for_each(|wire| drop(wire.take()));
         trial.wait_solo();

@@ -2,13 +2,13 @@
 
 use crate::common::{LIMIT, os};
 use crate::verdict::{Causes, Fate, judge, lost};
+use check::rng::Rng;
+use check::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
+use kit::cluster::{Cluster, Pair, PairOptions};
+use kit::daemon::Daemon;
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tandem::demo::cluster::{Cluster, Pair, PairOptions};
-use tandem::demo::daemon::Daemon;
-use tandem::load::rng::Rng;
-use tandem::load::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
 use vmm::hostclock::monotonic_ns;
 
 const CLIENTS: u16 = 4;
@@ -97,7 +97,7 @@ impl Trial {
         // Of what was before, nothing can part them any more.
         self.causes = Causes::default();
         let from_ns = monotonic_ns();
-        self.replica(who).signal(Signal::SIGSTOP);
+        self.replica(who).stand_still().unwrap();
         long_enough(self);
         self.replica(who).signal(Signal::SIGCONT);
         let to_ns = monotonic_ns();
@@ -115,7 +115,7 @@ impl Trial {
 
     /// Waits until the replicas have noted what `enough` wants to see.
     #[track_caller]
-    pub fn wait_noted(&self, what: &str, enough: impl Fn(&[tandem::node::replica::Line]) -> bool) {
+    pub fn wait_noted(&self, what: &str, enough: impl Fn(&[kit::Line]) -> bool) {
         let deadline = Instant::now() + LIMIT;
         loop {
             let events = self.pair.events();

@@ -1,7 +1,7 @@
 //! What the replicas noted, judged: who won what, and whether a lost link had a cause.
 
+use kit::Line;
 use std::collections::HashSet;
-use tandem::node::replica::Line;
 
 /// The time to suspicion of all pairs here, the default.
 pub const SUSPECT_MS: u64 = 300;

@@ -25,10 +25,10 @@ mod qemu;
 use common::skipped::skip_this;
 use common::{machine, text};
 use compare::{Comparison, Tally, long_repeated};
+use guests::Image;
 use ours::{Beginning, Ours};
 use qemu::Qemu;
 use std::time::Instant;
-use tandem::images::Image;
 use vmm::cpu::CpuModel;
 
 /// Instructions compared where nothing else is asked for: a few seconds.
@@ -40,12 +40,7 @@ const TELL: u64 = 5_000_000;
 
 /// How many instructions are to be compared.
 fn instructions() -> u64 {
-    match std::env::var("TANDEM_TRACE_INSTRUCTIONS") {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|e| panic!("TANDEM_TRACE_INSTRUCTIONS={text}: {e}")),
-        Err(_) => USUAL,
-    }
+    testing::numbers::number("TANDEM_TRACE_INSTRUCTIONS").unwrap_or(USUAL)
 }
 
 /// Debian's kernel with an initrd; `None` where this cannot be run, which is counted as skipped.
@@ -55,7 +50,7 @@ fn debian() -> Option<Image> {
         return None;
     }
     let path = images::redis()?;
-    Some(tandem::images::load(text(&path), None).expect("an image"))
+    Some(guests::load(text(&path), None).expect("an image"))
 }
 
 /// Both at their first instruction.

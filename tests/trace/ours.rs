@@ -2,12 +2,12 @@
 
 use super::firmware;
 use super::qemu::{Registers, System};
+use guests::Image;
 use soft::Soft;
 use soft::cpu::TimeBase;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use tandem::images::Image;
 use vm_memory::{Bytes, GuestAddress};
 use vmm::cpu::{CpuModel, Offer};
 use vmm::machine::{BoardKind, GuestImage, MachineConfig, TscMode, boot};

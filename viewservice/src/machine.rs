@@ -12,18 +12,26 @@
 //! Rules it keeps:
 //! - Nothing is named after a view that its primary has not acknowledged.
 //! - The service names a view only to give a VM without a backup one. It never makes another host
-//!   primary: who goes live is the arbiter's to say, and its winner, a member of view n reporting
-//!   itself solo in n+1, is believed.
-//! - View numbers of a VM only grow, and none has two primaries (invariant 3), not even where a VM's
+//!   primary: who goes live is for the arbiter to say. A member of view n that reports itself solo in n+1 is
+//!   the arbiter's winner, and is believed.
+//! - View numbers of a VM only grow, and no view has two primaries (invariant 3), not even where a VM's
 //!   name is used again.
-//! - A VM that is not known, as the service lost its state, is learnt from its replicas: the primary's, or the
-//!   solo's, word names its view, and the backup joins it. What hosts say can raise a view so learnt, and
-//!   never lower one that is known, be it of a VM that was removed; nor displace a primary that still says it
-//!   holds the view that is known. So a replica that slept, or a stranger, comes to nothing where the
-//!   true ones report.
-//! - A host that lost a replica, or was not heard of since a restart, is no spare before it pings.
-//! - Time is counted in ticks, so a pause of the service's own kills no host. It moves only the
-//!   liveness of hosts; a host that is silent loses no view.
+//! - A VM may be unknown because the service lost its state. It is learnt from its replicas: the word of the
+//!   primary, or of one that is solo, names its view, and the backup joins that view. What hosts say can
+//!   raise a view so learnt. It can never lower a view that is known, not even that of a VM that was removed.
+//!   Nor can it displace a primary that still says it holds the view that is known. So a replica that slept,
+//!   or a stranger, achieves nothing where the true replicas report.
+//! - A host may say that it waits to become a VM's backup. Of the hosts that could be named, one that waits
+//!   goes before one that does not. A backup that was named after a view without one, and is not acknowledged
+//!   yet, is replaced by a host that waits, in the same view under the same primary, if it is dead itself, or
+//!   lives and neither waits nor says that it is the VM's backup in that view. So no ping of another host
+//!   displaces one that waits and lives.
+//! - Which of several hosts that were named in turn became the backup only the primary knows: it says so with
+//!   the ping that acknowledges the view, and is believed.
+//! - A host that lost a replica is no spare before it pings again. Nor is a host that was not heard of since
+//!   the service started.
+//! - Time is counted in ticks, so a pause of the service itself kills no host. Ticks move only the liveness
+//!   of hosts: a host that is silent loses no view.
 
 use crate::state::{State, VmViews};
 use crate::status::{HostState, HostStatus, Status, VmStatus};
@@ -31,7 +39,7 @@ use crate::{
     Address, Assignment, Held, HostId, Orders, Ping, Register, Registered, Report, Role, View,
     ViewNumber, VmId,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Most VMs at once, and most replicas in one ping.
@@ -40,8 +48,8 @@ pub(crate) const MAX_VMS: usize = 1024;
 /// Most VMs known from their replicas' word alone: strangers leave room for others.
 const MAX_LEARNT: usize = MAX_VMS / 2;
 
-/// The highest view believed of a VM that is not known: no VM gets there, and above it there is room for
-/// all that follow.
+/// The highest view that is believed of a VM that is not known. No VM gets there, and above it there is room
+/// for all views that follow.
 const MAX_LEARNT_VIEW: ViewNumber = ViewNumber(1 << 32);
 
 /// Most hosts known at once.
@@ -68,7 +76,7 @@ impl Default for Settings {
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ViewEvent {
     /// A host pinged.
     Ping(Ping),
     /// A host reports.
@@ -94,7 +102,7 @@ pub enum Change {
     HostDead(HostId),
     /// A dead host that was in no view was forgotten to make room for another.
     HostForgotten(HostId),
-    /// A view was named; its primary is to acknowledge it.
+    /// A view was named, or named with another backup; its primary is to acknowledge it.
     Named(VmId, View),
     /// The primary acknowledged the view named.
     Acked(VmId, ViewNumber),
@@ -185,11 +193,13 @@ struct Life {
     /// Ticks since it was heard of.
     missed_pings: u64,
     held: BTreeMap<VmId, Held>,
+    /// VMs it waits to become the backup of.
+    waits: BTreeSet<VmId>,
 }
 
 /// Hosts, VMs and their views. See the module's head for the rules.
 ///
-/// The caller sends [`Event::Tick`] every [`Settings::ping_interval_ms`].
+/// The caller sends [`ViewEvent::Tick`] every [`Settings::ping_interval_ms`].
 #[derive(Clone, Debug)]
 pub struct Views {
     settings: Settings,
@@ -205,6 +215,7 @@ impl Views {
             state: HostState::Unheard,
             missed_pings: 0,
             held: BTreeMap::new(),
+            waits: BTreeSet::new(),
         };
         let lives = state.hosts.keys().map(|host| (host.clone(), life.clone()));
         Self {
@@ -230,19 +241,19 @@ impl Views {
     ///
     /// # Errors
     /// [`Rejected`]: nothing changed.
-    pub fn handle(&mut self, event: &Event) -> Result<Vec<Change>, Rejected> {
+    pub fn handle(&mut self, event: &ViewEvent) -> Result<Vec<Change>, Rejected> {
         let mut changes = Vec::new();
         match event {
-            Event::Ping(ping) => self.ping(ping, &mut changes)?,
-            Event::Report(Report::Solo { host, vm, view }) => {
+            ViewEvent::Ping(ping) => self.ping(ping, &mut changes)?,
+            ViewEvent::Report(Report::Solo { host, vm, view }) => {
                 self.claim(host, vm, *view, Role::Solo, &mut changes)?;
             }
-            Event::Report(Report::Ended { host, vm, view }) => {
+            ViewEvent::Report(Report::Ended { host, vm, view }) => {
                 self.ended(host, vm, *view, &mut changes)?;
             }
-            Event::Register(wish) => self.register(wish, &mut changes)?,
-            Event::Down(vm) => self.down(vm, &mut changes)?,
-            Event::Tick => self.tick(&mut changes),
+            ViewEvent::Register(wish) => self.register(wish, &mut changes)?,
+            ViewEvent::Down(vm) => self.down(vm, &mut changes)?,
+            ViewEvent::Tick => self.tick(&mut changes),
         }
         self.remove_stopped(&mut changes);
         self.name_backups(&mut changes);
@@ -266,17 +277,39 @@ impl Views {
             state: HostState::Live,
             missed_pings: 0,
             held: held.clone().map(|h| (h.vm.clone(), h.clone())).collect(),
+            waits: ping.waits.iter().take(MAX_VMS).cloned().collect(),
         };
         let before = self.lives.insert(host.clone(), life);
         if before.is_none_or(|life| life.state != HostState::Live) {
             changes.push(Change::HostUp(host.clone()));
         }
         for held in held {
+            self.backup_is(host, held, changes);
             if let Err(why) = self.claim(host, &held.vm, held.view, held.role, changes) {
                 changes.push(Change::ClaimIgnored(host.clone(), why));
             }
         }
         Ok(())
+    }
+
+    /// `host` is about to acknowledge the view named, and says who became its backup.
+    fn backup_is(&mut self, host: &HostId, held: &Held, changes: &mut Vec<Change>) {
+        let Some(backup) = &held.backup else {
+            return;
+        };
+        if held.role != Role::Primary || backup == host || !self.state.hosts.contains_key(backup) {
+            return;
+        }
+        let views = self.state.vms.get_mut(&held.vm);
+        let views = views.filter(|views| views.acked.is_some());
+        let Some(named) = views.and_then(|views| views.named.as_mut()) else {
+            return;
+        };
+        let is_it = named.number == held.view && named.primary == *host;
+        if is_it && named.backup.as_ref() != Some(backup) {
+            named.backup = Some(backup.clone());
+            changes.push(Change::Named(held.vm.clone(), named.clone()));
+        }
     }
 
     /// Forgets a dead host without a VM if there are as many hosts as there may be.
@@ -425,8 +458,8 @@ impl Views {
         self.lives.keys().find(is_backup).cloned()
     }
 
-    /// The host `lost` lost its replica of `vm`: most likely it has died itself, before its silence
-    /// could show. It is no spare until it pings again.
+    /// The host `lost` lost its replica of `vm`. Most likely the host itself has died, and its silence could
+    /// not show that yet. So it is no spare until it pings again.
     fn suspect(&mut self, lost: &HostId, vm: &VmId, changes: &mut Vec<Change>) {
         if let Some(life) = self.lives.get_mut(lost) {
             life.held.remove(vm);
@@ -475,12 +508,12 @@ impl Views {
         let primary = match &wish.primary {
             Some(host) => host.clone(),
             None => self
-                .least_loaded(wish.backup.as_ref())
+                .least_loaded(wish.backup.as_ref(), |_| true)
                 .ok_or(Rejected::NoHost)?,
         };
         let backup = match &wish.backup {
             Some(host) => Some(host.clone()),
-            None => self.least_loaded(Some(&primary)),
+            None => self.least_loaded(Some(&primary), |_| true),
         };
         let view = View {
             number: self.state.floor.next(),
@@ -512,6 +545,7 @@ impl Views {
             if life.state != HostState::Dead && life.missed_pings >= self.settings.missed_pings {
                 life.state = HostState::Dead;
                 life.held.clear();
+                life.waits.clear();
                 changes.push(Change::HostDead(host.clone()));
             }
         }
@@ -539,11 +573,12 @@ impl Views {
         }
     }
 
-    /// Names the next view of every VM that has no backup and could have one.
+    /// Names the next view of every VM that has no backup and could have one. Where that is named already its
+    /// backup is replaced, if it is not to be had and another host waits.
     fn name_backups(&mut self, changes: &mut Vec<Change>) {
         let alone = |vm: &VmViews| {
             let acked = vm.acked.as_ref().filter(|view| view.backup.is_none())?;
-            (vm.named.is_none() && !vm.stopping).then(|| acked.clone())
+            (!vm.stopping).then(|| acked.clone())
         };
         let all = self.state.vms.iter();
         let alone: Vec<_> = all
@@ -553,7 +588,18 @@ impl Views {
             if !self.is_live(&acked.primary) || self.may_have_backup(&vm, &acked) {
                 continue;
             }
-            let Some(spare) = self.least_loaded(Some(&acked.primary)) else {
+            let named = self.state.vms[&vm].named.as_ref();
+            if named.is_some_and(|named| !self.is_not_to_be_had(&vm, named)) {
+                continue;
+            }
+            let waits = |host: &HostId| self.waits(host, &vm);
+            let spare = self
+                .least_loaded(Some(&acked.primary), waits)
+                .or_else(|| match named {
+                    None => self.least_loaded(Some(&acked.primary), |_| true),
+                    Some(_) => None,
+                });
+            let Some(spare) = spare else {
                 continue;
             };
             let view = View {
@@ -567,6 +613,26 @@ impl Views {
         }
     }
 
+    /// Whether the backup of `named`, a view of `vm` that is not acknowledged, cannot become it: it is dead, or
+    /// neither waits nor is it already. One that was not heard of yet is given the time to be.
+    fn is_not_to_be_had(&self, vm: &VmId, named: &View) -> bool {
+        let life = named.backup.as_ref().and_then(|host| self.lives.get(host));
+        life.is_none_or(|life| match life.state {
+            HostState::Dead => true,
+            HostState::Unheard => false,
+            HostState::Live => {
+                let is_it = |held: &Held| (held.view, held.role) == (named.number, Role::Backup);
+                !life.waits.contains(vm) && !life.held.get(vm).is_some_and(is_it)
+            }
+        })
+    }
+
+    /// Whether `host` lives and waits to become the backup of `vm`.
+    fn waits(&self, host: &HostId, vm: &VmId) -> bool {
+        let life = self.lives.get(host);
+        life.is_some_and(|life| life.state == HostState::Live && life.waits.contains(vm))
+    }
+
     /// Whether `vm`, learnt to be in `view` without a backup, may have one that was not heard of yet.
     fn may_have_backup(&self, vm: &VmId, view: &View) -> bool {
         let solo = |held: &Held| (held.view, held.role) == (view.number, Role::Solo);
@@ -578,18 +644,26 @@ impl Views {
         life.is_some_and(|life| life.state == HostState::Live)
     }
 
-    /// The live host in the fewest VMs' views, the first by name among equals, and not `but`. A spare
-    /// is in none, so spares come first.
-    fn least_loaded(&self, but: Option<&HostId>) -> Option<HostId> {
+    /// Of the live hosts that are `wanted`, and not `but`, the one in the fewest VMs' views, the first by name
+    /// among equals. A spare is in none, so spares come first.
+    fn least_loaded(
+        &self,
+        but: Option<&HostId>,
+        wanted: impl Fn(&HostId) -> bool,
+    ) -> Option<HostId> {
+        let could = |host: &&HostId| self.is_live(host) && Some(*host) != but && wanted(host);
+        let could: Vec<_> = self.lives.keys().filter(could).collect();
+        if could.len() < 2 {
+            return could.first().copied().cloned();
+        }
         let mut loads: BTreeMap<&HostId, usize> = BTreeMap::new();
         for views in self.state.vms.values() {
             for host in views.hosts() {
                 *loads.entry(host).or_default() += 1;
             }
         }
-        self.lives
-            .keys()
-            .filter(|host| self.is_live(host) && Some(*host) != but)
+        could
+            .into_iter()
             .min_by_key(|host| loads.get(host).copied().unwrap_or_default())
             .cloned()
     }
@@ -606,6 +680,7 @@ impl Views {
                 acked: views.named.is_none(),
                 role,
                 peer: peer.and_then(|peer| self.state.hosts.get(peer).cloned()),
+                peer_waits: peer.is_some_and(|peer| self.waits(peer, vm)),
                 stop: views.stopping,
                 view: view.clone(),
             })

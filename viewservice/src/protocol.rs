@@ -13,8 +13,9 @@
 use crate::{Address, HostId, Role, Status, View, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
 
-/// Longest request, newline included, in bytes: a ping that names [`crate::machine::MAX_VMS`] VMs fits.
-pub(crate) const MAX_REQUEST: usize = 256 << 10;
+/// Longest request, newline included, in bytes: a ping that holds [`crate::machine::MAX_VMS`] VMs and waits for
+/// as many fits.
+pub(crate) const MAX_REQUEST: usize = 384 << 10;
 
 /// Longest reply, newline included, in bytes: the status of as many VMs and hosts as there may be.
 pub(crate) const MAX_REPLY: usize = 2 << 20;
@@ -38,6 +39,10 @@ pub struct Held {
     /// primary knows it from acks.
     #[serde(default)]
     pub lag_ms: Option<u64>,
+    /// Of a primary that was given its backup by the service's word: that backup's host. The service may have
+    /// named another one meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<HostId>,
 }
 
 /// A host's sign of life, with all the replicas it runs.
@@ -49,6 +54,9 @@ pub struct Ping {
     pub address: Address,
     /// Its replicas.
     pub held: Vec<Held>,
+    /// VMs whose backup a process of it waits to become, at `address`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits: Vec<VmId>,
 }
 
 /// What a host is to be for one VM.
@@ -64,6 +72,9 @@ pub struct Assignment {
     pub role: Role,
     /// Where the other host of the view is.
     pub peer: Option<Address>,
+    /// Whether that host lives and waits there to become the VM's backup.
+    #[serde(default)]
+    pub peer_waits: bool,
     /// The VM is to be stopped.
     pub stop: bool,
 }
@@ -156,7 +167,7 @@ pub(crate) enum Reply {
 mod tests {
     use super::*;
     use crate::machine::{MAX_HOSTS, MAX_VMS};
-    use crate::{Event, Settings, State, Views};
+    use crate::{Settings, State, ViewEvent, Views};
     use lines::to_line;
 
     fn long(n: usize, max: usize) -> String {
@@ -177,12 +188,29 @@ mod tests {
             view: ViewNumber(view),
             role,
             lag_ms: Some(u64::MAX),
+            backup: Some(host(n)),
         };
         Ping {
             host: host(n),
             address: Address::new("y".repeat(Address::MAX)).unwrap(),
             held: (0..MAX_VMS).map(held).collect(),
+            waits: (0..MAX_VMS).map(vm).collect(),
         }
+    }
+
+    #[test]
+    fn what_peers_of_before_say_is_understood() {
+        let ping =
+            r#"{"host":"a","address":"a:1","held":[{"vm":"web","view":1,"role":"primary"}]}"#;
+        let ping: Ping = serde_json::from_str(ping).unwrap();
+        assert!(ping.waits.is_empty());
+        assert_eq!(ping.held[0].backup, None);
+        let view = r#"{"number":1,"primary":"a","backup":"b"}"#;
+        let orders = format!(
+            r#"{{"vm":"web","view":{view},"acked":true,"role":"primary","peer":"b:1","stop":false}}"#
+        );
+        let assignment: Assignment = serde_json::from_str(&orders).unwrap();
+        assert!(!assignment.peer_waits);
     }
 
     /// As many VMs and hosts as there may be, all names of the greatest length, every VM on hosts 0
@@ -192,10 +220,10 @@ mod tests {
         let mut views = Views::new(State::default(), Settings::default());
         let mut happen = |event| views.handle(&event).map(|_| ());
         for n in [0, 1] {
-            happen(Event::Ping(ping(n, 1, Role::Backup))).unwrap();
+            happen(ViewEvent::Ping(ping(n, 1, Role::Backup))).unwrap();
         }
         let wish = |n| {
-            Event::Register(Register {
+            ViewEvent::Register(Register {
                 vm: vm(n),
                 primary: Some(host(0)),
                 backup: Some(host(1)),
@@ -205,9 +233,9 @@ mod tests {
         assert!(happen(wish(MAX_VMS)).is_err());
         let solo = ping(0, 2, Role::Solo);
         assert!(to_line(&Request::Ping(solo.clone())).len() <= MAX_REQUEST);
-        happen(Event::Ping(solo)).unwrap();
-        (1..MAX_HOSTS).for_each(|n| happen(Event::Ping(ping(n, 0, Role::Backup))).unwrap());
-        assert!(happen(Event::Ping(ping(MAX_HOSTS, 0, Role::Backup))).is_err());
+        happen(ViewEvent::Ping(solo)).unwrap();
+        (1..MAX_HOSTS).for_each(|n| happen(ViewEvent::Ping(ping(n, 0, Role::Backup))).unwrap());
+        assert!(happen(ViewEvent::Ping(ping(MAX_HOSTS, 0, Role::Backup))).is_err());
 
         let status = views.status();
         assert_eq!((status.vms.len(), status.hosts.len()), (MAX_VMS, MAX_HOSTS));

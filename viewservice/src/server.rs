@@ -1,7 +1,7 @@
 //! The service: the view machine behind TCP, on a durable state.
 
 use crate::protocol::{MAX_REQUEST, PROTOCOL, Reply, Request};
-use crate::{Change, Event, Settings, State, Store, ViewError, Views};
+use crate::{Change, Settings, State, Store, ViewError, ViewEvent, Views};
 use lines::{Answer, Answerer, Limits};
 use std::future::Future;
 use std::net::IpAddr;
@@ -64,7 +64,7 @@ struct Service {
 struct Inner {
     views: Views,
     store: Store,
-    /// The views have changes that the disk may not have, and that nobody was told.
+    /// The views have changes that may not be on the disk. Nobody was told of these.
     unsaved: bool,
 }
 
@@ -95,7 +95,7 @@ impl Service {
 
     fn tick(&self) {
         let mut inner = self.lock();
-        if let Err(error) = inner.handle(&Event::Tick) {
+        if let Err(error) = inner.handle(&ViewEvent::Tick) {
             tracing::error!(%error, "tick");
         }
     }
@@ -105,19 +105,21 @@ impl Service {
         let outcome = match request {
             Request::Ping(ping) => {
                 let host = ping.host.clone();
-                let handled = inner.handle(&Event::Ping(ping));
+                let handled = inner.handle(&ViewEvent::Ping(ping));
                 handled.map(|()| Reply::Orders(inner.views.orders(&host)))
             }
-            Request::Report(report) => inner.handle(&Event::Report(report)).map(|()| Reply::Done),
+            Request::Report(report) => inner
+                .handle(&ViewEvent::Report(report))
+                .map(|()| Reply::Done),
             Request::Register(wish) => {
                 let vm = wish.vm.clone();
-                let handled = inner.handle(&Event::Register(wish));
+                let handled = inner.handle(&ViewEvent::Register(wish));
                 handled.map(|()| {
                     let registered = inner.views.registered(&vm);
                     Reply::Registered(registered.expect("it has just been registered"))
                 })
             }
-            Request::Down { vm } => inner.handle(&Event::Down(vm)).map(|()| Reply::Done),
+            Request::Down { vm } => inner.handle(&ViewEvent::Down(vm)).map(|()| Reply::Done),
             Request::Status => inner
                 .save()
                 .map(|()| Reply::Status(inner.views.status()))
@@ -148,7 +150,7 @@ enum Failure {
 
 impl Inner {
     /// Takes an event, and makes what changed durable.
-    fn handle(&mut self, event: &Event) -> Result<(), Failure> {
+    fn handle(&mut self, event: &ViewEvent) -> Result<(), Failure> {
         self.save()?;
         let changes = self.views.handle(event)?;
         for change in &changes {

@@ -1,31 +1,9 @@
 //! What the service must not forget.
 
-use crate::{Address, HostId, ViewNumber, VmId};
+use crate::{Address, HostId, Role, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-/// What a replica is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Runs the guest, has a backup.
-    Primary,
-    /// Re-executes the guest.
-    Backup,
-    /// Runs the guest alone.
-    Solo,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Primary => "primary",
-            Self::Backup => "backup",
-            Self::Solo => "solo",
-        })
-    }
-}
 
 /// Who is primary and backup of one VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +73,8 @@ pub(crate) struct VmViews {
     pub(crate) named: Option<View>,
     /// The operator asked for the VM's end.
     pub(crate) stopping: bool,
-    /// Known from what its replicas say only, as the service had lost it; until one of its views was
-    /// named here and acknowledged.
+    /// Known only from what its replicas say, since the service had lost it. That is over once a view of it
+    /// was named here and acknowledged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) learnt: bool,
 }
@@ -133,13 +111,13 @@ impl VmViews {
     }
 }
 
-/// What the service must not forget: hosts and views. Who is alive, and how far behind, it is told
-/// again.
+/// What the service must not forget: hosts and views. Who is alive, and how far behind a backup is, it is
+/// told again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// Above every view of a VM that was removed. A VM begins after it, so that a flag set for an
-    /// earlier VM of the same name decides nothing now.
+    /// A number no lower than any view of a VM that was removed. A new VM begins after it, so that a flag set
+    /// for an earlier VM of the same name decides nothing now.
     pub(crate) floor: ViewNumber,
     /// Hosts that ever pinged.
     pub(crate) hosts: BTreeMap<HostId, Address>,

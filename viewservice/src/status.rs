@@ -18,8 +18,8 @@ pub struct Status {
 pub struct VmStatus {
     /// Its name.
     pub name: VmId,
-    /// What the primary's host last said its replica is in this view; `None` if it has not said, or
-    /// is not live.
+    /// What the primary's host last said its replica is in this view. `None` if the host has not said, or is
+    /// not live.
     pub role: Option<Role>,
     /// The view it runs in: the last one acknowledged, else the first one named.
     pub view: ViewNumber,
@@ -27,8 +27,8 @@ pub struct VmStatus {
     pub primary: HostId,
     /// The backup's host.
     pub backup: Option<HostId>,
-    /// How far the backup's execution is behind, in milliseconds, as it last said itself, else as
-    /// the primary did.
+    /// How far the backup's execution is behind, in milliseconds, as the backup last said itself; if it has
+    /// not said, as the primary did.
     pub lag_ms: Option<u64>,
     /// What each live host last said its replica is.
     pub roles: BTreeMap<HostId, Role>,
@@ -46,7 +46,7 @@ pub enum HostState {
     Live,
     /// It missed too many pings.
     Dead,
-    /// Not heard of since the service's restart, or since it lost a replica, but not yet for long.
+    /// Not heard of since the service started, or since it lost a replica; not yet long enough to be dead.
     Unheard,
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use viewservice::{
-    Address, Change, Event, Held, HostId, Ping, Register, Report, Role, Settings, State, View,
+    Address, Change, Held, HostId, Ping, Register, Report, Role, Settings, State, View, ViewEvent,
     ViewNumber, Views, VmId,
 };
 
@@ -24,9 +24,12 @@ fn vm() -> impl Strategy<Value = VmId> {
 /// negative numbers, before) it.
 type Offset = i64;
 
+/// What a host says of a replica: its machine, view and role, and its backup's host.
+type Told = (VmId, Offset, Role, Option<HostId>);
+
 #[derive(Clone, Debug)]
 enum Step {
-    Ping(HostId, Vec<(VmId, Offset, Role)>),
+    Ping(HostId, Vec<Told>, Vec<VmId>),
     Solo(HostId, VmId, Offset),
     Ended(HostId, VmId, Offset),
     Register(VmId, Option<HostId>, Option<HostId>),
@@ -37,9 +40,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let role = prop_oneof![Just(Role::Primary), Just(Role::Backup), Just(Role::Solo)];
-    let held = proptest::collection::vec((vm(), -2..=2i64, role), 0..3);
+    let backup = proptest::option::of(host());
+    let held = proptest::collection::vec((vm(), -2..=2i64, role, backup), 0..3);
+    let waits = proptest::collection::vec(vm(), 0..2);
     prop_oneof![
-        8 => (host(), held).prop_map(|(host, held)| Step::Ping(host, held)),
+        8 => (host(), held, waits).prop_map(|(host, held, waits)| Step::Ping(host, held, waits)),
         4 => (host(), vm(), -2..=3i64).prop_map(|(h, v, n)| Step::Solo(h, v, n)),
         1 => (host(), vm(), -2..=3i64).prop_map(|(h, v, n)| Step::Ended(h, v, n)),
         2 => (vm(), proptest::option::of(host()), proptest::option::of(host()))
@@ -59,6 +64,8 @@ struct Seen {
     named: Option<View>,
     /// The latest view of the VM's present life; `None` while it is not there.
     latest: Option<View>,
+    /// Whether a view of that life was acknowledged or reported.
+    begun: bool,
 }
 
 impl Seen {
@@ -73,8 +80,16 @@ impl Seen {
 
     fn see(&mut self, change: &Change) {
         match change {
+            Change::Named(_, view) if self.named.is_some() => {
+                let named = self.named.replace(view.clone()).expect("it is there");
+                assert!(self.begun, "the first view has another backup");
+                assert_eq!(view.number, named.number, "moved past it to {view}");
+                assert_eq!(view.primary, named.primary, "a view with two primaries");
+                assert_ne!(view.backup, named.backup);
+                assert!(view.backup.is_some());
+                self.latest = Some(view.clone());
+            }
             Change::Named(_, view) => {
-                assert_eq!(self.named, None, "moved past it to {view}");
                 if let Some(latest) = &self.latest {
                     assert_eq!(view.primary, latest.primary, "the service made a primary");
                     assert_eq!(latest.backup, None, "a backup was replaced");
@@ -85,6 +100,7 @@ impl Seen {
             Change::Acked(_, number) => {
                 let named = self.named.take().expect("something was named");
                 assert_eq!(named.number, *number);
+                self.begun = true;
             }
             Change::Solo(_, view) => {
                 let latest = self.latest.clone().expect("it was there");
@@ -92,6 +108,7 @@ impl Seen {
                 assert_eq!(view.backup, None);
                 self.new_view(view);
                 self.named = None;
+                self.begun = true;
             }
             Change::Learnt(_, view) => {
                 match &self.latest {
@@ -105,10 +122,12 @@ impl Seen {
                     _ => self.new_view(view),
                 }
                 self.named = None;
+                self.begun = true;
             }
             Change::Removed(_) => {
                 self.latest = None;
                 self.named = None;
+                self.begun = false;
             }
             _ => {}
         }
@@ -127,7 +146,7 @@ fn vm_of(change: &Change) -> Option<&VmId> {
     }
 }
 
-fn event(step: Step, seen: &BTreeMap<VmId, Seen>) -> Option<Event> {
+fn event(step: Step, seen: &BTreeMap<VmId, Seen>) -> Option<ViewEvent> {
     let view = |vm: &VmId, offset: Offset| {
         let seen = seen
             .get(vm)
@@ -136,36 +155,38 @@ fn event(step: Step, seen: &BTreeMap<VmId, Seen>) -> Option<Event> {
         ViewNumber(last.saturating_add_signed(offset))
     };
     Some(match step {
-        Step::Ping(host, held) => Event::Ping(Ping {
+        Step::Ping(host, held, waits) => ViewEvent::Ping(Ping {
             address: Address::new(host.as_str()).unwrap(),
             host,
             held: held
                 .into_iter()
-                .map(|(vm, offset, role)| Held {
+                .map(|(vm, offset, role, backup)| Held {
                     view: view(&vm, offset),
                     vm,
                     role,
                     lag_ms: None,
+                    backup,
                 })
                 .collect(),
+            waits,
         }),
-        Step::Solo(host, vm, offset) => Event::Report(Report::Solo {
+        Step::Solo(host, vm, offset) => ViewEvent::Report(Report::Solo {
             host,
             view: view(&vm, offset),
             vm,
         }),
-        Step::Ended(host, vm, offset) => Event::Report(Report::Ended {
+        Step::Ended(host, vm, offset) => ViewEvent::Report(Report::Ended {
             host,
             view: view(&vm, offset),
             vm,
         }),
-        Step::Register(vm, primary, backup) => Event::Register(Register {
+        Step::Register(vm, primary, backup) => ViewEvent::Register(Register {
             vm,
             primary,
             backup,
         }),
-        Step::Down(vm) => Event::Down(vm),
-        Step::Tick => Event::Tick,
+        Step::Down(vm) => ViewEvent::Down(vm),
+        Step::Tick => ViewEvent::Tick,
         Step::Restart => return None,
     })
 }

@@ -1,16 +1,13 @@
 //! The service over TCP: restarts, a disk that takes nothing, and peers that do not keep to the
 //! protocol.
 
-#[path = "../../tests/common/strangers.rs"]
-mod strangers;
-
 use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use strangers::{Strangers, compare, times};
+use testing::strangers::{Strangers, compare, times};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use viewservice::{
@@ -103,11 +100,13 @@ fn ping(name: &str, held: &[(u64, Role)]) -> Ping {
         view: ViewNumber(*view),
         role: *role,
         lag_ms: Some(7),
+        backup: None,
     });
     Ping {
         host: host(name),
         address: Address::new(format!("{name}:7000")).unwrap(),
         held: held.collect(),
+        waits: Vec::new(),
     }
 }
 
@@ -294,8 +293,8 @@ fn what_is_no_request_is_refused_and_changes_nothing() {
             "no such request",
         ),
         (
-            format!("{HELLO}{}\n", "x".repeat(300_000)),
-            "at most 262144 bytes",
+            format!("{HELLO}{}\n", "x".repeat(400_000)),
+            "at most 393216 bytes",
         ),
     ];
     for (bytes, expected) in cases {
@@ -338,6 +337,7 @@ fn a_host_is_answered_whatever_strangers_hold() {
             host: HostId::new("a").unwrap(),
             address: Address::new("x:1").unwrap(),
             held: Vec::new(),
+            waits: Vec::new(),
         };
         let client = server.client();
         let ask = |client: &Client| drop(client.ping(&ping).unwrap());
@@ -366,11 +366,13 @@ fn a_service_that_lost_its_state_learns_of_a_machine_and_can_end_it() {
             view: ViewNumber(view),
             role,
             lag_ms: None,
+            backup: None,
         };
         let ping = Ping {
             host: HostId::new(host).unwrap(),
             address: Address::new(format!("{host}:1")).unwrap(),
             held: vec![held],
+            waits: Vec::new(),
         };
         client.ping(&ping).unwrap()
     };

@@ -6,6 +6,7 @@
 //!        (read data)      │  guest   │  (read, write, halt, stopped, kicked)
 //! ```
 
+use crate::memory::PageSet;
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop};
 
 /// What runs a guest. Two kinds may differ in what the processor leaves open, so a log says which it is of.
@@ -95,6 +96,15 @@ pub enum VmEntry {
     ReadData(u64),
 }
 
+/// How an entry that may be paused left the guest, or did not; `P` says at what it paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halfway<P> {
+    /// It left.
+    Exit(VmExit),
+    /// It stands in the middle, and goes on with the same stop.
+    Paused(P),
+}
+
 /// What the guest's RDTSC yields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TimeBase {
@@ -141,6 +151,13 @@ pub enum EngineError {
     /// The engine cannot do what was asked.
     #[error("{0}")]
     Unsupported(String),
+}
+
+impl EngineError {
+    /// [`Engine::dirty_pages`] was called without [`Engine::note_dirty_pages`].
+    pub(crate) fn not_noted() -> Self {
+        Self::Unsupported("nobody asked for dirty pages to be noted".into())
+    }
 }
 
 /// A vCPU.
@@ -214,6 +231,34 @@ pub trait Engine {
         Ok(())
     }
 
+    /// Forgets every translation of the guest's: the next accesses walk its page tables, as on a vCPU that
+    /// [`Engine::restore`] was just called on. What a guest sees that changes its tables and does not flush
+    /// depends on that, so both sides of a join do this there. Registers and memory are left as they are.
+    ///
+    /// Where the processor counts, the blocks that the guest counts all the same begin anew, as they do on a
+    /// vCPU that was restored: no state has them, but the guest's flags show them.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn flush_translations(&mut self) -> Result<(), EngineError>;
+
+    /// From now on notes (or no longer does) which pages of guest memory are written: by the guest, by
+    /// devices, or by whomever through [`crate::memory::GuestMemory`]. What was noted so far is forgotten.
+    /// Not noted in the beginning, as it costs something: on KVM a fault at the first write to each page
+    /// after each [`Engine::dirty_pages`], on the software engine a slow store there. Where it is not asked
+    /// for it costs nothing.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    fn note_dirty_pages(&mut self, noted: bool) -> Result<(), EngineError>;
+
+    /// The pages written to since the last call, or since [`Engine::note_dirty_pages`]; a page may be there
+    /// that was not, none is missing. Only between two runs, and while they are noted.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] if they are not noted, else see [`EngineError`].
+    fn dirty_pages(&mut self) -> Result<PageSet, EngineError>;
+
     /// The vCPU's state, engine-neutral. Only after a natural exit or `Stopped`; after a read it is good for
     /// a digest only.
     ///
@@ -269,6 +314,18 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
         (**self).culprit(exit)
     }
 
+    fn flush_translations(&mut self) -> Result<(), EngineError> {
+        (**self).flush_translations()
+    }
+
+    fn note_dirty_pages(&mut self, noted: bool) -> Result<(), EngineError> {
+        (**self).note_dirty_pages(noted)
+    }
+
+    fn dirty_pages(&mut self) -> Result<PageSet, EngineError> {
+        (**self).dirty_pages()
+    }
+
     fn save(&mut self) -> Result<crate::state::CpuState, EngineError> {
         (**self).save()
     }
@@ -277,3 +334,7 @@ impl<E: Engine + ?Sized> Engine for Box<E> {
         (**self).restore(state)
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

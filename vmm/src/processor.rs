@@ -70,6 +70,25 @@ impl HostProcessor {
     }
 }
 
+/// As MAKER:FAMILY:MODEL:STEPPING, numbers decimal.
+impl std::str::FromStr for HostProcessor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let mut parts = text.split(':');
+            let processor = Self {
+                maker: parts.next()?.as_bytes().try_into().ok()?,
+                family: parts.next()?.parse().ok()?,
+                model: parts.next()?.parse().ok()?,
+                stepping: parts.next()?.parse().ok()?,
+            };
+            parts.next().is_none().then_some(processor)
+        };
+        parse().ok_or_else(|| "it takes MAKER:FAMILY:MODEL:STEPPING, as AuthenticAMD:25:1:1".into())
+    }
+}
+
 impl std::fmt::Display for HostProcessor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {

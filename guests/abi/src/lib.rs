@@ -22,6 +22,19 @@
 //! 32-bit value to [`CONTROL_PAGE`] + [`control::TRAP`]; the machine refills the word before the
 //! guest goes on. The guest must never use the word in any other way, and the counting code must
 //! leave the arithmetic flags in a fixed state: what the budget is differs between replicas.
+//!
+//! # Example
+//!
+//! ```
+//! // The low 4 GiB hold RAM first, and the devices' windows above all RAM there can be.
+//! const MOST_RAM: u64 = 3072 << 20;
+//! assert!(MOST_RAM <= abi::CLOCK_PAGE);
+//! assert_eq!(abi::CONTROL_PAGE, abi::CLOCK_PAGE + abi::WINDOW);
+//!
+//! // What the guest `counter` takes on its command line, `key=value` each.
+//! let keys: Vec<&str> = abi::arguments::of("counter").unwrap().map(|(key, _)| key).collect();
+//! assert_eq!(keys, ["hz", "ticks", "iterations"]);
+//! ```
 #![no_std]
 
 pub mod arguments;

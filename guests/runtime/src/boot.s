@@ -60,6 +60,8 @@ _start:
     mov     al, \value
     out     \port, al
     .endm
+    cmp     eax, eax                    # all flags: a shift leaves AF open, and whoever interprets ring 0 may
+                                        # leave it as a processor would not. Here the machine looks at them
     outb    0x20, 0x11                  # both PICs: ICW1 (edges, cascade, ICW4 follows)
     outb    0x21, 0x20                  # ICW2: vectors 32..39
     outb    0x21, 0x04                  # ICW3: the other PIC hangs on input 2

@@ -11,7 +11,7 @@ pub fn tsc() -> u64 {
     let value: u64;
     // SAFETY: reading the register has no effect on memory.
     unsafe {
-        core::arch::asm!("mov {}, qword ptr [{TSC}]", out(reg) value, TSC = const TSC, options(nostack, preserves_flags, readonly));
+        core::arch::asm!("cmp eax, eax", "mov {}, qword ptr [{TSC}]", out(reg) value, TSC = const TSC, options(nostack, readonly));
     }
     value
 }
@@ -34,7 +34,7 @@ pub fn reset() -> ! {
     loop {
         // SAFETY: nothing of this program goes on behind it.
         unsafe {
-            core::arch::asm!("mov dword ptr [{RESET}], {:e}", in(reg) 0, RESET = const RESET, options(nostack, preserves_flags));
+            core::arch::asm!("cmp eax, eax", "mov dword ptr [{RESET}], {:e}", in(reg) 0, RESET = const RESET, options(nostack));
         }
     }
 }
@@ -45,7 +45,7 @@ pub fn power_off(status: u32) -> ! {
     loop {
         // SAFETY: the machine ends here.
         unsafe {
-            core::arch::asm!("mov dword ptr [{POWER_OFF}], {:e}", in(reg) status, POWER_OFF = const POWER_OFF, options(nostack, preserves_flags));
+            core::arch::asm!("cmp eax, eax", "mov dword ptr [{POWER_OFF}], {:e}", in(reg) status, POWER_OFF = const POWER_OFF, options(nostack));
         }
     }
 }

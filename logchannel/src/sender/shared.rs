@@ -1,19 +1,18 @@
 //! What the threads of a [`super::Sender`] share, and what those behind the vCPU do.
 
-use super::{Lag, SenderOptions, Unprinted};
+use super::{Lag, SenderOptions};
 use crate::backlog::Backlog;
 use crate::clock::{boot_us, now_us};
 use crate::cursors::{Delivered, SharedCursors};
 use crate::error::{LinkEnd, LinkLost};
 use crate::framing::{Frame, FrameBuffer};
-use crate::gate::SharedGate;
-use crate::lease::Lease;
+use crate::leader::Leader;
 use crate::link::Link;
 use crate::messages::{Ack, Heartbeat};
 use crate::metrics::add;
 use crate::outgoing::Outgoing;
 use crate::trust::Trust;
-use replay::{Clock, LogIndex, Outlet};
+use replay::{Base, Clock, LogIndex};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -22,10 +21,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 const SAMPLE_US: u64 = 1_000;
 const SAMPLES_MAX: usize = 4096;
 
-/// Least time between two renewals of the lease: acks come far more often.
-const RENEWAL_US: u64 = 1_000;
+/// Least time between two calls of [`Leader::heard`]: acks come far more often.
+const HEARD_US: u64 = 1_000;
 
-/// Who decides what an append does.
+/// What becomes of an entry that is appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Mode {
@@ -44,7 +43,6 @@ struct Unacked {
     flushed_us: u64,
 }
 
-#[derive(Default)]
 pub(super) struct Ledger {
     frames: VecDeque<Unacked>,
     /// No ack may be over this.
@@ -54,15 +52,31 @@ pub(super) struct Ledger {
     last_sample_us: u64,
     /// Age of the oldest sample not executed, when the last ack came.
     lag_us: u64,
-    /// How long the backup needs for what it was sent, by then.
+    /// How long the backup needs for what it was sent, as of the last ack.
     backlog: Backlog,
     /// Where the guest stood at the last entry of a frame.
     framed_clock: Clock,
-    /// Threads that wait for `Shared::changed`.
+    /// Threads that wait for `SenderState::changed`.
     waiting: u32,
 }
 
-#[derive(Default)]
+impl Ledger {
+    /// Of a log that begins at `base`, nothing is sent yet.
+    fn at(base: &Base) -> Self {
+        Self {
+            frames: VecDeque::new(),
+            framed: base.index,
+            last_ack: Ack::at(base),
+            samples: VecDeque::new(),
+            last_sample_us: 0,
+            lag_us: 0,
+            backlog: Backlog::at(base.clock),
+            framed_clock: base.clock,
+            waiting: 0,
+        }
+    }
+}
+
 pub(super) struct Out {
     pub(super) queue: Outgoing,
     /// The writer thread is to send the rest.
@@ -70,14 +84,14 @@ pub(super) struct Out {
 }
 
 /// Order of locks: `out` and `ledger` are never held together.
-pub(super) struct Shared {
+pub(super) struct SenderState {
     pub(super) link: Link,
-    pub(super) gate: SharedGate,
+    /// Where the log begins.
+    pub(super) base: Base,
+    pub(super) leader: Arc<dyn Leader>,
     pub(super) cursors: SharedCursors,
     pub(super) mode: AtomicU8,
     pub(super) buffer_max: u64,
-    pub(super) lease: Arc<Lease>,
-    pub(super) unprinted: Unprinted,
     /// Cost of everything appended, and of what was released of it.
     pub(super) appended_cost: AtomicU64,
     pub(super) released_cost: AtomicU64,
@@ -93,28 +107,30 @@ pub(super) struct Shared {
     pub(super) writer: Condvar,
 }
 
-impl Shared {
-    pub(super) fn new(link: Link, outlet: Box<dyn Outlet + Send>, options: SenderOptions) -> Self {
-        let SenderOptions {
-            buffer_max,
-            lease,
-            unprinted,
-        } = options;
+impl SenderState {
+    pub(super) fn new(
+        link: Link,
+        base: Base,
+        leader: Arc<dyn Leader>,
+        options: SenderOptions,
+    ) -> Self {
         Self {
             link,
-            gate: SharedGate::new(outlet),
-            cursors: SharedCursors::default(),
+            base,
+            leader,
+            cursors: SharedCursors::at(base.index),
             mode: AtomicU8::new(Mode::Linked as u8),
-            buffer_max,
-            lease,
-            unprinted,
+            buffer_max: options.buffer_max,
             appended_cost: AtomicU64::new(0),
             released_cost: AtomicU64::new(0),
             drain_us: AtomicU64::new(0),
             call: AtomicU64::new(0),
-            ledger: Mutex::default(),
+            ledger: Mutex::new(Ledger::at(&base)),
             changed: Condvar::new(),
-            out: Mutex::default(),
+            out: Mutex::new(Out {
+                queue: Outgoing::at(base.index),
+                blocked: false,
+            }),
             writer: Condvar::new(),
         }
     }
@@ -142,8 +158,8 @@ impl Shared {
         if self.mode() != Mode::Halted {
             self.mode.store(mode as u8, SeqCst);
             match mode {
-                Mode::Undecided => self.lease.suspend(),
-                Mode::Solo => self.lease.free(),
+                Mode::Undecided => self.leader.undecided(),
+                Mode::Solo => self.leader.undisputed(),
                 Mode::Linked | Mode::Halted => {}
             }
         }
@@ -165,7 +181,7 @@ impl Shared {
                 self.mode()
             });
         };
-        // The mode may be the owner's by then, and is not touched.
+        // The owner may have chosen a mode by then, so this one leaves it alone.
         let wake_told = || {
             let _ledger = self.ledger();
             self.changed.notify_all();
@@ -228,14 +244,29 @@ impl Shared {
         Ok(())
     }
 
-    /// What has left. The cursor is read first: console outputs let out since then are behind it.
+    /// What has left. The cursor is read first: console outputs let out since then are behind it. What the
+    /// console still holds of entries before the log is no concern of its backup, which never makes them.
     fn delivered(&self) -> Delivered {
         let released = self.cursors.released();
-        let printed = (self.unprinted)().map_or(released, |first| first.min(released));
+        let unprinted = self.leader.unprinted();
+        let printed = unprinted.map_or(released, |first| first.clamp(self.base.index, released));
         Delivered { released, printed }
     }
 
-    /// Sends a sign of life; if the socket is full, only if it `must` be sent.
+    /// Puts a frame that carries no entries on its way.
+    pub(super) fn say(&self, frame: Vec<u8>) {
+        let sent = {
+            let mut out = self.out();
+            let sent = out.queue.sent();
+            out.queue.push(frame, sent);
+            self.pump(&mut out)
+        };
+        if let Err(lost) = sent {
+            self.send_failed(lost);
+        }
+    }
+
+    /// Sends a sign of life. While frames wait for a full socket it does so only if it `must`.
     fn beat(&self, must: bool) {
         let mut out = self.out();
         if !must && !out.queue.is_empty() {
@@ -274,15 +305,16 @@ impl Shared {
         }
     }
 
-    /// Takes an ack: cursors, gate, room; in this order. Returns the microseconds spent in the outlet.
+    /// Takes an ack: cursors, leader, room; in this order. Returns the microseconds the leader took.
     fn acked(&self, ack: Ack, now: u64) -> Result<u64, LinkEnd> {
         let cost = self.settle(ack, now)?;
         self.cursors.advance_acked(ack.received);
         let begun = now_us();
-        let emitted = self.gate.acked(ack.received);
+        let emitted = self.leader.acked(ack.received);
         let outlet_us = now_us() - begun;
         emitted.map_err(|e| LinkEnd::OutletFailed(e.to_string()))?;
         self.cursors.advance_released(ack.received);
+        self.leader.executed(ack.executed);
         if let Some(cost) = cost {
             self.released_cost.store(cost, SeqCst);
         }
@@ -329,6 +361,10 @@ impl Shared {
         Ok(cost)
     }
 
+    pub(super) fn executed(&self) -> LogIndex {
+        self.ledger().last_ack.executed
+    }
+
     pub(super) fn lag(&self) -> Lag {
         let ledger = self.ledger();
         Lag {
@@ -341,7 +377,7 @@ impl Shared {
 }
 
 /// Reads acks until the link is over.
-pub(super) fn read_acks(shared: &Shared, incoming: FrameBuffer) {
+pub(super) fn read_acks(shared: &SenderState, incoming: FrameBuffer) {
     if let Err(end) = Reader::new(shared, incoming, now_us(), boot_us()).run() {
         shared.end(end);
     }
@@ -349,26 +385,26 @@ pub(super) fn read_acks(shared: &Shared, incoming: FrameBuffer) {
 
 /// What the reader thread knows of the stream.
 struct Reader<'a> {
-    shared: &'a Shared,
+    shared: &'a SenderState,
     incoming: FrameBuffer,
     /// When it last read.
     read_us: u64,
     /// The same on the clock that pauses are told by.
     read_boot_us: u64,
     trust: Trust,
-    /// When the lease was last renewed.
-    renewed_us: u64,
+    /// When the leader was last told that an ack was heard.
+    told_us: u64,
 }
 
 impl<'a> Reader<'a> {
-    fn new(shared: &'a Shared, incoming: FrameBuffer, now: u64, boot_us: u64) -> Self {
+    fn new(shared: &'a SenderState, incoming: FrameBuffer, now: u64, boot_us: u64) -> Self {
         Self {
             shared,
             incoming,
             read_us: now,
             read_boot_us: boot_us,
             trust: Trust::new(shared.link.settings),
-            renewed_us: now,
+            told_us: now,
         }
     }
 
@@ -388,10 +424,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Something was read at `now`, which is `boot_us` on the clock that goes on while the host is
-    /// suspended, `outlet_us` of the time before it having been spent in the outlet.
+    /// Notes that something was read at `now`. That moment is `boot_us` on the clock that goes on while the
+    /// host is suspended. Of the time since the last read `outlet_us` was spent in the outlet, which is no
+    /// waiting.
     fn read_at(&mut self, now: u64, boot_us: u64, outlet_us: u64) -> Result<(), LinkLost> {
-        // A pause within the outlet is not seen here, but by the lease.
+        // A pause within the outlet is not seen here, but by who is told of what is heard.
         let waited_us = boot_us.saturating_sub(self.read_boot_us.saturating_add(outlet_us));
         (self.read_us, self.read_boot_us) = (now, boot_us);
         if let Some(call) = self.trust.read(waited_us)? {
@@ -428,25 +465,25 @@ impl<'a> Reader<'a> {
         let mut outlet_us = 0;
         if let Some(ack) = ack.filter(|_| !self.shared.link.over()) {
             if end.is_none() {
-                self.renew(now);
+                self.tell_heard(now);
             }
             outlet_us = self.shared.acked(ack, now)?;
         }
         end.map_or(Ok(outlet_us), Err)
     }
 
-    /// Renews the lease, for an ack that is believed: one from before a pause says nothing of who is live
-    /// now. Before the outlet, so that the time spent there is not added.
-    fn renew(&mut self, now: u64) {
-        if now.saturating_sub(self.renewed_us) >= RENEWAL_US {
-            self.renewed_us = now;
-            self.shared.lease.heard();
+    /// Tells the leader of an ack that is believed: one from before a pause says nothing of who is live now.
+    /// Before the outputs leave, so that the time they take is not added.
+    fn tell_heard(&mut self, now: u64) {
+        if now.saturating_sub(self.told_us) >= HEARD_US {
+            self.told_us = now;
+            self.shared.leader.heard();
         }
     }
 }
 
 /// Sends what did not fit into the socket.
-pub(super) fn write_rest(shared: &Shared) {
+pub(super) fn write_rest(shared: &SenderState) {
     loop {
         let mut out = shared.out();
         while !out.blocked && !shared.link.over() {
@@ -475,8 +512,8 @@ pub(super) fn write_rest(shared: &Shared) {
 }
 
 /// Sends heartbeats, and ends the link when the backup is silent.
-pub(super) fn watch(shared: &Shared) {
-    let mut told = Delivered::default();
+pub(super) fn watch(shared: &SenderState) {
+    let mut told = Delivered::before(shared.base.index);
     let beat = |nothing_sent: bool| {
         let delivered = shared.delivered();
         if nothing_sent || delivered != told {
@@ -491,8 +528,7 @@ pub(super) fn watch(shared: &Shared) {
 mod tests {
     use super::*;
     use crate::messages::{Settings, Settled};
-    use replay::{InputsError, Output};
-    use std::cell::Cell;
+    use replay::InputsError;
     use std::net::{TcpListener, TcpStream};
 
     const SETTINGS: Settings = Settings {
@@ -500,74 +536,108 @@ mod tests {
         suspect_ms: 300,
     };
 
-    thread_local! {
-        static NOW: Cell<u64> = const { Cell::new(0) };
+    /// Counts the acks it is told of: those believed, and those that release outputs.
+    #[derive(Default)]
+    struct Counts {
+        heard: AtomicU64,
+        acked: AtomicU64,
     }
 
-    struct Nowhere;
-    impl Outlet for Nowhere {
-        fn emit(&mut self, _: LogIndex, _: Output) -> Result<(), InputsError> {
+    impl Leader for Counts {
+        fn begins(&self, _: Settled) {}
+
+        fn heard(&self) {
+            self.heard.fetch_add(1, SeqCst);
+        }
+
+        fn acked(&self, _: LogIndex) -> Result<(), InputsError> {
+            self.acked.fetch_add(1, SeqCst);
             Ok(())
         }
+
+        fn unprinted(&self) -> Option<LogIndex> {
+            None
+        }
+
+        fn undecided(&self) {}
+
+        fn solo(&self) -> Result<(), InputsError> {
+            Ok(())
+        }
+
+        fn undisputed(&self) {}
+
+        fn halted(&self) {}
+
+        fn closed(&self) {}
     }
 
-    /// A linked primary on the clock `NOW`, and the other end of its socket.
-    fn linked() -> (Shared, TcpStream) {
+    /// A linked primary, who leads it, and the other end of its socket.
+    fn linked() -> (SenderState, Arc<Counts>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let link = Link::new(near, SETTINGS, Box::new(|_| {})).unwrap();
-        let lease = Lease::on_clock(|| NOW.get());
-        lease.begin(Settled {
-            settings: SETTINGS,
-            round_trip_us: 0,
-        });
-        let options = SenderOptions {
-            lease,
-            ..SenderOptions::default()
-        };
-        let shared = Shared::new(link, Box::new(Nowhere), options);
-        (shared, listener.accept().unwrap().0)
+        let leader = Arc::new(Counts::default());
+        let options = SenderOptions::default();
+        let shared = SenderState::new(link, Base::alone(0), leader.clone(), options);
+        (shared, leader, listener.accept().unwrap().0)
     }
 
-    /// An ack that answers the call `answers` is read at `ms`.
-    fn read(reader: &mut Reader<'_>, ms: u64, answers: u64) {
-        NOW.set(ms * 1_000);
+    /// An ack that answers the call `answers` is read at `us`.
+    fn read_at(reader: &mut Reader<'_>, us: u64, answers: u64) {
         let ack = Ack {
             answers,
-            ..Ack::default()
+            ..Ack::at(&reader.shared.base)
         };
         let bytes = ack.to_frame();
         reader.incoming.space()[..bytes.len()].copy_from_slice(&bytes);
         reader.incoming.filled(bytes.len());
-        reader.read_at(ms * 1_000, ms * 1_000, 0).unwrap();
+        reader.read_at(us, us, 0).unwrap();
         reader.take().unwrap();
     }
 
+    /// What a lease makes of the acks it hears in this story is tested where it is kept.
     #[test]
-    fn acks_that_are_not_believed_do_not_renew_the_lease() {
-        let (shared, _backup) = linked();
+    fn acks_that_are_not_believed_are_not_heard() {
+        let (shared, leader, _backup) = linked();
         let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
-        for ms in (20..=1_000).step_by(20) {
-            read(&mut reader, ms, 0);
-            assert_eq!(shared.lease.held(), Some(true), "at {ms} ms");
+        let told = || [&leader.heard, &leader.acked].map(|count| count.load(SeqCst));
+        let mut read = |ms: u64, answers| {
+            read_at(&mut reader, ms * 1_000, answers);
+            told()
+        };
+        for (before, ms) in (0..).zip((20..=1_000).step_by(20)) {
+            assert_eq!(read(ms, 0), [before + 1; 2], "at {ms} ms");
         }
+        let before = told();
         // A pause, and after it acks from before it, one at a time, for longer than a lease waits.
         for ms in (2_000..2_500).step_by(20) {
-            read(&mut reader, ms, 0);
-            assert_eq!(shared.lease.held(), None, "at {ms} ms");
+            assert_eq!(read(ms, 0), before, "at {ms} ms");
         }
         let call = shared.call.load(SeqCst);
-        for ms in (2_500..2_800).step_by(20) {
-            read(&mut reader, ms, call);
-            assert_eq!(shared.lease.held(), None, "at {ms} ms");
+        for (more, ms) in (1..).zip((2_500..=2_800).step_by(20)) {
+            assert_eq!(
+                read(ms, call),
+                before.map(|count| count + more),
+                "at {ms} ms"
+            );
         }
-        read(&mut reader, 2_800, call);
-        assert_eq!(shared.lease.held(), Some(true));
+    }
+
+    #[test]
+    fn of_acks_that_come_often_one_a_millisecond_is_heard() {
+        let (shared, leader, _backup) = linked();
+        let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
+        for (us, heard) in [(999, 0), (1_000, 1), (1_999, 1), (2_500, 2), (3_499, 2)] {
+            read_at(&mut reader, us, 0);
+            assert_eq!(leader.heard.load(SeqCst), heard, "at {us} us");
+        }
+        assert_eq!(leader.acked.load(SeqCst), 5, "outputs leave with every one");
     }
 
     #[test]
     fn a_suspended_host_is_a_pause() {
-        let (shared, _backup) = linked();
+        let (shared, _leader, _backup) = linked();
         let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
         reader.read_at(20_000, 20_000, 0).unwrap();
         assert_eq!(shared.call.load(SeqCst), 0);

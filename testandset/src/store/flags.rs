@@ -6,15 +6,18 @@
 //!   ended:  web: flags up to 2 are x.ended's           flag 3
 //! ```
 //!
-//! *What may be forgotten.* A flag that is set must stay set: a replica that slept through everything may
-//! still ask for it, and would go live if it were free. So no flag is ever dropped. But once a machine is
-//! marked as ended in view n, all its flags up to n say the same to whoever may still ask: that the
-//! machine is over. They are folded into one line. Folding sets flags that nobody had (where a view
-//! service left views out) and clears none, so it can only make a contender lose that could have won, of
-//! a machine that is over. The names of who won the flags are what is forgotten; a winner that asks again
-//! is told that the machine has ended, which it is, by its own word or by its successor's.
+//! *What may be forgotten.* A flag that is set must stay set. A replica that slept through everything may
+//! still ask for it, and would go live if the flag were free. So no flag is ever dropped.
 //!
-//! The age of an end mark plays no part in that: it only leaves time to look at who won what. A clock that
+//! But once a machine is marked as ended in view n, all its flags up to n say the same to whoever may still
+//! ask: the machine is over. So they are folded into one line. Folding clears no flag. It may set flags that
+//! nobody had, where a viewservice left views out. So all it can do is make a contender lose that could have
+//! won, and only of a machine that is over.
+//!
+//! What is forgotten is who won each flag. A winner that asks again is told that the machine has ended. That
+//! is so, by the winner's own word or by its successor's.
+//!
+//! The age of an end mark plays no part in this. It only leaves time to look at who won what, so a clock that
 //! is wrong does no harm.
 
 use crate::record::{Ended, Entry, Identity, Record, to_line};

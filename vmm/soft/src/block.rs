@@ -274,7 +274,7 @@ impl Blocks {
     pub fn invalidate(&mut self, cpu: &mut Cpu, page: u64) {
         self.forget(page);
         cpu.physical.set_code(page, false);
-        cpu.tlb.unguard(page * PAGE);
+        cpu.unguard(page * PAGE);
     }
 
     /// Drops everything.

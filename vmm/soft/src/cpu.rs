@@ -5,7 +5,7 @@ use crate::fpu::Fpu;
 use crate::memory::{Mode, Physical, Tlb};
 use crate::model::Model;
 use crate::op::slot;
-use crate::outside::Outside;
+use crate::outside::OutsideAccesses;
 use crate::trap::{Cause, Exception, Trap, vector};
 
 /// A segment register with its hidden part (SDM volume 3, 3.4.3).
@@ -202,7 +202,7 @@ pub struct Cpu {
     /// are dropped before another block is fetched.
     pub(crate) rewritten: Vec<u64>,
     /// Accesses that others do.
-    pub outside: Outside,
+    pub outside: OutsideAccesses,
 }
 
 impl Cpu {
@@ -239,7 +239,7 @@ impl Cpu {
             tlb: Tlb::default(),
             physical,
             rewritten: Vec::new(),
-            outside: Outside::default(),
+            outside: OutsideAccesses::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 /// Accesses of the present instruction.
 #[derive(Clone, Debug, Default)]
-pub struct Outside {
+pub struct OutsideAccesses {
     /// Answers had, in the order the instruction asks.
     answers: Vec<u64>,
     /// How many of them the present attempt has used.
@@ -28,7 +28,7 @@ pub struct Outside {
     pub(crate) last: (u64, bool),
 }
 
-impl Outside {
+impl OutsideAccesses {
     /// The instruction starts (over).
     pub(crate) fn start(&mut self) {
         self.used = 0;

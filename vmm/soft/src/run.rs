@@ -86,9 +86,27 @@ impl Soft {
 
     /// Somebody else wrote to physical page number `page`.
     pub fn page_written(&mut self, page: u64) {
+        self.cpu.wrote(page * crate::memory::PAGE);
         if self.cpu.physical.has_code(page * crate::memory::PAGE) {
             self.blocks.invalidate(&mut self.cpu, page);
         }
+    }
+
+    /// Forgets every translation, as a processor does that was just switched on: the next accesses walk the
+    /// guest's tables. Decoded instructions, a mere cache, stay.
+    pub fn flush_translations(&mut self) {
+        self.cpu.tlb.flush(true);
+    }
+
+    /// From now on notes to which of the first `pages` pages of RAM somebody writes; with 0, to none. A
+    /// multiple of 64.
+    pub fn note_writes(&mut self, pages: u64) {
+        self.cpu.note_writes(pages);
+    }
+
+    /// The pages written to since this was last asked, or noting began: a bit each, 64 a word, from page 0 on.
+    pub fn take_written(&mut self) -> Vec<u64> {
+        self.cpu.take_written()
     }
 
     /// Forgets every translation and every decoded instruction: the state was replaced.
@@ -148,7 +166,7 @@ impl Soft {
     /// Why it did not retire.
     #[doc(hidden)]
     pub fn one(&mut self) -> Result<(), Cause> {
-        while self.attempt(false, false) == Outcome::Failed {
+        while self.attempt(false, false) == Retirement::Failed {
             match self.cpu.cause {
                 Cause::CodeWrite(page) => self.blocks.invalidate(&mut self.cpu, page),
                 cause => return Err(cause),
@@ -302,7 +320,7 @@ impl Soft {
         let outcome = loop {
             let outcome = self.attempt(post, keep);
             let cpu = &mut self.cpu;
-            if outcome != Outcome::Failed {
+            if outcome != Retirement::Failed {
                 break outcome;
             }
             cpu.shadow = shadow;
@@ -321,7 +339,7 @@ impl Soft {
         cpu.outside.commit();
         let traced = before & flags::TF != 0 && !std::mem::take(&mut cpu.untraced);
         let mut hits = touched;
-        if traced || outcome == Outcome::Stepped {
+        if traced || outcome == Retirement::Stepped {
             hits |= debug::SINGLE_STEP;
         }
         if hits != 0 {
@@ -330,7 +348,7 @@ impl Soft {
             if exit.is_some() {
                 return exit;
             }
-        } else if outcome == Outcome::Halted {
+        } else if outcome == Retirement::Halted {
             cpu.halted = true;
             return Some(Exit::Halt);
         }
@@ -338,14 +356,14 @@ impl Soft {
     }
 
     /// Tries the instruction at RIP.
-    fn attempt(&mut self, post: bool, keep: bool) -> Outcome {
+    fn attempt(&mut self, post: bool, keep: bool) -> Retirement {
         let found = if keep {
             self.blocks.find(&mut self.cpu)
         } else {
             self.blocks.one(&mut self.cpu)
         };
         let Ok(place) = found else {
-            return Outcome::Failed;
+            return Retirement::Failed;
         };
         let op = self.blocks.get(place).ops[0];
         let cpu = &mut self.cpu;
@@ -360,13 +378,13 @@ impl Soft {
         let result = (op.run)(cpu, &op);
         cpu.outside.posting = false;
         let outcome = match (result, cpu.cause) {
-            (Ok(()), _) => Outcome::Retired,
-            (_, Cause::Halt) => Outcome::Halted,
-            (_, Cause::Stepped) => Outcome::Stepped,
+            (Ok(()), _) => Retirement::Retired,
+            (_, Cause::Halt) => Retirement::Halted,
+            (_, Cause::Stepped) => Retirement::Stepped,
             _ => {
                 cpu.outside.posted.clear();
                 cpu.judge_fault(&op);
-                return Outcome::Failed;
+                return Retirement::Failed;
             }
         };
         cpu.clock += 1;
@@ -377,7 +395,7 @@ impl Soft {
 
 /// What became of one instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+enum Retirement {
     /// It retired.
     Retired,
     /// It retired, and the processor halts.

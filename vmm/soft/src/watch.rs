@@ -366,7 +366,7 @@ impl Soft {
         let none = Physical::new(Vec::new());
         let physical = std::mem::replace(&mut cpu.physical, none);
         let mut tlb = std::mem::take(&mut cpu.tlb);
-        tlb.put_back(&copy.0.tlb, |page| physical.has_code(page));
+        tlb.put_back(&copy.0.tlb, |page| physical.is_guarded(page));
         *cpu = Cpu {
             physical,
             tlb,

@@ -230,6 +230,10 @@ impl Captured {
 
     /// Waits until the text contains `part`; `false` if it does not within `timeout`. Not for a vCPU
     /// thread: it reads the clock.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "for tests, which wait on threads of their own"
+    )]
     #[must_use]
     pub fn wait_for(&self, part: &str, timeout: Duration) -> bool {
         let missing = |state: &mut CaptureState| {
@@ -573,7 +577,7 @@ mod tests {
     fn a_terminal_is_raw_while_it_is_read_and_cooked_after() {
         isolated(|| {
             let Some((master, slave)) = openpty() else {
-                crate::skipped::skip_this(&"no pseudo-terminal");
+                testing::skipped::skip_this(&"no pseudo-terminal");
                 return;
             };
             dup2_stdin(&slave).expect("a new stdin");
@@ -596,7 +600,7 @@ mod tests {
     fn a_terminal_is_cooked_after_exit_without_drop() {
         isolated(|| {
             let Some((_master, slave)) = openpty() else {
-                crate::skipped::skip_this(&"no pseudo-terminal");
+                testing::skipped::skip_this(&"no pseudo-terminal");
                 return;
             };
             // SAFETY: this process has one thread.

@@ -5,17 +5,31 @@
 //! ```
 //!
 //! What is read goes to a buffer of its own (the bounce buffer), never to guest memory.
+//!
+//! A backup with a disk of its own has it follow (`follow`): requests are executed as its replay makes them, and
+//! their ends are told by its log. The disk as a whole is compared and copied by its [`Contents`].
 
+mod blocks;
+mod contents;
+mod follow;
+
+pub use blocks::{BLOCK_BYTES, BlockSet};
+pub use contents::Contents;
+
+use self::follow::{Follower, Job};
 use super::ArrivalSink;
+use super::fenced::write_all_while;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use replay::{Arrival, Output};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Bytes of a sector, as in virtio-blk.
@@ -62,17 +76,34 @@ pub enum DiskError {
 
 /// The right to write to a disk that is shared with another replica.
 pub trait WritePermit: Send + Sync {
-    /// Waits until it may be written; false if it may not, for ever.
-    fn wait(&self) -> bool;
+    /// Waits until these bytes may be written; false if they may not, for ever. It is asked right before the system
+    /// call, and again if the thread was made to wait in between (see [`super::fenced`]).
+    fn wait(&self, bytes: &Range<u64>) -> bool;
 }
 
-/// A disk that is nobody else's.
-struct Always;
+/// The blocks that were written since somebody asked; nothing is noted where nobody does.
+///
+/// A write is noted when it is done. So whoever takes this set and then copies its blocks misses no write but those
+/// that are still under way, or come later.
+#[derive(Debug, Default)]
+struct Written(Mutex<Option<BlockSet>>);
 
-impl WritePermit for Always {
-    fn wait(&self) -> bool {
-        true
+impl Written {
+    fn set(&self) -> std::sync::MutexGuard<'_, Option<BlockSet>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn note(&self, bytes: Option<Range<u64>>) {
+        if let (Some(bytes), Some(set)) = (bytes, &mut *self.set()) {
+            set.insert_bytes(bytes);
+        }
+    }
+}
+
+/// The bytes of the disk that `output` writes.
+fn bytes_written(output: &Output) -> Option<Range<u64>> {
+    let writes = matches!(output, Output::DiskWrite { .. });
+    writes.then(|| output.disk_bytes()).flatten()
 }
 
 /// A raw file as a disk. On drop, what was submitted is done first.
@@ -81,7 +112,9 @@ pub struct DiskFile {
     path: PathBuf,
     file: Arc<File>,
     sectors: u64,
-    requests: Option<SyncSender<Output>>,
+    requests: Option<SyncSender<Job>>,
+    follower: Arc<Follower>,
+    written: Arc<Written>,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -92,7 +125,7 @@ impl DiskFile {
     /// # Errors
     /// See [`DiskError`].
     pub fn open(path: &Path, sink: Arc<dyn ArrivalSink>) -> Result<Self, DiskError> {
-        Self::open_as(path, sink, false, Arc::new(Always))
+        Self::open_as(path, sink, false, None)
     }
 
     /// As [`DiskFile::open`], with every write durable before its end is told: a guest that lives on
@@ -106,14 +139,14 @@ impl DiskFile {
         sink: Arc<dyn ArrivalSink>,
         permit: Option<Arc<dyn WritePermit>>,
     ) -> Result<Self, DiskError> {
-        Self::open_as(path, sink, true, permit.unwrap_or_else(|| Arc::new(Always)))
+        Self::open_as(path, sink, true, permit)
     }
 
     fn open_as(
         path: &Path,
         sink: Arc<dyn ArrivalSink>,
         durable: bool,
-        permit: Arc<dyn WritePermit>,
+        permit: Option<Arc<dyn WritePermit>>,
     ) -> Result<Self, DiskError> {
         let at = || path.to_owned();
         let failed = |operation| {
@@ -123,6 +156,9 @@ impl DiskFile {
                 source,
             }
         };
+        // A limit of this process's files is a request that fails, not this process's end.
+        // SAFETY: no handler runs.
+        let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
         // Without O_NONBLOCK, opening a FIFO would wait for its other end.
         let file = OpenOptions::new()
             .read(true)
@@ -145,16 +181,24 @@ impl DiskFile {
         }
         let file = Arc::new(file);
         let (requests, queue) = sync_channel(QUEUE_MAX);
-        let disk = file.clone();
+        let (follower, written) = (Arc::new(Follower::default()), Arc::new(Written::default()));
+        let served = Served {
+            file: file.clone(),
+            bytes,
+            follower: follower.clone(),
+            written: written.clone(),
+        };
         let worker = std::thread::Builder::new()
             .name("disk".into())
-            .spawn(move || serve(&queue, &disk, bytes, &*sink, &*permit))
+            .spawn(move || serve(&queue, &served, &*sink, permit.as_deref()))
             .map_err(failed("cannot start a thread"))?;
         Ok(Self {
             path: at(),
             file,
             sectors: bytes / SECTOR_BYTES,
             requests: Some(requests),
+            follower,
+            written,
             worker: Some(worker),
         })
     }
@@ -196,8 +240,33 @@ impl DiskFile {
     /// If `output` is no disk request.
     pub fn submit(&self, output: Output) {
         assert!(output.disk_tag().is_some(), "not for a disk: {output:?}");
+        self.give(Job::Request(output));
+    }
+
+    fn give(&self, job: Job) {
         let requests = self.requests.as_ref().expect("taken at drop only");
-        requests.send(output).expect("the worker ends at drop only");
+        requests.send(job).expect("the worker ends at drop only");
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        Contents::new(self.file.clone(), self.sectors * SECTOR_BYTES)
+    }
+
+    /// From now on notes which blocks are written, or no longer.
+    pub fn note_written(&self, noted: bool) {
+        *self.written.set() = noted.then(BlockSet::default);
+    }
+
+    /// The blocks written since this was last asked.
+    #[must_use]
+    pub fn written(&self) -> BlockSet {
+        self.written
+            .set()
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 }
 
@@ -212,21 +281,36 @@ impl Drop for DiskFile {
     }
 }
 
-fn serve(
-    queue: &Receiver<Output>,
-    file: &File,
+/// What the disk's thread works on.
+struct Served {
+    file: Arc<File>,
     bytes: u64,
+    follower: Arc<Follower>,
+    written: Arc<Written>,
+}
+
+fn serve(
+    queue: &Receiver<Job>,
+    disk: &Served,
     sink: &dyn ArrivalSink,
-    permit: &dyn WritePermit,
+    permit: Option<&dyn WritePermit>,
 ) {
-    while let Ok(output) = queue.recv() {
-        // Right before the system call: a pause between the two is all that is left to go wrong.
-        if matches!(output, Output::DiskWrite { .. }) && !permit.wait() {
+    while let Ok(job) = queue.recv() {
+        let output = match job {
+            Job::Request(output) => output,
+            Job::Follow(job) => {
+                disk.follower.serve(job, disk);
+                continue;
+            }
+        };
+        let bytes = bytes_written(&output);
+        let (tag, done) = execute(&disk.file, disk.bytes, output, permit);
+        disk.written.note(bytes);
+        let Some(result) = done else {
             tracing::info!("disk writes are not done any more: this replica is halted");
             while queue.recv().is_ok() {}
             return;
-        }
-        let (tag, result) = execute(file, bytes, output);
+        };
         let (ok, data) = match result {
             Ok(data) => (true, data),
             Err(error) => {
@@ -240,35 +324,54 @@ fn serve(
     }
 }
 
-/// Executes a request; its tag, and the bytes read if it was a read.
-fn execute(file: &File, bytes: u64, output: Output) -> (u32, io::Result<Vec<u8>>) {
+/// Executes a request; its tag, and the bytes read if it was a read, or nothing if it is not done as `permit` is
+/// refused.
+fn execute(
+    file: &File,
+    bytes: u64,
+    output: Output,
+    permit: Option<&dyn WritePermit>,
+) -> (u32, Option<io::Result<Vec<u8>>>) {
     match output {
-        Output::DiskRead { tag, offset, len } => {
-            let read = || {
-                check(bytes, offset, u64::from(len))?;
-                let mut data = vec![0; len as usize];
-                file.read_exact_at(&mut data, offset)?;
-                Ok(data)
-            };
-            (tag, read())
-        }
+        Output::DiskRead { tag, offset, len } => (tag, Some(read(file, bytes, offset, len))),
         Output::DiskWrite { tag, offset, data } => {
-            let written = check(bytes, offset, data.len() as u64)
-                .and_then(|()| file.write_all_at(&data, offset));
-            (tag, written.map(|()| Vec::new()))
+            let written = match (check(bytes, offset, data.len() as u64), permit) {
+                (Err(outside), _) => Some(Err(outside)),
+                (Ok(()), None) => Some(file.write_all_at(&data, offset)),
+                (Ok(()), Some(permit)) => {
+                    let bytes = offset..offset + data.len() as u64;
+                    write_all_while(file, &data, offset, || permit.wait(&bytes))
+                }
+            };
+            (tag, written.map(|done| done.map(|()| Vec::new())))
         }
-        Output::DiskFlush { tag } => (tag, file.sync_data().map(|()| Vec::new())),
+        Output::DiskFlush { tag } => (tag, Some(file.sync_data().map(|()| Vec::new()))),
         other => unreachable!("submit takes no {other:?}"),
     }
 }
 
-fn check(bytes: u64, offset: u64, length: u64) -> io::Result<()> {
+/// What is at `offset` of a disk of `bytes`.
+fn read(file: &File, bytes: u64, offset: u64, len: u32) -> io::Result<Vec<u8>> {
+    check(bytes, offset, u64::from(len))?;
+    let mut data = vec![0; len as usize];
+    file.read_exact_at(&mut data, offset)?;
+    Ok(data)
+}
+
+/// Whether so much at `offset` is of a disk of `bytes`.
+fn within(bytes: u64, offset: u64, length: u64) -> io::Result<()> {
     let end = offset.checked_add(length);
     if end.is_none_or(|end| end > bytes) {
         return Err(io::Error::other(format!(
             "{length} bytes at {offset} are outside a disk of {bytes}"
         )));
     }
+    Ok(())
+}
+
+/// Whether it may be asked for so much there at a time.
+fn check(bytes: u64, offset: u64, length: u64) -> io::Result<()> {
+    within(bytes, offset, length)?;
     if length > u64::from(REQUEST_BYTES_MAX) {
         return Err(io::Error::other(format!(
             "{length} bytes are too many for one request"
@@ -280,15 +383,29 @@ fn check(bytes: u64, offset: u64, length: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backends::testing::{Heard, isolated, threads_and_fds};
+    use crate::backends::testing::{Heard, has_again, isolated, threads_and_fds};
     use std::io::Write;
+    use std::sync::{Condvar, Mutex};
 
-    /// Says yes or no once it is told.
-    struct Told(std::sync::Mutex<Receiver<bool>>);
+    /// Says yes or no once it is told, to all who ask.
+    #[derive(Default)]
+    struct Told {
+        told: Mutex<Option<bool>>,
+        changed: Condvar,
+    }
+
+    impl Told {
+        fn tell(&self, may: Option<bool>) {
+            *self.told.lock().unwrap() = may;
+            self.changed.notify_all();
+        }
+    }
 
     impl WritePermit for Told {
-        fn wait(&self) -> bool {
-            self.0.lock().unwrap().recv().unwrap()
+        fn wait(&self, _: &Range<u64>) -> bool {
+            let told = self.told.lock().unwrap();
+            let told = self.changed.wait_while(told, |told| told.is_none());
+            told.unwrap().expect("waited for")
         }
     }
 
@@ -296,9 +413,9 @@ mod tests {
     fn a_write_waits_for_its_permit_and_is_not_done_without() {
         let file = file(4096);
         let heard = Heard::new();
-        let (tell, told) = std::sync::mpsc::channel();
-        let permit: Arc<dyn WritePermit> = Arc::new(Told(std::sync::Mutex::new(told)));
-        let disk = DiskFile::open_durable(file.path(), heard.clone(), Some(permit)).unwrap();
+        let permit = Arc::new(Told::default());
+        let disk =
+            DiskFile::open_durable(file.path(), heard.clone(), Some(permit.clone())).unwrap();
         let write = |tag, byte| Output::DiskWrite {
             tag,
             offset: 0,
@@ -306,11 +423,12 @@ mod tests {
         };
         disk.submit(write(1, b'a'));
         assert_eq!(heard.arrivals().len(), 0);
-        tell.send(true).unwrap();
+        permit.tell(Some(true));
         heard.wait_for_arrivals(1);
+        permit.tell(None);
         disk.submit(write(2, b'b'));
         disk.submit(write(3, b'c'));
-        tell.send(false).unwrap();
+        permit.tell(Some(false));
         drop(disk);
         assert_eq!(heard.arrivals().len(), 1, "the end of neither is told");
         assert!(std::fs::read(file.path()).unwrap()[..512] == [b'a'; 512]);
@@ -456,7 +574,7 @@ mod tests {
             let disk = DiskFile::open(file.path(), Heard::new()).expect("a disk");
             assert_ne!(threads_and_fds(), before);
             drop(disk);
-            assert_eq!(threads_and_fds(), before);
+            has_again(before);
         });
     }
 }

@@ -16,6 +16,7 @@
 pub mod announce;
 pub mod console;
 pub mod disk;
+pub mod fenced;
 mod netlink;
 pub mod netns;
 pub mod shadow;

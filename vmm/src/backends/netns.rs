@@ -191,7 +191,7 @@ mod tests {
         match PrivateNetwork::enter_as(&["tap0", "tap1"], as_user) {
             Ok(network) => Some(network),
             Err(error) => {
-                crate::skipped::skip_this(&error);
+                testing::skipped::skip_this(&error);
                 None
             }
         }
@@ -286,7 +286,7 @@ mod tests {
             drop(worker);
             match refused {
                 Err(PrivateNetworkError::Threads(2)) => {}
-                Err(PrivateNetworkError::Tap(error)) => crate::skipped::skip_this(&error),
+                Err(PrivateNetworkError::Tap(error)) => testing::skipped::skip_this(&error),
                 other => panic!("{other:?}"),
             }
         });
@@ -298,7 +298,7 @@ mod tests {
             let refused = PrivateNetwork::enter(&["a name too long for it"]);
             match refused {
                 Err(PrivateNetworkError::Tap(TapError::Name(_))) => {}
-                Err(error) => crate::skipped::skip_this(&error),
+                Err(error) => testing::skipped::skip_this(&error),
                 Ok(_) => panic!("that is no name"),
             }
         });

@@ -25,7 +25,7 @@ mod port;
 mod server;
 mod tcp;
 
-pub use forward::{Forward, ForwardError};
+pub use forward::{Forward, ForwardError, ForwardedPort};
 pub use link::LinkError;
 pub use port::SwitchPort;
 pub use server::{Switch, SwitchError};

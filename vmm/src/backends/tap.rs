@@ -6,7 +6,7 @@
 //! ```
 
 use super::netlink::Netlink;
-use super::worker::{Next, Worker, retry};
+use super::worker::{Then, Worker, retry};
 use super::{ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAMES_AT_ONCE, Mac, NetPort, is_for};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -115,7 +115,7 @@ impl NetPort for Tap {
 }
 
 /// Takes the frames there are.
-fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Next {
+fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Then {
     // One byte more than fits, to tell frames that are too long: the kernel cuts them.
     let mut buffer = [0; FRAME_BYTES_MAX + 1];
     for _ in 0..FRAMES_AT_ONCE {
@@ -128,14 +128,14 @@ fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) 
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Err(Errno::EAGAIN) => return Next::Wait(sink.settled()),
+            Err(Errno::EAGAIN) => return Then::Wait(sink.settled()),
             Err(error) => {
                 tracing::error!(%error, "TAP: no more frames can be received");
-                return Next::End;
+                return Then::End;
             }
         }
     }
-    Next::Wait(sink.settled())
+    Then::Wait(sink.settled())
 }
 
 /// Makes the TAP interface `name` so that it stays when nobody has it open.
@@ -285,7 +285,7 @@ mod tests {
         match crate::backends::netns::PrivateNetwork::enter(&[]) {
             Ok(_) => true,
             Err(error) => {
-                crate::skipped::skip_this(&error);
+                testing::skipped::skip_this(&error);
                 false
             }
         }
@@ -318,7 +318,7 @@ mod tests {
     fn without_rights_it_says_so() {
         isolated(|| {
             if !nix::unistd::geteuid().is_root() || !Path::new(TUN).exists() {
-                crate::skipped::skip_this(&format_args!("needs root and {TUN}"));
+                testing::skipped::skip_this(&format_args!("needs root and {TUN}"));
                 return;
             }
             // Still the host's network: nothing may be made in it.

@@ -66,6 +66,23 @@ pub fn threads_and_fds() -> (usize, usize) {
     (count("/proc/self/task"), count("/proc/self/fd"))
 }
 
+/// It has as many of them as `before`. A thread that was joined leaves `/proc` a moment later; a descriptor that was
+/// closed is gone.
+#[track_caller]
+pub fn has_again(before: (usize, usize)) {
+    let (threads, fds) = before;
+    assert_eq!(threads_and_fds().1, fds, "descriptors");
+    let begun = std::time::Instant::now();
+    while threads_and_fds().0 != threads {
+        let now = threads_and_fds().0;
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{now} threads, {threads} before"
+        );
+        std::thread::yield_now();
+    }
+}
+
 /// A sink that keeps all that arrives.
 #[derive(Default)]
 pub struct Heard {
@@ -156,13 +173,13 @@ struct Wires {
     stop: bool,
 }
 
-struct Shared {
+struct Wiring {
     wires: Mutex<Wires>,
     changed: Condvar,
 }
 
 struct Wire {
-    shared: Arc<Shared>,
+    shared: Arc<Wiring>,
     number: usize,
 }
 
@@ -184,7 +201,7 @@ impl ArrivalSink for Wire {
 /// A guest that echoes TCP streams, with several ports of which it uses one at a time: as a pair of
 /// replicas appears from outside.
 pub struct EchoGuest {
-    shared: Arc<Shared>,
+    shared: Arc<Wiring>,
     ports: Vec<Box<dyn NetPort>>,
     mac: Mac,
     ip: Ipv4Addr,
@@ -192,7 +209,7 @@ pub struct EchoGuest {
 
 /// An [`EchoGuest`] at work; ends with this.
 pub struct RunningGuest {
-    shared: Arc<Shared>,
+    shared: Arc<Wiring>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -209,7 +226,7 @@ impl EchoGuest {
             live: 0,
             stop: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(Wiring {
             wires: Mutex::new(wires),
             changed: Condvar::new(),
         });

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// What a worker does after its descriptor was ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum Then {
     /// Wait for it again, or for a time.
     Wait(Attention),
     /// End.
@@ -52,7 +52,7 @@ impl Worker {
     pub fn serve(
         name: &str,
         source: impl AsFd + Send + 'static,
-        mut ready: impl FnMut() -> Next + Send + 'static,
+        mut ready: impl FnMut() -> Then + Send + 'static,
     ) -> io::Result<Self> {
         Self::start(name, move |stop| {
             // The kernel's default would make 110 us of 60.
@@ -72,8 +72,8 @@ impl Worker {
                     return;
                 }
                 match ready() {
-                    Next::Wait(next) => attention = next,
-                    Next::End => return,
+                    Then::Wait(next) => attention = next,
+                    Then::End => return,
                 }
             }
         })

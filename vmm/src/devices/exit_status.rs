@@ -17,7 +17,8 @@ use super::{Chip, DeviceError};
 /// Where it is.
 pub const ADDRESS: u64 = abi::CONTROL_PAGE + abi::control::EXIT_STATUS;
 
-const KIND: &str = "exit-status";
+/// Its name in a snapshot.
+pub const KIND: &str = "exit-status";
 const VERSION: u16 = 1;
 
 /// The register.

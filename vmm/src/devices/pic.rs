@@ -21,7 +21,7 @@ const ELCR_WRITABLE: [u8; 2] = [0xf8, 0xde];
 
 /// What the next byte written to the odd port is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Next {
+enum NextWrite {
     /// Nothing was initialised yet: no interrupts.
     #[default]
     Off,
@@ -35,7 +35,7 @@ enum Next {
 /// One 8259A. Sets of inputs are bit masks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Half {
-    next: Next,
+    next: NextWrite,
     /// Levels at the inputs.
     lines: u8,
     /// Edges not acknowledged yet.
@@ -78,7 +78,7 @@ impl Half {
     /// The input to serve next, if one outranks all in service ("Fully nested mode"). `cascade`: the
     /// slave's INT, at its input.
     fn request(&self, cascade: u8) -> Option<u8> {
-        if self.next != Next::Mask {
+        if self.next != NextWrite::Mask {
             return None;
         }
         let wanted = self.irr(cascade) & !self.imr;
@@ -143,7 +143,7 @@ impl Half {
     /// ICW1.
     fn initialise(&mut self, value: u8) {
         *self = Self {
-            next: Next::Icw2,
+            next: NextWrite::Icw2,
             lines: self.lines,
             level: self.level,
             base: self.base,
@@ -194,22 +194,26 @@ impl Half {
     }
 
     fn write_odd(&mut self, value: u8) {
-        let last = if self.icw4 { Next::Icw4 } else { Next::Mask };
+        let last = if self.icw4 {
+            NextWrite::Icw4
+        } else {
+            NextWrite::Mask
+        };
         self.next = match self.next {
-            Next::Off => Next::Off,
-            Next::Icw2 => {
+            NextWrite::Off => NextWrite::Off,
+            NextWrite::Icw2 => {
                 self.base = value & 0xf8;
-                if self.single { last } else { Next::Icw3 }
+                if self.single { last } else { NextWrite::Icw3 }
             }
-            Next::Icw3 => last,
-            Next::Icw4 => {
+            NextWrite::Icw3 => last,
+            NextWrite::Icw4 => {
                 self.auto_eoi = value & 2 != 0;
                 self.fully_nested = value & 0x10 != 0;
-                Next::Mask
+                NextWrite::Mask
             }
-            Next::Mask => {
+            NextWrite::Mask => {
                 self.imr = value;
-                Next::Mask
+                NextWrite::Mask
             }
         };
     }
@@ -234,7 +238,7 @@ impl Pic {
     #[must_use]
     pub fn started() -> Self {
         let half = |base| Half {
-            next: Next::Mask,
+            next: NextWrite::Mask,
             imr: 0xff,
             base,
             lowest: 7,

@@ -87,7 +87,7 @@ mod tests {
     fn a_counter_counts_every_branch_or_is_refused() {
         match super::conditional_branches() {
             Ok(count) => assert!(count == 0 || count >= super::BRANCHES, "{count}"),
-            Err(error) => crate::skipped::skip_this(&format_args!("no counter: {error}")),
+            Err(error) => testing::skipped::skip_this(&format_args!("no counter: {error}")),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod convert;
 pub mod counter;
 mod describe;
+mod tsc;
 mod vcpu;
 mod vm;
 

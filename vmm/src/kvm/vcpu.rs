@@ -18,10 +18,12 @@
 //! step in ring 3, no step is ever reported there: `tandem doctor` finds that out.
 
 use super::convert;
+use super::tsc::TscTrap;
 use super::vm::{KvmKind, Vm};
 use crate::cpu::SAVED_MSRS;
 use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
 use crate::kick::Target;
+use crate::memory::{self, PAGE_BYTES, PageSet};
 use crate::state::CpuState;
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
@@ -33,6 +35,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuFd};
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop, digest};
 use std::io;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
@@ -87,6 +90,8 @@ pub struct KvmEngine {
     interruptible: bool,
     injected: bool,
     halted: bool,
+    /// Dirty pages found so far, while they are noted.
+    dirty: Option<PageSet>,
 }
 
 impl KvmEngine {
@@ -113,6 +118,7 @@ impl KvmEngine {
             interruptible: false,
             injected: false,
             halted: false,
+            dirty: None,
         };
         engine.set_word(ENDLESS);
         engine
@@ -155,6 +161,27 @@ impl KvmEngine {
 
     pub(super) fn memory(&self) -> &crate::memory::GuestMemory {
         self.vm.memory()
+    }
+
+    /// Adds what devices wrote since the last call to the dirty pages, if those are noted. What waits is
+    /// bounded by what devices do between two calls.
+    fn note_writes(&mut self) {
+        if let Some(dirty) = &mut self.dirty {
+            for page in memory::written(self.vm.memory()) {
+                dirty.insert(page..page + 1);
+            }
+        }
+    }
+
+    /// Adds all that was written, by devices or the guest, to the dirty pages, if those are noted.
+    fn gather_dirty(&mut self) -> Result<(), EngineError> {
+        self.note_writes();
+        if let Some(dirty) = &mut self.dirty {
+            self.vm
+                .take_dirty(dirty)
+                .map_err(|e| ioctl("KVM_GET_DIRTY_LOG", e))?;
+        }
+        Ok(())
     }
 
     fn word(&self) -> u64 {
@@ -501,6 +528,7 @@ impl Engine for KvmEngine {
 
     fn run(&mut self, entry: VmEntry, stop: Stop) -> Result<VmExit, EngineError> {
         self.halted = false;
+        self.note_writes();
         if let Some(exit) = self.finish_access(entry)? {
             return Ok(exit);
         }
@@ -639,6 +667,51 @@ impl Engine for KvmEngine {
         self.words_for(exit)
     }
 
+    /// A write to CR3 that changes it makes KVM drop the tables it runs the guest by, and the processor's
+    /// translations with them, when the guest is entered next. So it is changed, and changed back.
+    fn flush_translations(&mut self) -> Result<(), EngineError> {
+        let sregs = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
+        let mut other = sregs;
+        other.cr3 ^= PAGE_BYTES;
+        for sregs in [&other, &sregs] {
+            self.fd
+                .set_sregs(sregs)
+                .map_err(|e| ioctl("KVM_SET_SREGS", e))?;
+        }
+        if self.kind != ClockKind::Blocks {
+            self.budget = ENDLESS;
+            self.set_word(ENDLESS);
+        }
+        Ok(())
+    }
+
+    fn note_dirty_pages(&mut self, noted: bool) -> Result<(), EngineError> {
+        for region in self.vm.memory().iter() {
+            let writes = region.bitmap().writes();
+            writes.unwatch();
+            if noted {
+                writes.watch();
+            }
+        }
+        self.vm
+            .log_dirty(noted)
+            .map_err(|e| ioctl("KVM_SET_USER_MEMORY_REGION", e))?;
+        let pages = memory::page_count(self.vm.memory());
+        self.dirty = noted.then(|| PageSet::new(pages));
+        if noted {
+            // What was logged before, if it was.
+            self.dirty_pages()?;
+        }
+        Ok(())
+    }
+
+    fn dirty_pages(&mut self) -> Result<PageSet, EngineError> {
+        self.gather_dirty()?;
+        let dirty = self.dirty.as_mut().ok_or_else(EngineError::not_noted)?;
+        let none = PageSet::new(memory::page_count(self.vm.memory()));
+        Ok(std::mem::replace(dirty, none))
+    }
+
     fn save(&mut self) -> Result<CpuState, EngineError> {
         let regs = self.fd.get_regs().map_err(|e| ioctl("KVM_GET_REGS", e))?;
         let sregs = self.fd.get_sregs().map_err(|e| ioctl("KVM_GET_SREGS", e))?;
@@ -675,6 +748,8 @@ impl Engine for KvmEngine {
             let why = "a vCPU state with a moved TSC: KVM's guests have none";
             return Err(EngineError::Unsupported(why.into()));
         }
+        // The log goes with the slots.
+        self.gather_dirty()?;
         self.vm
             .forget_translations()
             .map_err(|e| ioctl("KVM_SET_USER_MEMORY_REGION", e))?;
@@ -706,34 +781,6 @@ impl Engine for KvmEngine {
         self.interruptible = state.rflags & INTERRUPTS != 0 && !state.shadow;
         self.registers_fresh = false;
         Ok(())
-    }
-}
-
-/// Makes `rdtsc` in ring 3 trap where only the thread's own flag does that (see `hostclock`).
-struct TscTrap {
-    set: bool,
-}
-
-impl TscTrap {
-    fn set() -> Self {
-        let set = KvmKind::of_this_host() == KvmKind::Software;
-        if set {
-            Self::prctl(libc::PR_TSC_SIGSEGV);
-        }
-        Self { set }
-    }
-
-    fn prctl(mode: libc::c_int) {
-        // SAFETY: PR_SET_TSC takes a plain number. It cannot fail on x86.
-        unsafe { libc::prctl(libc::PR_SET_TSC, mode) };
-    }
-}
-
-impl Drop for TscTrap {
-    fn drop(&mut self) {
-        if self.set {
-            Self::prctl(libc::PR_TSC_ENABLE);
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::cpu::CpuModel;
 use crate::kvm::Host;
 use crate::machine::{GuestImage, boot, small};
 use crate::memory::GuestMemory;
-use crate::skipped::skip_this;
+use testing::skipped::skip_this;
 use vm_memory::{Bytes, GuestAddress};
 
 /// The host's KVM; without one the test that asks is skipped, and counted as such.

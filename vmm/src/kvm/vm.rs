@@ -3,11 +3,15 @@
 use super::vcpu::KvmEngine;
 use crate::cpu::{CpuModel, Offer};
 use crate::engine::EngineError;
-use crate::memory::GuestMemory;
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_userspace_memory_region};
+use crate::memory::{GuestMemory, PAGE_BYTES, PageSet};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_cpuid_entry2,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Why KVM cannot be had.
@@ -161,6 +165,7 @@ impl Host {
             memory,
             clock_page,
             model,
+            logs_dirty: AtomicBool::new(false),
         };
         for slot in inner.slots() {
             inner
@@ -197,28 +202,44 @@ struct VmInner {
     memory: GuestMemory,
     clock_page: MmapRegion,
     model: CpuModel,
+    /// Whether KVM logs which pages of memory the guest writes.
+    logs_dirty: AtomicBool,
 }
 
 impl VmInner {
-    /// Where memory and the clock page are.
+    /// Where memory and the clock page, the last of them, are.
     fn slots(&self) -> Vec<kvm_userspace_memory_region> {
+        let logs = if self.logs_dirty.load(Ordering::Relaxed) {
+            KVM_MEM_LOG_DIRTY_PAGES
+        } else {
+            0
+        };
         let memory = self.memory.iter().map(|region| {
             let host = region.as_ptr() as u64;
-            (region.start_addr().0, region.len(), host)
+            (region.start_addr().0, region.len(), host, logs)
         });
-        let clock_page = (abi::CLOCK_PAGE, 4096, self.clock_page.as_ptr() as u64);
+        let clock_page = (abi::CLOCK_PAGE, 4096, self.clock_page.as_ptr() as u64, 0);
         (0..)
             .zip(memory.chain([clock_page]))
-            .map(|(slot, (guest_phys_addr, memory_size, userspace_addr))| {
-                kvm_userspace_memory_region {
-                    slot,
-                    flags: 0,
-                    guest_phys_addr,
-                    memory_size,
-                    userspace_addr,
-                }
-            })
+            .map(
+                |(slot, (guest_phys_addr, memory_size, userspace_addr, flags))| {
+                    kvm_userspace_memory_region {
+                        slot,
+                        flags,
+                        guest_phys_addr,
+                        memory_size,
+                        userspace_addr,
+                    }
+                },
+            )
             .collect()
+    }
+
+    /// Where memory is.
+    fn memory_slots(&self) -> Vec<kvm_userspace_memory_region> {
+        let mut slots = self.slots();
+        slots.pop();
+        slots
     }
 
     /// Gives KVM a slot of [`VmInner::slots`], or takes it (length 0).
@@ -240,6 +261,31 @@ impl Vm {
             };
             self.inner.set_slot(gone)?;
             self.inner.set_slot(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Makes KVM log which pages of guest memory the guest writes, or no longer do. The vCPU must not be
+    /// running.
+    pub(super) fn log_dirty(&self, on: bool) -> Result<(), kvm_ioctls::Error> {
+        self.inner.logs_dirty.store(on, Ordering::Relaxed);
+        for slot in self.inner.memory_slots() {
+            self.inner.set_slot(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the pages the guest wrote since the last call, or since KVM logs them, to `pages`.
+    pub(super) fn take_dirty(&self, pages: &mut PageSet) -> Result<(), kvm_ioctls::Error> {
+        for slot in self.inner.memory_slots() {
+            let bytes = usize::try_from(slot.memory_size).expect("it is mapped");
+            let words = self.inner.fd.get_dirty_log(slot.slot, bytes)?;
+            let mut written = PageSet::new(slot.memory_size / PAGE_BYTES);
+            written.insert_words(&words);
+            let first = slot.guest_phys_addr / PAGE_BYTES;
+            for run in written.runs() {
+                pages.insert(first + run.start..first + run.end);
+            }
         }
         Ok(())
     }

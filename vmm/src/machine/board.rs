@@ -1,9 +1,12 @@
 //! The board: chips on two buses, their interrupt lines, and what goes in and out of them.
 //!
-//! Of its two kinds ([`BoardKind`]) the one for Linux has more chips ([`Pc`]), and puts up with accesses
+//! Of its two kinds ([`BoardKind`]) the one for Linux has more chips (`Pc`), and puts up with accesses
 //! to what is not there, as far as [`legacy`] names them.
 
+mod chips;
 pub mod legacy;
+
+pub(super) use chips::SavedBoard;
 
 use super::config::{BoardKind, MachineConfig};
 use crate::devices::DeviceError;
@@ -197,6 +200,8 @@ impl Board {
                     self.pic.pulse(abi::BLOCK_IRQ);
                 }
             }
+            // Its data is the follower's to find, and was not found.
+            Arrival::DiskRead { tag } => return Err(DeviceError::UnknownTag(tag).into()),
             Arrival::Console(bytes) => {
                 // Beyond the bound, which live inputs keep to, input is lost; on both replicas alike.
                 let room = self.typed_room();
@@ -332,61 +337,61 @@ impl Board {
             bus,
             address,
         };
-        let offset = address % abi::WINDOW;
-        match bus {
-            Bus::Tsc => return Err(nobody),
-            Bus::Port => {
-                let wrote = match u16::try_from(address) {
-                    Ok(port) => self.write_ports(port, size, value, ask, out)?,
-                    Err(_) => None,
-                };
-                return wrote.ok_or(nobody);
-            }
-            Bus::Mmio => match address - offset {
-                abi::NET_PAGE => {
-                    if self.net.write(offset, size, value, memory, out) {
-                        self.pic.pulse(abi::NET_IRQ);
-                    }
-                }
-                abi::BLOCK_PAGE => {
-                    let Some(block) = &mut self.block else {
-                        return Err(nobody);
-                    };
-                    if block.write(offset, size, value, memory, out) {
-                        self.pic.pulse(abi::BLOCK_IRQ);
-                    }
-                }
-                abi::RNG_PAGE => {
-                    let Some(pc) = &mut self.pc else {
-                        return Err(nobody);
-                    };
-                    let pulse = pc.rng.write(offset, size, value, memory, out);
-                    let word = &mut || ask(Question::Entropy);
-                    if pc.rng.serve(memory, word)? || pulse {
-                        self.pic.pulse(abi::RNG_IRQ);
-                    }
-                }
-                abi::CONTROL_PAGE
-                    if offset == abi::control::POWER_OFF && size == 4 && self.pc.is_none() =>
-                {
-                    return Ok(self.power_off((value & 0xffff_ffff) as u32, out));
-                }
-                abi::CONTROL_PAGE
-                    if offset == abi::control::RESET && size == 4 && self.pc.is_none() =>
-                {
-                    self.flush_console(out);
-                    return Ok(Wrote::Reset);
-                }
-                abi::CONTROL_PAGE if offset == abi::control::EXIT_STATUS && size == 1 => {
-                    let Some(pc) = &mut self.pc else {
-                        return Err(nobody);
-                    };
-                    pc.exit.write((value & 0xff) as u8);
-                }
-                _ => return Err(nobody),
+        let wrote = match bus {
+            Bus::Tsc => None,
+            Bus::Port => match u16::try_from(address) {
+                Ok(port) => self.write_ports(port, size, value, ask, out)?,
+                Err(_) => None,
             },
+            Bus::Mmio => self.write_memory(memory, address, size, value, ask, out)?,
+        };
+        wrote.ok_or(nobody)
+    }
+
+    /// The guest writes memory-mapped registers; `None`: nobody is there.
+    fn write_memory(
+        &mut self,
+        memory: &GuestMemory,
+        address: u64,
+        size: u8,
+        value: u64,
+        ask: &mut Ask<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<Wrote>, InputsError> {
+        let offset = address % abi::WINDOW;
+        match (address - offset, &mut self.block, &mut self.pc) {
+            (abi::NET_PAGE, ..) => {
+                if self.net.write(offset, size, value, memory, out) {
+                    self.pic.pulse(abi::NET_IRQ);
+                }
+            }
+            (abi::BLOCK_PAGE, Some(block), _) => {
+                if block.write(offset, size, value, memory, out) {
+                    self.pic.pulse(abi::BLOCK_IRQ);
+                }
+            }
+            (abi::RNG_PAGE, _, Some(pc)) => {
+                let pulse = pc.rng.write(offset, size, value, memory, out);
+                let word = &mut || ask(Question::Entropy);
+                if pc.rng.serve(memory, word)? || pulse {
+                    self.pic.pulse(abi::RNG_IRQ);
+                }
+            }
+            (abi::CONTROL_PAGE, _, None) if offset == abi::control::POWER_OFF && size == 4 => {
+                return Ok(Some(self.power_off((value & 0xffff_ffff) as u32, out)));
+            }
+            (abi::CONTROL_PAGE, _, None) if offset == abi::control::RESET && size == 4 => {
+                self.flush_console(out);
+                return Ok(Some(Wrote::Reset));
+            }
+            (abi::CONTROL_PAGE, _, Some(pc))
+                if offset == abi::control::EXIT_STATUS && size == 1 =>
+            {
+                pc.exit.write((value & 0xff) as u8);
+            }
+            _ => return Ok(None),
         }
-        Ok(Wrote::Done)
+        Ok(Some(Wrote::Done))
     }
 
     /// The machine ends with this status.

@@ -31,6 +31,22 @@ impl std::fmt::Display for BoardKind {
     }
 }
 
+/// Reads a hardware address of one station, as 52:54:00:7a:4d:01.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let parts: Vec<u8> = text
+        .split(':')
+        .map(|part| u8::from_str_radix(part, 16).map_err(|e| format!("'{part}': {e}")))
+        .collect::<Result<_, _>>()?;
+    match <[u8; 6]>::try_from(parts) {
+        Ok(bytes @ [first, ..]) if first % 2 == 0 && bytes != [0; 6] => Ok(bytes),
+        Ok(_) => Err("it is no single station's address".into()),
+        Err(_) => Err("it takes six bytes, as 52:54:00:7a:4d:01".into()),
+    }
+}
+
 /// A machine's configuration: everything its first state depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineConfig {
@@ -82,6 +98,26 @@ pub enum ConfigError {
 }
 
 impl MachineConfig {
+    /// A machine for the bare-metal guest `guest`, whose image has the digest `image_digest`, with the least
+    /// of everything: no disk, no time but what is logged. It counts blocks, so that any engine runs it.
+    #[must_use]
+    pub fn bare(guest: &str, image_digest: u64, cmdline: &str) -> Self {
+        Self {
+            guest: guest.to_owned(),
+            image_digest,
+            memory_mib: MEMORY_MIB_MIN,
+            cmdline: cmdline.to_owned(),
+            cpu: CpuModel::V1,
+            clock_kind: ClockKind::Blocks,
+            tsc: TscMode::Logged,
+            mac: [0x52, 0x54, 0, 0x7a, 0x4d, 1],
+            disk_sectors: None,
+            initrd: None,
+            board: BoardKind::Bare,
+            reboots: true,
+        }
+    }
+
     /// Checks the bounds. A configuration from a peer or a file is not to be used before.
     ///
     /// # Errors

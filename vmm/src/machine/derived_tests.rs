@@ -3,18 +3,20 @@
 //! host's clock is simulated, so that each seed is one history.
 
 use super::pace::{AHEAD_NS_MAX, Pace};
+use super::state::Standing;
 use super::{BoardKind, Machine, MachineConfig, TscMode, boot};
 use crate::cpu::CpuModel;
 use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
+use crate::memory::PageSet;
 use crate::state::CpuState;
 use proptest::prelude::*;
 use replay::codec::{Decoder, Encoder};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
 use replay::{
-    Anchor, Arrival, Clock, ClockKind, Delivery, Event, ExecPoint, Here, Inputs, InputsError, Kind,
-    LogEntry, LogError, LogIndex, LogSink, LogSource, Next, Outlet, Output, Question,
-    RegisterDigest, Situation, Source, StateWindow, Stop,
+    Anchor, Arrival, Clock, ClockKind, Duty, Event, ExecPoint, Here, InputsError, Kind, LogEntry,
+    LogError, LogIndex, LogPlace, LogSink, LogSource, NextEntry, NoLog, Outlet, Output, Question,
+    RegisterDigest, Situation, Source, Stop, Succession,
 };
 
 /// What the guest does, over and over.
@@ -258,6 +260,18 @@ impl Engine for Scripted {
         Ok(())
     }
 
+    fn flush_translations(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn note_dirty_pages(&mut self, _: bool) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn dirty_pages(&mut self) -> Result<PageSet, EngineError> {
+        Err(EngineError::not_noted())
+    }
+
     fn save(&mut self) -> Result<CpuState, EngineError> {
         Ok(self.state.clone())
     }
@@ -364,6 +378,10 @@ struct Log {
 }
 
 impl LogSink for &mut Log {
+    fn place(&self) -> LogPlace {
+        self.encoder.place()
+    }
+
     fn append(&mut self, entry: &LogEntry) -> Result<LogIndex, LogError> {
         let before = self.bytes.len();
         self.encoder.encode(entry, &mut self.bytes);
@@ -401,22 +419,32 @@ impl<'a> Reading<'a> {
 }
 
 impl LogSource for Reading<'_> {
-    fn next(&mut self, _: bool) -> Result<Next, InputsError> {
+    fn place(&self) -> LogPlace {
+        self.decoder.place()
+    }
+
+    fn next(&mut self, _: bool) -> Result<NextEntry, InputsError> {
         if self.rest.is_empty() || self.left == 0 {
-            return Ok(Next::Ended);
+            return Ok(NextEntry::Ended);
         }
         self.left -= 1;
-        Ok(Next::Entry(self.decoder.decode(&mut self.rest)?))
+        Ok(NextEntry::Entry(self.decoder.decode(&mut self.rest)?))
     }
 }
 
 #[derive(Default, Debug, PartialEq)]
 struct Seen(Vec<Output>);
 
-impl Outlet for &mut Seen {
+impl Outlet for Seen {
     fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
         self.0.push(output);
         Ok(())
+    }
+}
+
+impl Outlet for &mut Seen {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
+        (**self).emit(index, output)
     }
 }
 
@@ -447,7 +475,7 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
         time,
         entry: VmEntry::Resume,
         halted: false,
-        settled: None,
+        standing: Standing::BEGIN,
         origin: None,
     }
 }
@@ -455,18 +483,19 @@ fn machine(tsc: TscMode, kick_after: Option<u64>) -> Machine<Scripted> {
 const PACE: StatePace = StatePace { every_entries: 16 };
 
 fn record(tsc: TscMode, seed: u64, kick_after: u64, run_ns: u64) -> (Log, u64, Seen) {
-    let (mut log, mut seen) = (Log::default(), Seen::default());
+    let mut log = Log::default();
     let mut machine = machine(tsc, Some(kick_after));
     let world = World::new(seed, run_ns, 0);
-    let mut recorder = Recorder::new(world, &mut log, &mut seen, PACE, 4096);
+    let mut recorder = Recorder::new(world, &mut log, Seen::default(), PACE, 4096);
     let ended = machine.run(&mut recorder).unwrap();
+    let seen = std::mem::take(recorder.outlet_mut());
     (log, ended.digest, seen)
 }
 
 fn replay(tsc: TscMode, log: &[u8]) -> Result<(u64, Seen), super::MachineError> {
-    let mut seen = Seen::default();
-    let mut replayer = Replayer::new(Reading::new(log, usize::MAX), &mut seen);
+    let mut replayer = Replayer::new(Reading::new(log, usize::MAX), Seen::default());
     let ended = machine(tsc, None).run(&mut replayer)?;
+    let seen = std::mem::take(replayer.suppressed_mut());
     Ok((ended.digest, seen))
 }
 
@@ -566,74 +595,18 @@ fn anchors_in_a_log_of_logged_time_are_a_divergence_and_huge_ones_an_error() {
     }
 }
 
-/// A backup's inputs: a log, and a live world behind its end.
-enum Failover<'a> {
-    Replaying(Box<Replayer<Reading<'a>, &'a mut Seen>>, Option<World>),
-    Live(Recorder<World, replay::NoLog, Forget>),
-}
+/// A backup that may lead as soon as its log ends, in this world.
+struct Heir(Option<World>);
 
-struct Forget;
+impl Succession for Heir {
+    type Kept = Seen;
+    type Leading = Recorder<World, NoLog, Seen>;
 
-impl Outlet for Forget {
-    fn emit(&mut self, _: LogIndex, _: Output) -> Result<(), InputsError> {
-        Ok(())
-    }
-}
-
-impl Failover<'_> {
-    fn ask<T>(
-        &mut self,
-        question: impl Fn(&mut dyn Inputs) -> Result<T, InputsError>,
-    ) -> Result<T, InputsError> {
-        if let Self::Replaying(replayer, world) = self {
-            match question(&mut **replayer) {
-                Err(InputsError::LogEnded { .. }) => {
-                    let world = world.take().expect("it goes live once");
-                    let pace = StatePace { every_entries: 0 };
-                    let log = replay::NoLog::default();
-                    *self = Self::Live(Recorder::new(world, log, Forget, pace, 4096));
-                }
-                result => return result,
-            }
-        }
-        let Self::Live(recorder) = self else {
-            unreachable!("it went live above")
-        };
-        question(recorder)
-    }
-}
-
-impl Inputs for Failover<'_> {
-    fn answer(&mut self, here: &Here, question: Question) -> Result<u64, InputsError> {
-        self.ask(|inputs| inputs.answer(here, question))
-    }
-
-    fn arrival(&mut self, now: &Situation) -> Result<Option<Delivery>, InputsError> {
-        self.ask(|inputs| inputs.arrival(now))
-    }
-
-    fn output(&mut self, here: &Here, output: Output) -> Result<(), InputsError> {
-        self.ask(|inputs| inputs.output(here, output.clone()))
-    }
-
-    fn next_stop(&mut self, now: &Situation) -> Result<Stop, InputsError> {
-        self.ask(|inputs| inputs.next_stop(now))
-    }
-
-    fn kicked(&mut self, clock: Clock) -> Result<(), InputsError> {
-        self.ask(|inputs| inputs.kicked(clock))
-    }
-
-    fn state_due(&mut self, here: &Here) -> Result<Option<StateWindow>, InputsError> {
-        self.ask(|inputs| inputs.state_due(here))
-    }
-
-    fn state(&mut self, here: &Here, window: StateWindow, digest: u64) -> Result<(), InputsError> {
-        self.ask(|inputs| inputs.state(here, window, digest))
-    }
-
-    fn end(&mut self, here: &Here, code: u32, digest: u64) -> Result<(), InputsError> {
-        self.ask(|inputs| inputs.end(here, code, digest))
+    fn lead(&mut self, from: LogPlace, kept: &mut Seen) -> Result<Self::Leading, InputsError> {
+        let world = self.0.take().expect("it goes live once");
+        let pace = StatePace { every_entries: 0 };
+        let seen = std::mem::take(kept);
+        Ok(Recorder::new(world, NoLog::at(from), seen, pace, 4096))
     }
 }
 
@@ -644,10 +617,9 @@ fn a_backup_goes_live_at_every_entry_and_time_goes_on() {
     for entries in 0..log.entries.len() {
         // Its host has seen less time pass than its guest, or a second more.
         for guest_ns in [0, 1_000_000_000] {
-            let mut seen = Seen::default();
-            let replayer = Replayer::new(Reading::new(&log.bytes, entries), &mut seen);
+            let replayer = Replayer::new(Reading::new(&log.bytes, entries), Seen::default());
             let world = World::new(entries as u64, 20_000, guest_ns);
-            let mut inputs = Failover::Replaying(Box::new(replayer), Some(world));
+            let mut inputs = Duty::follow(replayer, Heir(Some(world)));
             let mut backup = machine(TscMode::Derived, Some(5000));
             let ended = backup
                 .run(&mut inputs)
@@ -659,5 +631,92 @@ fn a_backup_goes_live_at_every_entry_and_time_goes_on() {
                 assert!(end_ns >= guest_ns, "the outage shows as a step forward");
             }
         }
+    }
+}
+
+/// A recording that is left at a stop, and what the machine was like there.
+struct LeftRecording {
+    log: Log,
+    here: Here,
+    digest: u64,
+    seen: Seen,
+}
+
+/// Records a machine until its guest has made `stops` stops, and leaves the recording there. None if the
+/// machine ended before.
+fn record_and_leave(
+    tsc: TscMode,
+    seed: u64,
+    kick_after: u64,
+    every_entries: u64,
+    stops: u32,
+) -> Option<LeftRecording> {
+    let (mut log, mut seen) = (Log::default(), Seen::default());
+    let mut machine = machine(tsc, Some(kick_after));
+    let world = World::new(seed, kick_after * 3, 0);
+    let pace = StatePace { every_entries };
+    let mut recorder = Recorder::new(world, &mut log, &mut seen, pace, 4096);
+    let (mut made, mut here) = (0, Here::default());
+    let paused = machine.run_until(&mut recorder, |now| {
+        (made, here) = (made + 1, now.here);
+        made > stops
+    });
+    if paused.unwrap().is_some() {
+        return None;
+    }
+    let digest = machine.digest(None).unwrap();
+    recorder.leave(&here, digest).unwrap();
+    Some(LeftRecording {
+        log,
+        here,
+        digest,
+        seen,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// At any stop: with an entry at it, with a state digest at it, too, or with neither.
+    #[test]
+    fn a_replay_ends_where_its_recording_was_left(
+        seed in any::<u64>(),
+        kick_after in 200..20_000u64,
+        every_entries in prop_oneof![Just(0), Just(1), Just(5)],
+        stops in 0..150u32,
+        derived in any::<bool>(),
+    ) {
+        let tsc = if derived { TscMode::Derived } else { TscMode::Logged };
+        let left = record_and_leave(tsc, seed, kick_after, every_entries, stops);
+        prop_assume!(left.is_some());
+        let LeftRecording { log, here, digest, seen } = left.expect("assumed");
+        let entries = log.entries.len() as u64;
+
+        let mut seen_again = Seen::default();
+        let mut replayer = Replayer::new(Reading::new(&log.bytes, usize::MAX), &mut seen_again);
+        let mut again = machine(tsc, None);
+        let error = again.run(&mut replayer).unwrap_err();
+        let super::MachineError::Inputs(InputsError::Left { entries: got, at, digest: found }) = error else {
+            panic!("{error}");
+        };
+        prop_assert_eq!((got, at, found), (entries, here.point, digest));
+        prop_assert_eq!(replayer.entries(), entries);
+        prop_assert_eq!(again.here().unwrap(), here, "it went no further");
+        prop_assert_eq!(again.digest(None).unwrap(), digest);
+        prop_assert_eq!(seen_again, seen);
+
+        // Another machine there is no such replay.
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new();
+        for (entry, _) in &log.entries {
+            let mut entry = entry.clone();
+            if let Event::Left { digest } = &mut entry.event {
+                *digest ^= 1;
+            }
+            encoder.encode(&entry, &mut bytes);
+        }
+        let error = replay(tsc, &bytes).unwrap_err();
+        let divergence = error.divergence().expect("it differs");
+        prop_assert!(divergence.found.contains("where the recording ends"), "{}", divergence);
     }
 }

@@ -1,22 +1,26 @@
 //! A machine whose run can be paused at any instruction, looked at, and taken back.
 //!
 //! ```text
-//!  Examined::advance ─▶ the run loop's steps (see `run`), but the vCPU pauses inside an entry
+//!  Examined::advance ─▶ the run loop's step, with an entry that may pause in the middle
 //!  checkpoint / put_back: vCPU, chips, pages of memory, and where in the loop it stands
 //! ```
 //!
-//! The loop sees nothing of a pause: the entry it is in goes on with the same stop.
+//! The inputs see nothing of a pause: the entry it is in goes on with the same stop.
 
-use super::run::{Ended, Machine, MachineError, Next};
-use super::snapshot::{Chips, SnapshotError};
+use super::board::SavedBoard;
+use super::error::MachineError;
+use super::run::{Ended, Step};
+use super::snapshot::SnapshotError;
+use super::state::{Machine, Standing};
 use super::time::GuestClock;
-use crate::engine::{VmEntry, VmExit};
-use crate::soft::looking::{Debuggable, Halfway, Pause, Watch};
-use replay::{Inputs, Stop};
+use crate::engine::VmEntry;
+use crate::memory::PAGE_BYTES;
+use crate::soft::looking::{Debuggable, Pause, Watch};
+use replay::Inputs;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
-const PAGE: usize = 4096;
+const PAGE: usize = PAGE_BYTES as usize;
 
 /// How an advance ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +34,6 @@ pub enum Advance {
 /// A machine under examination.
 pub struct Examined<E> {
     machine: Machine<E>,
-    /// Whether the last exit was natural.
-    natural: bool,
-    /// The stop of the entry it is paused in.
-    inside: Option<Stop>,
 }
 
 /// Memory at some time; pages that did not change since the checkpoint before are shared with it.
@@ -42,12 +42,11 @@ type Pages = Vec<Arc<[u8; PAGE]>>;
 /// A machine at an earlier time.
 pub struct Checkpoint<C> {
     engine: C,
-    chips: Chips,
+    board: SavedBoard,
+    halted: bool,
     time: GuestClock,
     entry: VmEntry,
-    settled: Option<bool>,
-    natural: bool,
-    inside: Option<Stop>,
+    standing: Standing,
     pages: Pages,
 }
 
@@ -66,11 +65,7 @@ impl<C> Checkpoint<C> {
 impl<E: Debuggable> Examined<E> {
     /// Examines `machine`, which has not run yet, or was saved where [`Machine::run_until`] paused.
     pub fn new(machine: Machine<E>) -> Self {
-        Self {
-            machine,
-            natural: true,
-            inside: None,
-        }
+        Self { machine }
     }
 
     /// The vCPU.
@@ -103,35 +98,12 @@ impl<E: Debuggable> Examined<E> {
         inputs: &mut dyn Inputs,
         watch: &mut Watch,
     ) -> Result<Advance, MachineError> {
-        let machine = &mut self.machine;
+        let mut enter = |engine: &mut E, entry, stop| engine.run_watched(entry, stop, watch);
         loop {
-            let stop = match self.inside {
-                Some(stop) => stop,
-                None => match machine.next(inputs, self.natural)? {
-                    Next::Enter(now) => inputs.next_stop(&now)?,
-                    Next::End {
-                        here,
-                        code,
-                        stopped,
-                    } => {
-                        let ended = machine.end(inputs, here, code, stopped)?;
-                        return Ok(Advance::Ended(ended));
-                    }
-                },
-            };
-            let entry = std::mem::replace(&mut machine.entry, VmEntry::Resume);
-            self.inside = Some(stop);
-            let exit = match machine.engine.run_watched(entry, stop, watch)? {
-                Halfway::Paused(pause) => return Ok(Advance::Paused(pause)),
-                Halfway::Exit(VmExit::Kicked) => continue,
-                Halfway::Exit(exit) => exit,
-            };
-            self.inside = None;
-            self.natural = exit != VmExit::Stopped;
-            if let Some(code) = machine.handle(inputs, exit)? {
-                let here = machine.here()?;
-                let ended = machine.end(inputs, here, code, false)?;
-                return Ok(Advance::Ended(ended));
+            match self.machine.step(inputs, &mut |_| false, &mut enter)? {
+                Step::Stopped | Step::Paused => {}
+                Step::Inside(pause) => return Ok(Advance::Paused(pause)),
+                Step::Ended(ended) => return Ok(Advance::Ended(ended)),
             }
         }
     }
@@ -157,12 +129,11 @@ impl<E: Debuggable> Examined<E> {
         }
         Checkpoint {
             engine: machine.engine.checkpoint(),
-            chips: machine.chips(),
+            board: machine.board.saved(),
+            halted: machine.halted,
             time: machine.time,
             entry: machine.entry,
-            settled: machine.settled,
-            natural: self.natural,
-            inside: self.inside,
+            standing: machine.standing,
             pages,
         }
     }
@@ -185,12 +156,14 @@ impl<E: Debuggable> Examined<E> {
         }
         let machine = &mut self.machine;
         machine.engine.put_back(&checkpoint.engine);
-        machine.put_chips_back(&checkpoint.chips)?;
+        machine
+            .board
+            .put_back(&checkpoint.board)
+            .map_err(SnapshotError::from)?;
+        machine.halted = checkpoint.halted;
         machine.time = checkpoint.time;
         machine.entry = checkpoint.entry;
-        machine.settled = checkpoint.settled;
-        self.natural = checkpoint.natural;
-        self.inside = checkpoint.inside;
+        machine.standing = checkpoint.standing;
         Ok(())
     }
 
@@ -206,18 +179,25 @@ impl<E: Debuggable> Examined<E> {
 mod tests {
     use super::super::reset::tests::machine;
     use super::*;
+    use replay::Stop;
 
     #[test]
     fn a_machine_that_was_saved_where_it_paused_stands_there_again_when_put_back() {
-        for settled in [None, Some(false), Some(true)] {
+        let natural = false;
+        for standing in [
+            Standing::BEGIN,
+            Standing::Settled { natural },
+            Standing::Settled { natural: true },
+            Standing::Inside(Stop::Never),
+        ] {
             let mut machine = machine();
-            machine.settled = settled;
+            machine.standing = standing;
             let mut examined = Examined::new(machine);
             let checkpoint = examined.checkpoint(None);
-            // As the run loop leaves it, which does steps 2 to 4 at other places.
-            examined.machine.settled = settled.is_none().then_some(true);
+            // As the run loop leaves it, which goes on to other places.
+            examined.machine.standing = Standing::Stopped { natural };
             examined.put_back(&checkpoint).unwrap();
-            assert_eq!(examined.machine.settled, settled);
+            assert_eq!(examined.machine.standing, standing);
         }
     }
 }

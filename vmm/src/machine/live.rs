@@ -97,6 +97,8 @@ pub struct Inbox {
     place: AtomicU32,
     /// Frames are to come several at once: see [`GATHER`].
     gathers: AtomicBool,
+    /// The machine is wanted to pause.
+    pause: AtomicBool,
     kicker: Mutex<Option<Kicker>>,
     lateness: Lateness,
 }
@@ -110,9 +112,25 @@ impl Inbox {
             pushes: AtomicU32::new(0),
             place: AtomicU32::new(place::OUTSIDE),
             gathers: AtomicBool::new(false),
+            pause: AtomicBool::new(false),
             kicker: Mutex::new(None),
             lateness: Lateness::default(),
         })
+    }
+
+    /// Whether the machine is wanted to pause at its next stop, for its state to be taken. A guest that runs
+    /// or waits is told at once.
+    pub fn want_pause(&self, wanted: bool) {
+        self.pause.store(wanted, Ordering::SeqCst);
+        if wanted {
+            self.notify();
+        }
+    }
+
+    /// Whether [`Inbox::want_pause`] was asked for last.
+    #[must_use]
+    pub fn pause_wanted(&self) -> bool {
+        self.pause.load(Ordering::SeqCst)
     }
 
     /// How late the timer ticks were that the vCPU got.
@@ -423,10 +441,14 @@ impl Source for Live {
             }
         }
         self.inbox.place.store(place, Ordering::SeqCst);
-        if self.has_arrivals(now) {
+        if self.has_arrivals(now) || self.inbox.pause_wanted() {
             return Stop::Soon;
         }
         Stop::Never
+    }
+
+    fn pause_asked(&self) -> bool {
+        self.inbox.pause_wanted()
     }
 }
 

@@ -12,51 +12,13 @@
 //! do the same. Disk requests under way stay under way, and their ends stay arrivals; nobody in the new
 //! life waits for them, and they touch nothing.
 
-use super::boot::{self, BootError, GuestImage};
-use super::run::{Machine, MachineError};
+use super::boot::{self, BootError};
+use super::error::MachineError;
+use super::origin::{ImageSource, Origin};
+use super::state::Machine;
 use crate::engine::{Engine, VmEntry};
-use crate::memory::GuestMemory;
+use crate::memory;
 use crate::state::CpuState;
-use std::borrow::Cow;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
-
-/// Bytes cleared at a time.
-const PIECE: usize = 64 << 10;
-
-/// An image that was read again.
-pub struct KeptImage {
-    /// [`GuestImage::kernel`].
-    pub kernel: Cow<'static, [u8]>,
-    /// [`GuestImage::initrd`].
-    pub initrd: Option<Vec<u8>>,
-}
-
-impl KeptImage {
-    /// Its bytes.
-    #[must_use]
-    pub fn bytes(&self) -> GuestImage<'_> {
-        GuestImage {
-            kernel: &self.kernel,
-            initrd: self.initrd.as_deref(),
-        }
-    }
-}
-
-/// Where a machine that starts over has its image from. It need not keep the bytes.
-pub trait ImageSource {
-    /// The image, as the machine began with. Not trusted: its digest is compared.
-    ///
-    /// # Errors
-    /// Why it cannot be had.
-    fn read_again(&mut self) -> Result<KeptImage, String>;
-}
-
-/// What a machine needs to start over.
-pub(super) struct Origin {
-    source: Box<dyn ImageSource>,
-    /// The vCPU as it was switched on: all registers, also those [`boot::load`] leaves to the engine.
-    cpu: CpuState,
-}
 
 impl<E: Engine> Machine<E> {
     /// Lets the machine, which has not run yet, start over from `source` when its guest resets it.
@@ -90,7 +52,7 @@ impl<E: Engine> Machine<E> {
             .into());
         }
         self.engine.abandon()?;
-        clear(&self.memory);
+        memory::clear(&self.memory, 0..self.config.memory_bytes());
         boot::load(&self.config, &image.bytes(), &self.memory)?;
         let state = CpuState {
             clock: self.engine.clock(),
@@ -102,25 +64,6 @@ impl<E: Engine> Machine<E> {
         self.entry = VmEntry::Resume;
         self.halted = false;
         Ok(())
-    }
-}
-
-/// Fills memory with zeros. What is zero already is not written, so that memory the guest never used
-/// stays memory the host need not have.
-fn clear(memory: &GuestMemory) {
-    let zeros = vec![0; PIECE];
-    let mut piece = vec![0; PIECE];
-    for region in memory.iter() {
-        let (first, bytes) = (region.start_addr().0, region.len());
-        for offset in (0..bytes).step_by(PIECE) {
-            let length = usize::try_from(bytes - offset).map_or(PIECE, |left| left.min(PIECE));
-            let at = GuestAddress(first + offset);
-            let there = "the region is this long";
-            memory.read_slice(&mut piece[..length], at).expect(there);
-            if piece[..length] != zeros[..length] {
-                memory.write_slice(&zeros[..length], at).expect(there);
-            }
-        }
     }
 }
 

@@ -3,9 +3,13 @@
 use super::*;
 use crate::cpu::{CpuModel, Offer};
 use crate::engine::Bus;
-use crate::machine::{BoardKind, MachineConfig, TscMode};
+use crate::machine::snapshot::Snapshot;
+use crate::machine::{BoardKind, GuestImage, KeptImage, MachineConfig, TscMode};
+use crate::memory::GuestMemory;
 use crate::soft::SoftEngine;
 use replay::{Arrival, Clock, ClockKind, Output};
+use std::borrow::Cow;
+use vm_memory::{Bytes, GuestAddress};
 
 /// A guest that halts at once.
 const HALT: &[u8] = &[0xf4];
@@ -59,13 +63,23 @@ impl ImageSource for Fixed {
     }
 }
 
+/// A vCPU on the software engine for a machine of this configuration.
+pub(in crate::machine) fn engine(config: &MachineConfig, memory: &GuestMemory) -> SoftEngine {
+    SoftEngine::new(memory.clone(), config.cpu, Offer::Bare, config.clock_kind).unwrap()
+}
+
+/// A machine whose guest is `code`, in ring 0 of 64-bit mode.
+pub(in crate::machine) fn machine_of(code: &[u8]) -> Machine<SoftEngine> {
+    let image = elf(code);
+    let config = config(&image);
+    let memory = boot::memory(&config).unwrap();
+    let engine = engine(&config, &memory);
+    Machine::boot(engine, memory, config, &GuestImage::new(&image)).unwrap()
+}
+
 /// A machine whose guest halts at once, interrupts disabled.
 pub(in crate::machine) fn machine() -> Machine<SoftEngine> {
-    let config = config(&elf(HALT));
-    let memory = boot::memory(&config).unwrap();
-    let engine = SoftEngine::new(memory.clone(), config.cpu, Offer::Bare, config.clock_kind);
-    let (engine, image) = (engine.unwrap(), elf(HALT));
-    Machine::boot(engine, memory, config, &GuestImage::new(&image)).unwrap()
+    machine_of(HALT)
 }
 
 fn kept() -> Machine<SoftEngine> {
@@ -242,13 +256,15 @@ fn a_machine_restored_in_mid_life_starts_over_like_the_one_that_was_saved() {
     let mut machine = kept();
     machine.spoil();
     at(&mut machine, 500);
-    let saved = machine.save().unwrap();
-    let mut restored = kept().restored_from(&saved).unwrap();
-    assert!(restored.save().unwrap() == saved, "as it was saved");
+    let saved = machine.saved();
+    let mut restored = kept()
+        .restored_from(Snapshot::open(&saved[..]).unwrap())
+        .unwrap();
+    assert!(restored.saved() == saved, "as it was saved");
     for machine in [&mut machine, &mut restored] {
         machine.start_over().unwrap();
     }
-    assert!(machine.save().unwrap() == restored.save().unwrap());
+    assert!(machine.saved() == restored.saved());
     assert_eq!(
         machine.digest(None).unwrap(),
         restored.digest(None).unwrap()
@@ -260,10 +276,14 @@ fn a_machine_takes_no_snapshot_of_another() {
     let mut other = config(&elf(HALT));
     other.mac[5] = 9;
     let memory = boot::memory(&other).unwrap();
-    let engine = SoftEngine::new(memory.clone(), other.cpu, Offer::Bare, other.clock_kind);
+    let engine = engine(&other, &memory);
     let image = elf(HALT);
-    let other = Machine::boot(engine.unwrap(), memory, other, &GuestImage::new(&image));
-    let saved = other.unwrap().save().unwrap();
-    let error = kept().restored_from(&saved).err().unwrap().to_string();
+    let other = Machine::boot(engine, memory, other, &GuestImage::new(&image));
+    let saved = other.unwrap().saved();
+    let error = kept()
+        .restored_from(Snapshot::open(&saved[..]).unwrap())
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("another machine"), "{error}");
 }

@@ -11,97 +11,18 @@
 
 use super::board::legacy::RESET_STATUS;
 use super::board::{Board, BoardError, Write, Wrote};
-use super::config::MachineConfig;
-use super::time::{GuestClock, TimeError};
-use super::{boot, reset, snapshot};
-use crate::engine::{Engine, EngineError, VmEntry, VmExit};
-use crate::memory::GuestMemory;
-use replay::divergence::Divergence;
+use super::error::MachineError;
+use super::state::{Machine, Standing};
+use super::time::GuestClock;
+use crate::engine::{Engine, EngineError, Halfway, VmEntry, VmExit};
 use replay::{
     Anchor, Arrival, Clock, Delivery, ExecPoint, Here, Inputs, InputsError, Output, Question,
-    RegisterDigest, Situation, StateWindow,
+    RegisterDigest, Situation, Stop,
 };
-
-/// Why a machine stopped for good.
-#[derive(Debug, thiserror::Error)]
-pub enum MachineError {
-    /// The vCPU cannot go on.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The guest touched something that is not there, or a chip refused what came to it from outside.
-    #[error("{error}{} ({at})", by(.culprit))]
-    Board {
-        /// Where the guest was.
-        at: ExecPoint,
-        /// What happened.
-        error: BoardError,
-        /// The instruction that did it, in bytes and words, where it is known.
-        culprit: Option<String>,
-    },
-    /// Inputs or the log failed, or replay diverged.
-    #[error(transparent)]
-    Inputs(#[from] InputsError),
-    /// The guest could not go on, and that end could not be noted: the log failed, or a recording went on
-    /// there.
-    #[error("{error} (at the end of a guest that failed: {reason})")]
-    Unnoted {
-        /// Why the guest could not go on.
-        reason: Box<MachineError>,
-        /// Why that was not noted.
-        error: InputsError,
-    },
-    /// The guest could not be put into memory.
-    #[error(transparent)]
-    Boot(#[from] boot::BootError),
-    /// Guest time would leave its range.
-    #[error("{error} ({at})")]
-    Time {
-        /// Where the guest was.
-        at: ExecPoint,
-        /// What happened.
-        error: TimeError,
-    },
-    /// A snapshot cannot be taken or put back.
-    #[error(transparent)]
-    Snapshot(#[from] snapshot::SnapshotError),
-}
+use std::convert::Infallible;
 
 /// Exit status in the log of a guest that could not go on. It is no status a process can have.
 pub const FAULT_STATUS: u32 = 0xfa17;
-
-impl MachineError {
-    /// Where the run differs from the recording, if that is what stopped it.
-    #[must_use]
-    pub fn divergence(&self) -> Option<&Divergence> {
-        match self {
-            Self::Inputs(InputsError::Diverged(divergence))
-            | Self::Unnoted {
-                error: InputsError::Diverged(divergence),
-                ..
-            } => Some(divergence),
-            _ => None,
-        }
-    }
-
-    /// Whether it is surely the guest's own doing, and so happens to every replica at the same place. What
-    /// a chip refuses came from the disk's host, or from a log: the guest has no part in that.
-    #[must_use]
-    pub fn is_the_guests(&self) -> bool {
-        matches!(
-            self,
-            Self::Engine(EngineError::GuestFault { .. })
-                | Self::Board {
-                    error: BoardError::Nobody { .. },
-                    ..
-                }
-        )
-    }
-}
-
-fn by(culprit: &Option<String>) -> String {
-    let with = |what| format!(": {what}");
-    culprit.as_ref().map_or_else(String::new, with)
-}
 
 /// How a machine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,24 +37,6 @@ pub struct Ended {
     pub digest: u64,
 }
 
-/// A machine.
-pub struct Machine<E> {
-    pub(super) engine: E,
-    pub(super) board: Board,
-    pub(super) memory: GuestMemory,
-    pub(super) config: MachineConfig,
-    /// Guest time.
-    pub(super) time: GuestClock,
-    /// How the vCPU is to be entered next.
-    pub(super) entry: VmEntry,
-    /// Whether the guest stands in a halt.
-    pub(super) halted: bool,
-    /// Steps 2 to 4 are done at the stop it stands at; whether that one is natural.
-    pub(super) settled: Option<bool>,
-    /// What it starts over from, if its guest resets it.
-    pub(super) origin: Option<reset::Origin>,
-}
-
 /// How chips ask at `here`: derived time answers what it can, `inputs` the rest.
 fn asking(
     inputs: &mut dyn Inputs,
@@ -146,8 +49,20 @@ fn asking(
     }
 }
 
-/// What a stop leads to.
-pub(super) enum Next {
+/// What a step of the loop came to.
+pub(super) enum Step<P> {
+    /// To the next stop; its exit is handled.
+    Stopped,
+    /// To a place before the vCPU is entered, where it was asked to pause.
+    Paused,
+    /// To a place inside an entry, where the vCPU paused.
+    Inside(P),
+    /// To the machine's end.
+    Ended(Ended),
+}
+
+/// What steps 2 to 4 lead to.
+enum Turn {
     Enter(Situation),
     End {
         here: Here,
@@ -157,52 +72,6 @@ pub(super) enum Next {
 }
 
 impl<E: Engine> Machine<E> {
-    /// A machine with `image` loaded, about to run its first instruction.
-    ///
-    /// # Errors
-    /// If the image cannot be loaded or the vCPU not set up.
-    pub fn boot(
-        mut engine: E,
-        memory: GuestMemory,
-        config: MachineConfig,
-        image: &boot::GuestImage<'_>,
-    ) -> Result<Self, MachineError> {
-        let state = boot::load(&config, image, &memory)?;
-        let time = GuestClock::new(config.tsc);
-        engine.restore(&state)?;
-        engine.set_time(time.base())?;
-        let board = Board::new(&config);
-        Ok(Self {
-            engine,
-            board,
-            memory,
-            config,
-            time,
-            entry: VmEntry::Resume,
-            halted: false,
-            settled: None,
-            origin: None,
-        })
-    }
-
-    /// Its configuration.
-    pub fn config(&self) -> &MachineConfig {
-        &self.config
-    }
-
-    /// Its vCPU.
-    pub fn engine(&self) -> &E {
-        &self.engine
-    }
-
-    /// Digest of the vCPU, every device, and the pages of `window` (all memory if `None`).
-    ///
-    /// # Errors
-    /// If the vCPU's state cannot be read.
-    pub fn digest(&mut self, window: Option<StateWindow>) -> Result<u64, MachineError> {
-        Ok(snapshot::digest(self, window)?)
-    }
-
     /// Runs to the machine's end.
     ///
     /// A guest that cannot go on ends its log with [`FAULT_STATUS`]: a replica or a replay that gets there
@@ -222,7 +91,7 @@ impl<E: Engine> Machine<E> {
     ///
     /// Place and registers are not noted: where a vCPU stands that can go no further, engines do not agree.
     /// The clock, which counts the failure, names the place.
-    pub(super) fn broke(&mut self, inputs: &mut dyn Inputs, error: MachineError) -> MachineError {
+    pub fn broke(&mut self, inputs: &mut dyn Inputs, error: MachineError) -> MachineError {
         if !error.is_the_guests() {
             return error;
         }
@@ -235,7 +104,7 @@ impl<E: Engine> Machine<E> {
         };
         let mut out = Vec::new();
         self.board.flush_console(&mut out);
-        let digest = snapshot::digest_without_vcpu(self);
+        let digest = self.digest_without_vcpu();
         let noted = out
             .into_iter()
             .try_for_each(|output| inputs.output(&here, output))
@@ -259,7 +128,8 @@ impl<E: Engine> Machine<E> {
 
     /// Runs to the machine's end, or to a stop `pause` says yes to: `None` then. All is done there but
     /// entering the guest, so that the machine can be saved, and goes on by another run, its copies too.
-    /// Not asked where the guest waits for the answer to a read, nor at the place it goes on from.
+    /// Not asked where the guest waits for the answer to a read, nor at the place it goes on from. Where the
+    /// guest is halted, inputs that are wanted to pause say so ([`InputsError::Paused`]), and it pauses, too.
     ///
     /// # Errors
     /// See [`MachineError`]. The machine is of no more use then.
@@ -268,51 +138,85 @@ impl<E: Engine> Machine<E> {
         inputs: &mut dyn Inputs,
         mut pause: impl FnMut(&Situation) -> bool,
     ) -> Result<Option<Ended>, MachineError> {
-        let mut natural = true;
-        let mut ask = self.settled.is_none();
+        let mut enter = |engine: &mut E, entry, stop| {
+            let exit = engine.run(entry, stop)?;
+            Ok::<Halfway<Infallible>, EngineError>(Halfway::Exit(exit))
+        };
         loop {
-            let now = match self.next(inputs, natural)? {
-                Next::Enter(now) => now,
-                Next::End {
-                    here,
-                    code,
-                    stopped,
-                } => return self.end(inputs, here, code, stopped).map(Some),
-            };
-            if ask && self.entry == VmEntry::Resume && pause(&now) {
-                self.settled = Some(now.natural);
-                return Ok(None);
-            }
-            ask = true;
-            let exit = self.enter(inputs, now)?;
-            natural = exit != VmExit::Stopped;
-            if let Some(code) = self.handle(inputs, exit)? {
-                let here = self.here()?;
-                return self.end(inputs, here, code, false).map(Some);
+            match self.step(inputs, &mut pause, &mut enter)? {
+                Step::Stopped => {}
+                Step::Paused => return Ok(None),
+                Step::Ended(ended) => return Ok(Some(ended)),
+                Step::Inside(never) => match never {},
             }
         }
     }
 
-    /// Steps 2 to 4, unless they are done.
-    pub(super) fn next(
+    /// The loop's one step: from where the machine stands to the next stop, whose exit is handled, or to a
+    /// pause before that.
+    ///
+    /// `pause` is asked before the vCPU is entered, as [`Machine::run_until`] says. `enter` enters it; where
+    /// it pauses in the middle, the next step goes on from there, with the same stop.
+    ///
+    /// # Errors
+    /// See [`MachineError`].
+    pub(super) fn step<P>(
         &mut self,
         inputs: &mut dyn Inputs,
-        natural: bool,
-    ) -> Result<Next, MachineError> {
-        let Some(natural) = self.settled.take() else {
-            return self.stopped(inputs, natural);
+        pause: &mut impl FnMut(&Situation) -> bool,
+        enter: &mut impl FnMut(&mut E, VmEntry, Stop) -> Result<Halfway<P>, EngineError>,
+    ) -> Result<Step<P>, MachineError> {
+        let stop = match self.standing {
+            Standing::Inside(stop) => stop,
+            Standing::Settled { natural } => {
+                let here = self.here()?;
+                inputs.next_stop(&self.situation(here, natural))?
+            }
+            Standing::Stopped { natural } => {
+                let turn = match self.stopped(inputs, natural) {
+                    // Nothing has changed: the halted guest is asked after again when the machine goes on.
+                    Err(MachineError::Inputs(InputsError::Paused)) => return Ok(Step::Paused),
+                    turn => turn?,
+                };
+                let now = match turn {
+                    Turn::Enter(now) => now,
+                    Turn::End {
+                        here,
+                        code,
+                        stopped,
+                    } => return self.end(inputs, here, code, stopped).map(Step::Ended),
+                };
+                self.standing = Standing::Settled { natural };
+                if self.entry == VmEntry::Resume && pause(&now) {
+                    return Ok(Step::Paused);
+                }
+                inputs.next_stop(&now)?
+            }
+        };
+        let exit = match self.enter(inputs, stop, enter)? {
+            Halfway::Exit(exit) => exit,
+            Halfway::Paused(pause) => return Ok(Step::Inside(pause)),
+        };
+        let natural = exit != VmExit::Stopped;
+        self.standing = Standing::Stopped { natural };
+        let Some(code) = self.handle(inputs, exit)? else {
+            return Ok(Step::Stopped);
         };
         let here = self.here()?;
-        Ok(Next::Enter(self.situation(here, natural)))
+        self.end(inputs, here, code, false).map(Step::Ended)
     }
 
-    pub(super) fn here(&mut self) -> Result<Here, MachineError> {
+    /// Where the vCPU stands, for an entry of the log: where [`Machine::run_until`] paused.
+    ///
+    /// # Errors
+    /// If the vCPU cannot be read.
+    pub fn here(&mut self) -> Result<Here, MachineError> {
         let (point, registers) = self.engine.point()?;
         Ok(Here { point, registers })
     }
 
     /// Steps 2 to 4.
-    fn stopped(&mut self, inputs: &mut dyn Inputs, natural: bool) -> Result<Next, MachineError> {
+    fn stopped(&mut self, inputs: &mut dyn Inputs, natural: bool) -> Result<Turn, MachineError> {
         let here = self.here()?;
         if self.halted && !self.engine.interruptible() {
             let why = "it halted with interrupts disabled".to_owned();
@@ -327,7 +231,7 @@ impl<E: Engine> Machine<E> {
         while let Some(Delivery { arrival, anchor }) = inputs.arrival(&now)? {
             self.anchor(here.point, anchor)?;
             if arrival == Arrival::Stop {
-                return Ok(Next::End {
+                return Ok(Turn::End {
                     here,
                     code: 0,
                     stopped: true,
@@ -347,11 +251,11 @@ impl<E: Engine> Machine<E> {
             self.engine.inject(self.board.acknowledge())?;
             self.halted = false;
         }
-        if let Some(window) = inputs.state_due(&here)? {
-            let digest = snapshot::digest(self, Some(window))?;
+        while let Some(window) = inputs.state_due(&here)? {
+            let digest = self.digest(Some(window))?;
             inputs.state(&here, window, digest)?;
         }
-        Ok(Next::Enter(self.situation(here, natural)))
+        Ok(Turn::Enter(self.situation(here, natural)))
     }
 
     /// Brings derived time forward, for the chips and for the vCPU.
@@ -379,43 +283,43 @@ impl<E: Engine> Machine<E> {
         }
     }
 
-    /// Step 5: enters the vCPU until it exits for good, telling of progress when it is kicked.
-    fn enter(
+    /// Step 5: enters the vCPU, up to `stop`, until it exits for good or pauses in the middle. Each time it is
+    /// kicked the inputs are told of progress, and asked for the stop again.
+    fn enter<P>(
         &mut self,
         inputs: &mut dyn Inputs,
-        mut now: Situation,
-    ) -> Result<VmExit, MachineError> {
+        mut stop: Stop,
+        enter: &mut impl FnMut(&mut E, VmEntry, Stop) -> Result<Halfway<P>, EngineError>,
+    ) -> Result<Halfway<P>, MachineError> {
         assert!(!self.halted, "a halted vCPU is not entered");
-        let mut entry = std::mem::replace(&mut self.entry, VmEntry::Resume);
         loop {
-            let stop = inputs.next_stop(&now)?;
-            let exit = self.engine.run(entry, stop)?;
-            if exit != VmExit::Kicked {
-                return Ok(exit);
+            let entry = std::mem::replace(&mut self.entry, VmEntry::Resume);
+            self.standing = Standing::Inside(stop);
+            let left = enter(&mut self.engine, entry, stop)?;
+            if !matches!(left, Halfway::Exit(VmExit::Kicked)) {
+                return Ok(left);
             }
-            entry = VmEntry::Resume;
             let clock = self.engine.clock();
             inputs.kicked(clock)?;
-            let here = Here {
-                point: ExecPoint {
-                    clock,
-                    ..Default::default()
-                },
-                registers: RegisterDigest::default(),
-            };
-            now = Situation {
-                here,
-                time_ns: self.time.now_ns(clock),
-                natural: false,
-                interruptible: false,
-                ..now
-            };
-            now.frames_room = self.board.frames_room(&self.memory);
+            stop = inputs.next_stop(&self.kicked(clock))?;
+        }
+    }
+
+    /// The situation of a vCPU that was kicked: nothing is known of it but its clock.
+    fn kicked(&self, clock: Clock) -> Situation {
+        let point = ExecPoint {
+            clock,
+            ..Default::default()
+        };
+        let registers = RegisterDigest::default();
+        Situation {
+            interruptible: false,
+            ..self.situation(Here { point, registers }, false)
         }
     }
 
     /// Step 1. The exit status, if the guest switched itself off.
-    pub(super) fn handle(
+    fn handle(
         &mut self,
         inputs: &mut dyn Inputs,
         exit: VmExit,
@@ -443,39 +347,49 @@ impl<E: Engine> Machine<E> {
                 size,
                 value,
             } => {
-                let here = self.here()?;
-                let mut out = Vec::new();
                 let write = Write {
                     bus,
                     address,
                     size,
                     value,
                 };
-                let wrote = self
-                    .board
-                    .write(
-                        &self.memory,
-                        write,
-                        &mut asking(inputs, self.time, here),
-                        &mut out,
-                    )
-                    .map_err(|error| self.board_error(here.point, error, exit))?;
-                let ends = wrote == Wrote::Reset && !self.config.reboots;
-                if ends {
-                    out.push(Output::PowerOff { code: RESET_STATUS });
-                }
-                for output in out {
-                    inputs.output(&here, output)?;
-                }
-                match wrote {
-                    Wrote::Done => Ok(None),
-                    Wrote::PowerOff(code) => Ok(Some(code)),
-                    Wrote::Reset if ends => Ok(Some(RESET_STATUS)),
-                    Wrote::Reset => {
-                        self.start_over()?;
-                        Ok(None)
-                    }
-                }
+                self.write_exit(inputs, write, exit)
+            }
+        }
+    }
+
+    /// Step 1 for a write. The exit status, if it ended the machine.
+    fn write_exit(
+        &mut self,
+        inputs: &mut dyn Inputs,
+        write: Write,
+        exit: VmExit,
+    ) -> Result<Option<u32>, MachineError> {
+        let here = self.here()?;
+        let mut out = Vec::new();
+        let wrote = self
+            .board
+            .write(
+                &self.memory,
+                write,
+                &mut asking(inputs, self.time, here),
+                &mut out,
+            )
+            .map_err(|error| self.board_error(here.point, error, exit))?;
+        let ends = wrote == Wrote::Reset && !self.config.reboots;
+        if ends {
+            out.push(Output::PowerOff { code: RESET_STATUS });
+        }
+        for output in out {
+            inputs.output(&here, output)?;
+        }
+        match wrote {
+            Wrote::Done => Ok(None),
+            Wrote::PowerOff(code) => Ok(Some(code)),
+            Wrote::Reset if ends => Ok(Some(RESET_STATUS)),
+            Wrote::Reset => {
+                self.start_over()?;
+                Ok(None)
             }
         }
     }
@@ -509,14 +423,14 @@ impl<E: Engine> Machine<E> {
         }
     }
 
-    pub(super) fn end(
+    fn end(
         &mut self,
         inputs: &mut dyn Inputs,
         here: Here,
         code: u32,
         stopped: bool,
     ) -> Result<Ended, MachineError> {
-        let digest = snapshot::digest(self, None)?;
+        let digest = self.digest(None)?;
         inputs.end(&here, code, digest)?;
         Ok(Ended {
             code,

@@ -3,7 +3,7 @@
 use super::super::reset::tests::machine;
 use super::*;
 use crate::devices::DeviceError;
-use replay::Stop;
+use replay::StateWindow;
 
 /// Brings one arrival; takes what leaves, and perhaps the end.
 #[derive(Default)]

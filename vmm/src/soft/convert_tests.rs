@@ -2,7 +2,6 @@
 
 use super::{restore, save};
 use crate::state::CpuState;
-use guest::{Guest, KERNEL_CODE, USER_CODE32, USER_DATA};
 use iced_x86::code_asm::*;
 use replay::Clock;
 use replay::codec::{from_bytes, to_bytes};
@@ -10,6 +9,7 @@ use soft::cpu::TimeBase;
 use soft::op::slot;
 use soft::testing::{CODE, DATA, MEMORY};
 use soft::{Exit, Soft};
+use soft_testing::{Guest, KERNEL_CODE, USER_CODE32, USER_DATA};
 use std::sync::atomic::AtomicBool;
 
 const SYSCALL: u64 = 0x14_0000;
@@ -24,10 +24,6 @@ const ENTRY: u64 = 0x3000 + 6 * 8;
 const BEGUN: TimeBase = TimeBase::Clock(1000);
 /// An interrupt comes every so many instructions.
 const PERIOD: u64 = 17;
-
-#[allow(dead_code, reason = "the processor's own tests use all of it")]
-#[path = "../../soft/tests/system/guest.rs"]
-mod guest;
 
 /// Three rounds of page faults, single steps, system calls both ways, self-modification and clock reads.
 fn user(a: &mut CodeAssembler) {
@@ -207,7 +203,7 @@ fn the_program_does_what_it_says() {
     // RAX, RBX, RCX first.
     assert_eq!(state.general[2], 10);
     assert_eq!((state.general[13], state.general[15]), (15, 8 + 9 + 10));
-    assert_eq!(state.rip, guest::HALTS + 13 * 16 + 1);
+    assert_eq!(state.rip, soft_testing::HALTS + 13 * 16 + 1);
     assert!(state.general[14] > 3000, "the clock");
 }
 

@@ -2,19 +2,10 @@
 
 use super::convert;
 use super::vcpu::SoftEngine;
-use crate::engine::{Engine, EngineError, VmEntry, VmExit};
+use crate::engine::{Engine, EngineError, Halfway, VmEntry};
 use crate::state::CpuState;
 use replay::Stop;
 pub use soft::watch::{Data, Hit, Kind, Pause, Watch};
-
-/// How an entry that may be paused left the guest, or did not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Halfway {
-    /// It left.
-    Exit(VmExit),
-    /// It stands in the middle, and goes on with the same stop.
-    Paused(Pause),
-}
 
 /// An instruction as text.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -43,7 +34,7 @@ pub trait Debuggable: Engine {
         entry: VmEntry,
         stop: Stop,
         watch: &mut Watch,
-    ) -> Result<Halfway, EngineError>;
+    ) -> Result<Halfway<Pause>, EngineError>;
 
     /// Makes `watch` one that leaves the place the vCPU is paused at.
     fn leave(&self, watch: &mut Watch);
@@ -86,7 +77,7 @@ impl Debuggable for SoftEngine {
         entry: VmEntry,
         stop: Stop,
         watch: &mut Watch,
-    ) -> Result<Halfway, EngineError> {
+    ) -> Result<Halfway<Pause>, EngineError> {
         self.enter(entry, stop, Some(watch))
     }
 

@@ -4,17 +4,16 @@
 //! count one each on either.
 
 use super::convert;
-use super::looking::Halfway;
 use crate::cpu::{CpuModel, Offer};
-use crate::engine::{Bus, Engine, EngineError, TimeBase, VmEntry, VmExit};
+use crate::engine::{Bus, Engine, EngineError, Halfway, TimeBase, VmEntry, VmExit};
 use crate::kick::{self, Target};
-use crate::memory::GuestMemory;
+use crate::memory::{self, GuestMemory, PageSet};
 use crate::state::CpuState;
 use replay::{Clock, ClockKind, ExecPoint, RegisterDigest, Stop, digest};
 use soft::memory::{Physical, Region};
 use soft::model::{Leaf, Model};
 use soft::trap::{Access, Space};
-use soft::watch::{Watch, Watched};
+use soft::watch::{Pause, Watch, Watched};
 use soft::{Exit, Soft};
 use std::sync::atomic::{AtomicBool, Ordering};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
@@ -76,6 +75,8 @@ pub struct SoftEngine {
     /// The guest waits for the answer to a read.
     reading: bool,
     injected: bool,
+    /// Whether dirty pages are noted.
+    notes: bool,
 }
 
 impl SoftEngine {
@@ -120,6 +121,7 @@ impl SoftEngine {
             trap_due: false,
             reading: false,
             injected: false,
+            notes: false,
         })
     }
 
@@ -207,13 +209,10 @@ impl SoftEngine {
         }
     }
 
-    /// Drops decoded instructions that devices wrote over.
+    /// Takes note of what devices wrote to: instructions decoded from there are dropped.
     fn follow_writes(&mut self) {
-        for region in self.memory.iter() {
-            let first = region.start_addr().0 / 4096;
-            for page in region.bitmap().writes().take() {
-                self.soft.page_written(first + page);
-            }
+        for page in memory::written(&self.memory) {
+            self.soft.page_written(page);
         }
     }
 
@@ -224,7 +223,7 @@ impl SoftEngine {
         entry: VmEntry,
         stop: Stop,
         mut watch: Option<&mut Watch>,
-    ) -> Result<Halfway, EngineError> {
+    ) -> Result<Halfway<Pause>, EngineError> {
         match entry {
             VmEntry::ReadData(value) if std::mem::take(&mut self.reading) => {
                 self.soft.answer(value);
@@ -400,6 +399,32 @@ impl Engine for SoftEngine {
             VmExit::Write { .. } => self.soft.writer(),
             _ => self.soft.instruction().ok(),
         }
+    }
+
+    fn flush_translations(&mut self) -> Result<(), EngineError> {
+        self.soft.flush_translations();
+        if self.kind != ClockKind::Blocks {
+            self.set_budget(ENDLESS);
+        }
+        Ok(())
+    }
+
+    fn note_dirty_pages(&mut self, noted: bool) -> Result<(), EngineError> {
+        self.follow_writes();
+        let pages = memory::page_count(&self.memory).next_multiple_of(64);
+        self.soft.note_writes(if noted { pages } else { 0 });
+        self.notes = noted;
+        Ok(())
+    }
+
+    fn dirty_pages(&mut self) -> Result<PageSet, EngineError> {
+        if !self.notes {
+            return Err(EngineError::not_noted());
+        }
+        self.follow_writes();
+        let mut pages = PageSet::new(memory::page_count(&self.memory));
+        pages.insert_words(&self.soft.take_written());
+        Ok(pages)
     }
 
     fn save(&mut self) -> Result<CpuState, EngineError> {

@@ -120,7 +120,7 @@ impl Registers {
         // SAFETY: a register of the device, mapped; reading it changes no memory. The plain MOV is
         // one that every KVM emulates.
         unsafe {
-            core::arch::asm!("mov {}, byte ptr [{}]", out(reg_byte) value, in(reg) address, options(nostack, preserves_flags));
+            core::arch::asm!("cmp eax, eax", "mov {}, byte ptr [{}]", out(reg_byte) value, in(reg) address, options(nostack));
         }
         value
     }
@@ -129,7 +129,7 @@ impl Registers {
         let value: u32;
         // SAFETY: as above.
         unsafe {
-            core::arch::asm!("mov {:e}, dword ptr [{}]", out(reg) value, in(reg) self.base + offset, options(nostack, preserves_flags));
+            core::arch::asm!("cmp eax, eax", "mov {:e}, dword ptr [{}]", out(reg) value, in(reg) self.base + offset, options(nostack));
         }
         value
     }
@@ -138,7 +138,7 @@ impl Registers {
         // SAFETY: as above; what the device does to memory in turn, it does to the queues and
         // buffers given to it, which this counts as touched.
         unsafe {
-            core::arch::asm!("mov dword ptr [{}], {:e}", in(reg) self.base + offset, in(reg) value, options(nostack, preserves_flags));
+            core::arch::asm!("cmp eax, eax", "mov dword ptr [{}], {:e}", in(reg) self.base + offset, in(reg) value, options(nostack));
         }
     }
 }

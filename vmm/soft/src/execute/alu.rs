@@ -1,6 +1,6 @@
 //! Two-operand arithmetic and logic: ADD, OR, ADC, SBB, AND, SUB, XOR, CMP, TEST.
 
-use super::operand::{Place, Source};
+use super::operand::{Operand, Place};
 use crate::flags::Arithmetic;
 use crate::op::Op;
 use crate::word::Word;
@@ -72,7 +72,7 @@ operation!(Xor, true, |_, a, b, _| (a ^ b, None));
 operation!(Test, false, |_, a, b, _| (a & b, None));
 
 /// `O place, source`.
-pub(crate) fn alu<O: Alu, W: Word, D: Place, S: Source>(
+pub(crate) fn alu<O: Alu, W: Word, D: Place, S: Operand>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Result<(), Trap> {

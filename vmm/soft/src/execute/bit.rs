@@ -1,6 +1,6 @@
 //! Single bits and bits counted: BT, BTS, BTR, BTC, BSF, BSR, POPCNT, TZCNT, LZCNT, BSWAP, MOVBE, CRC32.
 
-use super::operand::{Place, Source};
+use super::operand::{Operand, Place};
 use crate::flags::{self, Arithmetic};
 use crate::op::{Address, Op, slot};
 use crate::word::Word;
@@ -50,7 +50,7 @@ impl Bit for Flip {
 }
 
 /// `B place, bit`, the bit's number cut to the operand's size. Every flag but CF stays.
-pub(crate) fn bit<B: Bit, W: Word, D: Place, S: Source>(
+pub(crate) fn bit<B: Bit, W: Word, D: Place, S: Operand>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Result<(), Trap> {
@@ -98,13 +98,13 @@ pub(crate) fn bit_string<B: Bit, W: Word, A: Address>(cpu: &mut Cpu, op: &Op) ->
 
 /// `bsf register, source`. Of zero: the register stays as it is, all of it. The undefined flags are as on
 /// AMD's processors (Zen 5 was asked): PF is that of the result, or set, the others are clear.
-pub(crate) fn bsf<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn bsf<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = S::read::<W>(cpu, op)?.zext();
     scanned::<W>(cpu, op, value, value.trailing_zeros())
 }
 
 /// `bsr register, source`; otherwise as [`bsf`].
-pub(crate) fn bsr<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn bsr<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = S::read::<W>(cpu, op)?.zext();
     scanned::<W>(cpu, op, value, 63 ^ value.leading_zeros())
 }
@@ -122,13 +122,13 @@ fn scanned<W: Word>(cpu: &mut Cpu, op: &Op, value: u64, found: u32) -> Result<()
 }
 
 /// `tzcnt register, source`. CF: the source is zero; ZF: the result is; every other flag stays.
-pub(crate) fn tzcnt<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn tzcnt<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = S::read::<W>(cpu, op)?.zext();
     counted::<W>(cpu, op, value, value.trailing_zeros().min(W::BITS))
 }
 
 /// `lzcnt register, source`; flags as for [`tzcnt`].
-pub(crate) fn lzcnt<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn lzcnt<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value = S::read::<W>(cpu, op)?.zext();
     counted::<W>(cpu, op, value, value.leading_zeros() - (64 - W::BITS))
 }
@@ -143,7 +143,7 @@ fn counted<W: Word>(cpu: &mut Cpu, op: &Op, value: u64, count: u32) -> Result<()
 }
 
 /// `popcnt register, source`.
-pub(crate) fn popcnt<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn popcnt<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let count = S::read::<W>(cpu, op)?.zext().count_ones();
     W::cut(count.into()).set(cpu, op.dst);
     cpu.arithmetic = Arithmetic::from_bits(u64::from(count == 0) * flags::ZF);
@@ -168,7 +168,7 @@ pub(crate) fn bswap<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 /// `movbe place, source`.
-pub(crate) fn movbe<W: Word, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn movbe<W: Word, D: Place, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value: W = S::read(cpu, op)?;
     D::write(cpu, op, swapped(value))
 }
@@ -191,7 +191,7 @@ const CRC: [u32; 256] = {
 };
 
 /// `crc32 register, source`. The result clears the upper half of the register.
-pub(crate) fn crc32<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn crc32<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let mut value = S::read::<W>(cpu, op)?.zext();
     let mut crc = u32::get(cpu, op.dst);
     for _ in 0..W::BYTES {

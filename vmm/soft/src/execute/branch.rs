@@ -1,6 +1,6 @@
 //! Near branches: JMP, Jcc, CALL, RET, LOOP, JRCXZ.
 
-use super::operand::Source;
+use super::operand::Operand;
 use crate::op::{Op, slot};
 use crate::word::Word;
 use crate::{Cpu, Trap};
@@ -72,7 +72,7 @@ pub(crate) fn call<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
 }
 
 /// `jmp source`.
-pub(crate) fn jump_to<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn jump_to<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let target: W = S::read(cpu, op)?;
     cpu.check_target(target.zext())?;
     cpu.next_rip = target.zext();
@@ -80,7 +80,7 @@ pub(crate) fn jump_to<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), 
 }
 
 /// `call source`. A fault of the stack comes before one of the target.
-pub(crate) fn call_to<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn call_to<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let target: W = S::read(cpu, op)?;
     if cpu.check_target(target.zext()).is_err() {
         let (_, address) = cpu.stack(cpu.slot(slot::RSP).wrapping_sub(W::BYTES));

@@ -1,6 +1,6 @@
 //! Instructions that ask the flags or set single ones: SETcc, CMOVcc, LAHF, SAHF, CLC to STD.
 
-use super::operand::{Place, Source};
+use super::operand::{Operand, Place};
 use crate::flags::{self, Arithmetic};
 use crate::op::{Op, slot};
 use crate::word::Word;
@@ -45,7 +45,7 @@ pub(crate) fn move_if<W: Word, const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Result
 }
 
 /// `cmovCC register, source`, which is read either way; the condition is in [`Op::extra`].
-pub(crate) fn conditional_move<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn conditional_move<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let mut value: W = S::read(cpu, op)?;
     if !holds(cpu.arithmetic, op.extra) {
         value = W::get(cpu, op.dst);

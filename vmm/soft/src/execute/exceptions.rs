@@ -24,7 +24,7 @@ pub(crate) enum Origin {
 
 /// Something to deliver.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Event {
+pub(crate) struct Interruption {
     pub vector: u8,
     pub error: Option<u32>,
     pub origin: Origin,
@@ -112,8 +112,8 @@ impl Cpu {
         }
     }
 
-    fn hardware_event(&self, exception: Exception, rf: u64) -> Event {
-        Event {
+    fn hardware_event(&self, exception: Exception, rf: u64) -> Interruption {
+        Interruption {
             vector: exception.vector,
             error: exception.error,
             origin: Origin::Hardware,
@@ -147,7 +147,7 @@ impl Cpu {
     /// # Errors
     /// [`Trap`], nothing done: an exception of the delivery itself, or as for
     /// [`Cpu::deliver_exception`].
-    pub(crate) fn deliver(&mut self, event: Event) -> Result<(), Trap> {
+    pub(crate) fn deliver(&mut self, event: Interruption) -> Result<(), Trap> {
         self.check_long_mode()?;
         let ext = match event.origin {
             Origin::Hardware => ERROR_EXT,
@@ -189,7 +189,7 @@ impl Cpu {
     }
 
     /// Reads and judges the gate and its code segment.
-    fn gate(&mut self, event: &Event, ext: u32) -> Result<Gate, Trap> {
+    fn gate(&mut self, event: &Interruption, ext: u32) -> Result<Gate, Trap> {
         let number = u64::from(event.vector) * 16;
         let error = u32::from(event.vector) << 3 | ERROR_IDT | ext;
         if number + 15 > u64::from(self.idt.limit) {

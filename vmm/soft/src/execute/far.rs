@@ -2,7 +2,7 @@
 //! (SDM volume 2, and volume 3 chapter 5; AMD's rules for SYSCALL and SYSRET, APM volume 3).
 
 use super::branch::next;
-use super::exceptions::{Event, Origin};
+use super::exceptions::{Interruption, Origin};
 use super::loose::{self, cut};
 use super::segments::{Descriptor, attribute, is_null, named, null_segment, system_type};
 use crate::cpu::{Segment, bits, segment};
@@ -94,7 +94,7 @@ pub(crate) fn interrupt(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     if op.dst == 2 && !cpu.arithmetic.overflow() {
         return Ok(());
     }
-    let event = Event {
+    let event = Interruption {
         vector: op.imm as u8,
         error: None,
         origin: if op.dst == 1 {

@@ -3,7 +3,7 @@
 //! Flags the architecture leaves undefined are as on AMD's processors (Zen 5 was asked): a product leaves SF,
 //! ZF, AF and PF; a division sets AF, clears SF, ZF and PF, and leaves CF and OF.
 
-use super::operand::Source;
+use super::operand::Operand;
 use crate::flags::Arithmetic;
 use crate::op::{Op, slot};
 use crate::trap::{Exception, vector};
@@ -46,7 +46,7 @@ fn double<W: Word>(cpu: &Cpu) -> u128 {
 }
 
 /// `mul source`.
-pub(crate) fn mul<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn mul<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let b: W = S::read(cpu, op)?;
     let product = u128::from(W::get(cpu, slot::RAX).zext()) * u128::from(b.zext());
     let (low, high) = (W::cut(product as u64), W::cut((product >> W::BITS) as u64));
@@ -65,7 +65,7 @@ fn signed_product<W: Word>(a: W, b: W) -> (W, W, bool) {
 }
 
 /// `imul source`.
-pub(crate) fn imul<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn imul<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let b: W = S::read(cpu, op)?;
     let (low, high, wide) = signed_product(W::get(cpu, slot::RAX), b);
     set_double(cpu, low, high);
@@ -74,7 +74,7 @@ pub(crate) fn imul<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Tra
 }
 
 /// `imul register, source`.
-pub(crate) fn imul_two<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn imul_two<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let b: W = S::read(cpu, op)?;
     let (low, _, wide) = signed_product(W::get(cpu, op.dst), b);
     low.set(cpu, op.dst);
@@ -83,7 +83,7 @@ pub(crate) fn imul_two<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(),
 }
 
 /// `imul register, source, immediate`.
-pub(crate) fn imul_three<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn imul_three<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let a: W = S::read(cpu, op)?;
     let (low, _, wide) = signed_product(a, W::cut(op.imm));
     low.set(cpu, op.dst);
@@ -99,7 +99,7 @@ impl Cpu {
 }
 
 /// `div source`.
-pub(crate) fn div<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn div<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let b: W = S::read(cpu, op)?;
     let a = double::<W>(cpu);
     // Where the dividend fits a word so does the division, and is much faster.
@@ -117,7 +117,7 @@ pub(crate) fn div<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap
 }
 
 /// `idiv source`.
-pub(crate) fn idiv<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn idiv<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let b: W = S::read(cpu, op)?;
     let unused = 128 - 2 * W::BITS;
     let a = (double::<W>(cpu) as i128) << unused >> unused;

@@ -6,13 +6,13 @@ use crate::{Cpu, Trap};
 use std::marker::PhantomData;
 
 /// Something to read.
-pub(crate) trait Source {
+pub(crate) trait Operand {
     /// Its value.
     fn read<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<W, Trap>;
 }
 
 /// Something to read and write back.
-pub(crate) trait Place: Source {
+pub(crate) trait Place: Operand {
     /// Its value, if it can be written, too.
     fn read_to_modify<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<W, Trap>;
     /// Writes it.
@@ -30,7 +30,7 @@ pub(crate) struct Cl;
 /// The memory operand.
 pub(crate) struct Mem<A>(PhantomData<A>);
 
-impl Source for Dst {
+impl Operand for Dst {
     #[inline(always)]
     fn read<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<W, Trap> {
         Ok(W::get(cpu, op.dst))
@@ -49,28 +49,28 @@ impl Place for Dst {
     }
 }
 
-impl Source for Src {
+impl Operand for Src {
     #[inline(always)]
     fn read<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<W, Trap> {
         Ok(W::get(cpu, op.src))
     }
 }
 
-impl Source for Imm {
+impl Operand for Imm {
     #[inline(always)]
     fn read<W: Word>(_: &mut Cpu, op: &Op) -> Result<W, Trap> {
         Ok(W::cut(op.imm))
     }
 }
 
-impl Source for Cl {
+impl Operand for Cl {
     #[inline(always)]
     fn read<W: Word>(cpu: &mut Cpu, _: &Op) -> Result<W, Trap> {
         Ok(W::cut(cpu.slot(slot::RCX) & 0xff))
     }
 }
 
-impl<A: Address> Source for Mem<A> {
+impl<A: Address> Operand for Mem<A> {
     #[inline(always)]
     fn read<W: Word>(cpu: &mut Cpu, op: &Op) -> Result<W, Trap> {
         cpu.load(A::linear(cpu, op))

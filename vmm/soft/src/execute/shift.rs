@@ -3,7 +3,7 @@
 //! Counts are cut to 5 bits, 6 for 64-bit operands. A count of zero changes no flag. AF, undefined, is set by
 //! shifts, as AMD's processors (Zen 5 was asked) have it.
 
-use super::operand::{Place, Source};
+use super::operand::{Operand, Place};
 use crate::flags::Arithmetic;
 use crate::op::Op;
 use crate::word::Word;
@@ -140,7 +140,7 @@ impl Shift for Rcr {
 }
 
 /// `O place, count`. The place is written even if the count is zero.
-pub(crate) fn shift<O: Shift, W: Word, D: Place, C: Source>(
+pub(crate) fn shift<O: Shift, W: Word, D: Place, C: Operand>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Result<(), Trap> {
@@ -160,7 +160,7 @@ pub(crate) fn shift<O: Shift, W: Word, D: Place, C: Source>(
 /// A 16-bit operand with a count above 16, which is undefined, goes on with the register's bits once more,
 /// as AMD's processors do, and clears CF and, of SHLD, OF; with 16, OF of SHLD is CF. Otherwise OF says for
 /// every count whether the sign changed in the last step.
-pub(crate) fn double<W: Word, D: Place, C: Source, const LEFT: bool>(
+pub(crate) fn double<W: Word, D: Place, C: Operand, const LEFT: bool>(
     cpu: &mut Cpu,
     op: &Op,
 ) -> Result<(), Trap> {

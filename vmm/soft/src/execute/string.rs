@@ -247,7 +247,7 @@ impl Cpu {
     /// before another block is fetched. Only for the last instruction of a block.
     fn rewrite(&mut self, page: u64) {
         self.physical.set_code(page, false);
-        self.tlb.unguard(page * PAGE);
+        self.unguard(page * PAGE);
         self.rewritten.push(page);
     }
 
@@ -257,8 +257,11 @@ impl Cpu {
         let mode = self.tlb.mode;
         let physical = self.translate(address, intent, mode)?;
         let host = self.physical.host(physical);
-        if intent == Intent::Write && self.physical.has_code(physical) {
-            self.rewrite(physical / PAGE);
+        if intent == Intent::Write {
+            if self.physical.has_code(physical) {
+                self.rewrite(physical / PAGE);
+            }
+            self.wrote(physical);
         }
         Ok(host)
     }

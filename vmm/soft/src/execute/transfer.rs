@@ -1,26 +1,26 @@
 //! Moves: MOV, MOVZX, MOVSX, LEA, PUSH, POP, XLAT; and NOP.
 
-use super::operand::{Place, Source};
+use super::operand::{Operand, Place};
 use crate::op::{Address, Op, narrow_offset, offset, slot};
 use crate::trap::{Cause, Exception, vector};
 use crate::word::Word;
 use crate::{Cpu, Trap};
 
 /// `mov place, source`.
-pub(crate) fn mov<W: Word, D: Place, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn mov<W: Word, D: Place, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value: W = S::read(cpu, op)?;
     D::write(cpu, op, value)
 }
 
 /// `movzx register, source`: from `F` to `T`.
-pub(crate) fn movzx<F: Word, T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn movzx<F: Word, T: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value: F = S::read(cpu, op)?;
     T::cut(value.zext()).set(cpu, op.dst);
     Ok(())
 }
 
 /// `movsx register, source` and `movsxd`.
-pub(crate) fn movsx<F: Word, T: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn movsx<F: Word, T: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value: F = S::read(cpu, op)?;
     T::cut(value.sext()).set(cpu, op.dst);
     Ok(())
@@ -77,7 +77,7 @@ impl Cpu {
 }
 
 /// `push source`.
-pub(crate) fn push<W: Word, S: Source>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
+pub(crate) fn push<W: Word, S: Operand>(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     let value: W = S::read(cpu, op)?;
     cpu.push(value)
 }

@@ -262,8 +262,8 @@ impl Cpu {
             Ok(found) => {
                 let page = found.physical & !OFFSET;
                 let host = self.physical.page(page);
-                let code = self.physical.has_code(page);
-                self.tlb.fill(address, intent, mode, &found, host, code);
+                let guarded = self.physical.is_guarded(page);
+                self.tlb.fill(address, intent, mode, &found, host, guarded);
                 Ok(page | address & OFFSET)
             }
             Err(walk::Fault::Code(page)) => Err(self.stop(Cause::CodeWrite(page))),
@@ -272,6 +272,40 @@ impl Cpu {
                 Err(self.raise(Exception::with_error(vector::PF, error)))
             }
         }
+    }
+
+    /// RAM at physical `address` is written, by the guest or somebody else: noted, if that is asked for. All
+    /// writes come here but those by a TLB entry's write tag, which a page gets when its first was noted.
+    pub(crate) fn wrote(&mut self, address: u64) {
+        if self.physical.note_write(address) {
+            self.unguard(address & !OFFSET);
+        }
+    }
+
+    /// Lets writes to physical `page` (an address) go by the TLB again, unless something is to be noticed
+    /// about them.
+    pub(crate) fn unguard(&mut self, page: u64) {
+        if !self.physical.is_guarded(page) {
+            self.tlb.unguard(page);
+        }
+    }
+
+    /// From now on notes writes to the first `pages` pages of RAM, a multiple of 64; with 0, to none.
+    pub(crate) fn note_writes(&mut self, pages: u64) {
+        self.physical.note_writes(pages);
+        self.tag_writes();
+    }
+
+    /// The pages written to since this was last asked, or noting began: a bit each, 64 a word.
+    pub(crate) fn take_written(&mut self) -> Vec<u64> {
+        let written = self.physical.take_written();
+        self.tag_writes();
+        written
+    }
+
+    fn tag_writes(&mut self) {
+        let physical = &self.physical;
+        self.tlb.tag_writes(|page| physical.is_guarded(page));
     }
 
     fn read_physical_or_outside(&mut self, address: u64, size: u64) -> Result<u64, Trap> {
@@ -289,6 +323,7 @@ impl Cpu {
     ) -> Result<(), Trap> {
         let mask = u64::MAX >> (64 - size * 8);
         if self.physical.write(address, value, size) {
+            self.wrote(address);
             return Ok(());
         }
         self.write_outside(Space::Memory, address, size as u8, value & mask)

@@ -1,4 +1,4 @@
-//! RAM: where it is in the host, and which pages have decoded instructions.
+//! RAM: where it is in the host, which pages have decoded instructions, and which were written to.
 
 use super::{OFFSET, PAGE};
 
@@ -32,6 +32,9 @@ pub struct Physical {
     regions: Vec<Region>,
     /// For each page of the first region: it has decoded instructions.
     code: Vec<bool>,
+    /// For each page whose writes are noted, a bit: it was written to since somebody last asked. Empty
+    /// while nobody asks.
+    written: Vec<u64>,
 }
 
 impl Physical {
@@ -40,7 +43,11 @@ impl Physical {
     pub fn new(regions: Vec<Region>) -> Self {
         let pages = regions.first().map_or(0, |r| r.start / PAGE + r.len / PAGE);
         let code = vec![false; usize::try_from(pages).expect("fits the host")];
-        Self { regions, code }
+        Self {
+            regions,
+            code,
+            written: Vec::new(),
+        }
     }
 
     /// Where `size` bytes at `address` are in the host; `None` if they are not RAM.
@@ -101,6 +108,43 @@ impl Physical {
             .get((address / PAGE) as usize)
             .copied()
             .unwrap_or(false)
+    }
+
+    /// Whether something is to be noticed about a write to the page of `address`: it has decoded
+    /// instructions, or would be the first one noted.
+    #[inline]
+    #[must_use]
+    pub(crate) fn is_guarded(&self, address: u64) -> bool {
+        self.has_code(address) || self.is_clean(address)
+    }
+
+    /// Whether writes to the page of `address` are noted and there was none yet.
+    fn is_clean(&self, address: u64) -> bool {
+        let page = address / PAGE;
+        let word = self.written.get((page / 64) as usize);
+        word.is_some_and(|word| word >> (page % 64) & 1 == 0)
+    }
+
+    /// Notes a write to the page of `address`; whether it is the first.
+    pub(super) fn note_write(&mut self, address: u64) -> bool {
+        let first = self.is_clean(address);
+        if first {
+            let page = address / PAGE;
+            self.written[(page / 64) as usize] |= 1 << (page % 64);
+        }
+        first
+    }
+
+    /// From now on notes writes to the first `pages` pages, a multiple of 64; with 0, to none.
+    pub(crate) fn note_writes(&mut self, pages: u64) {
+        assert!(pages.is_multiple_of(64), "whole words");
+        self.written = vec![0; (pages / 64) as usize];
+    }
+
+    /// The pages noted so far, a bit each; none is from now on.
+    pub(crate) fn take_written(&mut self) -> Vec<u64> {
+        let clean = vec![0; self.written.len()];
+        std::mem::replace(&mut self.written, clean)
     }
 
     /// Notes whether page `page` has decoded instructions. False if it cannot be noted: instructions

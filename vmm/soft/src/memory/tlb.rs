@@ -133,8 +133,8 @@ impl Tlb {
         known.then_some(entry.physical & !OFFSET)
     }
 
-    /// Remembers what a walk found. `host`: where the page is, if it is RAM; `code`: it has decoded
-    /// instructions, and so is not written straight.
+    /// Remembers what a walk found. `host`: where the page is, if it is RAM; `guarded`: something is to be
+    /// noticed about writes to it, and so it is not written straight.
     pub(super) fn fill(
         &mut self,
         address: u64,
@@ -142,7 +142,7 @@ impl Tlb {
         mode: Mode,
         found: &Found,
         host: Option<*mut u8>,
-        code: bool,
+        guarded: bool,
     ) {
         let page = address & !OFFSET;
         let mut physical = found.physical & !OFFSET;
@@ -164,7 +164,7 @@ impl Tlb {
         let addend = host.map_or(0, |h| (h.expose_provenance() as u64).wrapping_sub(page));
         *entry = Entry {
             read: if host.is_some() { page } else { NONE },
-            write: if host.is_some() && found.writable && !code {
+            write: if host.is_some() && found.writable && !guarded {
                 page
             } else {
                 NONE
@@ -213,15 +213,20 @@ impl Tlb {
         }
     }
 
-    /// Takes on the translations of `other`, a copy made earlier, as `has_code` says which physical pages
-    /// have decoded instructions now.
-    pub(crate) fn put_back(&mut self, other: &Self, has_code: impl Fn(u64) -> bool) {
+    /// Takes on the translations of `other`, a copy made earlier, as `is_guarded` says which physical pages
+    /// are not written straight now.
+    pub(crate) fn put_back(&mut self, other: &Self, is_guarded: impl Fn(u64) -> bool) {
         self.clone_from(other);
+        self.tag_writes(is_guarded);
+    }
+
+    /// Lets pages be written straight, or not, as `is_guarded` says of their physical addresses.
+    pub(super) fn tag_writes(&mut self, is_guarded: impl Fn(u64) -> bool) {
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];
             let direct = entry.read != NONE && entry.physical & flag::WRITABLE != 0;
-            entry.write = if direct && !has_code(entry.physical & !OFFSET) {
+            entry.write = if direct && !is_guarded(entry.physical & !OFFSET) {
                 self.pages[mode][n]
             } else {
                 NONE
@@ -240,7 +245,7 @@ impl Tlb {
     }
 
     /// The opposite of [`Tlb::guard`].
-    pub(crate) fn unguard(&mut self, page: u64) {
+    pub(super) fn unguard(&mut self, page: u64) {
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];

@@ -208,6 +208,7 @@ impl Cpu {
             return Err(Fault::Code(at / PAGE));
         }
         self.physical.write(at, value, 8);
+        self.wrote(at);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The software processor, with memory laid out as in [`crate::native`].
 
-use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Fault, Fx, Outcome, State};
+use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Ending, Fault, Fx, State};
 use soft::cpu::segment;
 use soft::fpu::Fpu;
 use soft::testing::Machine;
@@ -73,7 +73,7 @@ impl Emulated {
         }
     }
 
-    pub fn run(&mut self, case: &Case) -> Outcome {
+    pub fn run(&mut self, case: &Case) -> Ending {
         let physical = &mut self.machine.soft.cpu.physical;
         let at = AT - CODE + PHYSICAL;
         for n in 0..16 {
@@ -106,7 +106,7 @@ impl Emulated {
         }
         let mut regs = [0; 16];
         regs.copy_from_slice(&soft.cpu.regs[..16]);
-        Outcome {
+        Ending {
             state: State {
                 regs,
                 rip: soft.cpu.rip,

@@ -20,8 +20,6 @@ mod maker;
 mod makers;
 mod native;
 mod random;
-#[path = "../../../../tests/common/skipped.rs"]
-mod skipped;
 mod state;
 mod vectors;
 
@@ -31,7 +29,7 @@ use iced_x86::{Code, Mnemonic, RflagsBits};
 use makers::{Expected, Maker, Writes};
 use native::Native;
 use random::Random;
-use state::{ARENA, ARENA_ALL, ARENA_LEN, Case, Fx, Outcome, State};
+use state::{ARENA, ARENA_ALL, ARENA_LEN, Case, Ending, Fx, State};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -125,7 +123,7 @@ impl Harness {
 
     /// Runs `case` on both; returns what the host and what ours did. Memory is as they left it, ours in
     /// `after`, until [`Harness::restore`].
-    fn run(&mut self, case: &Case) -> (Outcome, Outcome) {
+    fn run(&mut self, case: &Case) -> (Ending, Ending) {
         let end = |(address, bytes): &(u64, Vec<u8>)| address - ARENA + bytes.len() as u64;
         self.read_only_changed = case.pokes.iter().any(|poke| end(poke) > ARENA_LEN);
         if self.read_only_changed {
@@ -204,7 +202,7 @@ fn breaks_off_halfway(case: &Case) -> bool {
 
 /// What `native` would be but for what is known to differ: a CMPXCHG16B that is misaligned and not
 /// canonical raises #GP, ours #SS if it is on the stack.
-fn with_known_vector(case: &Case, mut native: Outcome, emulated: &Outcome) -> Outcome {
+fn with_known_vector(case: &Case, mut native: Ending, emulated: &Ending) -> Ending {
     let vectors = (
         native.fault.map(|f| f.vector),
         emulated.fault.map(|f| f.vector),
@@ -220,7 +218,7 @@ const NAMES: [&str; 16] = [
     "r14", "r15",
 ];
 
-fn fault_difference(native: &Outcome, emulated: &Outcome) -> String {
+fn fault_difference(native: &Ending, emulated: &Ending) -> String {
     if native.fault == emulated.fault {
         return String::new();
     }
@@ -228,7 +226,7 @@ fn fault_difference(native: &Outcome, emulated: &Outcome) -> String {
 }
 
 /// What differs between the two in registers, line by line.
-fn differences(native: &Outcome, emulated: &Outcome, mask: u64, fx: bool) -> String {
+fn differences(native: &Ending, emulated: &Ending, mask: u64, fx: bool) -> String {
     let mut text = String::new();
     let (a, b) = (&native.state, &emulated.state);
     for (name, (a, b)) in NAMES.iter().zip(a.regs.iter().zip(b.regs)) {

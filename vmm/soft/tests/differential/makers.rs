@@ -5,7 +5,7 @@
 //! from what ours did and the case, difference by difference. Each is a rule, not a licence: where it says
 //! something else than the host does, the comparison fails.
 
-use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Fault, Outcome};
+use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Ending, Fault};
 use iced_x86::{Code, Mnemonic, OpKind, Register};
 
 pub use crate::maker::Maker;
@@ -13,7 +13,7 @@ pub use crate::maker::Maker;
 impl Maker {
     /// What this maker's processor does with `case`, ours having done `ours`. `before` is the arena before it,
     /// but for the case's own words.
-    pub fn expected(self, case: &Case, ours: &Outcome, before: &[u8]) -> Expected {
+    pub fn expected(self, case: &Case, ours: &Ending, before: &[u8]) -> Expected {
         let mut expected = Expected {
             outcome: ours.clone(),
             writes: Vec::new(),
@@ -31,7 +31,7 @@ pub type Writes = Vec<(u64, Vec<u8>)>;
 /// What a processor has to do.
 pub struct Expected {
     /// How it ends.
-    pub outcome: Outcome,
+    pub outcome: Ending,
     /// Where it writes to memory what ours does not, in order: address and bytes.
     pub writes: Writes,
 }
@@ -75,7 +75,7 @@ fn intel(case: &Case, expected: &mut Expected, before: &[u8]) {
 
 /// A repeated string instruction with 32-bit addresses in 64-bit code that does no iteration, or faults in
 /// the first: the upper halves of the counter and of these index registers are cleared all the same.
-fn repeated(case: &Case, outcome: &mut Outcome, cleared: &[usize]) {
+fn repeated(case: &Case, outcome: &mut Ending, cleared: &[usize]) {
     let i = &case.instruction;
     if case.bitness != 64 || !narrow(case) || !(i.has_rep_prefix() || i.has_repne_prefix()) {
         return;
@@ -96,14 +96,14 @@ pub fn narrow(case: &Case) -> bool {
 }
 
 /// A repeated comparison that faults after some iterations leaves the flags it started with.
-fn comparison_flags(case: &Case, outcome: &mut Outcome) {
+fn comparison_flags(case: &Case, outcome: &mut Ending) {
     if outcome.fault.is_some() {
         outcome.state.flags = case.state.flags;
     }
 }
 
 /// Of two operands of CMPS that fault, the destination does.
-fn destination_first(case: &Case, outcome: &mut Outcome) {
+fn destination_first(case: &Case, outcome: &mut Ending) {
     if outcome.fault.is_none() {
         return;
     }
@@ -201,7 +201,7 @@ fn pushed_so_far(case: &Case, before: &[u8]) -> Writes {
 }
 
 /// POPA that faults leaves the registers it has popped before.
-fn popped_so_far(case: &Case, outcome: &mut Outcome, before: &[u8]) {
+fn popped_so_far(case: &Case, outcome: &mut Ending, before: &[u8]) {
     let size = element(case);
     for n in 0..8 {
         let from = above(case, RSP, n);
@@ -236,7 +236,7 @@ pub fn overlay(writes: &[(u64, Vec<u8>)], address: u64, bytes: &mut [u8]) {
 }
 
 /// RCL and RCR of 8 and 16 bits by a count that turns all the way round leave OF alone.
-fn full_turns(case: &Case, outcome: &mut Outcome) {
+fn full_turns(case: &Case, outcome: &mut Ending) {
     if outcome.fault.is_none() && count(case, 1).is_multiple_of(bits(case) + 1) {
         outcome.state.flags = outcome.state.flags & !OF | case.state.flags & OF;
     }
@@ -330,7 +330,7 @@ pub fn was(case: &Case, before: &[u8], address: u64, len: usize) -> Option<Vec<u
 }
 
 /// BOUND with a register below the lower bound does not read the upper one, so that may fault.
-fn lower_bound_alone(case: &Case, outcome: &mut Outcome, before: &[u8]) {
+fn lower_bound_alone(case: &Case, outcome: &mut Ending, before: &[u8]) {
     if outcome.fault.is_none_or(|fault| fault.vector != 14) {
         return;
     }
@@ -356,7 +356,7 @@ fn lower_bound_alone(case: &Case, outcome: &mut Outcome, before: &[u8]) {
 
 /// CALL to a target in a register or memory that is not canonical has put the return address below the stack when it
 /// faults.
-fn return_address_left(case: &Case, outcome: &Outcome) -> Option<(u64, Vec<u8>)> {
+fn return_address_left(case: &Case, outcome: &Ending) -> Option<(u64, Vec<u8>)> {
     let i = &case.instruction;
     if outcome.fault?.vector != 13 {
         return None;

@@ -9,7 +9,7 @@
 //!
 //! The signal frame holds all registers, so no code has to load or store them.
 
-use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Fault, Fx, Outcome, State};
+use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Ending, Fault, Fx, State};
 use std::cell::UnsafeCell;
 use std::sync::{Mutex, MutexGuard};
 
@@ -19,15 +19,15 @@ struct Exchange {
     running: bool,
     long: bool,
     want: State,
-    got: Outcome,
+    got: Ending,
     host: [i64; 23],
     host_fx: Fx,
 }
 
-struct Shared(UnsafeCell<Option<Exchange>>);
+struct ExchangeCell(UnsafeCell<Option<Exchange>>);
 // SAFETY: used by the holder of `LOCK` and by signals its own instructions raise.
-unsafe impl Sync for Shared {}
-static SHARED: Shared = Shared(UnsafeCell::new(None));
+unsafe impl Sync for ExchangeCell {}
+static SHARED: ExchangeCell = ExchangeCell(UnsafeCell::new(None));
 static LOCK: Mutex<()> = Mutex::new(());
 
 /// The registers in a signal frame in the order of [`State::regs`].
@@ -237,7 +237,7 @@ impl Native {
         assert_eq!(unsafe { libc::mprotect(page, 0x1000, protection) }, 0);
     }
 
-    pub fn run(&mut self, case: &Case) -> Outcome {
+    pub fn run(&mut self, case: &Case) -> Ending {
         // SAFETY: the code page is ours. While the case runs the exchange is the handler's.
         unsafe {
             let at = self.code.add((AT - CODE) as usize);
@@ -247,7 +247,7 @@ impl Native {
                 running: false,
                 long: case.bitness == 64,
                 want: case.state.clone(),
-                got: Outcome {
+                got: Ending {
                     state: case.state.clone(),
                     fault: None,
                 },

@@ -93,7 +93,7 @@ pub struct Fault {
 
 /// How it ended.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct Ending {
     pub state: State,
     pub fault: Option<Fault>,
 }

@@ -15,7 +15,7 @@
 //! difference it meets, with what this host did in its maker's column; in the other's what the model says.
 
 use crate::makers::{self, Maker, Writes};
-use crate::state::{ARENA, ARENA_ALL, AT, Case, Fault, Fx, Outcome, State};
+use crate::state::{ARENA, ARENA_ALL, AT, Case, Ending, Fault, Fx, State};
 use crate::{Harness, NAMES, breaks_off_halfway, flag_mask};
 use iced_x86::{Decoder, DecoderOptions, OpKind};
 use std::collections::BTreeMap;
@@ -99,7 +99,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// What an outcome says beside what was: a column of the file.
-fn column(case: &Case, outcome: &Outcome, before: &[u8], after: &[u8]) -> String {
+fn column(case: &Case, outcome: &Ending, before: &[u8], after: &[u8]) -> String {
     let mut words = Vec::new();
     if let Some(Fault {
         vector, address, ..
@@ -230,7 +230,7 @@ impl Capture {
     }
 
     /// Looks at a case of which ours made `ours`; `template` is memory before it, but for its own words.
-    pub fn look(&mut self, case: &Case, ours: &Outcome, template: &[u8]) {
+    pub fn look(&mut self, case: &Case, ours: &Ending, template: &[u8]) {
         if breaks_off_halfway(case) {
             return;
         }
@@ -296,7 +296,7 @@ impl Capture {
 }
 
 /// The case with all memory that matters to it among its own words.
-fn stands_alone(case: &Case, ours: &Outcome, template: &[u8]) -> Case {
+fn stands_alone(case: &Case, ours: &Ending, template: &[u8]) -> Case {
     let i = &case.instruction;
     let mut windows = Vec::new();
     for n in 0..i.op_count() {
@@ -326,7 +326,7 @@ fn stands_alone(case: &Case, ours: &Outcome, template: &[u8]) -> Case {
 }
 
 /// What a string instruction has looked at through index register `register`, and the next element.
-fn string_window(case: &Case, ours: &Outcome, register: usize, size: u64) -> (u64, u64) {
+fn string_window(case: &Case, ours: &Ending, register: usize, size: u64) -> (u64, u64) {
     let mask = if makers::narrow(case) {
         0xffff_ffff
     } else {

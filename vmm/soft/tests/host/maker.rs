@@ -27,7 +27,7 @@ impl Maker {
     pub fn of_host_or_skip() -> Option<Self> {
         let maker = Self::of_host();
         if maker.is_none() {
-            crate::skipped::skip_this(
+            testing::skipped::skip_this(
                 &"what this maker's processors do is not known: neither AMD's nor Intel's",
             );
         }

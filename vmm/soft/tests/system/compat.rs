@@ -1,13 +1,13 @@
 //! 32-bit programs under a 64-bit kernel.
 
-use crate::guest::{
-    CODE32, DPL3, FREE, GDT, Guest, RSP0, USER_CODE, USER_CODE32, USER_DATA, assemble,
-};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::cpu::segment;
 use soft::op::slot;
 use soft::testing::{DATA, STACK};
+use soft_testing::{
+    CODE32, DPL3, FREE, GDT, Guest, RSP0, USER_CODE, USER_CODE32, USER_DATA, assemble,
+};
 
 /// Where the 32-bit program is.
 const PROGRAM: u64 = 0x15_0000;

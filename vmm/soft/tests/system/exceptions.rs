@@ -1,14 +1,14 @@
 //! Delivery through the IDT: vectors, error codes, stacks, what goes wrong on the way.
 
-use crate::guest::{
-    DATA64, DPL3, FREE, GDT, Guest, HALTS, IDT, IST1, KERNEL_CODE, KERNEL_DATA, RSP0, TSS,
-    USER_CODE, USER_DATA,
-};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::flags;
 use soft::op::slot;
 use soft::testing::{CODE, STACK};
+use soft_testing::{
+    DATA64, DPL3, FREE, GDT, Guest, HALTS, IDT, IST1, KERNEL_CODE, KERNEL_DATA, RSP0, TSS,
+    USER_CODE, USER_DATA,
+};
 
 const NOT_CANONICAL: u64 = 0x8000_0000_0000_0000;
 

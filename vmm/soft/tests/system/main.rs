@@ -2,7 +2,6 @@
 
 mod compat;
 mod exceptions;
-mod guest;
 mod memory;
 mod registers;
 mod stepping;

@@ -1,11 +1,11 @@
 //! Page walks, the TLB, self-modifying code.
 
-use crate::guest::Guest;
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::cpu::bits;
 use soft::op::slot;
 use soft::testing::{CODE, DATA};
+use soft_testing::Guest;
 
 /// Two MiB mapped with 4 KiB pages, by the table at [`TABLE`], not present until a test says so.
 const PAGES: u64 = 0x80_0000;
@@ -339,7 +339,7 @@ fn instructions_outside_ram_end_the_run() {
     guest.set(slot::RBX, 0xd000_0000);
     assert_eq!(guest.machine.run(10), Exit::Unimplemented);
     let mut guest = Guest::new(3, |a| a.ud2().unwrap());
-    guest.write(crate::guest::TSS + 4, 0xd000_1000);
+    guest.write(soft_testing::TSS + 4, 0xd000_1000);
     assert_eq!(
         guest.machine.run(10),
         Exit::Unimplemented,

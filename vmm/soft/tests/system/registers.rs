@@ -1,17 +1,17 @@
 //! Control, debug, segment and model-specific registers.
 
-use crate::guest::{CODE64, DATA64, DPL3, FREE, GDT, Guest, KERNEL_DATA};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::cpu::TimeBase;
 use soft::op::slot;
 use soft::testing::{CODE, DATA};
+use soft_testing::{CODE64, DATA64, DPL3, FREE, GDT, Guest, KERNEL_DATA};
 
 /// Runs one instruction; the vector and error it raises, if any.
 fn one(mut guest: Guest) -> (Guest, Option<(u64, Option<u64>)>) {
     guest.machine.run(1);
     let cpu = &guest.machine.soft.cpu;
-    if (crate::guest::HALTS..crate::guest::HALTS + 0x1000).contains(&cpu.rip) {
+    if (soft_testing::HALTS..soft_testing::HALTS + 0x1000).contains(&cpu.rip) {
         let frame = guest.frame();
         return (guest, Some((frame.vector, frame.error)));
     }
@@ -201,7 +201,7 @@ fn descriptor_tables_are_stored_as_loaded() {
     assert_eq!(guest.read(DATA + 16), 0x1234_5678_0123);
     assert_eq!(guest.read(GDT + 0x30), tss, "busy");
     assert_eq!((guest.reg(slot::RDX), guest.reg(slot::RDI)), (0x30, 0));
-    assert_eq!(guest.machine.soft.cpu.segments[6].base, crate::guest::TSS);
+    assert_eq!(guest.machine.soft.cpu.segments[6].base, soft_testing::TSS);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! The trap flag, RF, breakpoints on instructions and data.
 
-use crate::guest::{Guest, HALTS};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::flags;
 use soft::op::slot;
 use soft::testing::{CODE, DATA};
+use soft_testing::{Guest, HALTS};
 
 const ENTRY: u64 = 0x14_0000;
 const BS: u64 = 1 << 14;

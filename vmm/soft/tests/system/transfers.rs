@@ -1,13 +1,13 @@
 //! SYSCALL, IRET, far branches, flags and ports by privilege.
 
-use crate::guest::{
-    DPL3, FREE, GDT, Guest, KERNEL_CODE, KERNEL_DATA, RSP0, TSS, USER_CODE, USER_DATA,
-};
 use iced_x86::code_asm::*;
 use soft::Exit;
 use soft::flags;
 use soft::op::slot;
 use soft::testing::{CODE, DATA, STACK};
+use soft_testing::{
+    DPL3, FREE, GDT, Guest, KERNEL_CODE, KERNEL_DATA, RSP0, TSS, USER_CODE, USER_DATA,
+};
 
 const ENTRY: u64 = 0x14_0000;
 

@@ -4,11 +4,11 @@ use crate::forms::{Case, Family, cases_each};
 use crate::makers::Maker;
 use crate::native::{Native, State};
 use crate::random::Random;
-use crate::skipped::skip_this;
 use crate::state::{Errors, describe, difference, emulate, place, random_state};
 use iced_x86::Code;
 use soft::Exit;
 use soft::testing::Machine;
+use testing::skipped::skip_this;
 
 /// A case tried on both.
 pub struct Tried {

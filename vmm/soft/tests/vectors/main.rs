@@ -22,6 +22,4 @@ mod native;
 mod proof;
 mod random;
 mod reference;
-#[path = "../../../../tests/common/skipped.rs"]
-mod skipped;
 mod state;

@@ -24,6 +24,31 @@ use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+/// A TCP port of this host, and that of the guest it leads to; as text HOST:GUEST, or one number for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardedPort {
+    /// This host's.
+    pub host: u16,
+    /// The guest's.
+    pub guest: u16,
+}
+
+impl std::str::FromStr for ForwardedPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| match text.parse() {
+            Ok(port @ 1u16..) => Ok(port),
+            _ => Err(format!("'{text}' is no port: it takes 1 to 65535")),
+        };
+        let (host, guest) = text.split_once(':').unwrap_or((text, text));
+        Ok(Self {
+            host: port(host)?,
+            guest: port(guest)?,
+        })
+    }
+}
+
 /// The forward's address on the switch.
 pub const FORWARD_MAC: Mac = [0x52, 0x54, 0x00, 0x7a, 0x4d, 0xfd];
 /// Connections at once, at most; more wait to be accepted. Each is a descriptor, of which a process may

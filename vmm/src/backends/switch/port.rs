@@ -1,6 +1,6 @@
 //! A guest's way to a switch.
 
-use super::super::worker::{Next, Worker};
+use super::super::worker::{Then, Worker};
 use super::super::{
     ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAMES_AT_ONCE, Mac, NetPort, is_for,
 };
@@ -64,7 +64,7 @@ impl std::os::fd::AsFd for Owned {
 }
 
 /// Takes all frames there are.
-fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Next {
+fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Then {
     for _ in 0..FRAMES_AT_ONCE {
         match link.receive() {
             Ok(frame) => {
@@ -72,12 +72,12 @@ fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Err(LinkStop::NotNow) => return Next::Wait(sink.settled()),
+            Err(LinkStop::NotNow) => return Then::Wait(sink.settled()),
             Err(LinkStop::Closed) => {
                 tracing::warn!("the switch is gone: the guest has no network any more");
-                return Next::End;
+                return Then::End;
             }
         }
     }
-    Next::Wait(sink.settled())
+    Then::Wait(sink.settled())
 }

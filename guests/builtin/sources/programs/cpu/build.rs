@@ -1,0 +1,1 @@
+../../../../programs/cpu/build.rs

@@ -1,0 +1,157 @@
+//! What is in a Debian package.
+
+use crate::error::{During, Result};
+use crate::tools::{Stop, stream, tool};
+use crate::tree::{Kind, Node, Tree, normal};
+use std::io::Read;
+use std::path::Path;
+use tar::EntryType;
+use thiserror::Error;
+
+/// Most bytes of one file in a package.
+const FILE_MAX: u64 = 1 << 30;
+
+/// Why a package's archive is not understood.
+#[derive(Debug, Error)]
+pub enum PackageError {
+    /// It cannot be read, or is none.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// It has another name for a file that is not there.
+    #[error("{0} is a link to no file")]
+    LinkToNothing(String),
+    /// One of its files is larger than is taken.
+    #[error("{0} is too large")]
+    TooLarge(String),
+    /// A file's owner is none there can be.
+    #[error("an owner's number is too large: {0}")]
+    Owner(u64),
+}
+
+/// Reads the files of a package that `keep` wants, by their path, with the owners the package gives them.
+///
+/// The package is read through a pipe and never unpacked into folders, so owners need no root and nothing
+/// is left behind.
+///
+/// # Errors
+/// If it is no package, or holds what is not understood.
+pub fn read(stop: &Stop, package: &Path, keep: impl Fn(&str) -> bool) -> Result<Tree> {
+    let mut command = tool("dpkg-deb")?;
+    command.arg("--fsys-tarfile").arg(package);
+    let tree = stream(stop, &mut command, |pipe| {
+        let tree = read_tar(&mut *pipe, keep);
+        // The padding behind an archive's end: left unread, it would make dpkg-deb fail.
+        std::io::copy(pipe, &mut std::io::sink()).during("cannot read a package")?;
+        Ok(tree?)
+    })?;
+    Ok(tree?)
+}
+
+fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, PackageError> {
+    let mut tree = Tree::default();
+    let mut archive = tar::Archive::new(pipe);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let Some(path) = text(&entry.path_bytes()).and_then(|path| normal(&path)) else {
+            continue;
+        };
+        if !keep(&path) {
+            continue;
+        }
+        let header = entry.header();
+        let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
+        let mode = header.mode()? & 0o7777;
+        let target = entry.link_name_bytes().and_then(|name| text(&name));
+        let kind = match entry.header().entry_type() {
+            EntryType::Directory => Kind::Dir,
+            EntryType::Symlink => Kind::Link(target.unwrap_or_default()),
+            EntryType::Link => {
+                // A hard link comes after the file it is another name of; here it is a copy.
+                let first = target.and_then(|name| normal(&name));
+                let first = first.as_deref().and_then(|first| tree.get(first));
+                match first {
+                    Some(node) => node.kind.clone(),
+                    None => return Err(PackageError::LinkToNothing(path)),
+                }
+            }
+            kind if kind.is_file() => {
+                if entry.size() > FILE_MAX {
+                    return Err(PackageError::TooLarge(path));
+                }
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes)?;
+                Kind::File(bytes.into())
+            }
+            _ => continue,
+        };
+        let node = Node {
+            kind,
+            mode,
+            uid,
+            gid,
+        };
+        tree.insert(&path, node);
+    }
+    Ok(tree)
+}
+
+fn text(bytes: &[u8]) -> Option<String> {
+    String::from_utf8(bytes.to_vec()).ok()
+}
+
+fn number(id: u64) -> Result<u32, PackageError> {
+    u32::try_from(id).map_err(|_| PackageError::Owner(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, kind: EntryType, mode: u32, link: &str, data: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_uid(0);
+            header.set_gid(42);
+            header.set_size(data.len() as u64);
+            if !link.is_empty() {
+                header.set_link_name(link).unwrap();
+            }
+            builder.append_data(&mut header, path, data).unwrap();
+        };
+        let long = format!("usr/share/{}/x", "long".repeat(40));
+        add("./lib/", EntryType::Directory, 0o755, "", b"");
+        add("./lib/a.so.1", EntryType::Regular, 0o644, "", b"ELF");
+        add("./lib/a.so", EntryType::Symlink, 0o777, "a.so.1", b"");
+        add("./lib/b.so", EntryType::Link, 0o644, "./lib/a.so.1", b"");
+        add("./usr/bin/chage", EntryType::Regular, 0o2755, "", b"x");
+        add("./usr/share/doc/x", EntryType::Regular, 0o644, "", b"words");
+        add(&long, EntryType::Regular, 0o600, "", b"deep");
+        builder.into_inner().unwrap()
+    }
+
+    #[test]
+    fn owners_modes_links_and_long_names_are_read() {
+        let keep = |path: &str| !path.starts_with("usr/share/doc");
+        let tree = read_tar(archive().as_slice(), keep).unwrap();
+        let node = |path: &str| tree.get(path).unwrap();
+        assert_eq!(node("usr/lib/a.so.1").kind, Kind::File((*b"ELF").into()));
+        assert_eq!(node("usr/lib/a.so").kind, Kind::Link("a.so.1".into()));
+        assert_eq!(node("usr/lib/b.so").kind, node("usr/lib/a.so.1").kind);
+        assert_eq!(
+            (node("usr/bin/chage").mode, node("usr/bin/chage").gid),
+            (0o2755, 42)
+        );
+        let long = format!("usr/share/{}/x", "long".repeat(40));
+        assert_eq!(node(&long).mode, 0o600);
+        assert!(tree.get("usr/share/doc/x").is_none());
+    }
+
+    #[test]
+    fn a_cut_archive_is_an_error() {
+        let bytes = archive();
+        assert!(read_tar(&bytes[..1000], |_| true).is_err());
+    }
+}

@@ -1,0 +1,263 @@
+//! A root file system as an ext4 image, made without root.
+//!
+//! `mke2fs -d` takes a folder's files with their owners, and a user's files are the user's. So it is given
+//! contents and names, and `debugfs -w` then writes owners, modes, times and devices into the inodes.
+//! Identifiers come from the inputs' digest and times are one fixed second, so that the same inputs give
+//! the same bytes.
+
+use crate::error::{During, Error, Result};
+use crate::tools::{Stop, output, tool};
+use crate::tree::{Kind, Node, Tree};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// Bytes of a block and of an inode.
+const BLOCK: u64 = 4096;
+/// The time files have, in seconds since 1970: 0 would read as "never" in some fields.
+const TIME: &str = "1";
+/// Room for the service's own data beside its files, in MiB, if nobody says how much.
+const ROOM_MIB: u64 = 256;
+
+/// MiB of a disk for these files, if nobody says how many.
+pub fn size_mib(tree: &Tree) -> u64 {
+    (tree.bytes() * 5 / 4).div_ceil(1 << 20) + ROOM_MIB
+}
+
+/// Makes the image `out` of `size_mib` with these files. `work` is an empty folder; `inputs` a digest, in
+/// hexadecimal, identifiers are taken from.
+///
+/// # Errors
+/// If a tool is missing or fails, or the files need more room.
+pub fn make(
+    stop: &Stop,
+    tree: &Tree,
+    out: &Path,
+    size_mib: u64,
+    work: &Path,
+    inputs: &str,
+) -> Result {
+    let needed = tree.bytes() / (1 << 20) + 8;
+    if size_mib < needed {
+        return Err(Error::DiskTooSmall {
+            size_mib,
+            least_mib: self::size_mib(tree) - ROOM_MIB + 16,
+        });
+    }
+    let staged = work.join("files");
+    stage(stop, tree, &staged)?;
+    let id = uuid(inputs);
+    let mut command = tool("mke2fs")?;
+    command
+        .args(["-q", "-F", "-t", "ext4", "-L", "tandem", "-m", "0"])
+        .args(["-b", &BLOCK.to_string(), "-I", "256"])
+        // Nothing is left for the kernel to initialize, and the log is small for a small disk.
+        .args(["-J", "size=8", "-U", &id])
+        .arg("-E")
+        .arg(format!(
+            "root_owner=0:0,hash_seed={id},lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+        ))
+        .arg("-d")
+        .arg(&staged)
+        .arg(out)
+        .arg(format!("{size_mib}M"));
+    fixed_time(&mut command);
+    output(stop, &mut command)??;
+    let script = work.join("script");
+    fs::write(&script, debugfs_script(tree)).during("cannot write a script")?;
+    let mut command = tool("debugfs")?;
+    command.args(["-w", "-f"]).arg(&script).arg(out);
+    fixed_time(&mut command);
+    stop.check()?;
+    let words = output(stop, &mut command)??;
+    // debugfs goes on after a line that fails, and says so among its echo.
+    match words.lines().find(|line| is_complaint(line)) {
+        Some(line) => Err(Error::Debugfs(line.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Has e2fsprogs take [`TIME`] for the time it is.
+fn fixed_time(command: &mut std::process::Command) {
+    command
+        .env("E2FSPROGS_FAKE_TIME", TIME)
+        .env("SOURCE_DATE_EPOCH", TIME)
+        .env("MKE2FS_DEVICE_SECTSIZE", "512");
+}
+
+fn is_complaint(line: &str) -> bool {
+    !line.starts_with("debugfs: ") && line.contains(": ") && !line.starts_with("Allocated inode")
+}
+
+/// Contents and names into folders, for `mke2fs` to read.
+fn stage(stop: &Stop, tree: &Tree, folder: &Path) -> Result {
+    let failed = "cannot lay out the disk's files";
+    fs::create_dir(folder).during(failed)?;
+    for (path, node) in tree.iter() {
+        stop.check()?;
+        let to = folder.join(path);
+        match &node.kind {
+            Kind::Dir => fs::create_dir(to),
+            Kind::File(bytes) => fs::write(to, bytes),
+            Kind::Link(target) => std::os::unix::fs::symlink(target, to),
+            Kind::Device(..) => Ok(()),
+        }
+        .during(failed)?;
+    }
+    Ok(())
+}
+
+/// What makes each inode what the tree says.
+fn debugfs_script(tree: &Tree) -> String {
+    let mut script = String::new();
+    let mut set = |path: &str, field: &str, value: &str| {
+        let _ = writeln!(script, "set_inode_field {} {field} {value}", quoted(path));
+    };
+    let mut times = |path: &str| {
+        for field in ["atime", "ctime", "mtime", "crtime"] {
+            set(path, field, &format!("@{TIME}"));
+            set(path, &format!("{field}_extra"), "0");
+        }
+    };
+    times("/");
+    times("/lost+found");
+    for (path, _) in tree.iter().filter(|(_, node)| !is_device(node)) {
+        times(&format!("/{path}"));
+    }
+    let mut rest = String::new();
+    for (path, node) in tree.iter() {
+        let kind = match node.kind {
+            Kind::Dir => 0o040_000,
+            Kind::File(_) => 0o100_000,
+            Kind::Link(_) => 0o120_000,
+            Kind::Device(major, minor) => {
+                let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+                let _ = writeln!(rest, "cd {}", quoted(&format!("/{folder}")));
+                let _ = writeln!(rest, "mknod {} c {major} {minor}", quoted(name));
+                0o020_000
+            }
+        };
+        let path = quoted(&format!("/{path}"));
+        let _ = writeln!(rest, "set_inode_field {path} mode 0{:o}", kind | node.mode);
+        let _ = writeln!(rest, "set_inode_field {path} uid {}", node.uid);
+        let _ = writeln!(rest, "set_inode_field {path} gid {}", node.gid);
+    }
+    script + &rest
+}
+
+fn is_device(node: &Node) -> bool {
+    matches!(node.kind, Kind::Device(..))
+}
+
+/// A name as one word for debugfs: in quotes, a quote doubled.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An identifier in the usual form, of the digest's first 16 bytes.
+fn uuid(digest: &str) -> String {
+    let part = |from: usize, to: usize| digest.get(from..to).unwrap_or_default();
+    format!(
+        "{}-{}-4{}-8{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(13, 16),
+        part(17, 20),
+        part(20, 32)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Tree {
+        let mut tree = Tree::default();
+        let mut owned = Node::file(*b"hello", 0o4750);
+        (owned.uid, owned.gid) = (1, 42);
+        tree.insert("usr/a \"b\" c", owned);
+        tree.insert("dev/null", Node::device(1, 3, 0o666));
+        tree.insert("link", Node::link("usr"));
+        tree
+    }
+
+    /// Whether one of the tools the tests run is missing here; then the test that asks is skipped.
+    fn tools_are_missing() -> bool {
+        let missing = ["mke2fs", "debugfs", "e2fsck"]
+            .iter()
+            .find_map(|name| tool(name).err());
+        if let Some(why) = &missing {
+            testing::skipped::skip_this(why);
+        }
+        missing.is_some()
+    }
+
+    fn debugfs(image: &Path, request: &str) -> String {
+        let mut command = tool("debugfs").unwrap();
+        command.args(["-R", request]).arg(image);
+        output(&Stop::default(), &mut command).unwrap().unwrap()
+    }
+
+    #[test]
+    fn owners_modes_and_devices_are_the_trees_and_bytes_repeat() {
+        if tools_are_missing() {
+            return;
+        }
+        let stop = Stop::default();
+        let folder = tempfile::tempdir().unwrap();
+        let digest = "0123456789abcdef0123456789abcdef";
+        let make = |name: &str| {
+            let work = folder.path().join(name);
+            fs::create_dir(&work).unwrap();
+            let out = work.join("disk");
+            make(&stop, &sample(), &out, 24, &work, digest).unwrap();
+            out
+        };
+        let (first, second) = (make("1"), make("2"));
+        let file = debugfs(&first, "stat \"/usr/a \"\"b\"\" c\"");
+        assert!(file.contains("Mode:  04750"), "{file}");
+        assert!(file.contains("User:     1   Group:    42"), "{file}");
+        assert!(file.contains("Size: 5"), "{file}");
+        let device = debugfs(&first, "stat /dev/null");
+        assert!(device.contains("Type: character special"), "{device}");
+        assert!(
+            device.contains("Device major/minor number: 01:03"),
+            "{device}"
+        );
+        assert!(debugfs(&first, "stat /link").contains("Fast link dest: \"usr\""));
+        let mut fsck = tool("e2fsck").unwrap();
+        let check = fsck.args(["-fn"]).arg(&first).output().unwrap();
+        let words = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(check.status.success(), "{words}");
+        assert!(
+            fs::read(first).unwrap() == fs::read(second).unwrap(),
+            "the same bytes"
+        );
+    }
+
+    #[test]
+    fn a_disk_too_small_says_what_it_takes() {
+        if tools_are_missing() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("disk");
+        let small = make(&Stop::default(), &sample(), &out, 4, folder.path(), "00").unwrap_err();
+        let Error::DiskTooSmall {
+            size_mib: 4,
+            least_mib,
+        } = small
+        else {
+            panic!("{small}");
+        };
+        let (stop, digest) = (Stop::default(), "0123456789abcdef0123456789abcdef");
+        let enough = make(&stop, &sample(), &out, least_mib, folder.path(), digest);
+        assert!(enough.is_ok(), "{least_mib} MiB: {enough:?}");
+    }
+
+    #[test]
+    fn identifiers_have_the_usual_form() {
+        let id = uuid("0123456789abcdef0123456789abcdef");
+        assert_eq!(id, "01234567-89ab-4def-8123-456789abcdef");
+    }
+}

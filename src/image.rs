@@ -1,0 +1,173 @@
+//! `tandem image`: what was asked for on the command line, progress on a terminal, and what came of it.
+
+use crate::cli::ImageArgs;
+use crate::failure::{During, Failure, Outcome};
+use crate::signals;
+use ::image::{Built, Error, Spec, Stop};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+use terminal::say;
+
+/// What a build comes to.
+#[derive(Debug, Serialize)]
+struct Summary {
+    image: String,
+    image_bytes: u64,
+    image_sha256: String,
+    initrd_bytes: usize,
+    disk: Option<String>,
+    disk_bytes: Option<u64>,
+    disk_sha256: Option<String>,
+    kernel: String,
+    kernel_version: String,
+    packages: usize,
+    command: Option<String>,
+    cmdline: String,
+    memory_mib: u32,
+    inputs_sha256: String,
+    /// What programs ask for that no package has.
+    missing: Vec<String>,
+    cached: bool,
+    seconds: f64,
+}
+
+/// Builds an image.
+///
+/// # Errors
+/// The one line to print.
+pub fn image(args: &ImageArgs) -> Outcome {
+    let begun = Instant::now();
+    let stop = Stop::default();
+    let asked = stop.clone();
+    let end = move || {
+        if asked.ask() {
+            std::process::exit(130);
+        }
+    };
+    signals::watch(signals::block()?, end)?;
+    let progress = progress();
+    let says = |what: String| progress.set_message(what);
+    let built = ::image::make(&args.into(), &stop, &says);
+    progress.finish_and_clear();
+    let mut summary = summary(args, built.map_err(failure)?);
+    summary.seconds = begun.elapsed().as_secs_f64();
+    if args.json {
+        say(&(serde_json::to_string(&summary).during("report")? + "\n"));
+    } else {
+        say(&words(&summary));
+    }
+    Ok(())
+}
+
+impl From<&ImageArgs> for Spec {
+    fn from(args: &ImageArgs) -> Self {
+        Self {
+            packages: args.packages.clone(),
+            output: args.output.clone(),
+            disk: args.disk.clone(),
+            size_mib: args.size,
+            kernel_package: args.kernel_package.clone(),
+            service: args.service.clone(),
+            command: args.run.clone(),
+            cmdline: args.cmdline.clone(),
+        }
+    }
+}
+
+/// The one line for a build that failed, with the options that help where there are some.
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::NoService(_) => Failure::new(format!("{error} (others with --run)")),
+        Error::CommandLines => Failure::new("--run takes one line"),
+        Error::DiskTooSmall {
+            size_mib,
+            least_mib,
+        } => Failure::new(format!(
+            "a disk of {size_mib} MiB has no room for its files; --size takes {least_mib} or more"
+        )),
+        other => other.into(),
+    }
+}
+
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}");
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}
+
+fn summary(args: &ImageArgs, built: Built) -> Summary {
+    let manifest = built.manifest;
+    Summary {
+        image: args.output.display().to_string(),
+        image_bytes: built.image_bytes,
+        image_sha256: built.image_sha256,
+        initrd_bytes: built.initrd_bytes,
+        disk: args.disk.as_ref().map(|disk| disk.display().to_string()),
+        disk_bytes: built.disk_bytes,
+        disk_sha256: built.disk_sha256,
+        kernel: manifest.kernel_release,
+        kernel_version: manifest.kernel.version,
+        packages: manifest.packages.len(),
+        command: manifest.command,
+        cmdline: manifest.cmdline,
+        memory_mib: manifest.memory_mib,
+        inputs_sha256: manifest.inputs_sha256,
+        missing: built.missing,
+        cached: built.cached,
+        seconds: 0.0,
+    }
+}
+
+fn words(summary: &Summary) -> String {
+    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
+    let mut lines = vec![format!(
+        "image     {}, {} (initrd {})",
+        summary.image,
+        mib(summary.image_bytes),
+        mib(summary.initrd_bytes as u64)
+    )];
+    if let (Some(disk), Some(bytes)) = (&summary.disk, summary.disk_bytes) {
+        lines.push(format!("disk      {disk}, {}", mib(bytes)));
+    }
+    let (kernel, version) = (&summary.kernel, &summary.kernel_version);
+    lines.push(format!("kernel    Linux {kernel} (Debian {version})"));
+    lines.push(format!("packages  {}", summary.packages));
+    let command = summary.command.as_deref().unwrap_or("a shell");
+    lines.push(format!("runs      {command}"));
+    lines.push(format!("memory    {} MiB or more", summary.memory_mib));
+    for missing in &summary.missing {
+        lines.push(format!("lacks     {missing}"));
+    }
+    let how = if summary.cached {
+        "from the cache"
+    } else {
+        "built"
+    };
+    lines.push(format!("{how} in {:.1} s", summary.seconds));
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_option_that_helps() {
+        let line = |error| failure(error).to_string();
+        let small = Error::DiskTooSmall {
+            size_mib: 16,
+            least_mib: 64,
+        };
+        assert!(line(small).contains("--size takes 64 or more"));
+        assert_eq!(line(Error::CommandLines), "--run takes one line");
+        let service = line(Error::NoService("x".into()));
+        assert!(service.ends_with("there are redis, memcached, nginx (others with --run)"));
+        assert_eq!(line(Error::Interrupted), "interrupted");
+    }
+}

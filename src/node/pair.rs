@@ -1,0 +1,115 @@
+//! A replica as a process: `tandem primary`, `tandem backup`.
+
+use super::blueprint;
+use super::library::Library;
+use crate::cli::{BackupArgs, PrimaryArgs, ReplicaArgs};
+use crate::events::Events;
+use crate::failure::Outcome;
+use crate::signals;
+use control::{Server, Socket};
+use replica::outside::Plugs;
+use replica::{BackupSpec, ForTests, PrimarySpec, Replica, ReplicaSpec};
+use std::num::NonZeroU64;
+use std::time::Duration;
+use testandset::VmId;
+
+/// Bytes of a MiB.
+const MIB: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
+
+/// `tandem primary`.
+pub fn primary(args: PrimaryArgs) -> Outcome {
+    let set = signals::block()?;
+    let replica = spec(&args.replica)?;
+    let control = Controlled::new(&args.replica, &replica.vm)?;
+    let events = Events::open("primary", &args.replica)?;
+    let machine = &args.machine;
+    let spec = PrimarySpec {
+        replica,
+        machine: blueprint::blueprint(machine)?,
+        engine: machine.engine,
+        plugs: blueprint::plugs(machine, args.replica.disk_copy),
+        backup: args.backup,
+        backup_host: args.backup_name,
+        view: args.view,
+        lag_max_ms: args.lag_max_ms,
+        require_backup: args.require_backup,
+        unlike_hosts: args.unlike_hosts,
+        listen: args.listen,
+        images: Box::new(Library),
+        disk_reads: args.disk_read,
+        for_tests: ForTests {
+            processor: args.host_processor,
+            last_words: args.last_words_ms.map(Duration::from_millis),
+        },
+    };
+    live(Replica::primary(spec, Box::new(events))?, control, set)
+}
+
+/// `tandem backup`.
+pub fn backup(args: BackupArgs) -> Outcome {
+    let set = signals::block()?;
+    let replica = spec(&args.replica)?;
+    let control = Controlled::new(&args.replica, &replica.vm)?;
+    let events = Events::open("backup", &args.replica)?;
+    let spec = BackupSpec {
+        replica,
+        listen: args.listen,
+        plugs: Plugs {
+            net: args.net,
+            disk: args.disk,
+            disk_copy: args.replica.disk_copy,
+            quiet: args.quiet,
+        },
+        engine: args.engine,
+        images: Box::new(Library),
+        image: args.image,
+        initrd: args.initrd,
+    };
+    live(Replica::backup(spec, Box::new(events))?, control, set)
+}
+
+fn spec(args: &ReplicaArgs) -> Outcome<ReplicaSpec> {
+    Ok(ReplicaSpec {
+        vm: VmId::new(args.vm.as_str())?,
+        host: args.name.clone(),
+        arbiter: testandset::parse(&args.arbiter)?,
+        viewservice: args.viewservice.clone(),
+        log_buffer_bytes: u64::from(args.log_buffer) << 20,
+        suspect_ms: args.suspect_ms,
+        handover_bytes_s: args
+            .handover_mib_s
+            .map(|mib| MIB.saturating_mul(mib.into())),
+        die_at: args.die_at,
+    })
+}
+
+/// A replica's control socket, which may be none, before there is a replica.
+struct Controlled {
+    socket: Option<Socket>,
+    vm: VmId,
+}
+
+impl Controlled {
+    fn new(args: &ReplicaArgs, vm: &VmId) -> Outcome<Self> {
+        let socket = Socket::bind(args.control.as_deref(), vm)?;
+        let vm = vm.clone();
+        Ok(Self { socket, vm })
+    }
+
+    fn serve(self, replica: &Replica) -> Outcome<Option<Server>> {
+        let Self { socket, vm } = self;
+        let start = |socket| Server::start(socket, vm, replica.handle());
+        Ok(socket.map(start).transpose()?)
+    }
+}
+
+/// Waits for the replica's end; the first signal asks for it.
+fn live(replica: Replica, control: Controlled, set: nix::sys::signal::SigSet) -> Outcome {
+    let handle = replica.handle();
+    signals::watch(set, move || handle.stop())?;
+    let serving = control.serve(&replica)?;
+    let outcome = replica.wait();
+    // Whoever asked is told how it went.
+    drop(serving);
+    Ok(outcome?)
+}

@@ -1,0 +1,198 @@
+//! What Tandem is to reach, held against what was measured. Shown, never enforced: a slow host is no
+//! defect.
+
+use super::logs::Bytes;
+use super::memory::Memory;
+use super::results::{Failover, Goal, Results};
+
+/// Least speed of `counter` under FT, as a share of that without.
+const COUNTER_RATIO: f64 = 0.95;
+/// Least peak of `kv` under FT at 50 connections, as a share of that without.
+const KV_RATIO: f64 = 0.6;
+/// Most added latency of `kv` at a third of its peak, in microseconds, at the median.
+const ADDED_US: i64 = 150;
+/// How late a tick may be, in microseconds, at the 99th percentile.
+const LATE_US: u64 = 2000;
+/// Most bytes of a timer interrupt in the log.
+const TIMER_BYTES: u64 = 12;
+/// Most bytes of a received frame in the log, beyond its own.
+const FRAME_BYTES: u64 = 16;
+/// Longest stalls of clients, in milliseconds.
+const STALL_P50_MS: f64 = 150.0;
+const STALL_P99_MS: f64 = 500.0;
+/// Most memory of a replica beside its guest's and its log buffer (64 MiB), in MiB.
+const MEMORY_MIB: u64 = 32 + 64;
+
+/// The goals that `results` can tell of.
+#[must_use]
+pub fn judge(results: &Results) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    let mut goal = |name, goal, measured: String, met| {
+        goals.push(Goal {
+            name,
+            goal,
+            measured,
+            met,
+        });
+    };
+    if let Some(counter) = results.workload("counter") {
+        let met = counter.ft_ratio >= COUNTER_RATIO;
+        goal(
+            "counter under FT / without",
+            "at least 0.95",
+            two(counter.ft_ratio),
+            met,
+        );
+    }
+    if let Some(kv) = results.workload("kv, 50 connections") {
+        let met = kv.ft_ratio >= KV_RATIO;
+        goal(
+            "kv peak under FT / without",
+            "at least 0.6",
+            two(kv.ft_ratio),
+            met,
+        );
+    }
+    if let Some(latency) = &results.latency {
+        let added = latency.added_us.p50;
+        let met = added <= ADDED_US && latency.throughput_ratio >= 0.99;
+        goal(
+            "kv added latency p50",
+            "at most 150 us",
+            format!("{added} us"),
+            met,
+        );
+    }
+    if let Some(late) = &results.tick_late {
+        let met = late.p99_us <= LATE_US;
+        goal(
+            "tick lateness p99",
+            "at most 2 ms",
+            ms(late.p99_us as f64 / 1000.0),
+            met,
+        );
+    }
+    if let Some(sizes) = &results.entry_sizes {
+        let (timer, frame) = (&sizes.timer, &sizes.frame_beyond_its_length);
+        let at_most = |bytes: &Bytes| format!("at most {}", bytes.max());
+        if !timer.is_empty() {
+            let met = timer.max() <= TIMER_BYTES;
+            goal(
+                "bytes of a timer interrupt",
+                "at most 12",
+                at_most(timer),
+                met,
+            );
+        }
+        if !frame.is_empty() {
+            let met = frame.max() <= FRAME_BYTES;
+            goal(
+                "bytes of a frame, beyond its own",
+                "at most 16",
+                at_most(frame),
+                met,
+            );
+        }
+    }
+    if let Some(memory) = &results.memory {
+        let (measured, met) = memory_goal(memory.over);
+        goal(
+            "replica's memory over its guest's",
+            "32 MiB + log buffer",
+            measured,
+            met,
+        );
+    }
+    if let Some(failover) = &results.failover {
+        goals.extend(failover_goals(failover));
+    }
+    goals
+}
+
+fn memory_goal(memory: Memory) -> (String, bool) {
+    let most = memory.primary_kib.max(memory.backup_kib);
+    (
+        format!("{:.1} MiB", most as f64 / 1024.0),
+        most <= MEMORY_MIB << 10,
+    )
+}
+
+fn failover_goals(failover: &Failover) -> [Goal; 3] {
+    let noticed = failover.connections_broken + failover.lost_writes;
+    let whole = noticed == 0 && failover.linearizable;
+    let stall = failover.stall_ms;
+    [
+        Goal {
+            name: "failovers clients noticed",
+            goal: "none",
+            measured: if whole { "none" } else { "SOME" }.into(),
+            met: whole,
+        },
+        Goal {
+            name: "client stall p50",
+            goal: "at most 150 ms",
+            measured: ms(stall.p50),
+            met: stall.p50 <= STALL_P50_MS,
+        },
+        Goal {
+            name: "client stall p99",
+            goal: "at most 500 ms",
+            measured: ms(stall.p99),
+            met: stall.p99 <= STALL_P99_MS,
+        },
+    ]
+}
+
+fn two(value: f64) -> String {
+    format!("{value:.3}")
+}
+
+fn ms(value: f64) -> String {
+    format!("{value:.2} ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::example;
+    use super::*;
+
+    fn missed(results: &Results) -> Vec<&'static str> {
+        judge(results)
+            .iter()
+            .filter(|goal| !goal.met)
+            .map(|goal| goal.name)
+            .collect()
+    }
+
+    #[test]
+    fn each_goal_is_met_or_missed_by_its_own_figure() {
+        let mut results = example();
+        assert_eq!(missed(&results), ["counter under FT / without"]); // 0.9
+        results.workloads[0].ft_ratio = 0.96;
+        assert!(missed(&results).is_empty());
+        results.workloads[2].ft_ratio = 0.59;
+        results.latency.as_mut().unwrap().added_us.p50 = 151;
+        results.tick_late.as_mut().unwrap().p99_us = 2001;
+        let sizes = results.entry_sizes.as_mut().unwrap();
+        sizes.timer.entries_by_bytes.insert(13, 1);
+        sizes.frame_beyond_its_length.entries_by_bytes.insert(17, 1);
+        results.memory.as_mut().unwrap().over.backup_kib = (96 << 10) + 1;
+        let failover = results.failover.as_mut().unwrap();
+        failover.lost_writes = 1;
+        failover.stall_ms.p50 = 150.1;
+        failover.stall_ms.p99 = 500.1;
+        assert_eq!(missed(&results).len(), 9);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_goal() {
+        let mut results = example();
+        results.workloads.truncate(1);
+        results.latency = None;
+        results.failover = None;
+        results.memory = None;
+        results.tick_late = None;
+        results.entry_sizes = None;
+        assert_eq!(judge(&results).len(), 1);
+    }
+}

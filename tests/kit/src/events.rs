@@ -1,0 +1,49 @@
+//! What a replica notes of itself: its files of events and counters, as they are read.
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One line of an events file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Nanoseconds of the host's monotonic clock.
+    pub at_ns: u64,
+    /// The replica.
+    pub who: String,
+    /// What happened, in one word.
+    pub event: String,
+    /// More about it.
+    pub detail: String,
+}
+
+impl Line {
+    /// The whole lines of an events file; none if there is no such file yet.
+    #[must_use]
+    pub fn all_in(path: &Path) -> Vec<Self> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_not_whole_yet_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.events");
+        assert!(Line::all_in(&path).is_empty(), "there is no file");
+        let whole = r#"{"at_ns":7,"who":"primary","event":"solo","detail":"view 1"}"#;
+        std::fs::write(&path, format!("{whole}\n{}", &whole[..20])).unwrap();
+        let line = Line {
+            at_ns: 7,
+            who: "primary".into(),
+            event: "solo".into(),
+            detail: "view 1".into(),
+        };
+        assert_eq!(Line::all_in(&path), [line]);
+    }
+}
