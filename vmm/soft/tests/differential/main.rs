@@ -25,13 +25,13 @@ mod vectors;
 
 use emulated::Emulated;
 use generate::Generator;
-use iced_x86::{Code, Mnemonic, RflagsBits};
-use makers::{Expected, Maker, Writes};
+use iced_x86::{Code, Decoder, DecoderOptions, Mnemonic, RflagsBits};
+use makers::{Cmps, Expected, Maker, Writes};
 use native::Native;
 use random::Random;
-use state::{ARENA, ARENA_ALL, ARENA_LEN, Case, Ending, Fx, State};
+use state::{ARENA, ARENA_ALL, ARENA_LEN, AT, Case, Ending, Fx, State};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use vectors::Capture;
 
@@ -60,6 +60,8 @@ struct Harness {
     /// The case has words of its own in the page that can only be read.
     read_only_changed: bool,
     capture: Option<Capture>,
+    /// The host is AMD's, and of two operands of these that fault has the destination do so.
+    destination_first: BTreeSet<Cmps>,
 }
 
 impl Harness {
@@ -72,9 +74,57 @@ impl Harness {
             after: vec![0; ARENA_ALL as usize],
             read_only_changed: false,
             capture: Capture::from_environment(),
+            destination_first: BTreeSet::new(),
         };
         harness.native.protect(true);
+        if Maker::of_host() == Some(Maker::Amd) {
+            harness.destination_first = harness.faults_in_destination();
+        }
         harness
+    }
+
+    /// The forms of CMPS of which the host has the destination fault: it is made to compare strings it may not read.
+    fn faults_in_destination(&mut self) -> BTreeSet<Cmps> {
+        let (source, destination) = (ARENA - 0x800, ARENA + ARENA_ALL);
+        let mut regs = [0; 16];
+        (regs[1], regs[6], regs[7]) = (1, source, destination);
+        let (prefixes, opcodes) = (
+            [&[][..], &[0xf2], &[0xf3]],
+            [&[0xa6][..], &[0x66, 0xa7], &[0xa7], &[0x48, 0xa7]],
+        );
+        let all = prefixes
+            .iter()
+            .flat_map(|prefix| opcodes.iter().map(move |code| [*prefix, *code].concat()));
+        let mut found = BTreeSet::new();
+        for bytes in all {
+            let case = Case {
+                instruction: Decoder::with_ip(64, &bytes, AT, DecoderOptions::NONE).decode(),
+                bytes,
+                bitness: 64,
+                state: State {
+                    regs,
+                    rip: AT,
+                    flags: 0x202,
+                    fx: Fx::default(),
+                },
+                pokes: Vec::new(),
+            };
+            let fault = self.native.run(&case).fault;
+            let address = fault.and_then(|fault| fault.address);
+            assert!(
+                [Some(source), Some(destination)].contains(&address),
+                "{fault:x?}"
+            );
+            if address == Some(destination) {
+                found.extend(makers::cmps(&case));
+            }
+        }
+        found
+    }
+
+    /// Whether the host is one of AMD's that have the destination of this CMPS fault.
+    fn has_destination_first(&self, case: &Case) -> bool {
+        makers::cmps(case).is_some_and(|form| self.destination_first.contains(&form))
     }
 
     /// Fills the arena anew.
@@ -150,7 +200,10 @@ impl Harness {
             capture.look(case, &emulated, &self.template);
         }
         let Expected { outcome, writes } = self.maker.expected(case, &emulated, &self.template);
-        let emulated = outcome;
+        let mut emulated = outcome;
+        if self.maker == Maker::Amd && self.has_destination_first(case) {
+            makers::destination_first(case, &mut emulated);
+        }
         let native = with_known_vector(case, native, &emulated);
         let halfway =
             self.maker == Maker::Amd && breaks_off_halfway(case) && native.fault.is_some();

@@ -4,7 +4,12 @@
 //! manuals say). So a host by AMD has to agree with it in everything, and what one by Intel does follows
 //! from what ours did and the case, difference by difference. Each is a rule, not a licence: where it says
 //! something else than the host does, the comparison fails.
+//!
+//! In one thing AMD's differ among themselves: which of two operands of CMPS faults. Ours is Zen 5's way, the
+//! source; Zen 4's do as Intel's, but for REPE CMPSB. Which of the two a host is it is asked ([`Harness::destination_first`]).
 
+#[cfg(doc)]
+use crate::Harness;
 use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, Case, Ending, Fault};
 use iced_x86::{Code, Mnemonic, OpKind, Register};
 
@@ -102,8 +107,25 @@ fn comparison_flags(case: &Case, outcome: &mut Ending) {
     }
 }
 
+/// A form of CMPS: bytes of an operand, with REPE, with REPNE.
+pub type Cmps = (usize, bool, bool);
+
+/// Which form of CMPS it is, if it is one.
+pub fn cmps(case: &Case) -> Option<Cmps> {
+    use Mnemonic as M;
+    let i = &case.instruction;
+    let is = matches!(i.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq);
+    is.then(|| {
+        (
+            i.memory_size().size(),
+            i.has_rep_prefix(),
+            i.has_repne_prefix(),
+        )
+    })
+}
+
 /// Of two operands of CMPS that fault, the destination does.
-fn destination_first(case: &Case, outcome: &mut Ending) {
+pub fn destination_first(case: &Case, outcome: &mut Ending) {
     if outcome.fault.is_none() {
         return;
     }
