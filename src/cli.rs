@@ -16,6 +16,7 @@ use vmm::backends::switch::ForwardedPort;
 use vmm::cpu::CpuModel;
 use vmm::machine::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, TscMode, parse_mac};
 use vmm::processor::HostProcessor;
+use vmm::soft::Executor;
 
 /// A fault-tolerant virtual machine: a guest outlives its host.
 #[derive(Debug, Parser)]
@@ -26,6 +27,10 @@ use vmm::processor::HostProcessor;
     arg_required_else_help = true
 )]
 pub struct Cli {
+    /// How software engines run what is run often: translate (as host code) or interpret. It changes nothing
+    /// but their speed
+    #[arg(long, global = true, default_value_t = Executor::Translate, help_heading = "Engine")]
+    pub executor: Executor,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -45,12 +45,14 @@ pub use terminal::{complain, sayln, signals};
 use cli::{Cli, Command};
 use failure::{During, Failure, Outcome};
 use vmm::backends::console::stdout_failure;
+use vmm::soft::Executor;
 
 /// Does what the command line says.
 ///
 /// # Errors
 /// The one line to print.
 pub fn run(cli: Cli) -> Outcome {
+    cli.executor.use_in_process();
     let outcome = match cli.command {
         Command::Run(args) => node::single::run(args),
         Command::Record(args) => node::single::record(args),
@@ -76,6 +78,10 @@ pub fn run(cli: Cli) -> Outcome {
 /// Makes children of this very program, where a command starts some.
 fn children_are_ours() -> Outcome {
     kit::use_program(std::env::current_exe().during("cannot find this program")?);
+    let executor = Executor::of_process();
+    if executor != Executor::default() {
+        kit::use_options(["--executor", executor.name()]);
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use vmm::backends::tap::TapError;
 use vmm::cpu::CpuModel;
 use vmm::kvm::{Host, KvmError, KvmKind};
 use vmm::processor::HostProcessor;
+use vmm::soft::can_translate;
 
 /// Columns of the section, of the name, of yes or no; the text stands behind them.
 const SECTION: usize = 10;
@@ -129,6 +130,7 @@ struct Report {
     cpu_models: Vec<ModelCheck>,
     heartbeats: Check,
     disk: Check,
+    executor: Check,
     can_protect: bool,
 }
 
@@ -166,6 +168,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         cpu_models,
         heartbeats: heartbeats(logchannel::may_be_prompt()),
         disk: disk(fenced::is_fenced()),
+        executor: executor(can_translate().err()),
         can_protect,
     };
     if words {
@@ -179,6 +182,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
             .for_each(|model| say(&model.check.lines("CPU model")));
         say(&report.heartbeats.lines("heartbeat"));
         say(&report.disk.lines("disk"));
+        say(&report.executor.lines("executor"));
     } else {
         say(&(serde_json::to_string(&report).during("report")? + "\n"));
     }
@@ -251,6 +255,20 @@ fn heartbeats(prompt: bool) -> Check {
     );
     let help = "run as root, or raise RLIMIT_RTPRIO to 2 (ulimit -r)";
     Check::no("prompt", trouble.help(help))
+}
+
+/// Whether the software engine may run guests as host code.
+fn executor(forbidden: Option<std::io::Error>) -> Check {
+    let Some(why) = forbidden else {
+        return Check::yes("translate", "the software engine runs guests as host code");
+    };
+    let trouble = Trouble::new(format!("no code that was written may be run: {why}"));
+    Check::no(
+        "translate",
+        trouble.help(
+            "allow this program executable memory; until then it interprets, several times slower",
+        ),
+    )
 }
 
 /// Whether a primary that was stopped can write to a shared disk when it wakes.
@@ -394,6 +412,7 @@ mod tests {
             cpu_models: vec![model_check(CpuModel::V2, Ok(missing), true)],
             heartbeats: heartbeats(false),
             disk: disk(false),
+            executor: executor(None),
             can_protect: false,
         };
         let json = serde_json::to_value(&report).unwrap();

@@ -106,6 +106,9 @@ fn the_software_engine_counts_instructions_of_bare_guests_too() {
     assert_eq!(recorded["clock"], replayed["clock"]);
 }
 
+/// The software engine without its translator.
+const INTERPRETED: &str = "interpreted";
+
 /// A pair whose replicas run on these engines, killed under load.
 fn survives(engines: [&str; 2]) {
     let _machine = machine();
@@ -113,7 +116,12 @@ fn survives(engines: [&str; 2]) {
         return;
     }
     let cluster = cluster("file");
-    let words = |engine: &str| -> Vec<OsString> { os(&["--engine", engine]) };
+    let words = |engine: &str| -> Vec<OsString> {
+        match engine {
+            INTERPRETED => os(&["--engine", "soft", "--executor", "interpret"]),
+            engine => os(&["--engine", engine]),
+        }
+    };
     let options = PairOptions {
         network: true,
         primary: words(engines[0]),
@@ -163,4 +171,9 @@ fn a_pair_with_a_software_primary_and_a_kvm_backup_survives_a_kill() {
 #[test]
 fn a_pair_on_the_software_engine_survives_a_kill() {
     survives(["soft", "soft"]);
+}
+
+#[test]
+fn a_pair_whose_backup_alone_translates_survives_a_kill() {
+    survives([INTERPRETED, "soft"]);
 }

@@ -67,7 +67,13 @@ pub fn start(name: &str, args: Vec<OsString>, log: &Path) -> Daemon {
 
 /// Replays `log`, which must come to what `recorded` came to, line by line and in all figures.
 pub fn replay_equals(recorded: &Ran, log: &Path) -> Ran {
-    let args = os(&["replay", text(log), "--console", "--json"]);
+    replay_equals_by(recorded, log, &[])
+}
+
+/// The same, with more arguments for the replay.
+fn replay_equals_by(recorded: &Ran, log: &Path, more: &[&str]) -> Ran {
+    let mut args = os(&["replay", text(log), "--console", "--json"]);
+    args.extend(os(more));
     let replayed = Ran::of(start("replayer", args, log));
     for key in EQUAL {
         let (then, now) = (&recorded.report[key], &replayed.report[key]);
@@ -118,6 +124,26 @@ fn p2_recorded_boots_are_replayed_exactly() {
             replayed.mips()
         );
         forget(&log);
+    }
+}
+
+/// What one executor recorded the other replays, down to the digest of all memory.
+#[test]
+fn p2_boots_are_the_same_interpreted_and_translated() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let boots = number("TANDEM_LINUX_BOOTS", 1);
+    for boot in 1..=boots {
+        for (recorder, replayer) in [("interpret", "translate"), ("translate", "interpret")] {
+            let log = folder().join(format!("{recorder}-{boot}-{}.log", std::process::id()));
+            let words = format!("tandem.run=echo,boot,{boot}");
+            let by = |executor| ["--executor", executor];
+            let args = [&by(recorder)[..], &["--append", &words]].concat();
+            let recorded = Ran::of(record(&image, &log, &args));
+            assert_eq!(recorded.report["exit_status"], 0);
+            replay_equals_by(&recorded, &log, &by(replayer));
+            forget(&log);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,14 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 /// Makes children of `program`, which has the command line of `tandem`; once said, it stays.
 pub fn use_program(program: impl Into<PathBuf>) {
     PROGRAM.get_or_init(|| program.into());
+}
+
+/// Options every child is started with, before its own arguments.
+static OPTIONS: OnceLock<Vec<OsString>> = OnceLock::new();
+
+/// Starts children of the program with these options before their own arguments; once said, it stays.
+pub fn use_options<S: Into<OsString>>(options: impl IntoIterator<Item = S>) {
+    OPTIONS.get_or_init(|| options.into_iter().map(Into::into).collect());
 }
 
 /// The program children are made of.
@@ -121,7 +129,9 @@ impl Daemon {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        Self::start_other(name, program()?, args, errors)
+        let options = OPTIONS.get().into_iter().flatten().cloned();
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
+        Self::start_other(name, program()?, options.chain(args), errors)
     }
 
     /// Starts `program` in the same way.

@@ -70,7 +70,7 @@ pub mod timeline;
 mod trace;
 
 pub use cluster::{Cluster, Pair, PairOptions};
-pub use daemon::{Daemon, use_program};
+pub use daemon::{Daemon, use_options, use_program};
 pub use error::{During, KitError, KitResult};
 pub use events::Line;
 pub use judged::Judged;

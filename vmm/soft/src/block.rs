@@ -10,7 +10,7 @@
 //! A block is a run of instructions without a branch among them, inside one page. Pages with blocks are
 //! guarded: a write to one ends the writing instruction before it did anything, the page's blocks are
 //! dropped, and the instruction starts over. An instruction that crosses into another page is a block by
-//! itself and is never kept.
+//! itself and is never kept; what its bytes mean is.
 //!
 //! Nothing a guest can see depends on what is kept here.
 
@@ -18,6 +18,7 @@ use crate::cpu::Cpu;
 use crate::decode::{self, Features, LONGEST, Undecodable};
 use crate::memory::{Intent, Mode, OFFSET, PAGE};
 use crate::op::{Op, slot};
+use crate::translate::{Full, Translations, Translator};
 use crate::trap::Trap;
 use std::collections::HashMap;
 
@@ -27,6 +28,8 @@ const LENGTH_MAX: usize = 64;
 const BYTES_MAX: usize = 256;
 /// Blocks found lately that are found again without the table.
 const RECENT: usize = 1 << 14;
+/// Instructions remembered that cross into another page.
+const CROSSINGS: usize = 256;
 /// Most blocks kept; beyond, all are dropped.
 const BLOCKS_MAX: usize = 1 << 18;
 
@@ -37,6 +40,10 @@ pub(crate) struct Block {
     pub ops: Box<[Op]>,
     /// Bytes they take.
     pub bytes: u64,
+    /// Physical address of the first.
+    pub physical: u64,
+    /// What the translator made of it.
+    pub translations: Translations,
 }
 
 /// What blocks are kept by: physical address and code size.
@@ -46,6 +53,11 @@ struct Key(u64);
 impl Key {
     fn new(physical: u64, long: bool) -> Self {
         Self(physical << 1 | u64::from(long))
+    }
+
+    /// The physical address.
+    fn physical(self) -> u64 {
+        self.0 >> 1
     }
 
     /// Its place among [`Blocks::recent`].
@@ -68,6 +80,14 @@ const NOBODY: Recent = Recent {
     block: 0,
 };
 
+/// An instruction that crosses into another page, decoded before.
+struct Crossing {
+    /// Its bytes, and those that follow.
+    bytes: [u8; LONGEST],
+    long: bool,
+    op: Op,
+}
+
 /// All blocks.
 pub(crate) struct Blocks {
     features: Features,
@@ -78,6 +98,10 @@ pub(crate) struct Blocks {
     recent: Box<[Recent; RECENT]>,
     /// The block that is not kept.
     alone: Block,
+    /// Instructions that crossed into another page.
+    crossings: Box<[Option<Crossing>; CROSSINGS]>,
+    /// Runs blocks as host code, if it may.
+    pub translator: Option<Translator>,
 }
 
 /// Where a block is.
@@ -99,7 +123,11 @@ impl Blocks {
             alone: Block {
                 ops: Box::default(),
                 bytes: 0,
+                physical: 0,
+                translations: Translations::default(),
             },
+            crossings: Box::new([const { None }; CROSSINGS]),
+            translator: None,
         }
     }
 
@@ -108,6 +136,44 @@ impl Blocks {
         match place {
             Place::Kept(number) => &self.arena[number as usize],
             Place::Alone => &self.alone,
+        }
+    }
+
+    /// The host code of block `number` for the mode the processor is in; made if the block runs often.
+    #[inline(always)]
+    pub fn code(&mut self, cpu: &Cpu, number: u32) -> Option<u64> {
+        let translator = self.translator.as_mut()?;
+        let block = &mut self.arena[number as usize];
+        if let Some(code) = translator.code(cpu, block) {
+            return Some(code);
+        }
+        if !block.translations.wanted(translator.warm) {
+            return None;
+        }
+        self.translate(cpu, number)
+    }
+
+    #[inline(never)]
+    fn translate(&mut self, cpu: &Cpu, number: u32) -> Option<u64> {
+        let translator = self.translator.as_mut()?;
+        let (arena, by_address, mode) = (&self.arena, &self.by_address, cpu.tlb.mode);
+        let known = |physical| {
+            let number = by_address.get(&Key::new(physical, true))?;
+            arena[*number as usize].translations.code(mode)
+        };
+        let block = &arena[number as usize];
+        match translator.translate(cpu, &self.features, number, block, &known) {
+            Ok(translations) => {
+                self.arena[number as usize].translations = translations;
+                translations.code(mode)
+            }
+            Err(Full) => {
+                translator.clear();
+                for block in &mut self.arena {
+                    block.translations.forget();
+                }
+                None
+            }
         }
     }
 
@@ -178,6 +244,9 @@ impl Blocks {
         if !cpu.physical.read_bytes(physical, window) {
             return Err(cpu.stop(crate::trap::Cause::Unimplemented));
         }
+        if self.crossed(rip, window, cpu.long_code) {
+            return self.decode_crossing(cpu, rip, &bytes[..on_page]);
+        }
         let mut ops = Vec::with_capacity(16);
         let mut at = 0;
         while at < window.len() && at + LONGEST < 255 && ops.len() < length {
@@ -207,6 +276,8 @@ impl Blocks {
         let block = Block {
             ops: ops.into(),
             bytes: at as u64,
+            physical,
+            translations: Translations::default(),
         };
         if !keep {
             self.alone = block;
@@ -250,13 +321,39 @@ impl Blocks {
         if !cpu.physical.read_bytes(second, &mut bytes[head.len()..]) {
             return Err(cpu.stop(crate::trap::Cause::Unimplemented));
         }
-        let lowered = decode::decode(&bytes, 0, cpu.long_code, &self.features)
-            .unwrap_or_else(|error| decode::undecodable(error, cpu.long_code));
-        self.alone = Block {
-            bytes: lowered.op.len.into(),
-            ops: Box::new([lowered.op]),
-        };
+        let op = self.crossing(rip, bytes, cpu.long_code);
+        self.alone.bytes = op.len.into();
+        match &mut *self.alone.ops {
+            [alone] => *alone = op,
+            _ => self.alone.ops = Box::new([op]),
+        }
         Ok(Place::Alone)
+    }
+
+    /// Whether what begins with `head`, the rest of its page, is known to cross into the next.
+    fn crossed(&self, rip: u64, head: &[u8], long: bool) -> bool {
+        head.len() < LONGEST
+            && self.crossings[crossing(rip)].as_ref().is_some_and(|known| {
+                known.long == long
+                    && usize::from(known.op.len) > head.len()
+                    && known.bytes.starts_with(head)
+            })
+    }
+
+    /// What `bytes` at `rip` are, which crosses into another page: remembered by what they are, since nobody notices
+    /// writes to both pages.
+    fn crossing(&mut self, rip: u64, bytes: [u8; LONGEST], long: bool) -> Op {
+        let place = crossing(rip);
+        match &self.crossings[place] {
+            Some(known) if known.bytes == bytes && known.long == long => known.op,
+            _ => {
+                let lowered = decode::decode(&bytes, 0, long, &self.features)
+                    .unwrap_or_else(|error| decode::undecodable(error, long));
+                let op = lowered.op;
+                self.crossings[place] = Some(Crossing { bytes, long, op });
+                op
+            }
+        }
     }
 
     fn forget(&mut self, page: u64) {
@@ -265,6 +362,9 @@ impl Blocks {
             let recent = &mut self.recent[key.hash()];
             if recent.key == key {
                 *recent = NOBODY;
+            }
+            if let Some(translator) = &mut self.translator {
+                translator.forget(key.physical());
             }
             self.free.push(number);
         }
@@ -284,6 +384,11 @@ impl Blocks {
             self.invalidate(cpu, page);
         }
     }
+}
+
+/// The place of an instruction at `rip` among those that cross.
+fn crossing(rip: u64) -> usize {
+    (rip ^ rip >> 12) as usize % CROSSINGS
 }
 
 /// Physical address of the instruction at `rip`.

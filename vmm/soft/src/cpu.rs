@@ -6,6 +6,7 @@ use crate::memory::{Mode, Physical, Tlb};
 use crate::model::Model;
 use crate::op::slot;
 use crate::outside::OutsideAccesses;
+use crate::translate::Native;
 use crate::trap::{Cause, Exception, Trap, vector};
 
 /// A segment register with its hidden part (SDM volume 3, 3.4.3).
@@ -203,6 +204,8 @@ pub struct Cpu {
     pub(crate) rewritten: Vec<u64>,
     /// Accesses that others do.
     pub outside: OutsideAccesses,
+    /// What translated code has besides.
+    pub(crate) native: Native,
 }
 
 impl Cpu {
@@ -240,6 +243,7 @@ impl Cpu {
             physical,
             rewritten: Vec::new(),
             outside: OutsideAccesses::default(),
+            native: Native::default(),
         }
     }
 

@@ -59,10 +59,16 @@ mod outside;
 mod run;
 #[doc(hidden)]
 pub mod testing;
+mod translate;
 pub mod trap;
 pub mod watch;
 pub mod word;
 
+/// Code memory a processor is given unless somebody wants it otherwise: 64 MiB, of which the host gives what is used.
+pub const CODE_MEMORY: std::num::NonZeroUsize =
+    std::num::NonZeroUsize::new(64 << 20).expect("not zero");
+
 pub use cpu::Cpu;
 pub use run::{Exit, Soft};
+pub use translate::can_translate;
 pub use trap::Trap;

@@ -8,7 +8,9 @@ use crate::flags;
 use crate::memory::Physical;
 use crate::model::Model;
 use crate::op::slot;
+use crate::translate::{Kind, STRETCH, Translator};
 use crate::trap::{Access, Cause, Exception, Trap, vector};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a run ended.
@@ -34,8 +36,8 @@ pub enum Exit {
 
 /// A processor and its decoded instructions.
 pub struct Soft {
-    /// The processor.
-    pub cpu: Cpu,
+    /// The processor. It is large, and translated code has its tables where they are.
+    pub cpu: Box<Cpu>,
     pub(crate) blocks: Blocks,
 }
 
@@ -45,9 +47,40 @@ impl Soft {
     pub fn new(physical: Physical, model: Model) -> Self {
         let blocks = Blocks::new(Features::of(&model));
         Self {
-            cpu: Cpu::new(physical, model),
+            cpu: Box::new(Cpu::new(physical, model)),
             blocks,
         }
+    }
+
+    /// From now on runs what is run often as host code, of which at most `bytes` are kept. What the guest does and
+    /// what the clock reads stay the same.
+    ///
+    /// # Errors
+    /// If the host has no memory, or lets nobody run what was written.
+    pub fn translate(&mut self, bytes: NonZeroUsize) -> std::io::Result<()> {
+        self.blocks.translator = Some(Translator::new(bytes)?);
+        Ok(())
+    }
+
+    /// Translates blocks when they run for the `runs`th time: for tests.
+    #[doc(hidden)]
+    pub fn warm(&mut self, runs: u8) {
+        if let Some(translator) = &mut self.blocks.translator {
+            translator.warm = runs;
+        }
+    }
+
+    /// Instructions run as host code so far.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn translated(&self) -> u64 {
+        self.blocks.translator.as_ref().map_or(0, |t| t.ran)
+    }
+
+    /// Leaves what the last run's instruction has to do outside undone: for tests.
+    #[doc(hidden)]
+    pub fn drop_access(&mut self) {
+        self.cpu.outside = Default::default();
     }
 
     /// Why the instruction at RIP cannot be executed, for a message.
@@ -150,7 +183,13 @@ impl Soft {
             if kick.load(Ordering::Relaxed) {
                 return Exit::Kicked;
             }
-            if let Some(exit) = self.block(until) {
+            // Where an interrupt can be taken already, the block that runs is the last.
+            let exit = if window && self.cpu.interruptible() {
+                self.block(until)
+            } else {
+                self.stretch(until, window)
+            };
+            if let Some(exit) = exit {
                 return exit;
             }
             // Whatever lets interrupts in ends its block.
@@ -196,10 +235,67 @@ impl Soft {
         if self.cpu.steps() {
             return self.single(false, true);
         }
+        match self.blocks.find(&mut self.cpu) {
+            Ok(place) => self.interpret(place, until),
+            Err(_) => self.trapped(),
+        }
+    }
+
+    /// As [`Soft::block`], and as many blocks after it as are translated and can be run without looking up, up to
+    /// [`STRETCH`] instructions.
+    #[inline(always)]
+    fn stretch(&mut self, until: u64, window: bool) -> Option<Exit> {
+        if self.cpu.steps() {
+            return self.single(false, true);
+        }
         let place = match self.blocks.find(&mut self.cpu) {
             Ok(place) => place,
             Err(_) => return self.trapped(),
         };
+        if let Place::Kept(number) = place
+            && let Some(code) = self.blocks.code(&self.cpu, number)
+        {
+            let left = (until - self.cpu.clock).min(STRETCH);
+            if left >= self.blocks.get(place).ops.len() as u64 {
+                return self.run_code(code, left, window);
+            }
+        }
+        self.interpret(place, until)
+    }
+
+    /// Runs translated code for at most `left` instructions, and what it leaves to the interpreter.
+    fn run_code(&mut self, code: u64, left: u64, window: bool) -> Option<Exit> {
+        let translator = self.blocks.translator.as_mut().expect("it made the code");
+        let record = translator.run(&mut self.cpu, code, left, window);
+        let place = Place::Kept(record.block);
+        let index = usize::from(record.index);
+        match record.kind {
+            Kind::Next | Kind::Elsewhere | Kind::Stop => None,
+            Kind::Last if self.cpu.native.retired != 0 => None,
+            Kind::Handler | Kind::Last => self.broken_off(index, place),
+            Kind::Rest => self.rest(place, index),
+        }
+    }
+
+    /// Runs a block from instruction `index` on; clock and RIP are still those of its start.
+    fn rest(&mut self, place: Place, index: usize) -> Option<Exit> {
+        let block = self.blocks.get(place);
+        let cpu = &mut self.cpu;
+        cpu.set_slot(slot::BLOCK, cpu.rip);
+        cpu.next_rip = cpu.rip.wrapping_add(block.bytes);
+        for (n, op) in block.ops.iter().enumerate().skip(index) {
+            if (op.run)(cpu, op).is_err() {
+                return self.broken_off(n, place);
+            }
+        }
+        cpu.clock += block.ops.len() as u64;
+        cpu.rip = cpu.next_rip;
+        None
+    }
+
+    /// Interprets a block, or as much of it as `until` allows.
+    #[inline(always)]
+    fn interpret(&mut self, place: Place, until: u64) -> Option<Exit> {
         let block = self.blocks.get(place);
         let cpu = &mut self.cpu;
         cpu.set_slot(slot::BLOCK, cpu.rip);

@@ -14,6 +14,9 @@ pub const CODE: u64 = 0x10_0000;
 pub const STACK: u64 = 0x20_0000;
 /// A place for data.
 pub const DATA: u64 = 0x30_0000;
+/// If the environment has this, [`Machine`]s translate all they run, and at once: so every test of single
+/// instructions is one of the translator, too.
+pub const TRANSLATED: &str = "TANDEM_TEST_TRANSLATED";
 /// Bytes of RAM.
 pub const MEMORY: usize = 16 << 20;
 
@@ -52,6 +55,11 @@ impl Machine {
         // SAFETY: the box is never resized or touched while the processor, which goes with it, exists.
         let region = unsafe { Region::new(0, MEMORY as u64, host) };
         let mut soft = Soft::new(Physical::new(vec![region]), model());
+        if std::env::var_os(TRANSLATED).is_some() {
+            soft.translate(crate::CODE_MEMORY)
+                .expect("code can be run here");
+            soft.warm(1);
+        }
         let cpu = &mut soft.cpu;
         // PML4 at 0x1000, PDPT at 0x2000, directories at 0x3000 to 0x6fff; present, writable, user.
         cpu.physical.write(0x1000, 0x2007, 8);
@@ -141,10 +149,16 @@ mod tests {
         a.mov(iced_x86::code_asm::dword_ptr(rsp - 8), eax).unwrap();
         a.sub(ecx, 1).unwrap();
         a.jnz(top).unwrap();
-        let mut machine = Machine::new(&a.assemble(CODE).unwrap(), 3);
-        let begun = std::time::Instant::now();
-        machine.run(400_000_001);
-        let seconds = begun.elapsed().as_secs_f64();
-        println!("{:.0} MIPS", 400.0 / seconds);
+        let code = a.assemble(CODE).unwrap();
+        for translates in [false, true] {
+            let mut machine = Machine::new(&code, 3);
+            if translates {
+                machine.soft.translate(crate::CODE_MEMORY).unwrap();
+            }
+            let begun = std::time::Instant::now();
+            machine.run(400_000_001);
+            let seconds = begun.elapsed().as_secs_f64();
+            println!("{:.0} MIPS, translated: {translates}", 400.0 / seconds);
+        }
     }
 }

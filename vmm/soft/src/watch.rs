@@ -353,7 +353,7 @@ impl Soft {
     pub fn copy(&self) -> Copy {
         let mut copy = self.cpu.clone();
         copy.physical = Physical::new(Vec::new());
-        Copy(Box::new(copy))
+        Copy(copy)
     }
 
     /// Becomes what it was when `copy` was made. Memory must be put back, too, before the next run, and
@@ -367,7 +367,7 @@ impl Soft {
         let physical = std::mem::replace(&mut cpu.physical, none);
         let mut tlb = std::mem::take(&mut cpu.tlb);
         tlb.put_back(&copy.0.tlb, |page| physical.is_guarded(page));
-        *cpu = Cpu {
+        **cpu = Cpu {
             physical,
             tlb,
             ..(*copy.0).clone()

@@ -4,9 +4,11 @@
 //! for themselves, blocks; so it can follow a recording made on KVM.
 
 mod convert;
+mod executor;
 pub mod looking;
 mod vcpu;
 
 pub use convert::restore;
+pub use executor::{Executor, can_translate};
 pub use looking::Debuggable;
 pub use vcpu::{SoftEngine, processor};

@@ -4,6 +4,7 @@
 //! count one each on either.
 
 use super::convert;
+use super::executor::Executor;
 use crate::cpu::{CpuModel, Offer};
 use crate::engine::{Bus, Engine, EngineError, Halfway, TimeBase, VmEntry, VmExit};
 use crate::kick::{self, Target};
@@ -105,7 +106,8 @@ impl SoftEngine {
         // SAFETY: the page lives as long as the engine.
         let clock_region = unsafe { Region::new(abi::CLOCK_PAGE, 4096, clock_page.as_ptr()) };
         // SAFETY: the engine keeps `memory`; devices touch it only while the guest is stopped.
-        let soft = unsafe { processor(&memory, [clock_region], model, offer) };
+        let mut soft = unsafe { processor(&memory, [clock_region], model, offer) };
+        Executor::of_process().prepare(&mut soft);
         let kicked = Box::new(AtomicBool::new(false));
         // SAFETY: the box is dropped after the target, on this thread: the engine is not `Send`.
         let target = unsafe { Target::new(kicked.as_ptr().cast()) };

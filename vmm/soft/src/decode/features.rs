@@ -6,8 +6,13 @@ use iced_x86::{CpuidFeature, DecoderOptions, Instruction};
 /// The instruction sets of one model.
 #[derive(Clone, Debug)]
 pub(crate) struct Features {
-    has: Vec<CpuidFeature>,
+    /// For each of iced's sets, by its number.
+    has: [bool; SETS],
+    ignored_prefixes: u32,
 }
+
+/// More sets than iced knows.
+const SETS: usize = 256;
 
 /// Sets every x86-64 processor has; they have no CPUID bit, or one that is always set here.
 const ALWAYS: [CpuidFeature; 16] = [
@@ -55,30 +60,37 @@ const BY_BIT: [(CpuidFeature, u32, usize, u32); 20] = [
     (CpuidFeature::PREFETCHW, 0x8000_0001, 2, 8),
 ];
 
+/// Prefixes that make another instruction only where that one exists: TZCNT, LZCNT and WBNOINVD are BSF, BSR and
+/// WBINVD where they are not known.
+const IGNORED: [(CpuidFeature, u32); 3] = [
+    (CpuidFeature::BMI1, DecoderOptions::NO_MPFX_0FBC),
+    (CpuidFeature::LZCNT, DecoderOptions::NO_MPFX_0FBD),
+    (CpuidFeature::WBNOINVD, DecoderOptions::NO_WBNOINVD),
+];
+
 impl Features {
     /// Those of `model`.
     pub fn of(model: &Model) -> Self {
-        let mut has = ALWAYS.to_vec();
-        has.extend(
-            BY_BIT
-                .iter()
-                .filter(|&&(_, leaf, register, bit)| model.has(leaf, register, bit))
-                .map(|&(feature, ..)| feature),
-        );
-        Self { has }
+        let mut has = [false; SETS];
+        for feature in ALWAYS {
+            has[feature as usize] = true;
+        }
+        for (feature, leaf, register, bit) in BY_BIT {
+            has[feature as usize] = model.has(leaf, register, bit);
+        }
+        let ignored_prefixes = IGNORED
+            .into_iter()
+            .filter(|&(feature, _)| !has[feature as usize])
+            .fold(DecoderOptions::NONE, |all, (_, option)| all | option);
+        Self {
+            has,
+            ignored_prefixes,
+        }
     }
 
-    /// Decoder options for prefixes that make another instruction only where that one exists: TZCNT, LZCNT
-    /// and WBNOINVD are BSF, BSR and WBINVD where they are not known.
+    /// Decoder options for prefixes that make another instruction only where that one exists.
     pub fn ignored_prefixes(&self) -> u32 {
-        [
-            (CpuidFeature::BMI1, DecoderOptions::NO_MPFX_0FBC),
-            (CpuidFeature::LZCNT, DecoderOptions::NO_MPFX_0FBD),
-            (CpuidFeature::WBNOINVD, DecoderOptions::NO_WBNOINVD),
-        ]
-        .iter()
-        .filter(|(feature, _)| !self.has.contains(feature))
-        .fold(DecoderOptions::NONE, |all, (_, option)| all | option)
+        self.ignored_prefixes
     }
 
     /// Whether `instruction` exists.
@@ -86,6 +98,6 @@ impl Features {
         instruction
             .cpuid_features()
             .iter()
-            .all(|f| self.has.contains(f))
+            .all(|f| self.has[*f as usize])
     }
 }

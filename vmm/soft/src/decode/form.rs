@@ -7,14 +7,14 @@ use iced_x86::{Instruction, OpKind, Register};
 
 /// How a memory operand's address is put together (see [`crate::op::Address`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AddressForm {
+pub(crate) enum AddressForm {
     Simple,
     Full,
     Narrow,
 }
 
 /// An instruction on its way to an [`Op`].
-pub(super) struct Form<'a> {
+pub(crate) struct Form<'a> {
     /// As iced has it.
     pub instruction: &'a Instruction,
     /// 64-bit code.

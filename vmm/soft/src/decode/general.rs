@@ -89,7 +89,7 @@ pub(super) fn lower(form: &mut Form) -> Option<Handler> {
         _ if is_conditional(form, 1) => set(form),
         _ if is_conditional(form, 2) => conditional_move(form),
         // Of the prefetches, AMD's processors take only those with a memory operand.
-        _ if form.is_register(0) && is_prefetch_group(form.instruction.code()) => super::undefined,
+        _ if is_no_prefetch(form) => super::undefined,
         _ if does_nothing(form) => transfer::nothing,
         _ => return frame(form).or_else(|| relic(form)),
     })
@@ -176,7 +176,7 @@ fn imul(form: &mut Form) -> Handler {
 }
 
 /// Whether it is SETcc (one operand) or CMOVcc (two).
-fn is_conditional(form: &Form, operands: u32) -> bool {
+pub(crate) fn is_conditional(form: &Form, operands: u32) -> bool {
     let i = form.instruction;
     i.condition_code() != ConditionCode::None
         && i.flow_control() == FlowControl::Next
@@ -184,7 +184,7 @@ fn is_conditional(form: &Form, operands: u32) -> bool {
 }
 
 /// The condition's code as instructions encode it.
-pub(super) fn condition(form: &Form) -> u8 {
+pub(crate) fn condition(form: &Form) -> u8 {
     // iced's are in the same order, after one for none.
     (form.instruction.condition_code() as u8).wrapping_sub(1) % 16
 }
@@ -282,19 +282,20 @@ fn relic(form: &mut Form) -> Option<Handler> {
     })
 }
 
-/// Whether it is one of opcode 0F 0D that is no prefetch by name.
-fn is_prefetch_group(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Reservednop_rm16_r16_0F0D
-            | Code::Reservednop_rm32_r32_0F0D
-            | Code::Reservednop_rm64_r64_0F0D
-    )
+/// Whether it is one of opcode 0F 0D that names a register, and so does not exist.
+pub(crate) fn is_no_prefetch(form: &Form) -> bool {
+    form.is_register(0)
+        && matches!(
+            form.instruction.code(),
+            Code::Reservednop_rm16_r16_0F0D
+                | Code::Reservednop_rm32_r32_0F0D
+                | Code::Reservednop_rm64_r64_0F0D
+        )
 }
 
 /// Whether an instruction has no effect on this processor: NOP in every form, hints, fences, and what older
 /// processors take for a NOP (shadow-stack and branch-tracking instructions, SDM volume 1, chapter 17).
-pub(super) fn does_nothing(form: &Form) -> bool {
+pub(crate) fn does_nothing(form: &Form) -> bool {
     use Mnemonic as M;
     matches!(
         form.instruction.mnemonic(),

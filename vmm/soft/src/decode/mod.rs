@@ -19,10 +19,11 @@ mod x87;
 use crate::op::{Op, slot};
 use crate::trap::Cause;
 use crate::{Cpu, Trap};
-use form::Form;
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
 pub(crate) use features::Features;
+pub(crate) use form::{AddressForm, Form};
+pub(crate) use general::{condition, does_nothing, is_conditional, is_no_prefetch};
 
 /// What an instruction became.
 #[derive(Clone, Copy)]
@@ -83,6 +84,14 @@ pub(crate) fn decode(
         .or_else(|| simd_later::lower(&mut form))
         .or_else(|| x87::lower(&mut form));
     Ok(lowered.unwrap_or_else(|| form.ending(unimplemented)))
+}
+
+/// The instruction `bytes` are, `start` bytes into its block of 64-bit code: what [`decode`] made an op of.
+pub(crate) fn again(bytes: &[u8], start: u8, features: &Features) -> Option<Instruction> {
+    let options = DecoderOptions::AMD | features.ignored_prefixes();
+    let mut decoder = Decoder::with_ip(64, bytes, start.into(), options);
+    let instruction = decoder.decode();
+    (decoder.last_error() == DecoderError::None).then_some(instruction)
 }
 
 /// An op for bytes that are no instruction: #UD, or #GP for too many (SDM volume 3, 6.15).

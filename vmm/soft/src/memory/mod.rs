@@ -21,6 +21,7 @@ mod tlb;
 mod walk;
 
 pub use physical::{Physical, Region};
+pub(crate) use tlb::{CODE_ENTRIES, ENTRIES, Entry};
 pub use tlb::{Mode, Tlb};
 pub use walk::Intent;
 
@@ -63,7 +64,7 @@ impl Cpu {
     pub fn load<T: Word>(&mut self, address: u64) -> Result<T, Trap> {
         let entry = self.tlb.entry(address);
         if entry.read == address.wrapping_add(T::BYTES - 1) & !OFFSET {
-            // SAFETY: a read tag is only set for a page of RAM mapped at `addend` past its address, and
+            // SAFETY: a read tag is only set for a page of RAM that is at `host`, and
             // the access does not leave the page.
             return Ok(unsafe { entry.pointer(address).cast::<T>().read_unaligned() });
         }

@@ -5,6 +5,7 @@
 
 use super::walk::{Found, Intent};
 use super::{OFFSET, PAGE};
+use std::mem::offset_of;
 
 /// With whose rights memory is accessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,21 +20,29 @@ pub enum Mode {
     User = 2,
 }
 
-const ENTRIES: usize = 1024;
-const CODE_ENTRIES: usize = 512;
-/// No page has this tag.
-const NONE: u64 = 1;
+/// Data translations of each mode.
+pub(crate) const ENTRIES: usize = 1024;
+/// Instruction translations of each privilege.
+pub(crate) const CODE_ENTRIES: usize = 512;
+
+/// The tag of entry `n` if it is for no page. It is no multiple of a page, and so no page's.
+///
+/// Translated code takes a tag from an address and looks whether that is less than a page: no address that is looked up
+/// in this entry is so near.
+const fn none(n: usize) -> u64 {
+    if n < 2 { 2 * PAGE + PAGE / 2 } else { PAGE / 2 }
+}
 
 /// A data translation.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The page, if it may be read straight from host memory.
     pub read: u64,
     /// The page, if it may be written straight to host memory.
     pub write: u64,
-    /// Host address minus virtual address.
-    addend: u64,
+    /// Where the page is in the host.
+    pub host: u64,
     /// Physical address of the page, and flags.
     physical: u64,
 }
@@ -44,28 +53,37 @@ mod flag {
     pub const LARGE: u64 = 2;
     pub const WRITABLE: u64 = 4;
     pub const VALID: u64 = 8;
+    /// It is in [`super::Tlb::used`].
+    pub const LISTED: u64 = 16;
 }
 
-const EMPTY: Entry = Entry {
-    read: NONE,
-    write: NONE,
-    addend: 0,
-    physical: 0,
-};
+/// Entry `n` when it has no translation.
+const fn empty(n: usize) -> Entry {
+    Entry {
+        read: none(n),
+        write: none(n),
+        host: 0,
+        physical: 0,
+    }
+}
 
 impl Entry {
     #[inline(always)]
     pub fn pointer(&self, address: u64) -> *mut u8 {
-        std::ptr::with_exposed_provenance_mut(address.wrapping_add(self.addend) as usize)
+        std::ptr::with_exposed_provenance_mut((self.host + (address & OFFSET)) as usize)
     }
 }
 
 /// An instruction translation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 struct CodeEntry {
     page: u64,
     physical: u64,
 }
+
+/// No page has this number or address.
+const NONE: u64 = 1;
 
 const CODE_EMPTY: CodeEntry = CodeEntry {
     page: NONE,
@@ -73,26 +91,32 @@ const CODE_EMPTY: CodeEntry = CodeEntry {
 };
 
 /// All translations.
+///
+/// Its tables are in it, not elsewhere: translated code finds them from where the processor's state is.
 #[derive(Clone)]
+#[repr(C)]
 pub struct Tlb {
     /// With whose rights the running program accesses data.
     pub mode: Mode,
-    data: Box<[[Entry; ENTRIES]; 3]>,
+    data: [[Entry; ENTRIES]; 3],
+    code: [[CodeEntry; CODE_ENTRIES]; 2],
     /// Page numbers behind the tags, for the entries whose tags say nothing (device memory, code).
-    pages: Box<[[u64; ENTRIES]; 3]>,
-    code: Box<[[CodeEntry; CODE_ENTRIES]; 2]>,
-    /// Which data entries are in use, so that a flush touches no others.
+    pages: [[u64; ENTRIES]; 3],
+    /// Which data entries are in use, or were since the last flush, so that a flush touches no others.
     used: Vec<(u8, u16)>,
+    /// By a hash of its 1 GiB, whether a piece of a large page was remembered since all was forgotten.
+    large: u64,
 }
 
 impl Default for Tlb {
     fn default() -> Self {
         Self {
             mode: Mode::default(),
-            data: Box::new([[EMPTY; ENTRIES]; 3]),
-            pages: Box::new([[NONE; ENTRIES]; 3]),
-            code: Box::new([[CODE_EMPTY; CODE_ENTRIES]; 2]),
+            data: std::array::from_fn(|_| std::array::from_fn(empty)),
+            code: [[CODE_EMPTY; CODE_ENTRIES]; 2],
+            pages: [[NONE; ENTRIES]; 3],
             used: Vec::new(),
+            large: 0,
         }
     }
 }
@@ -101,11 +125,44 @@ fn index(address: u64) -> usize {
     (address / PAGE) as usize % ENTRIES
 }
 
+/// The bit of an address in [`Tlb::large`].
+fn large_bit(address: u64) -> u64 {
+    1 << ((address >> LARGEST) % 64)
+}
+
+/// log2 of the largest page.
+const LARGEST: u64 = 30;
+
 fn code_index(address: u64) -> usize {
     (address / PAGE) as usize % CODE_ENTRIES
 }
 
 impl Tlb {
+    /// Where the data translations of `mode` are in it.
+    pub(crate) fn data_at(mode: Mode) -> usize {
+        offset_of!(Self, data) + mode as usize * size_of::<[Entry; ENTRIES]>()
+    }
+
+    /// Where the instruction translations are in it.
+    pub(crate) fn code_at(user: bool) -> usize {
+        offset_of!(Self, code) + usize::from(user) * size_of::<[CodeEntry; CODE_ENTRIES]>()
+    }
+
+    /// Whether it remembers what `other` does, which is of a processor with memory elsewhere in the host.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn remembers_as(&self, other: &Self) -> bool {
+        let data = |tlb: &Self| {
+            let entries = tlb.data.as_flattened().iter();
+            entries
+                .map(|e| (e.read, e.write, e.physical))
+                .collect::<Vec<_>>()
+        };
+        self.mode == other.mode
+            && data(self) == data(other)
+            && (&self.pages, &self.code, &self.used) == (&other.pages, &other.code, &other.used)
+    }
+
     /// The entry `address` would be in.
     #[inline(always)]
     pub(super) fn entry(&self, address: u64) -> &Entry {
@@ -148,6 +205,9 @@ impl Tlb {
         let mut physical = found.physical & !OFFSET;
         physical |= u64::from(found.global) * flag::GLOBAL;
         physical |= u64::from(found.large) * flag::LARGE;
+        if found.large {
+            self.large |= large_bit(address);
+        }
         if intent == Intent::Execute {
             let entry = &mut self.code[usize::from(mode == Mode::User)][code_index(address)];
             *entry = CodeEntry { page, physical };
@@ -157,31 +217,34 @@ impl Tlb {
         physical |= (u64::from(found.writable) * flag::WRITABLE) | flag::VALID;
         let n = index(address);
         let entry = &mut self.data[mode as usize][n];
-        if entry.physical & flag::VALID == 0 {
+        if entry.physical & flag::LISTED == 0 {
             self.used.push((mode as u8, n as u16));
         }
+        physical |= flag::LISTED;
         self.pages[mode as usize][n] = page;
-        let addend = host.map_or(0, |h| (h.expose_provenance() as u64).wrapping_sub(page));
         *entry = Entry {
-            read: if host.is_some() { page } else { NONE },
+            read: if host.is_some() { page } else { none(n) },
             write: if host.is_some() && found.writable && !guarded {
                 page
             } else {
-                NONE
+                none(n)
             },
-            addend,
+            host: host.map_or(0, |h| h.expose_provenance() as u64),
             physical,
         };
     }
 
     /// Forgets everything but, unless `global`, global pages (a write to CR3; SDM volume 3, 4.10.4.1).
     pub fn flush(&mut self, global: bool) {
+        if global {
+            self.large = 0;
+        }
         let (data, pages) = (&mut self.data, &mut self.pages);
         self.used.retain(|&(mode, n)| {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let keep = !global && data[mode][n].physical & flag::GLOBAL != 0;
             if !keep {
-                data[mode][n] = EMPTY;
+                data[mode][n] = empty(n);
                 pages[mode][n] = NONE;
             }
             keep
@@ -193,24 +256,48 @@ impl Tlb {
         }
     }
 
-    /// Forgets the page of `address` (INVLPG), and every large page, which we keep in pieces.
+    /// Forgets the page of `address` (INVLPG). Of a large page, which we keep in pieces, all of them have to go, and we
+    /// do not know how large it was: it is all of the 1 GiB.
     pub fn flush_page(&mut self, address: u64) {
-        let page = address & !OFFSET;
-        let (data, pages) = (&mut self.data, &mut self.pages);
-        self.used.retain(|&(mode, n)| {
-            let (mode, n) = (usize::from(mode), usize::from(n));
-            let keep = pages[mode][n] != page && data[mode][n].physical & flag::LARGE == 0;
-            if !keep {
-                data[mode][n] = EMPTY;
-                pages[mode][n] = NONE;
+        let (n, page) = (index(address), address & !OFFSET);
+        for mode in 0..3 {
+            if self.pages[mode][n] == page {
+                self.drop(mode, n);
             }
-            keep
-        });
-        for entry in self.code.iter_mut().flatten() {
-            if entry.page == page || entry.physical & flag::LARGE != 0 {
+        }
+        for code in &mut self.code {
+            let entry = &mut code[code_index(address)];
+            if entry.page == page {
                 *entry = CODE_EMPTY;
             }
         }
+        if self.large & large_bit(address) != 0 {
+            self.flush_pieces(address);
+        }
+    }
+
+    /// Forgets every piece of large pages in the 1 GiB of `address`.
+    fn flush_pieces(&mut self, address: u64) {
+        let near = |page: u64| page >> LARGEST == address >> LARGEST;
+        for at in 0..self.used.len() {
+            let (mode, n) = self.used[at];
+            let (mode, n) = (usize::from(mode), usize::from(n));
+            if self.data[mode][n].physical & flag::LARGE != 0 && near(self.pages[mode][n]) {
+                self.drop(mode, n);
+            }
+        }
+        for entry in self.code.iter_mut().flatten() {
+            if entry.physical & flag::LARGE != 0 && near(entry.page) {
+                *entry = CODE_EMPTY;
+            }
+        }
+    }
+
+    /// Forgets a data translation.
+    fn drop(&mut self, mode: usize, n: usize) {
+        self.data[mode][n] = empty(n);
+        self.data[mode][n].physical = flag::LISTED;
+        self.pages[mode][n] = NONE;
     }
 
     /// Takes on the translations of `other`, a copy made earlier, as `is_guarded` says which physical pages
@@ -225,11 +312,11 @@ impl Tlb {
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];
-            let direct = entry.read != NONE && entry.physical & flag::WRITABLE != 0;
+            let direct = entry.read != none(n) && entry.physical & flag::WRITABLE != 0;
             entry.write = if direct && !is_guarded(entry.physical & !OFFSET) {
                 self.pages[mode][n]
             } else {
-                NONE
+                none(n)
             };
         }
     }
@@ -237,9 +324,10 @@ impl Tlb {
     /// Makes writes to physical `page` (an address) go the slow way: it has decoded instructions now.
     pub(crate) fn guard(&mut self, page: u64) {
         for &(mode, n) in &self.used {
-            let entry = &mut self.data[usize::from(mode)][usize::from(n)];
+            let (mode, n) = (usize::from(mode), usize::from(n));
+            let entry = &mut self.data[mode][n];
             if entry.physical & !OFFSET == page {
-                entry.write = NONE;
+                entry.write = none(n);
             }
         }
     }
@@ -249,7 +337,7 @@ impl Tlb {
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];
-            let ram = entry.read != NONE;
+            let ram = entry.read != none(n);
             if entry.physical & !OFFSET == page && ram && entry.physical & flag::WRITABLE != 0 {
                 entry.write = self.pages[mode][n];
             }

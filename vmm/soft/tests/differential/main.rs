@@ -1,4 +1,4 @@
-//! The software processor against the host's own.
+//! The software processor against the host's own, and its translator against its interpreter ([`translated`]).
 //!
 //! Instructions are made from iced's table of all there are, with random operands, registers and memory;
 //! each runs once natively in ring 3 and once in software from the same state. Registers, flags, memory
@@ -21,6 +21,8 @@ mod makers;
 mod native;
 mod random;
 mod state;
+mod translated;
+mod twins;
 mod vectors;
 
 use emulated::Emulated;

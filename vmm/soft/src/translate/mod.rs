@@ -1,0 +1,312 @@
+//! Guest code as host code.
+//!
+//! Blocks that run often are translated: each of their instructions becomes a few of the host's that do the same to
+//! the same state, or a call of its handler. `docs/TRANSLATOR.md` tells how that stays exact; in short:
+//!
+//! - A block runs only if all its instructions may ([`state::Kind::Stop`] otherwise), and so a run stops at any
+//!   count: the interpreter does what is left.
+//! - Whatever is not plain (a page that is not in the TLB, a device, an exception) goes to the instruction's handler,
+//!   with the processor's state as the interpreter would have it there.
+//! - Jumps within a page are the host's. Those to another page look into the instruction TLB, as the interpreter
+//!   does between blocks.
+//! - All translations of a page go when it is written to.
+//!
+//! ```text
+//!  plan      what becomes of each instruction
+//!  emit      a block: its frame, flags, memory operands
+//!  general, shift, branch, vector   its instructions
+//!  thunks    the way in and out
+//!  host      whether the host's processor does what is taken for granted
+//!  asm       the host's instructions as bytes
+//!  memory    where they are kept
+//! ```
+
+mod asm;
+mod branch;
+mod emit;
+mod general;
+mod host;
+mod memory;
+mod plan;
+mod shift;
+mod state;
+mod thunks;
+mod vector;
+
+use crate::Cpu;
+use crate::block::Block;
+use crate::decode::Features;
+use crate::memory::{Mode, OFFSET};
+use asm::Asm;
+use emit::{Emit, Source};
+use memory::CodeMemory;
+use plan::{Plan, Work};
+use std::num::NonZeroUsize;
+use thunks::{NOWHERE, TARGETS, Target, Thunks, target_index};
+
+pub(crate) use state::{Kind, Native, Record};
+
+/// How often a block is interpreted before it is translated.
+const WARM: u8 = 16;
+/// Most instructions translated code runs before it comes back to see whether it is to stop.
+pub(crate) const STRETCH: u64 = 1 << 14;
+
+/// MXCSR as Rust code wants it.
+const MXCSR: u64 = 0x1f80;
+
+/// Whether this host lets code be written and run.
+///
+/// # Errors
+/// Why not.
+pub fn can_translate() -> std::io::Result<()> {
+    Translator::new(NonZeroUsize::new(1 << 16).expect("not zero"))?;
+    Ok(())
+}
+
+/// A block's translations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Translations {
+    /// How often it was interpreted.
+    pub runs: u8,
+    /// Where its code is, for each [`Mode`]; 0 if nowhere.
+    code: [u64; 3],
+    /// Nothing is won by translating it.
+    never: bool,
+}
+
+/// Makes translations and runs them.
+pub(crate) struct Translator {
+    memory: CodeMemory,
+    thunks: Thunks,
+    /// Bytes of code memory that the thunks take.
+    fixed: usize,
+    targets: Box<[[Target; TARGETS]; 3]>,
+    /// What a jump to an untranslated target comes back with. Code has its address.
+    _elsewhere: Box<Record>,
+    /// A jump that came back lately: where, and the physical address and mode of the block it wants.
+    link: Option<(u64, u64, Mode)>,
+    /// How often a block is interpreted before it is translated.
+    pub warm: u8,
+    /// Instructions run as host code so far.
+    pub ran: u64,
+}
+
+impl Translator {
+    /// A translator with `bytes` of code memory.
+    ///
+    /// # Errors
+    /// If the host lets nobody run what was written, or leaves other flags than ours.
+    pub fn new(bytes: NonZeroUsize) -> nix::Result<Self> {
+        if !host::agrees() {
+            return Err(nix::Error::EOPNOTSUPP);
+        }
+        let mut memory = CodeMemory::new(bytes)?;
+        let elsewhere = Box::new(Record::elsewhere());
+        let mut asm = Asm::new(memory.next());
+        let thunks = Thunks::write(&mut asm, &elsewhere);
+        if !memory.add(asm.bytes()) {
+            return Err(nix::Error::ENOMEM);
+        }
+        Ok(Self {
+            fixed: memory.used(),
+            memory,
+            thunks,
+            targets: vec![[NOWHERE; TARGETS]; 3]
+                .into_boxed_slice()
+                .try_into()
+                .expect("three tables"),
+            _elsewhere: elsewhere,
+            link: None,
+            warm: WARM,
+            ran: 0,
+        })
+    }
+
+    /// The code of `block` in the mode the processor is in, if it has some.
+    #[inline(always)]
+    pub fn code(&mut self, cpu: &Cpu, block: &Block) -> Option<u64> {
+        let mode = cpu.tlb.mode;
+        let code = block.translations.code[mode as usize];
+        if code == 0 {
+            return None;
+        }
+        if let Some((place, physical, wanted)) = self.link.take()
+            && (physical, wanted) == (block.physical, mode)
+        {
+            self.memory.patch(place, code);
+        }
+        // Another block may have had its place.
+        self.remember(mode, block.physical, code);
+        Some(code)
+    }
+
+    /// Translates `block`, of number `number`, for the mode the processor is in. `known` finds the translations of
+    /// other blocks by their physical address.
+    ///
+    /// # Errors
+    /// [`Full`]: there is no room.
+    pub fn translate(
+        &mut self,
+        cpu: &Cpu,
+        features: &Features,
+        number: u32,
+        block: &Block,
+        known: &dyn Fn(u64) -> Option<u64>,
+    ) -> Result<Translations, Full> {
+        let mut translations = block.translations;
+        let mode = cpu.tlb.mode;
+        let plans = plans(cpu, features, block);
+        // The last instruction is never left to the interpreter, others are.
+        let at_once = plans.len() > 1 && matches!(plans[0].work, Work::Rest);
+        if !cpu.long_code || at_once {
+            translations.never = true;
+            return Ok(translations);
+        }
+        let code = self.memory.next();
+        let source = Source {
+            ops: &block.ops,
+            plans: &plans,
+            bytes: block.bytes,
+            physical: block.physical,
+            number,
+            mode,
+        };
+        let bytes = Emit::block(source, self.thunks, code, known);
+        if !self.memory.add(&bytes) {
+            return Err(Full);
+        }
+        translations.code[mode as usize] = code;
+        self.remember(mode, block.physical, code);
+        Ok(translations)
+    }
+
+    fn remember(&mut self, mode: Mode, physical: u64, code: u64) {
+        self.targets[mode as usize][target_index(physical)] = Target { physical, code };
+    }
+
+    /// Forgets the translations of the block at `physical`.
+    pub fn forget(&mut self, physical: u64) {
+        for table in self.targets.iter_mut() {
+            let target = &mut table[target_index(physical)];
+            if target.physical == physical {
+                *target = NOWHERE;
+            }
+        }
+        self.link = None;
+    }
+
+    /// Forgets all; the caller has the blocks forget theirs.
+    pub fn clear(&mut self) {
+        self.memory.truncate(self.fixed);
+        self.targets.iter_mut().for_each(|t| t.fill(NOWHERE));
+        self.link = None;
+    }
+
+    /// Runs `code` for at most `left` instructions, and says why it came back. If a block was broken off in its middle
+    /// the processor's clock and RIP are those of its start.
+    ///
+    /// `window`: it is to come back after an instruction that may let interrupts in.
+    pub fn run(&mut self, cpu: &mut Cpu, code: u64, left: u64, window: bool) -> Record {
+        let before = cpu.clock;
+        let native = &mut cpu.native;
+        native.set_flags(cpu.arithmetic);
+        native.page = cpu.rip & !OFFSET;
+        native.mxcsr = MXCSR;
+        native.targets =
+            std::array::from_fn(|n| self.targets[n].as_mut_ptr().expose_provenance() as u64);
+        native.limit = cpu.clock + left;
+        native.window = u64::from(window);
+        cpu.native.sse = u64::from(state::allows_sse(cpu));
+        let cpu: *mut Cpu = cpu;
+        let enter = std::ptr::with_exposed_provenance::<()>(self.thunks.enter as usize);
+        // SAFETY: this is where [`Thunks`] wrote such a function.
+        let enter = unsafe {
+            std::mem::transmute::<
+                *const (),
+                unsafe extern "C" fn(*mut Cpu, u64, u64) -> *const Record,
+            >(enter)
+        };
+        // SAFETY: the code was made for this processor, and its page was not written to since. Nobody else uses the
+        // processor meanwhile. The record that comes back lies in code memory or is `_elsewhere`.
+        let (record, cpu) = unsafe { (*enter(cpu, code, left), &mut *cpu) };
+        cpu.arithmetic = cpu.native.flags();
+        cpu.clock = cpu.native.limit - cpu.native.left;
+        match record.kind {
+            Kind::Next => {
+                cpu.rip = cpu.native.page.wrapping_add_signed(record.target);
+                if record.link != 0 {
+                    let physical = record.page + record.target as u64;
+                    self.link = Some((record.link, physical, cpu.tlb.mode));
+                }
+            }
+            Kind::Elsewhere => cpu.rip = cpu.native.target,
+            Kind::Stop => cpu.rip = cpu.native.page + u64::from(record.start),
+            Kind::Last if cpu.native.retired != 0 => {}
+            Kind::Handler | Kind::Rest | Kind::Last => {
+                cpu.rip = cpu.native.page + u64::from(record.start);
+                cpu.clock -= u64::from(record.length);
+            }
+        }
+        self.ran += cpu.clock - before;
+        if matches!(record.kind, Kind::Handler | Kind::Rest) {
+            self.ran += u64::from(record.index);
+        }
+        record
+    }
+}
+
+impl Translations {
+    /// Whether it is time to translate the block for `mode`.
+    #[inline(always)]
+    pub fn wanted(&mut self, warm: u8) -> bool {
+        if self.never {
+            return false;
+        }
+        self.runs += 1;
+        if self.runs < warm {
+            return false;
+        }
+        self.runs = 0;
+        true
+    }
+
+    /// Where its code for `mode` is.
+    pub fn code(&self, mode: Mode) -> Option<u64> {
+        let code = self.code[mode as usize];
+        (code != 0).then_some(code)
+    }
+
+    /// Forgets them.
+    pub fn forget(&mut self) {
+        self.code = [0; 3];
+    }
+}
+
+/// Code memory is full.
+#[derive(Debug)]
+pub(crate) struct Full;
+
+/// What becomes of each instruction of `block`, whose bytes are where they were when it was decoded.
+fn plans(cpu: &Cpu, features: &Features, block: &Block) -> Vec<Plan> {
+    let mut bytes = vec![0; block.bytes as usize];
+    let there = cpu.physical.read_bytes(block.physical, &mut bytes);
+    let mut plans: Vec<Plan> = block
+        .ops
+        .iter()
+        .map(|op| {
+            let at = usize::from(op.start);
+            let own = &bytes[at..at + usize::from(op.len)];
+            match crate::decode::again(own, op.start, features) {
+                Some(instruction) if there => plan::plan(&instruction, own, op.start, features),
+                _ => Plan::rest(),
+            }
+        })
+        .collect();
+    // The last one may change what no translation asks for.
+    if let Some(last) = plans.last_mut()
+        && matches!(last.work, Work::Handler)
+    {
+        *last = Plan::rest();
+    }
+    plans
+}

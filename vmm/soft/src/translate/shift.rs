@@ -1,0 +1,147 @@
+//! Shifts and rotates. What the manuals leave open of their flags is as in [`crate::execute::shift`].
+
+use super::asm::*;
+use super::emit::{Emit, Flags};
+use super::plan::{Arg, Plan};
+use super::state::flags_byte;
+
+/// Codes, as instructions encode them.
+const ROL: u8 = 0;
+/// See [`ROL`].
+const SHL: u8 = 4;
+/// See [`ROL`].
+const SHR: u8 = 5;
+/// AF in AH.
+const AF_IN_AX: i32 = 0x1000;
+
+impl Emit<'_> {
+    pub(super) fn shift(&mut self, plan: &Plan, code: u8, to: Arg, count: Option<u8>) {
+        match count {
+            None => self.shift_by_cl(plan, code, to),
+            Some(count) if code < SHL => self.rotate(plan, code, to, count),
+            Some(count) => {
+                self.shift_place(plan, code, to, Some(count));
+                if self.live {
+                    self.asm.raw(&[0x9f]);
+                    self.overflow(code, Some(count));
+                    self.asm.alu_value(1, 4, RAX, AF_IN_AX);
+                    self.asm.store(2, flags_byte(0), RAX);
+                    self.flags = Flags::Saved;
+                } else {
+                    self.flags = Flags::Dead;
+                }
+            }
+        }
+    }
+
+    /// The shift itself.
+    fn shift_place(&mut self, plan: &Plan, code: u8, to: Arg, count: Option<u8>) {
+        let size = plan.size;
+        let place: Rm = match to {
+            Arg::Mem => {
+                self.memory(plan, size, true);
+                Mem::at(RAX, 0).into()
+            }
+            Arg::Reg(to) => self.reg(to, R10).into(),
+            Arg::Value(_) => unreachable!("no place"),
+        };
+        match count {
+            Some(count) => self.asm.shift(code, size, place, count),
+            None => self.asm.shift_cl(code, size, place),
+        }
+        if let (Arg::Reg(to), Rm::Reg(host)) = (to, place) {
+            self.set_reg(to, host);
+        }
+    }
+
+    /// AL becomes OF after a shift; AH has the other flags, and the host's are still the shift's.
+    fn overflow(&mut self, code: u8, count: Option<u8>) {
+        match (code, count) {
+            (SHL | SHR, Some(1)) => self.asm.raw(&[0x0f, 0x90, 0xc0]),
+            (SHL, _) => {
+                // CF against SF: bits 0 and 7 of AH. mov al, ah
+                self.asm.raw(&[0x88, 0xe0]);
+                self.asm.shift(SHR, 1, RAX, 7);
+                // xor al, ah
+                self.asm.raw(&[0x30, 0xe0]);
+                self.asm.alu_value(4, 1, RAX, 1);
+            }
+            _ => self.asm.raw(&[0xb0, 0]),
+        }
+    }
+
+    fn shift_by_cl(&mut self, plan: &Plan, code: u8, to: Arg) {
+        if !self.live {
+            self.shift_place(plan, code, to, None);
+            self.flags = Flags::Dead;
+            return;
+        }
+        self.save_flags();
+        let mask = if plan.size == 8 { 63 } else { 31 };
+        // What is shifted may be RCX.
+        self.asm.load(4, R11, RCX);
+        self.asm.alu_value(4, 4, R11, mask);
+        self.shift_place(plan, code, to, None);
+        self.asm.raw(&[0x9f]);
+        if code == SHR {
+            // The sign bit before, if it went by one.
+            self.asm.raw(&[0x0f, 0x90, 0xc0]);
+        } else {
+            self.overflow(code, None);
+        }
+        if code == SHR {
+            self.asm.alu_value(7, 4, R11, 1);
+            self.asm.op(1, two(0x94), 0, R10);
+            self.asm.alu(4, 1, RAX, R10);
+        }
+        self.asm.op(4, one(0x85), R11.0, R11);
+        // A count of zero leaves the flags as they are.
+        let zero = self.asm.jump_if(4);
+        self.asm.alu_value(1, 4, RAX, AF_IN_AX);
+        self.asm.store(2, flags_byte(0), RAX);
+        self.asm.fill_here(zero);
+        self.flags = Flags::Saved;
+    }
+
+    fn rotate(&mut self, plan: &Plan, code: u8, to: Arg, count: u8) {
+        let size = plan.size;
+        if self.live {
+            self.save_flags();
+        }
+        self.shift_place(plan, code, to, Some(count));
+        if !self.live {
+            self.flags = Flags::Dead;
+            return;
+        }
+        let result = match to {
+            Arg::Reg(to) => self.rm(to),
+            _ => Mem::at(RAX, 0).into(),
+        };
+        self.load_zero_extended(size, R10, result);
+        let bits = size * 8;
+        if code == ROL {
+            // CF is the lowest bit, OF that against the highest.
+            self.asm.load(4, RAX, R10);
+            self.asm.alu_value(4, 4, RAX, 1);
+            self.asm.shift(SHR, 8, R10, bits - 1);
+        } else {
+            // CF is the highest bit, OF that against the next.
+            self.asm.shift(SHR, 8, R10, bits - 2);
+            self.asm.load(4, RAX, R10);
+            self.asm.shift(SHR, 4, RAX, 1);
+            self.asm.alu_value(4, 4, R10, 1);
+        }
+        self.asm.alu(6, 4, R10, RAX);
+        self.asm.shift(SHL, 4, RAX, 8);
+        self.asm.alu(1, 4, RAX, R10);
+        self.merge_flags(!0x101);
+    }
+
+    fn load_zero_extended(&mut self, size: u8, to: Reg, from: Rm) {
+        match size {
+            1 => self.asm.op_from_byte(4, two(0xb6), to, from),
+            2 => self.asm.op(4, two(0xb7), to.0, from),
+            _ => self.asm.load(size, to, from),
+        }
+    }
+}

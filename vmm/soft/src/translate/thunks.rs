@@ -1,0 +1,190 @@
+//! Code that all translated blocks share: the way in and out, calls of handlers, jumps to elsewhere.
+
+use super::asm::*;
+use super::state::{self, BASE, PINNED, Record, field};
+use crate::memory::Mode;
+use std::mem::offset_of;
+
+/// Targets remembered for each mode: a power of two.
+pub(super) const TARGETS: usize = 1 << 14;
+
+/// Where a block's code is, by its physical address.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Target {
+    /// Physical address of its first byte; [`NOWHERE`] for none.
+    pub physical: u64,
+    /// Where its code is.
+    pub code: u64,
+}
+
+/// No block has this address: physical ones have 52 bits.
+pub(super) const NOWHERE: Target = Target {
+    physical: u64::MAX,
+    code: 0,
+};
+
+/// The place of a physical address among the targets.
+pub(super) fn target_index(physical: u64) -> usize {
+    (physical ^ physical >> 12) as usize % TARGETS
+}
+
+/// Where they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Thunks {
+    /// `extern "C" fn(cpu, code, left) -> record`.
+    pub enter: u64,
+    /// Out, with a record in RAX.
+    pub leave: u64,
+    /// Carries out the instruction of the record in RAX, and returns if it retired.
+    pub handle: u64,
+    /// Carries out the last instruction of a block, that of the record in RAX, and goes on with the next block.
+    pub last: u64,
+    /// For each mode: finds the code at virtual address RAX, makes its page the current one and returns with R11
+    /// where the code is. Leaves if it is not translated.
+    pub find: [u64; 3],
+}
+
+/// Registers a C function has to leave as they were, but RSP.
+const SAVED: [Reg; 6] = [RBX, RBP, R12, R13, R14, R15];
+
+impl Thunks {
+    /// Writes them. `elsewhere` is filled with where its record is to be.
+    pub fn write(asm: &mut Asm, elsewhere: &Record) -> Self {
+        let enter = asm.here();
+        for reg in SAVED {
+            asm.push(reg);
+        }
+        // What translated code calls begins with an aligned stack after its own push.
+        asm.lea(8, RSP, Mem::at(RSP, -8));
+        asm.lea(8, RBP, Mem::at(RDI, BASE));
+        asm.copy(R15, RDX);
+        asm.copy(RAX, RSI);
+        reload(asm);
+        asm.go(4, RAX);
+        asm.align(16);
+        let leave = asm.here();
+        spill(asm);
+        let spilled = asm.here();
+        asm.store(8, field!(native.left), R15);
+        asm.lea(8, RSP, Mem::at(RSP, 8));
+        for reg in SAVED.into_iter().rev() {
+            asm.pop(reg);
+        }
+        asm.raw(&[0xc3]);
+        asm.align(16);
+        let handle = handler(asm, spilled);
+        let last = last(asm, spilled);
+        let find = [Mode::Supervisor, Mode::SupervisorStrict, Mode::User]
+            .map(|mode| find(asm, mode, leave, elsewhere));
+        Self {
+            enter,
+            leave,
+            handle,
+            last,
+            find,
+        }
+    }
+}
+
+fn spill(asm: &mut Asm) {
+    for (guest, host) in PINNED {
+        asm.store(8, state::slot_at(guest), host);
+    }
+}
+
+fn reload(asm: &mut Asm) {
+    for (guest, host) in PINNED {
+        asm.load(8, host, state::slot_at(guest));
+    }
+}
+
+fn handler(asm: &mut Asm, spilled: u64) -> u64 {
+    let handle = asm.here();
+    // It aligns the stack, too.
+    asm.push(RAX);
+    spill(asm);
+    asm.lea(8, RDI, Mem::at(RBP, -BASE));
+    asm.copy(RSI, RAX);
+    let function: unsafe extern "C" fn(*mut crate::Cpu, *const Record) -> u64 = state::handle;
+    asm.set(RAX, function as usize as u64);
+    asm.go(2, RAX);
+    asm.op(4, one(0x85), RAX.0, RAX);
+    asm.pop(RAX);
+    let failed = asm.jump_if(5);
+    reload(asm);
+    asm.raw(&[0xc3]);
+    asm.fill_here(failed);
+    asm.lea(8, RSP, Mem::at(RSP, 8));
+    asm.jump_to(spilled);
+    asm.align(16);
+    handle
+}
+
+fn last(asm: &mut Asm, spilled: u64) -> u64 {
+    let last = asm.here();
+    // The stack is as translated code has it: two pushes align it for a call.
+    asm.push(RAX);
+    asm.push(RAX);
+    spill(asm);
+    asm.lea(8, RDI, Mem::at(RBP, -BASE));
+    asm.copy(RSI, RAX);
+    asm.copy(RDX, R15);
+    let function: unsafe extern "C" fn(*mut crate::Cpu, *const Record, u64) -> u64 = state::last;
+    asm.set(RAX, function as usize as u64);
+    asm.go(2, RAX);
+    asm.copy(R11, RAX);
+    asm.pop(RAX);
+    asm.pop(RAX);
+    asm.op(4, one(0x85), R11.0, R11);
+    let out = asm.jump_if(4);
+    reload(asm);
+    asm.go(4, R11);
+    asm.fill_here(out);
+    asm.jump_to(spilled);
+    asm.align(16);
+    last
+}
+
+fn find(asm: &mut Asm, mode: Mode, leave: u64, elsewhere: &Record) -> u64 {
+    let find = asm.here();
+    // The entry of the instruction TLB, 16 bytes each: page, then physical address and flags.
+    asm.load(4, R10, RAX);
+    asm.shift(5, 4, R10, 8);
+    asm.alu_value(4, 4, R10, (crate::memory::CODE_ENTRIES as i32 - 1) << 4);
+    asm.copy(R11, RAX);
+    asm.alu_value(4, 8, R11, -4096);
+    let entry = state::code_tlb(mode);
+    asm.alu(7, 8, R11, Mem::indexed(Some(RBP), R10, 0, entry));
+    let unknown = asm.jump_if(5);
+    asm.load(8, R10, Mem::indexed(Some(RBP), R10, 0, entry + 8));
+    asm.store(8, field!(native.held), R11);
+    asm.alu_value(4, 8, R10, -4096);
+    asm.load(4, R11, RAX);
+    asm.alu_value(4, 4, R11, 0xfff);
+    asm.alu(1, 8, R10, R11);
+    asm.copy(R11, R10);
+    asm.shift(5, 8, R11, 12);
+    asm.alu(6, 4, R11, R10);
+    asm.alu_value(4, 4, R11, TARGETS as i32 - 1);
+    asm.shift(4, 4, R11, size_of::<Target>().trailing_zeros() as u8);
+    let tables = offset_of!(crate::Cpu, native.targets) as i32 - BASE;
+    asm.alu(0, 8, R11, Mem::at(RBP, tables + 8 * mode as i32));
+    asm.alu(7, 8, R10, Mem::at(R11, 0));
+    let untranslated = asm.jump_if(5);
+    asm.load(8, R11, Mem::at(R11, 8));
+    asm.load(8, R10, field!(native.held));
+    asm.store(8, field!(native.page), R10);
+    asm.raw(&[0xc3]);
+    asm.fill_here(unknown);
+    asm.fill_here(untranslated);
+    asm.store(8, field!(native.target), RAX);
+    asm.lea(8, RSP, Mem::at(RSP, 8));
+    asm.set(
+        RAX,
+        std::ptr::from_ref(elsewhere).expose_provenance() as u64,
+    );
+    asm.jump_to(leave);
+    asm.align(16);
+    find
+}

@@ -1,0 +1,210 @@
+//! The translator against the interpreter: from the same state both must end in the same one, to the last flag,
+//! whatever they run and wherever they are stopped.
+//!
+//! Programs are made of any instructions the assembler knows, with random operands, registers and memory. Two
+//! processors run each, one with the translator on and no block too cold for it, and are stopped after every count
+//! of instructions. Compared are registers, flags, MMX, x87 and SSE, memory, the clock, why the run ended, and the
+//! translations both remember.
+//!
+//! `TANDEM_TRANSLATED_CASES`: programs of each test. `TANDEM_TRANSLATED_SEED`: another seed.
+//! `TANDEM_TRANSLATED_ONLY`: only codes whose name has this.
+
+use crate::from_environment;
+use crate::generate::Generator;
+use crate::random::Random;
+use crate::state::{Case, Fx, State};
+use crate::twins::Twins;
+use iced_x86::{Code, CpuidFeature as F};
+
+/// Instruction sets the model has.
+const SETS: [F; 25] = [
+    F::INTEL8086,
+    F::INTEL186,
+    F::INTEL286,
+    F::INTEL386,
+    F::INTEL486,
+    F::X64,
+    F::CMOV,
+    F::CX8,
+    F::CMPXCHG16B,
+    F::POPCNT,
+    F::MULTIBYTENOP,
+    F::MMX,
+    F::SSE,
+    F::SSE2,
+    F::SSE3,
+    F::SSSE3,
+    F::SSE4_1,
+    F::SSE4_2,
+    F::FPU,
+    F::FPU287,
+    F::FPU387,
+    F::FXSR,
+    F::MOVBE,
+    F::BMI1,
+    F::LZCNT,
+];
+
+/// Instructions of 64-bit code whose bytes a generator can make.
+fn codes() -> Vec<Code> {
+    let only = std::env::var("TANDEM_TRANSLATED_ONLY").unwrap_or_default();
+    Code::values()
+        .filter(|code| code.op_code().is_instruction() && code.op_code().mode64())
+        .filter(|code| code.cpuid_features().iter().all(|set| SETS.contains(set)))
+        .filter(|code| format!("{code:?}").contains(&only))
+        .collect()
+}
+
+fn seed() -> u64 {
+    from_environment("TANDEM_TRANSLATED_SEED").unwrap_or(1)
+}
+
+fn programs(standard: u64) -> u64 {
+    from_environment("TANDEM_TRANSLATED_CASES").unwrap_or(standard)
+}
+
+fn fill_fx(random: &mut Random) -> Fx {
+    let mut fx = Fx::default();
+    let double = |random: &mut Random| match random.below(4) {
+        0 => f64::to_bits(random.below(1000) as f64 / 8.0),
+        1 => random.pick(&[0, 1 << 63, 0x7ff0 << 48, 0x7ff8 << 48, 0x7ff4 << 48, 1]),
+        _ => random.word(),
+    };
+    for xmm in &mut fx.xmm {
+        *xmm = u128::from(double(random)) | u128::from(double(random)) << 64;
+    }
+    for st in &mut fx.st {
+        st[..8].copy_from_slice(&random.word().to_le_bytes());
+        st[8..10].copy_from_slice(&(random.word() as u16).to_le_bytes());
+    }
+    fx.ftw = random.next() as u8;
+    // Rounding, DAZ and FTZ are any; exceptions are mostly masked.
+    fx.mxcsr = random.next() as u32 & 0xe07f | 0x1f80;
+    if random.percent(5) {
+        fx.mxcsr &= !0x1f80 | random.next() as u32;
+    }
+    fx
+}
+
+/// A case of any of `codes`.
+fn case(codes: &[Code], random: &mut Random) -> Option<Case> {
+    let generator = Generator {
+        bitness: 64,
+        fill_fx: Some(fill_fx),
+    };
+    (0..20).find_map(|_| generator.case(random.pick(codes), random))
+}
+
+/// Runs `bytes` on both from `state`, stopped after every count up to `count`; says where they differ.
+fn compare(twins: &mut Twins, bytes: &[u8], state: &State, count: u64) -> Result<(), String> {
+    for stop in 0..=count {
+        twins.start(bytes, state);
+        twins
+            .run(stop)
+            .map_err(|difference| format!("stopped after {stop}: {difference}"))?;
+    }
+    Ok(())
+}
+
+/// Every form alone, with a jump behind it, so that there is something to translate.
+#[test]
+fn every_form_alone() {
+    let (codes, seed) = (codes(), seed());
+    let mut twins = Twins::new();
+    for number in 0..programs(150_000) {
+        let mut random = Random::new(seed, number);
+        if number % 512 == 0 {
+            twins.fill(&mut random);
+        }
+        let code = codes[(number % codes.len() as u64) as usize];
+        let Some(case) = case(&[code], &mut random) else {
+            continue;
+        };
+        let mut bytes = case.bytes.clone();
+        bytes.extend([0xeb, 0x00, 0x90, 0xeb, 0xfe]);
+        if let Err(difference) = compare(&mut twins, &bytes, &case.state, 3) {
+            panic!(
+                "seed {seed} program {number}: {}\n{difference}",
+                case.instruction
+            );
+        }
+    }
+    let (ran, all) = twins.ran_translated();
+    assert!(
+        2 * ran > all,
+        "{ran} of {all} instructions ran as host code"
+    );
+}
+
+/// Several instructions in a row: what one leaves the next one finds.
+#[test]
+fn many_forms_in_a_row() {
+    let (codes, seed) = (codes(), seed());
+    let mut twins = Twins::new();
+    for number in 0..programs(40_000) {
+        let mut random = Random::new(seed ^ 0x5eed, number);
+        if number % 512 == 0 {
+            twins.fill(&mut random);
+        }
+        let Some(first) = case(&codes, &mut random) else {
+            continue;
+        };
+        let mut bytes = first.bytes.clone();
+        let mut text = vec![first.instruction.to_string()];
+        for _ in 0..random.below(10) {
+            // What the plan has code of its own for comes often.
+            let next = if random.percent(70) {
+                case(&plain(&codes), &mut random)
+            } else {
+                case(&codes, &mut random)
+            };
+            if let Some(next) = next {
+                text.push(next.instruction.to_string());
+                bytes.extend(next.bytes);
+            }
+        }
+        bytes.extend([0xeb, 0xfe]);
+        let count = text.len() as u64 + 2;
+        if let Err(difference) = compare(&mut twins, &bytes, &first.state, count) {
+            panic!(
+                "seed {seed} program {number}: {}\n{difference}",
+                text.join("; ")
+            );
+        }
+    }
+}
+
+/// Those that make nothing fault.
+fn plain(codes: &[Code]) -> Vec<Code> {
+    use iced_x86::OpCodeOperandKind as K;
+    let registers = |code: &Code| {
+        code.op_code().op_kinds().iter().all(|kind| {
+            !matches!(
+                kind,
+                K::mem | K::seg_rSI | K::es_rDI | K::mem_offs | K::seg_rBX_al | K::seg_rDI
+            )
+        })
+    };
+    let integer = |code: &Code| {
+        let sets = code.cpuid_features();
+        sets.iter().all(|set| {
+            matches!(
+                set,
+                F::INTEL8086 | F::INTEL186 | F::INTEL386 | F::X64 | F::CMOV
+            )
+        })
+    };
+    let mut plain: Vec<Code> = codes.to_vec();
+    plain.retain(|code| {
+        let info = code.op_code();
+        registers(code)
+            && integer(code)
+            && !info.is_privileged()
+            && code.flow_control() == iced_x86::FlowControl::Next
+    });
+    if plain.is_empty() {
+        codes.to_vec()
+    } else {
+        plain
+    }
+}
