@@ -139,6 +139,14 @@ impl Blocks {
         }
     }
 
+    /// Has blocks translated by `translator`.
+    pub fn set_translator(&mut self, translator: Translator) {
+        for block in &mut self.arena {
+            block.translations = Translations::default();
+        }
+        self.translator = Some(translator);
+    }
+
     /// The host code of block `number` for the mode the processor is in; made if the block runs often.
     #[inline(always)]
     pub fn code(&mut self, cpu: &Cpu, number: u32) -> Option<u64> {

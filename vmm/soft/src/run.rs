@@ -58,7 +58,7 @@ impl Soft {
     /// # Errors
     /// If the host has no memory, or lets nobody run what was written.
     pub fn translate(&mut self, bytes: NonZeroUsize) -> std::io::Result<()> {
-        self.blocks.translator = Some(Translator::new(bytes)?);
+        self.blocks.set_translator(Translator::new(bytes)?);
         Ok(())
     }
 

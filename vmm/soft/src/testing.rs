@@ -42,15 +42,15 @@ pub fn model() -> Model {
 pub struct Machine {
     /// The processor.
     pub soft: Soft,
-    /// Its RAM. Page-aligned words, so that the pointer the processor has stays good.
-    _memory: Box<[u64]>,
+    /// Its RAM, aligned as a region has to be.
+    _memory: Box<[u128]>,
 }
 
 impl Machine {
     /// A processor in ring `ring` about to run `code`.
     #[must_use]
     pub fn new(code: &[u8], ring: u8) -> Self {
-        let mut memory = vec![0u64; MEMORY / 8].into_boxed_slice();
+        let mut memory = vec![0u128; MEMORY / 16].into_boxed_slice();
         let host = memory.as_mut_ptr().cast();
         // SAFETY: the box is never resized or touched while the processor, which goes with it, exists.
         let region = unsafe { Region::new(0, MEMORY as u64, host) };

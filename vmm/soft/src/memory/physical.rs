@@ -16,11 +16,13 @@ impl Region {
     /// Guest memory `start..start + len`, at `host`.
     ///
     /// # Safety
-    /// `host` must point to `len` bytes of memory that can be read and written, that live as long as
+    /// `host` must be a multiple of 16 and point to `len` bytes of memory that can be read and written, that live as long as
     /// every processor using this region, and that nobody else touches while it runs.
     #[must_use]
     pub unsafe fn new(start: u64, len: u64, host: *mut u8) -> Self {
         assert!(start & OFFSET == 0 && len & OFFSET == 0, "whole pages");
+        // What is aligned for the guest has to be for the host's instructions.
+        assert!(host.addr().is_multiple_of(16), "aligned to 16");
         Self { start, len, host }
     }
 }

@@ -24,6 +24,8 @@ pub enum Mode {
 pub(crate) const ENTRIES: usize = 1024;
 /// Instruction translations of each privilege.
 pub(crate) const CODE_ENTRIES: usize = 512;
+/// Bytes of one.
+pub(crate) const CODE_ENTRY: usize = size_of::<CodeEntry>();
 
 /// The tag of entry `n` if it is for no page. It is no multiple of a page, and so no page's.
 ///
@@ -79,7 +81,12 @@ impl Entry {
 #[repr(C)]
 struct CodeEntry {
     page: u64,
-    physical: u64,
+    /// Physical address of the page. Translated code reads this and the page.
+    frame: u64,
+    /// Of [`flag`].
+    flags: u64,
+    /// So that an entry's place is a shift.
+    unused: u64,
 }
 
 /// No page has this number or address.
@@ -87,7 +94,9 @@ const NONE: u64 = 1;
 
 const CODE_EMPTY: CodeEntry = CodeEntry {
     page: NONE,
-    physical: 0,
+    frame: 0,
+    flags: 0,
+    unused: 0,
 };
 
 /// All translations.
@@ -144,6 +153,8 @@ impl Tlb {
     }
 
     /// Where the instruction translations are in it.
+    ///
+    /// An entry is [`CODE_ENTRY`] bytes: the page's virtual address, its physical address, and more.
     pub(crate) fn code_at(user: bool) -> usize {
         offset_of!(Self, code) + usize::from(user) * size_of::<[CodeEntry; CODE_ENTRIES]>()
     }
@@ -173,7 +184,7 @@ impl Tlb {
     #[inline(always)]
     pub(crate) fn code(&self, address: u64, user: bool) -> Option<u64> {
         let entry = &self.code[usize::from(user)][code_index(address)];
-        (entry.page == address & !OFFSET).then_some(entry.physical & !OFFSET | address & OFFSET)
+        (entry.page == address & !OFFSET).then_some(entry.frame | address & OFFSET)
     }
 
     /// The page of `address` for this kind of access, if remembered.
@@ -181,7 +192,7 @@ impl Tlb {
         let page = address & !OFFSET;
         if intent == Intent::Execute {
             let entry = &self.code[usize::from(mode == Mode::User)][code_index(address)];
-            return (entry.page == page).then_some(entry.physical & !OFFSET);
+            return (entry.page == page).then_some(entry.frame);
         }
         let entry = &self.data[mode as usize][index(address)];
         let known = entry.physical & flag::VALID != 0
@@ -210,7 +221,12 @@ impl Tlb {
         }
         if intent == Intent::Execute {
             let entry = &mut self.code[usize::from(mode == Mode::User)][code_index(address)];
-            *entry = CodeEntry { page, physical };
+            *entry = CodeEntry {
+                page,
+                frame: physical & !OFFSET,
+                flags: physical & OFFSET,
+                unused: 0,
+            };
             return;
         }
         // Writable here means: writable and dirty already, so that the first write walks.
@@ -250,7 +266,7 @@ impl Tlb {
             keep
         });
         for entry in self.code.iter_mut().flatten() {
-            if global || entry.physical & flag::GLOBAL == 0 {
+            if global || entry.flags & flag::GLOBAL == 0 {
                 *entry = CODE_EMPTY;
             }
         }
@@ -287,7 +303,7 @@ impl Tlb {
             }
         }
         for entry in self.code.iter_mut().flatten() {
-            if entry.physical & flag::LARGE != 0 && near(entry.page) {
+            if entry.flags & flag::LARGE != 0 && near(entry.page) {
                 *entry = CODE_EMPTY;
             }
         }

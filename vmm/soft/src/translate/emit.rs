@@ -202,6 +202,8 @@ impl<'a> Emit<'a> {
     /// Calls the handler of this instruction.
     fn handler(&mut self) {
         self.save_flags();
+        // It may unmask exceptions: what heeds MXCSR next has to look again.
+        self.end_float();
         let mut record = self.record(Kind::Handler);
         record.writes_flags = true;
         let from = self.asm.jump();

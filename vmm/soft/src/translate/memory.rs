@@ -40,8 +40,12 @@ impl CodeMemory {
     /// Memory for `len` bytes of code, of which the host gives what is used.
     ///
     /// # Errors
-    /// If the host has none, or lets nobody run what was written.
+    /// If it is more than 1 GiB, the host has none, or lets nobody run what was written.
     pub fn new(len: NonZeroUsize) -> nix::Result<Self> {
+        // Jumps within it reach 2 GiB.
+        if len.get() > 1 << 30 {
+            return Err(nix::Error::EINVAL);
+        }
         let file = memfd_create(c"tandem code", MFdFlags::MFD_CLOEXEC)?;
         nix::unistd::ftruncate(&file, len.get() as i64)?;
         let (read, write) = (ProtFlags::PROT_READ, ProtFlags::PROT_WRITE);

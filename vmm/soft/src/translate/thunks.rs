@@ -2,7 +2,7 @@
 
 use super::asm::*;
 use super::state::{self, BASE, PINNED, Record, field};
-use crate::memory::Mode;
+use crate::memory::{CODE_ENTRIES, CODE_ENTRY, Mode};
 use std::mem::offset_of;
 
 /// Targets remembered for each mode: a power of two.
@@ -148,33 +148,30 @@ fn last(asm: &mut Asm, spilled: u64) -> u64 {
 
 fn find(asm: &mut Asm, mode: Mode, leave: u64, elsewhere: &Record) -> u64 {
     let find = asm.here();
-    // The entry of the instruction TLB, 16 bytes each: page, then physical address and flags.
+    const SHIFT: u8 = CODE_ENTRY.trailing_zeros() as u8;
     asm.load(4, R10, RAX);
-    asm.shift(5, 4, R10, 8);
-    asm.alu_value(4, 4, R10, (crate::memory::CODE_ENTRIES as i32 - 1) << 4);
+    asm.shift(5, 4, R10, 12 - SHIFT);
+    asm.alu_value(4, 4, R10, (CODE_ENTRIES as i32 - 1) << SHIFT);
     asm.copy(R11, RAX);
     asm.alu_value(4, 8, R11, -4096);
     let entry = state::code_tlb(mode);
     asm.alu(7, 8, R11, Mem::indexed(Some(RBP), R10, 0, entry));
     let unknown = asm.jump_if(5);
-    asm.load(8, R10, Mem::indexed(Some(RBP), R10, 0, entry + 8));
-    asm.store(8, field!(native.held), R11);
-    asm.alu_value(4, 8, R10, -4096);
-    asm.load(4, R11, RAX);
-    asm.alu_value(4, 4, R11, 0xfff);
-    asm.alu(1, 8, R10, R11);
-    asm.copy(R11, R10);
-    asm.shift(5, 8, R11, 12);
-    asm.alu(6, 4, R11, R10);
-    asm.alu_value(4, 4, R11, TARGETS as i32 - 1);
-    asm.shift(4, 4, R11, size_of::<Target>().trailing_zeros() as u8);
+    // The place in the page, and with it the physical address.
+    asm.alu(6, 8, R11, RAX);
+    asm.alu(1, 8, R11, Mem::indexed(Some(RBP), R10, 0, entry + 8));
+    asm.copy(R10, R11);
+    asm.shift(5, 8, R10, 12);
+    asm.alu(6, 4, R10, R11);
+    asm.alu_value(4, 4, R10, TARGETS as i32 - 1);
+    asm.shift(4, 4, R10, size_of::<Target>().trailing_zeros() as u8);
     let tables = offset_of!(crate::Cpu, native.targets) as i32 - BASE;
-    asm.alu(0, 8, R11, Mem::at(RBP, tables + 8 * mode as i32));
-    asm.alu(7, 8, R10, Mem::at(R11, 0));
+    asm.alu(0, 8, R10, Mem::at(RBP, tables + 8 * mode as i32));
+    asm.alu(7, 8, R11, Mem::at(R10, 0));
     let untranslated = asm.jump_if(5);
-    asm.load(8, R11, Mem::at(R11, 8));
-    asm.load(8, R10, field!(native.held));
-    asm.store(8, field!(native.page), R10);
+    asm.alu_value(4, 8, RAX, -4096);
+    asm.store(8, field!(native.page), RAX);
+    asm.load(8, R11, Mem::at(R10, 8));
     asm.raw(&[0xc3]);
     asm.fill_here(unknown);
     asm.fill_here(untranslated);

@@ -93,7 +93,10 @@ pub(super) fn plan(form: &Form, bytes: &[u8]) -> Option<Work> {
     };
     let general = [0, 1].into_iter().find(|&n| register(form, n).is_some());
     let memory = if to == Place::Mem || from == Place::Mem {
-        i.memory_size().size() as u8
+        match i.memory_size().size() {
+            size @ 1..=16 => size as u8,
+            _ => return None,
+        }
     } else {
         0
     };

@@ -11,6 +11,8 @@ use iced_x86::{
 /// Makes cases for one code size.
 pub struct Generator {
     pub bitness: u32,
+    /// Memory operands may have FS and GS, which on the host are somebody else's.
+    pub any_segment: bool,
     /// Also fills the x87 and SSE registers.
     pub fill_fx: Option<fn(&mut Random) -> Fx>,
 }
@@ -94,7 +96,10 @@ impl Generator {
             let writes = !matches!(info.mnemonic(), Mnemonic::Cmp | Mnemonic::Test);
             // 32-bit code cannot write through CS.
             let usable = if self.bitness == 32 && writes { 3 } else { 4 };
-            let segment = segments[random.below(usable) as usize];
+            let segment = match random.below(2) {
+                0 if self.any_segment => random.pick(&[Register::FS, Register::GS]),
+                _ => segments[random.below(usable) as usize],
+            };
             if self.bitness == 64 || segment != Register::CS {
                 i.set_segment_prefix(segment);
             }

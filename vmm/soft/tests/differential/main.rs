@@ -392,6 +392,7 @@ pub fn compare(family: &Family) {
     assert!(!codes.is_empty(), "no instruction to compare");
     let generator = Generator {
         bitness: family.bitness,
+        any_segment: false,
         fill_fx: family.fill_fx,
     };
     let Some(maker) = Maker::of_host_or_skip() else {

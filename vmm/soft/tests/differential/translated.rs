@@ -12,9 +12,9 @@
 use crate::from_environment;
 use crate::generate::Generator;
 use crate::random::Random;
-use crate::state::{Case, Fx, State};
-use crate::twins::Twins;
-use iced_x86::{Code, CpuidFeature as F};
+use crate::state::{ARENA, ARENA_LEN, AT, Case, Fx, State};
+use crate::twins::{Rights, Twins};
+use iced_x86::{Code, CpuidFeature as F, Encoder, OpKind, Register};
 
 /// Instruction sets the model has.
 const SETS: [F; 25] = [
@@ -90,6 +90,7 @@ fn fill_fx(random: &mut Random) -> Fx {
 fn case(codes: &[Code], random: &mut Random) -> Option<Case> {
     let generator = Generator {
         bitness: 64,
+        any_segment: true,
         fill_fx: Some(fill_fx),
     };
     (0..20).find_map(|_| generator.case(random.pick(codes), random))
@@ -110,10 +111,11 @@ fn compare(twins: &mut Twins, bytes: &[u8], state: &State, count: u64) -> Result
 #[test]
 fn every_form_alone() {
     let (codes, seed) = (codes(), seed());
-    let mut twins = Twins::new();
-    for number in 0..programs(150_000) {
+    let mut all = Rights::ALL.map(Twins::new);
+    for number in 0..programs(120_000) {
         let mut random = Random::new(seed, number);
-        if number % 512 == 0 {
+        let twins = &mut all[(number / 7 % 3) as usize];
+        if number % 512 < 21 {
             twins.fill(&mut random);
         }
         let code = codes[(number % codes.len() as u64) as usize];
@@ -122,28 +124,32 @@ fn every_form_alone() {
         };
         let mut bytes = case.bytes.clone();
         bytes.extend([0xeb, 0x00, 0x90, 0xeb, 0xfe]);
-        if let Err(difference) = compare(&mut twins, &bytes, &case.state, 3) {
+        if let Err(difference) = compare(twins, &bytes, &case.state, 4) {
             panic!(
                 "seed {seed} program {number}: {}\n{difference}",
                 case.instruction
             );
         }
     }
-    let (ran, all) = twins.ran_translated();
-    assert!(
-        2 * ran > all,
-        "{ran} of {all} instructions ran as host code"
-    );
+    for twins in &all {
+        let (ran, all) = twins.ran_translated();
+        assert!(
+            2 * ran > all,
+            "{ran} of {all} instructions ran as host code"
+        );
+    }
 }
 
-/// Several instructions in a row: what one leaves the next one finds.
+/// Several instructions in a row, in one block or several: what one leaves the next one finds.
 #[test]
 fn many_forms_in_a_row() {
     let (codes, seed) = (codes(), seed());
-    let mut twins = Twins::new();
+    let plain = plain(&codes);
+    let mut all = Rights::ALL.map(Twins::new);
     for number in 0..programs(40_000) {
         let mut random = Random::new(seed ^ 0x5eed, number);
-        if number % 512 == 0 {
+        let twins = &mut all[(number % 3) as usize];
+        if number % 512 < 3 {
             twins.fill(&mut random);
         }
         let Some(first) = case(&codes, &mut random) else {
@@ -151,21 +157,22 @@ fn many_forms_in_a_row() {
         };
         let mut bytes = first.bytes.clone();
         let mut text = vec![first.instruction.to_string()];
-        for _ in 0..random.below(10) {
+        for _ in 0..random.below(12) {
+            if random.percent(15) {
+                text.push("jmp .".to_owned());
+                bytes.extend([0xeb, 0x00]);
+            }
             // What the plan has code of its own for comes often.
-            let next = if random.percent(70) {
-                case(&plain(&codes), &mut random)
-            } else {
-                case(&codes, &mut random)
-            };
-            if let Some(next) = next {
-                text.push(next.instruction.to_string());
-                bytes.extend(next.bytes);
+            let from = if random.percent(75) { &plain } else { &codes };
+            let next = case(from, &mut random).and_then(|case| in_place(case, &mut random));
+            if let Some((instruction, more)) = next {
+                text.push(instruction);
+                bytes.extend(more);
             }
         }
         bytes.extend([0xeb, 0xfe]);
         let count = text.len() as u64 + 2;
-        if let Err(difference) = compare(&mut twins, &bytes, &first.state, count) {
+        if let Err(difference) = compare(twins, &bytes, &first.state, count) {
             panic!(
                 "seed {seed} program {number}: {}\n{difference}",
                 text.join("; ")
@@ -174,31 +181,67 @@ fn many_forms_in_a_row() {
     }
 }
 
-/// Those that make nothing fault.
+/// A case's instruction with its memory operand somewhere in the arena, whatever the registers are, and its bytes.
+fn in_place(case: Case, random: &mut Random) -> Option<(String, Vec<u8>)> {
+    let mut i = case.instruction;
+    if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
+        i.set_memory_base(Register::None);
+        i.set_memory_index(Register::None);
+        i.set_memory_index_scale(1);
+        i.set_memory_displ_size(8);
+        let aligned = random.percent(80);
+        let at = random.below(ARENA_LEN - 64) & if aligned { !15 } else { !0 };
+        i.set_memory_displacement64(ARENA + at);
+    }
+    let mut encoder = Encoder::new(64);
+    encoder.encode(&i, AT).ok()?;
+    Some((i.to_string(), encoder.take_buffer()))
+}
+
+/// An instruction that unmasks exceptions, between two that heed them.
+#[test]
+fn what_unmasks_exceptions_is_heeded_at_once() {
+    let mut twins = Twins::new(Rights::User);
+    let bytes = [
+        &[0x0f, 0x57, 0xc9][..],   // xorps %xmm1,%xmm1
+        &[0xf3, 0x0f, 0x58, 0xc0], // addss %xmm0,%xmm0
+        &[0x0f, 0xae, 0x10],       // ldmxcsr (%rax)
+        &[0xf3, 0x0f, 0x5e, 0xc1], // divss %xmm1,%xmm0
+        &[0xeb, 0xfe],             // jmp .
+    ]
+    .concat();
+    let mut state = State {
+        regs: [0; 16],
+        rip: AT,
+        flags: 0x202,
+        fx: Fx::default(),
+    };
+    state.fx.xmm[0] = f32::to_bits(1.0).into();
+    for mxcsr in [0x1f80_u32, 0x1d80] {
+        twins.poke(&mxcsr.to_le_bytes());
+        state.regs[0] = ARENA;
+        compare(&mut twins, &bytes, &state, 6).unwrap();
+    }
+}
+
+/// Those that the translator has code for, mostly.
 fn plain(codes: &[Code]) -> Vec<Code> {
     use iced_x86::OpCodeOperandKind as K;
-    let registers = |code: &Code| {
-        code.op_code().op_kinds().iter().all(|kind| {
-            !matches!(
-                kind,
-                K::mem | K::seg_rSI | K::es_rDI | K::mem_offs | K::seg_rBX_al | K::seg_rDI
-            )
-        })
-    };
-    let integer = |code: &Code| {
-        let sets = code.cpuid_features();
-        sets.iter().all(|set| {
-            matches!(
-                set,
-                F::INTEL8086 | F::INTEL186 | F::INTEL386 | F::X64 | F::CMOV
-            )
-        })
-    };
     let mut plain: Vec<Code> = codes.to_vec();
     plain.retain(|code| {
         let info = code.op_code();
-        registers(code)
-            && integer(code)
+        let strings = info
+            .op_kinds()
+            .iter()
+            .any(|kind| matches!(kind, K::seg_rSI | K::es_rDI | K::seg_rBX_al | K::seg_rDI));
+        let known = code.cpuid_features().iter().all(|set| {
+            matches!(
+                set,
+                F::INTEL8086 | F::INTEL186 | F::INTEL386 | F::X64 | F::CMOV | F::SSE | F::SSE2
+            )
+        });
+        known
+            && !strings
             && !info.is_privileged()
             && code.flow_control() == iced_x86::FlowControl::Next
     });

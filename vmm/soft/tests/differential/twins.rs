@@ -3,6 +3,7 @@
 use crate::random::Random;
 use crate::state::{ARENA, ARENA_ALL, ARENA_LEN, AT, CODE, State};
 use soft::Exit;
+use soft::cpu::{bits, segment};
 use soft::fpu::Fpu;
 use soft::testing::Machine;
 use std::fmt::Write;
@@ -20,10 +21,38 @@ pub struct Twins {
     /// One that never ran.
     fresh: Machine,
     template: Vec<u8>,
+    /// The program that is in memory.
+    program: Vec<u8>,
 }
 
-fn machine() -> Machine {
-    let mut machine = Machine::new(&[], 3);
+/// With whose rights a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// Ring 3.
+    User,
+    /// Ring 0.
+    Supervisor,
+    /// Ring 0 with SMAP.
+    Strict,
+}
+
+impl Rights {
+    pub const ALL: [Self; 3] = [Self::User, Self::Supervisor, Self::Strict];
+
+    /// A processor that has them.
+    fn machine(self) -> Machine {
+        let mut machine = Machine::new(&[], if self == Self::User { 3 } else { 0 });
+        if self == Self::Strict {
+            machine.soft.cpu.control.cr4 |= bits::CR4_SMAP;
+        }
+        machine
+    }
+}
+
+fn machine(rights: Rights) -> Machine {
+    let mut machine = rights.machine();
+    // A supervisor under SMAP may not touch what is the user's.
+    let user = if rights == Rights::User { 4 } else { 0 };
     let physical = &mut machine.soft.cpu.physical;
     for entry in 0..2048 {
         physical.write(0x3000 + entry * 8, 0, 8);
@@ -32,9 +61,9 @@ fn machine() -> Machine {
     let mut map = |address: u64, to: u64, bits: u64| {
         physical.write(TABLE + (address >> 12 & 511) * 8, to | bits, 8);
     };
-    map(CODE, PHYSICAL, 5);
+    map(CODE, PHYSICAL, 1 | user);
     for page in 0..ARENA_ALL >> 12 {
-        let bits = if page < ARENA_LEN >> 12 { 7 } else { 5 };
+        let bits = if page < ARENA_LEN >> 12 { 3 } else { 1 } | user;
         map(ARENA + (page << 12), PHYSICAL + 0x1000 + (page << 12), bits);
     }
     machine.soft.forget();
@@ -42,8 +71,8 @@ fn machine() -> Machine {
 }
 
 impl Twins {
-    pub fn new() -> Self {
-        let mut machines = [machine(), machine()];
+    pub fn new(rights: Rights) -> Self {
+        let mut machines = [machine(rights), machine(rights)];
         let translator = &mut machines[1].soft;
         translator
             .translate(CODE_MEMORY)
@@ -51,34 +80,50 @@ impl Twins {
         translator.warm(1);
         Self {
             machines,
-            fresh: Machine::new(&[], 3),
+            fresh: rights.machine(),
+            program: Vec::new(),
             template: vec![0; ARENA_ALL as usize],
         }
     }
 
     /// Instructions the translator's processor ran as host code, and all it ran.
     pub fn ran_translated(&self) -> (u64, u64) {
+        assert_eq!(self.machines[0].soft.translated(), 0, "one interprets");
         let soft = &self.machines[1].soft;
         (soft.translated(), soft.cpu.clock)
+    }
+
+    /// Makes the arena begin with `bytes`.
+    pub fn poke(&mut self, bytes: &[u8]) {
+        self.template[..bytes.len()].copy_from_slice(bytes);
     }
 
     /// Fills the arena anew.
     pub fn fill(&mut self, random: &mut Random) {
         for chunk in self.template.as_chunks_mut::<8>().0 {
-            *chunk = random.word().to_le_bytes();
+            // Some are what MXCSR can be, with exceptions masked and not.
+            let word = match random.below(8) {
+                0 => random.pick(&[0x1f80, 0x1d80, 0, 0x9fc0, 0x7f80]),
+                _ => random.word(),
+            };
+            *chunk = word.to_le_bytes();
         }
     }
 
     /// Puts `bytes`, registers and memory in place on both.
     pub fn start(&mut self, bytes: &[u8], state: &State) {
+        let anew = self.program != bytes;
+        self.program = bytes.to_vec();
         for machine in &mut self.machines {
             let soft = &mut machine.soft;
-            for n in 0..64 {
-                let byte = bytes.get(n as usize).copied().unwrap_or(0xcc);
-                let at = AT - CODE + PHYSICAL + n;
-                soft.cpu.physical.write(at, byte.into(), 1);
+            if anew {
+                for n in 0..256 {
+                    let byte = bytes.get(n as usize).copied().unwrap_or(0xcc);
+                    let at = AT - CODE + PHYSICAL + n;
+                    soft.cpu.physical.write(at, byte.into(), 1);
+                }
+                soft.page_written(PHYSICAL >> 12);
             }
-            soft.page_written(PHYSICAL >> 12);
             for (at, word) in self.template.as_chunks::<8>().0.iter().enumerate() {
                 let at = PHYSICAL + 0x1000 + at as u64 * 8;
                 if soft.cpu.physical.read(at, 8) != Some(u64::from_le_bytes(*word)) {
@@ -88,6 +133,9 @@ impl Twins {
             // Whatever the last program did with rights and segments.
             let (from, to) = (&self.fresh.soft.cpu, &mut soft.cpu);
             to.segments = from.segments;
+            to.segments[segment::FS].base = 0x40;
+            to.segments[segment::GS].base = 0xffff_ffff_ffff_ffe0;
+            (to.time, to.time_offset) = (from.time, from.time_offset);
             to.control = from.control;
             to.cpl = from.cpl;
             to.msrs = from.msrs;
