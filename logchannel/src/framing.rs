@@ -125,7 +125,7 @@ pub enum Frame<'a> {
     Settled(Settled),
     /// Where the log of a running machine begins, and what else its primary says of it there.
     Base(Base, &'a [u8]),
-    /// Part of its state, as it is or compressed ([`crate::packing`]); nothing: that was all.
+    /// Part of its state, as it is or compressed (LZ4); nothing: that was all.
     State(&'a [u8]),
     /// The joiner is the backup in this view now.
     Welcome(ViewNumber),
