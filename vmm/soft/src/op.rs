@@ -42,6 +42,23 @@ pub struct Op {
     pub len: u8,
 }
 
+impl Op {
+    /// One that does nothing, without operands.
+    pub(crate) const NOTHING: Self = Self {
+        run: crate::execute::transfer::nothing,
+        imm: 0,
+        disp: 0,
+        dst: 0,
+        src: 0,
+        base: slot::ZERO,
+        index: slot::ZERO,
+        scale_segment: slot::ZERO << 2,
+        extra: 0,
+        start: 0,
+        len: 0,
+    };
+}
+
 /// Slots of [`Cpu::regs`].
 pub mod slot {
     /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15 are 0 to 15, as instructions encode them.

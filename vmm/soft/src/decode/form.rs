@@ -23,24 +23,12 @@ pub(crate) struct Form<'a> {
     pub op: Op,
 }
 
-fn nothing(_: &mut crate::Cpu, _: &Op) -> Result<(), crate::Trap> {
-    Ok(())
-}
-
 impl<'a> Form<'a> {
     pub fn new(instruction: &'a Instruction, start: u8, long: bool) -> Self {
         let op = Op {
-            run: nothing,
-            imm: 0,
-            disp: 0,
-            dst: 0,
-            src: 0,
-            base: slot::ZERO,
-            index: slot::ZERO,
-            scale_segment: slot::ZERO << 2,
-            extra: 0,
             start,
             len: instruction.len() as u8,
+            ..Op::NOTHING
         };
         Self {
             instruction,

@@ -67,7 +67,7 @@ pub fn can_translate() -> std::io::Result<()> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Translations {
     /// How often it was interpreted.
-    pub runs: u8,
+    runs: u8,
     /// Where its code is, for each [`Mode`]; 0 if nowhere.
     code: [u64; 3],
     /// Nothing is won by translating it.

@@ -196,23 +196,8 @@ pub(super) unsafe extern "C" fn handle(cpu: *mut Cpu, record: *const Record) -> 
 impl Record {
     /// That of a jump to a target that is not translated.
     pub fn elsewhere() -> Self {
-        fn nothing(_: &mut Cpu, _: &Op) -> Result<(), crate::Trap> {
-            Ok(())
-        }
         Self {
-            op: Op {
-                run: nothing,
-                imm: 0,
-                disp: 0,
-                dst: 0,
-                src: 0,
-                base: slot::ZERO,
-                index: slot::ZERO,
-                scale_segment: slot::ZERO << 2,
-                extra: 0,
-                start: 0,
-                len: 0,
-            },
+            op: Op::NOTHING,
             page: 0,
             link: 0,
             target: 0,
