@@ -164,16 +164,16 @@ impl Blocks {
     #[inline(never)]
     fn translate(&mut self, cpu: &Cpu, number: u32) -> Option<u64> {
         let translator = self.translator.as_mut()?;
-        let (arena, by_address, mode) = (&self.arena, &self.by_address, cpu.tlb.mode);
-        let known = |physical| {
-            let number = by_address.get(&Key::new(physical, true))?;
-            arena[*number as usize].translations.code(mode)
+        let (arena, by_address) = (&self.arena, &self.by_address);
+        let find = |physical| {
+            let number = *by_address.get(&Key::new(physical, true))?;
+            Some((number, &arena[number as usize]))
         };
         let block = &arena[number as usize];
-        match translator.translate(cpu, &self.features, number, block, &known) {
+        match translator.translate(cpu, &self.features, number, block, &find) {
             Ok(translations) => {
                 self.arena[number as usize].translations = translations;
-                translations.code(mode)
+                translations.code(cpu.tlb.mode)
             }
             Err(Full) => {
                 translator.clear();

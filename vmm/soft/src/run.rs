@@ -257,20 +257,23 @@ impl Soft {
         {
             let left = (until - self.cpu.clock).min(STRETCH);
             if left >= self.blocks.get(place).ops.len() as u64 {
-                return self.run_code(code, left, window);
+                return self.run_code(code, left, window, until);
             }
         }
         self.interpret(place, until)
     }
 
-    /// Runs translated code for at most `left` instructions, and what it leaves to the interpreter.
-    fn run_code(&mut self, code: u64, left: u64, window: bool) -> Option<Exit> {
+    /// Runs translated code for at most `left` instructions, and what it leaves to the interpreter, which goes no
+    /// further than `until`.
+    fn run_code(&mut self, code: u64, left: u64, window: bool, until: u64) -> Option<Exit> {
         let translator = self.blocks.translator.as_mut().expect("it made the code");
         let record = translator.run(&mut self.cpu, code, left, window);
         let place = Place::Kept(record.block);
         let index = usize::from(record.index);
         match record.kind {
-            Kind::Next | Kind::Elsewhere | Kind::Stop => None,
+            Kind::Next | Kind::Elsewhere => None,
+            // More was to run at once than may: what may is interpreted.
+            Kind::Stop => self.interpret(place, until),
             Kind::Last if self.cpu.native.retired != 0 => None,
             Kind::Handler | Kind::Last => self.broken_off(index, place),
             Kind::Rest => self.rest(place, index),

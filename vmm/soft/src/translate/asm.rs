@@ -25,7 +25,7 @@ pub(super) const RSI: Reg = Reg(6);
 pub(super) const RDI: Reg = Reg(7);
 /// R10: scratch.
 pub(super) const R10: Reg = Reg(10);
-/// R11: scratch.
+/// R11: see [`super::state::FREE`].
 pub(super) const R11: Reg = Reg(11);
 /// R12.
 pub(super) const R12: Reg = Reg(12);
@@ -33,7 +33,7 @@ pub(super) const R12: Reg = Reg(12);
 pub(super) const R13: Reg = Reg(13);
 /// R14.
 pub(super) const R14: Reg = Reg(14);
-/// R15: instructions that may still run.
+/// R15: see [`super::state::FREE`].
 pub(super) const R15: Reg = Reg(15);
 
 /// A memory operand of the host.
@@ -55,6 +55,14 @@ impl Mem {
             index: None,
             scale: 0,
             disp,
+        }
+    }
+
+    /// The same, so many bytes on.
+    pub fn plus(self, bytes: i32) -> Self {
+        Self {
+            disp: self.disp + bytes,
+            ..self
         }
     }
 
@@ -192,7 +200,9 @@ impl Asm {
         if rex != 0 || needed {
             self.code.push(0x40 | rex);
         }
-        self.code.extend_from_slice(opcode.map);
+        for byte in opcode.map {
+            self.code.push(*byte);
+        }
         self.code.push(opcode.byte);
         match rm {
             Rm::Reg(rm) => self.code.push(0xc0 | (reg & 7) << 3 | rm.0 & 7),

@@ -1,160 +1,176 @@
-//! Writing a block: the frame around its instructions, flags, memory operands.
+//! Writing a trace: the frame around its instructions, registers, memory operands.
 //!
 //! ```text
-//!  sub r15, length ── jc ───────────────────────────▶ Stop
+//!  sub left, length ── jc ──────────────────────────▶ Stop
+//!  load the two registers this trace uses most
 //!  instruction: code of its own, or a call of its handler
 //!     memory operand ── not in the TLB ─▶ handler ──▶ back behind the instruction
 //!                                           └ did not retire ─▶ out
-//!  save the flags, if they are the host's
-//!  jump to the next block
+//!     branch the other way ─▶ the next block, if that is translated
+//!  jump to the next block, or round again
 //! ```
 //!
-//! # Flags
-//! Between blocks, and whenever a handler may run, the guest's flags are in [`super::state::Native::flags`]. After
-//! arithmetic they are the host's, and are saved (`lahf; seto al; mov`) only if somebody can still see them and
-//! something is about to change the host's.
+//! What is rarely run lies behind: [`super::cold`]. Between traces, and whenever a handler may run, the guest's flags
+//! are in [`super::state::Native::flags`]; [`super::pending`] tells where they are meanwhile.
 
 use super::asm::*;
+use super::cold::{Cold, Exit};
+use super::pending::{Pending, State};
 use super::plan::{Address, Arg, Plan, Work};
-use super::state::{self, Kind, Record, field, flags_byte, pinned, slot_at};
+use super::state::{self, FREE, Kind, Record, field, pinned, slot_at};
 use super::thunks::Thunks;
+use super::trace::{Part, Then, Trace};
 use crate::memory::{ENTRIES, Entry, Mode};
-use crate::op::{Op, slot};
+use crate::op::slot;
 use std::mem::offset_of;
 
-/// What a block is, for its translation.
-pub(super) struct Source<'a> {
-    /// Its instructions.
-    pub ops: &'a [Op],
-    /// What becomes of each.
-    pub plans: &'a [Plan],
-    /// Bytes it takes.
-    pub bytes: u64,
-    /// Physical address of its first byte.
-    pub physical: u64,
-    /// Its number.
-    pub number: u32,
-    /// With whose rights it runs.
-    pub mode: Mode,
-}
+/// How often a trace names a register that is worth loading it once.
+const WORTH: u32 = 3;
 
-/// Where the guest's flags are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flags {
-    /// In memory alone.
-    Saved,
-    /// In the host's alone.
-    Host,
-    /// In both.
-    Both,
-    /// Nowhere: nobody will look at them.
-    Dead,
-}
-
-/// Code that is rarely run, behind the block.
-struct Cold {
-    /// What leads here.
-    from: Hole,
-    record: Record,
-    /// Where to go on after the handler, and whether with the host's flags; out if nowhere.
-    back: Option<(u64, bool)>,
-    /// The host heeds the guest's MXCSR.
-    float: bool,
-}
-
-/// A block being written.
+/// A trace being written.
 pub(super) struct Emit<'a> {
     pub asm: Asm,
-    pub source: Source<'a>,
+    trace: &'a Trace<'a>,
+    /// With whose rights it runs.
+    mode: Mode,
     pub thunks: Thunks,
-    pub flags: Flags,
-    /// The number of the instruction being written.
-    pub at: usize,
-    /// Whether somebody sees the flags after it.
+    /// Where the code of another block of this page is, by its physical address.
+    known: &'a dyn Fn(u64) -> Option<u64>,
+    /// The block being written, and its instruction.
+    step: usize,
+    at: usize,
+    pub flags: State,
+    /// Whether somebody sees the flags after this instruction.
     pub live: bool,
     /// Checks of this instruction that lead to its handler.
     pub checks: Vec<Hole>,
-    cold: Vec<Cold>,
+    /// What this instruction put in the stash, which its handler does not.
+    pub stashed: Option<(Mem, Pending)>,
+    pub cold: Vec<Cold>,
+    /// Guest registers in [`FREE`].
+    free: [Option<u8>; FREE.len()],
+    /// Which of them have changed since they were loaded, a bit each.
+    pub dirty: u8,
     /// Whether SSE was found to be allowed.
     pub sse: bool,
     /// Whether the host heeds the guest's MXCSR.
     pub float: bool,
-    /// Where the block's code begins.
+    /// Where the trace's code begins.
     entry: u64,
+    /// What goes round: where it begins, and how things are there.
+    round: Option<(u64, State, bool)>,
 }
 
 impl<'a> Emit<'a> {
-    /// The code of a block, to run at `base`. `known` says where another block of this page is.
-    pub fn block(
-        source: Source<'a>,
+    /// The code of `trace` for `mode`, to run at `base`. `known` says where another block of this page is.
+    pub fn trace(
+        trace: &'a Trace<'a>,
+        mode: Mode,
         thunks: Thunks,
         base: u64,
-        known: &dyn Fn(u64) -> Option<u64>,
+        known: &'a dyn Fn(u64) -> Option<u64>,
     ) -> Vec<u8> {
         let mut emit = Self {
             asm: Asm::new(base),
-            source,
+            trace,
+            mode,
             thunks,
-            flags: Flags::Saved,
+            known,
+            step: 0,
             at: 0,
+            flags: State::SAVED,
             live: true,
             checks: Vec::new(),
+            stashed: None,
             cold: Vec::new(),
+            free: used_most(trace),
+            dirty: 0,
             sse: false,
             float: false,
             entry: base,
+            round: None,
         };
-        emit.begin();
+        emit.charge();
+        emit.load_free();
         let live = emit.live_after();
-        let mut goes_on = true;
-        for (at, live) in live.into_iter().enumerate() {
-            emit.at = at;
-            emit.live = live;
-            let plan = emit.source.plans[at];
-            if matches!(plan.work, Work::Rest) {
-                emit.save_flags();
-                emit.end_float();
-                let is_last = at + 1 == emit.source.ops.len();
-                emit.leave(if is_last { Kind::Last } else { Kind::Rest });
-                goes_on = false;
+        for (step, live) in live.into_iter().enumerate() {
+            emit.step = step;
+            if emit.trace.again == Some(step) {
+                emit.begin_round();
+            }
+            if !emit.block(&live) {
                 break;
             }
-            goes_on = emit.instruction(&plan, known);
-        }
-        if goes_on {
-            emit.save_flags();
-            emit.end_float();
-            let next = emit.source.bytes as i64;
-            emit.go_to(next, known);
         }
         emit.end();
         emit.asm.bytes().to_vec()
     }
 
-    fn begin(&mut self) {
-        let length = self.source.ops.len() as i32;
-        self.asm.alu_value(5, 8, R15, length);
+    /// The block being written.
+    pub fn part(&self) -> &'a Part<'a> {
+        self.trace.part(self.step)
+    }
+
+    /// The block's first byte in its page.
+    pub fn start(&self) -> i64 {
+        self.part().start()
+    }
+
+    /// The byte behind the block.
+    pub fn behind(&self) -> i64 {
+        self.start() + self.part().block.bytes as i64
+    }
+
+    /// How the trace goes on behind the block.
+    pub fn then(&self) -> Then {
+        self.trace.then(self.step)
+    }
+
+    /// The step behind all those whose instructions were counted together with this one's.
+    fn counted_to(&self) -> usize {
+        match self.trace.again {
+            Some(again) if self.step < again => again,
+            _ => self.trace.len(),
+        }
+    }
+
+    /// Counts the instructions from here to where they are counted again.
+    fn charge(&mut self) {
+        let count = self.trace.count(self.step, self.counted_to());
+        self.at = 0;
+        self.asm.alu_value(5, 8, field!(native.left), count);
         let from = self.asm.jump_if(2);
-        let record = self.record(Kind::Stop);
-        self.cold.push(Cold {
-            from,
-            record,
-            back: None,
-            float: false,
-        });
+        let mut cold = self.cold(from, Exit::Leave(self.record(Kind::Stop)));
+        // Not even this block was begun.
+        cold.credit = count;
+        self.cold.push(cold);
+    }
+
+    /// Instructions that were counted and are behind this block.
+    fn credit(&self) -> i32 {
+        self.trace.count(self.step + 1, self.counted_to())
     }
 
     /// For each instruction, whether somebody sees the flags it leaves.
-    fn live_after(&self) -> Vec<bool> {
+    fn live_after(&self) -> Vec<Vec<bool>> {
         let mut live = true;
-        let mut all: Vec<bool> = self
-            .source
-            .plans
-            .iter()
+        let mut all: Vec<Vec<bool>> = (0..self.trace.len())
             .rev()
-            .map(|plan| {
-                let after = live;
-                live = plan.flags.reads || plan.leaves || plan.flags.keeps && live;
+            .map(|step| {
+                // Where a round begins, a run may stop.
+                live |= self.trace.again == Some(step + 1);
+                let goes_on = self.trace.then(step) != Then::Ends;
+                let plans = self.trace.part(step).plans.iter().rev();
+                let mut after: Vec<bool> = plans
+                    .map(|plan| {
+                        let after = live;
+                        let jumps = goes_on && matches!(plan.work, Work::Jump { .. });
+                        let leaves = plan.leaves && !jumps;
+                        live = plan.flags.reads || leaves || plan.flags.keeps && live;
+                        after
+                    })
+                    .collect();
+                after.reverse();
                 after
             })
             .collect();
@@ -162,198 +178,251 @@ impl<'a> Emit<'a> {
         all
     }
 
-    /// One instruction; whether the block goes on behind it.
-    fn instruction(&mut self, plan: &Plan, known: &dyn Fn(u64) -> Option<u64>) -> bool {
-        if matches!(plan.work, Work::Handler) {
-            self.handler();
+    /// One block; whether another follows.
+    fn block(&mut self, live: &[bool]) -> bool {
+        for (at, live) in live.iter().enumerate() {
+            (self.at, self.live) = (at, *live);
+            let plan = self.part().plans[at];
+            if matches!(plan.work, Work::Rest) {
+                let is_last = at + 1 == self.part().plans.len();
+                let record = self.record(if is_last { Kind::Last } else { Kind::Rest });
+                let from = self.asm.jump();
+                let cold = self.cold(from, Exit::Leave(record));
+                self.cold.push(cold);
+                return false;
+            }
+            self.instruction(&plan);
+        }
+        if self.step + 1 < self.trace.len() {
             return true;
         }
-        // A check, or a handler, changes the host's flags.
-        if plan.leaves {
-            let had_flags = matches!(self.flags, Flags::Host | Flags::Both);
-            self.save_flags();
-            // Saving them has not, and this looks at them first.
-            if had_flags && matches!(plan.work, Work::JumpIf { .. }) {
-                self.flags = Flags::Both;
+        let ends = self.part().plans.last().is_some_and(|plan| plan.ends);
+        match self.then() {
+            Then::Ends if ends => {}
+            Then::Ends => {
+                self.settle();
+                self.go_to(self.behind());
+            }
+            _ => self.end_round(),
+        }
+        false
+    }
+
+    /// Where a round begins.
+    fn begin_round(&mut self) {
+        self.spill_flags();
+        for step in self.step..self.trace.len() {
+            for plan in &self.trace.part(step).plans {
+                self.note_written(plan.written());
             }
         }
-        if plan.ends {
+        self.round = Some((self.asm.here(), self.flags, self.float));
+        self.charge();
+    }
+
+    /// Round again, if all is as it was there; else as if the trace were entered.
+    fn end_round(&mut self) {
+        let (label, flags, float) = self.round.expect("it was begun");
+        self.spill_flags();
+        if !float {
             self.end_float();
         }
-        let goes_on = self.work(plan, known);
-        let back = (
-            self.asm.here(),
-            matches!(self.flags, Flags::Host | Flags::Both),
-        );
-        for from in std::mem::take(&mut self.checks) {
-            let kind = if goes_on { Kind::Handler } else { Kind::Rest };
-            let mut record = self.record(kind);
-            record.writes_flags = plan.flags.writes;
-            self.cold.push(Cold {
-                from,
-                record,
-                back: goes_on.then_some(back),
-                float: self.float,
-            });
+        if (self.flags, self.float) == (flags, float) {
+            self.asm.jump_to(label);
+        } else {
+            self.settle();
+            self.asm.jump_to(self.entry);
         }
-        goes_on
+    }
+
+    /// Has everything where other code expects it.
+    pub fn settle(&mut self) {
+        self.settle_flags();
+        self.end_float();
+        self.store_free(self.dirty);
+        self.dirty = 0;
+    }
+
+    /// One instruction.
+    fn instruction(&mut self, plan: &Plan) {
+        if matches!(plan.work, Work::Handler) {
+            self.handler();
+            return;
+        }
+        let written = plan.written();
+        self.before_writing(written, plan.flags.keeps && self.live);
+        // A check, or a handler, changes the host's flags.
+        if plan.leaves && !matches!(plan.work, Work::JumpIf { .. } | Work::Jump { .. }) {
+            self.spill_flags();
+        }
+        let asks = plan.flags.reads || matches!(plan.work, Work::Step { .. });
+        if plan.address.is_some() && asks && !self.flags.is_settled() {
+            self.settle_flags();
+            self.spill_flags();
+        }
+        let (flags, dirty) = (self.flags, self.dirty);
+        self.work(plan);
+        self.note_written(written);
+        let (from, stashed) = (std::mem::take(&mut self.checks), self.stashed.take());
+        if from.is_empty() {
+            return;
+        }
+        let exit = if plan.ends {
+            Exit::Leave(self.record(Kind::Rest))
+        } else {
+            let mut record = self.record(Kind::Handler);
+            record.writes_flags = plan.flags.writes;
+            Exit::Handle {
+                record,
+                back: self.asm.here(),
+                with_flags: self.flags.in_host(),
+                with_float: self.float,
+                stashed,
+            }
+        };
+        let cold = Cold {
+            from,
+            flags,
+            dirty,
+            credit: self.credit(),
+            float: self.float,
+            exit,
+        };
+        self.cold.push(cold);
     }
 
     /// Calls the handler of this instruction.
     fn handler(&mut self) {
-        self.save_flags();
-        // It may unmask exceptions: what heeds MXCSR next has to look again.
-        self.end_float();
         let mut record = self.record(Kind::Handler);
         record.writes_flags = true;
         let from = self.asm.jump();
-        let back = Some((self.asm.here(), false));
-        self.cold.push(Cold {
-            from,
+        let exit = Exit::Handle {
             record,
-            back,
-            float: self.float,
-        });
-        self.flags = Flags::Saved;
-    }
-
-    /// Out of translated code, because of this instruction.
-    fn leave(&mut self, kind: Kind) {
-        let from = self.asm.jump();
-        self.leave_from(from, kind);
+            back: self.asm.here(),
+            with_flags: false,
+            // It may unmask exceptions: what heeds MXCSR next has to look again.
+            with_float: false,
+            stashed: None,
+        };
+        let cold = self.cold(from, exit);
+        self.cold.push(cold);
+        self.flags = State::SAVED;
+        self.dirty = 0;
+        self.float = false;
     }
 
     /// Makes `from` lead out, because of this instruction.
     pub fn leave_from(&mut self, from: Hole, kind: Kind) {
-        let record = self.record(kind);
-        self.cold.push(Cold {
-            from,
-            record,
-            back: None,
-            float: self.float,
-        });
+        let cold = self.cold(from, Exit::Leave(self.record(kind)));
+        self.cold.push(cold);
     }
 
-    fn record(&self, kind: Kind) -> Record {
-        let source = &self.source;
+    /// Code behind the trace to which `from` leads as everything is now.
+    pub fn cold(&self, from: Hole, exit: Exit) -> Cold {
+        Cold {
+            from: vec![from],
+            flags: self.flags,
+            dirty: self.dirty,
+            credit: self.credit(),
+            float: self.float,
+            exit,
+        }
+    }
+
+    /// What this instruction says of itself.
+    pub fn record(&self, kind: Kind) -> Record {
+        let part = self.part();
+        let block = part.block;
         Record {
-            op: source.ops[self.at],
-            page: source.physical & !0xfff,
+            op: block.ops[self.at],
+            page: block.physical & !0xfff,
             link: 0,
             target: 0,
-            block: source.number,
-            start: (source.physical & 0xfff) as u16,
-            length: source.ops.len() as u8,
+            block: part.number,
+            start: (block.physical & 0xfff) as u16,
+            length: block.ops.len() as u8,
             index: self.at as u8,
             kind,
             writes_flags: false,
-            bytes: source.bytes as u16,
+            bytes: block.bytes as u16,
             unused: [0; 4],
         }
     }
 
-    /// The block's first byte in its page.
-    pub fn start(&self) -> i64 {
-        (self.source.physical & 0xfff) as i64
-    }
-
-    /// Goes on `target` bytes from the block's start; the flags are saved.
-    pub fn go_to(&mut self, target: i64, known: &dyn Fn(u64) -> Option<u64>) {
+    /// Goes on `target` bytes into the page; everything is settled.
+    pub fn go_to(&mut self, target: i64) {
         let hole = self.asm.jump();
-        self.lead_to(hole, target, known);
+        self.lead_to(hole, target);
     }
 
-    /// Makes `hole` lead to the code `target` bytes from the block's start.
-    pub fn lead_to(&mut self, hole: Hole, target: i64, known: &dyn Fn(u64) -> Option<u64>) {
-        let in_page = self.start() + target;
-        if (0..4096).contains(&in_page) {
-            let physical = self.source.physical & !0xfff | in_page as u64;
-            let code = if target == 0 {
-                Some(self.entry)
-            } else {
-                known(physical)
-            };
-            if let Some(code) = code {
-                self.asm.fill(hole, code);
-                return;
-            }
-        }
+    /// Makes `hole` lead to the code `target` bytes into the page; everything is settled, or is in code behind the
+    /// trace.
+    pub fn lead_to(&mut self, hole: Hole, target: i64) {
         let mut record = self.record(Kind::Next);
-        record.target = in_page;
-        if (0..4096).contains(&in_page) {
-            record.link = self.asm.place(hole);
-        }
-        self.cold.push(Cold {
-            from: hole,
-            record,
-            back: None,
-            float: false,
-        });
-    }
-
-    /// Writes what is behind the block: cold code, then its records.
-    fn end(&mut self) {
-        let mut records = Vec::new();
-        for cold in std::mem::take(&mut self.cold) {
-            self.asm.fill_here(cold.from);
-            if cold.record.kind == Kind::Stop {
-                // It did not begin.
-                self.asm.alu_value(0, 8, R15, i32::from(cold.record.length));
-            }
-            if cold.record.kind == Kind::Next && cold.record.link == 0 {
-                self.elsewhere(cold.record.target);
-                continue;
-            }
-            if cold.float {
-                self.host_mxcsr_is_ours();
-            }
-            let hole = self.asm.lea_here(RAX);
-            records.push((hole, cold.record));
-            match cold.back {
-                Some((back, with_flags)) => {
-                    self.asm.call(self.thunks.handle);
-                    if cold.float {
-                        self.host_mxcsr_is_guests();
-                    }
-                    if with_flags {
-                        self.load_flags();
-                    }
-                    self.asm.jump_to(back);
-                }
-                None if cold.record.kind == Kind::Last => self.asm.jump_to(self.thunks.last),
-                None => self.asm.jump_to(self.thunks.leave),
-            }
-        }
-        self.asm.align(align_of::<Record>() as u64);
-        for (hole, record) in records {
-            self.asm.fill_here(hole);
-            self.asm.raw(&record.bytes());
+        record.target = target;
+        let cold = self.cold(hole, Exit::To(record));
+        match self.code_at(target) {
+            Some(code) if cold.is_settled() => self.asm.fill(hole, code),
+            _ => self.cold.push(cold),
         }
     }
 
-    /// Goes on in another page, `target` bytes from the start of this one.
-    fn elsewhere(&mut self, target: i64) {
-        self.asm.load(8, RAX, field!(native.page));
-        // A block is at most a page, and a branch reaches 2 GiB: the sum may be more than 32 bits.
-        match i32::try_from(target) {
-            Ok(target) => self.asm.lea(8, RAX, Mem::at(RAX, target)),
-            Err(_) => {
-                self.asm.set(R10, target as u64);
-                self.asm.lea(8, RAX, Mem::indexed(Some(RAX), R10, 0, 0));
-            }
+    /// The code `target` bytes into the page, if there is some.
+    pub fn code_at(&self, target: i64) -> Option<u64> {
+        if !(0..4096).contains(&target) {
+            return None;
         }
-        self.find();
+        let head = self.trace.part(0);
+        if target == head.start() {
+            return Some(self.entry);
+        }
+        (self.known)(head.block.physical & !0xfff | target as u64)
     }
 
     /// Goes on at virtual address RAX.
     pub fn find(&mut self) {
-        self.asm.call(self.thunks.find[self.source.mode as usize]);
+        self.asm.call(self.thunks.find[self.mode as usize]);
         self.asm.go(4, R11);
+    }
+
+    /// Notes that guest registers `written` changed.
+    fn note_written(&mut self, written: u16) {
+        for (n, free) in self.free.into_iter().enumerate() {
+            if free.is_some_and(|guest| written >> guest & 1 != 0) {
+                self.dirty |= 1 << n;
+            }
+        }
+    }
+
+    /// Loads the registers of [`FREE`].
+    pub fn load_free(&mut self) {
+        for (guest, host) in self.free.into_iter().zip(FREE) {
+            if let Some(guest) = guest {
+                self.asm.load(8, host, slot_at(guest));
+            }
+        }
+    }
+
+    /// Stores those that `dirty` has.
+    pub fn store_free(&mut self, dirty: u8) {
+        for (n, (guest, host)) in self.free.into_iter().zip(FREE).enumerate() {
+            if let Some(guest) = guest
+                && dirty >> n & 1 != 0
+            {
+                self.asm.store(8, slot_at(guest), host);
+            }
+        }
+    }
+
+    /// The host register that has guest register `number`, if one does.
+    pub fn home(&self, number: u8) -> Option<Reg> {
+        let free = self.free.iter().position(|free| *free == Some(number));
+        free.map(|n| FREE[n]).or_else(|| pinned(number))
     }
 
     /// Guest register `number`, in the host's that has it or else loaded to `spare`.
     pub fn reg(&mut self, number: u8, spare: Reg) -> Reg {
-        pinned(number).unwrap_or_else(|| {
+        self.home(number).unwrap_or_else(|| {
             self.asm.load(8, spare, slot_at(number));
             spare
         })
@@ -361,12 +430,12 @@ impl<'a> Emit<'a> {
 
     /// Guest register `number` as an operand.
     pub fn rm(&self, number: u8) -> Rm {
-        pinned(number).map_or_else(|| slot_at(number).into(), Rm::Reg)
+        self.home(number).map_or_else(|| slot_at(number).into(), Rm::Reg)
     }
 
     /// `from`, all 64 bits, becomes guest register `number`.
     pub fn set_reg(&mut self, number: u8, from: Reg) {
-        match pinned(number) {
+        match self.home(number) {
             Some(host) => self.asm.copy(host, from),
             None => self.asm.store(8, slot_at(number), from),
         }
@@ -374,55 +443,13 @@ impl<'a> Emit<'a> {
 
     /// The low `size` bytes of `from` become those of guest register `number`; four clear the upper half.
     pub fn set_reg_sized(&mut self, size: u8, number: u8, from: Reg) {
-        match pinned(number) {
+        match self.home(number) {
             Some(host) => self.asm.load(size, host, from),
             None if size == 4 => {
                 self.asm.load(4, from, from);
                 self.asm.store(8, slot_at(number), from);
             }
             None => self.asm.store(size, slot_at(number), from),
-        }
-    }
-
-    /// The host's flags are the guest's now.
-    pub fn has_flags(&mut self) {
-        self.flags = if self.live { Flags::Host } else { Flags::Dead };
-    }
-
-    /// Something is about to change the host's flags, or to look at the guest's.
-    pub fn save_flags(&mut self) {
-        if self.flags == Flags::Host {
-            // lahf; seto al
-            self.asm.raw(&[0x9f, 0x0f, 0x90, 0xc0]);
-            self.asm.store(2, flags_byte(0), RAX);
-        }
-        if self.flags != Flags::Dead {
-            self.flags = Flags::Saved;
-        }
-    }
-
-    /// Makes the host's flags the guest's; those are saved.
-    fn load_flags(&mut self) {
-        self.asm.op(4, two(0xb7), RAX.0, flags_byte(0));
-        // OF from bit 0; sahf.
-        self.asm.alu_value(0, 1, RAX, 0x7f);
-        self.asm.raw(&[0x9e]);
-    }
-
-    /// The host's flags become the guest's, if they are not.
-    pub fn need_flags(&mut self) {
-        if self.flags == Flags::Saved {
-            self.load_flags();
-            self.flags = Flags::Both;
-        }
-    }
-
-    /// The host's CF becomes the guest's, if it is not.
-    pub fn need_carry(&mut self) {
-        if self.flags == Flags::Saved {
-            // bt word, 8
-            self.asm.op(2, two(0xba), 4, flags_byte(0));
-            self.asm.raw(&[8]);
         }
     }
 
@@ -462,7 +489,7 @@ impl<'a> Emit<'a> {
     pub fn translate(&mut self, size: u8, write: bool) {
         const SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
         const MASK: i32 = ((ENTRIES - 1) * size_of::<Entry>()) as i32;
-        let table = state::data_tlb(self.source.mode);
+        let table = state::data_tlb(self.mode);
         let tag = if write {
             offset_of!(Entry, write)
         } else {
@@ -500,4 +527,21 @@ impl<'a> Emit<'a> {
             }
         }
     }
+}
+
+/// The registers of the guest that are worth to be in [`FREE`]: those of the others that `trace` names most often.
+fn used_most(trace: &Trace) -> [Option<u8>; FREE.len()] {
+    let mut uses = [0_u32; 16];
+    for step in 0..trace.len() {
+        for plan in &trace.part(step).plans {
+            for number in plan.named() {
+                uses[usize::from(number)] += 1;
+            }
+        }
+    }
+    [(); FREE.len()].map(|()| {
+        let others = (0..16).filter(|number| pinned(*number).is_none());
+        let most = others.max_by_key(|number| uses[usize::from(*number)])?;
+        (std::mem::take(&mut uses[usize::from(most)]) >= WORTH).then_some(most)
+    })
 }

@@ -1,7 +1,8 @@
 //! General instructions: moves, arithmetic, bits, the stack.
 
 use super::asm::*;
-use super::emit::{Emit, Flags};
+use super::emit::Emit;
+use super::pending::{Pending, bit};
 use super::plan::{Arg, Plan, Work};
 use super::state::{field, flags_byte};
 use crate::op::slot;
@@ -9,15 +10,13 @@ use crate::op::slot;
 /// Code of CMP (see [`Asm::alu`]).
 const CMP: u8 = 7;
 /// Code of TEST in [`Work::Alu`].
-const TEST: u8 = 8;
+pub(super) const TEST: u8 = 8;
 /// PF in AH.
 const PF: i32 = 4;
-/// AF in AH.
-const AF: u64 = 0x10;
 
 impl Emit<'_> {
-    /// Code for an instruction; whether the block goes on behind it.
-    pub fn work(&mut self, plan: &Plan, known: &dyn Fn(u64) -> Option<u64>) -> bool {
+    /// Code for an instruction.
+    pub fn work(&mut self, plan: &Plan) {
         let size = plan.size;
         match plan.work {
             Work::Nothing => {}
@@ -26,17 +25,11 @@ impl Emit<'_> {
             Work::Constant { to, value } => self.constant(to, value),
             Work::Lea { to } => self.lea(plan, to),
             Work::Widen { .. } => self.widen(plan),
-            Work::Step { code, to } => {
-                if to != Arg::Mem && self.live {
-                    self.need_carry();
-                }
-                self.unary(plan, if size == 1 { 0xfe } else { 0xff }, code, to);
-                self.has_flags();
-            }
+            Work::Step { code, to } => self.step(plan, code, to),
             Work::Negate { code, to } => {
                 self.unary(plan, if size == 1 { 0xf6 } else { 0xf7 }, code, to);
                 if plan.flags.writes {
-                    self.has_flags();
+                    self.has_flags(None);
                 }
             }
             Work::Shift { code, to, count } => self.shift(plan, code, to, count),
@@ -58,12 +51,8 @@ impl Emit<'_> {
             Work::Pop { to } => self.pop(to),
             Work::Leave => self.leave_frame(),
             Work::Vector(work) => self.vector(plan, work),
-            _ => {
-                self.branch(plan, known);
-                return false;
-            }
+            _ => self.branch(plan),
         }
-        true
     }
 
     fn alu(&mut self, plan: &Plan, code: u8, to: Arg, from: Arg) {
@@ -87,21 +76,18 @@ impl Emit<'_> {
                 }
             }
             Arg::Reg(number) => {
-                let from = match from {
+                let operand = match from {
                     Arg::Mem => self.source(plan, from, size),
                     Arg::Reg(from) => self.rm(from),
-                    Arg::Value(_) => R10.into(),
+                    Arg::Value(_) => RAX.into(),
                 };
-                let to = self.reg(number, R11);
                 if with_carry {
                     self.need_carry();
                 }
-                match plan.work {
-                    Work::Alu {
-                        from: Arg::Value(value),
-                        ..
-                    } => self.apply_value(code, size, to.into(), value),
-                    _ => self.apply(code, size, to, from),
+                let to = self.reg(number, R10);
+                match from {
+                    Arg::Value(value) => self.apply_value(code, size, to.into(), value),
+                    _ => self.apply(code, size, to, operand),
                 }
                 if writes {
                     self.set_reg(number, to);
@@ -109,10 +95,10 @@ impl Emit<'_> {
             }
             Arg::Value(_) => unreachable!("no place"),
         }
-        self.has_flags();
+        self.has_flags(again(code, size, to, from));
     }
 
-    fn apply(&mut self, code: u8, size: u8, to: Reg, from: Rm) {
+    pub(super) fn apply(&mut self, code: u8, size: u8, to: Reg, from: Rm) {
         if code == TEST {
             let opcode = if size == 1 { 0x84 } else { 0x85 };
             self.asm.op(size, one(opcode), to.0, from);
@@ -121,7 +107,7 @@ impl Emit<'_> {
         }
     }
 
-    fn apply_to(&mut self, code: u8, size: u8, to: Rm, from: Reg) {
+    pub(super) fn apply_to(&mut self, code: u8, size: u8, to: Rm, from: Reg) {
         if code == TEST {
             self.apply(code, size, from, to);
         } else {
@@ -129,7 +115,7 @@ impl Emit<'_> {
         }
     }
 
-    fn apply_value(&mut self, code: u8, size: u8, to: Rm, value: i32) {
+    pub(super) fn apply_value(&mut self, code: u8, size: u8, to: Rm, value: i32) {
         if code == TEST {
             let opcode = if size == 1 { 0xf6 } else { 0xf7 };
             self.asm.op(size, one(opcode), 0, to);
@@ -170,7 +156,7 @@ impl Emit<'_> {
 
     /// `size` bytes at `from` become those of guest register `to`; four clear the upper half.
     fn load_reg(&mut self, size: u8, to: u8, from: Rm) {
-        match super::state::pinned(to) {
+        match self.home(to) {
             Some(host) => self.asm.load(size, host, from),
             None => {
                 self.asm.load(size, R10, from);
@@ -181,7 +167,7 @@ impl Emit<'_> {
     }
 
     fn constant(&mut self, to: u8, value: u64) {
-        match super::state::pinned(to) {
+        match self.home(to) {
             Some(host) => self.asm.set(host, value),
             None => {
                 self.asm.set(R10, value);
@@ -208,7 +194,7 @@ impl Emit<'_> {
             unreachable!("asked for by this kind")
         };
         let from = self.source(plan, from, narrow);
-        let host = super::state::pinned(to).unwrap_or(R10);
+        let host = self.home(to).unwrap_or(R10);
         let host = if plan.size == 2 { R10 } else { host };
         match (narrow, signed) {
             (1, false) => self.asm.op_from_byte(plan.size, two(0xb6), host, from),
@@ -217,8 +203,22 @@ impl Emit<'_> {
             (2, true) => self.asm.op(plan.size, two(0xbf), host.0, from),
             _ => self.asm.op(plan.size, one(0x63), host.0, from),
         }
-        if plan.size == 2 || super::state::pinned(to).is_none() {
+        if plan.size == 2 || self.home(to).is_none() {
             self.set_reg_sized(plan.size, to, R10);
+        }
+    }
+
+    /// INC (0), DEC (1): CF stays.
+    fn step(&mut self, plan: &Plan, code: u8, to: Arg) {
+        let size = plan.size;
+        if to != Arg::Mem && self.live {
+            self.before_step();
+        }
+        let before = self.flags;
+        self.unary(plan, if size == 1 { 0xfe } else { 0xff }, code, to);
+        match to {
+            Arg::Reg(to) => self.after_step(before, Pending::Step { code, size, to }),
+            _ => self.has_flags(None),
         }
     }
 
@@ -243,40 +243,9 @@ impl Emit<'_> {
         }
     }
 
-    /// Those of the saved flags that `kept` has stay, the others are as in RAX. R10 changes.
-    pub(super) fn merge_flags(&mut self, kept: i32) {
-        self.asm.op(4, two(0xb7), R10.0, flags_byte(0));
-        self.asm.alu_value(4, 4, R10, kept);
-        self.asm.alu(1, 4, R10, RAX);
-        self.asm.store(2, flags_byte(0), R10);
-        self.flags = Flags::Saved;
-    }
-
-    /// CF and OF from bit 0 of AL, the others stay; the flags are saved.
-    fn save_carry_overflow(&mut self) {
-        self.asm.op_from_byte(4, two(0xb6), RAX, RAX);
-        self.asm.op(4, one(0x69), RAX.0, RAX);
-        self.asm.raw(&0x101_i32.to_le_bytes());
-        self.merge_flags(!0x101);
-    }
-
-    /// CF from bit 0 of AL, the others stay; the flags are saved.
-    fn save_carry(&mut self) {
-        self.asm.op_from_byte(4, two(0xb6), RAX, RAX);
-        self.asm.shift(4, 4, RAX, 8);
-        self.merge_flags(!0x100);
-    }
-
-    /// `setCC` of a byte register of the host.
-    fn host_set(&mut self, condition: u8, reg: Reg) {
-        self.asm.op(1, two(0x90 | condition), 0, reg);
-    }
-
     fn product(&mut self, plan: &Plan, to: u8, from: Arg, value: Option<i32>) {
         let size = plan.size;
-        if self.live {
-            self.save_flags();
-        }
+        self.before_carry();
         let from = self.source(plan, from, size);
         let host = match value {
             Some(value) => {
@@ -291,24 +260,12 @@ impl Emit<'_> {
             }
         };
         self.set_reg(to, host);
-        self.finish_product();
-    }
-
-    /// A product's flags: CF and OF alike, the others stay.
-    fn finish_product(&mut self) {
-        if self.live {
-            self.host_set(0, RAX);
-            self.save_carry_overflow();
-        } else {
-            self.flags = Flags::Dead;
-        }
+        self.after_carry(Pending::CarryOverflow);
     }
 
     fn wide(&mut self, plan: &Plan, code: u8, from: Arg) {
         let size = plan.size;
-        if self.live {
-            self.save_flags();
-        }
+        self.before_carry();
         let mut from = self.source(plan, from, size);
         if let Rm::Mem(_) = from {
             self.asm.load(size, R10, from);
@@ -317,11 +274,36 @@ impl Emit<'_> {
         self.asm.load(size, RAX, R12);
         self.asm.op(size, one(0xf7), code, from);
         self.asm.load(size, R12, RAX);
-        self.finish_product();
+        self.after_carry(Pending::CarryOverflow);
+    }
+
+    /// Before an instruction that changes CF, or CF and OF, and leaves the others.
+    fn before_carry(&mut self) {
+        if self.live {
+            self.spill_flags();
+            self.stash_for_next();
+        }
+    }
+
+    /// After it: what is `pending` is made of one byte.
+    fn after_carry(&mut self, pending: Pending) {
+        let (condition, exact) = match pending {
+            Pending::Carry => (2, bit::C),
+            _ => (0, bit::C | bit::O),
+        };
+        if self.live {
+            let stash = self.stash_for_next();
+            self.host_set_rm(condition, stash.into());
+            if !self.checks.is_empty() {
+                self.stashed = Some((stash, pending));
+            }
+        }
+        self.put_off(pending, exact);
     }
 
     fn divide(&mut self, plan: &Plan, code: u8, from: Arg) {
         let size = plan.size;
+        self.stash_for_next();
         let from = self.source(plan, from, size);
         self.asm.load(size, R10, from);
         // Where the quotient might not fit, the handler judges.
@@ -335,27 +317,19 @@ impl Emit<'_> {
             self.asm.shift(7, size, RAX, size * 8 - 1);
             self.asm.alu(CMP, size, RAX, RDX);
             self.check(5);
-            self.asm.lea(size, R11, Mem::at(R10, 1));
-            self.asm.alu_value(CMP, size, R11, 1);
+            self.asm.lea(size, RAX, Mem::at(R10, 1));
+            self.asm.alu_value(CMP, size, RAX, 1);
             self.check(6);
         }
         self.asm.load(size, RAX, R12);
         self.asm.op(size, one(0xf7), code, R10);
         self.asm.load(size, R12, RAX);
-        if self.live {
-            // AF is set, CF and OF stay, the others are clear.
-            self.asm.set(RAX, AF << 8);
-            self.merge_flags(0x101);
-        } else {
-            self.flags = Flags::Dead;
-        }
+        self.put_off(Pending::Divided, 0);
     }
 
     fn bit(&mut self, plan: &Plan, code: u8, to: Arg, number: Arg) {
         let size = plan.size;
-        if self.live {
-            self.save_flags();
-        }
+        self.before_carry();
         let place: Rm = match to {
             Arg::Mem => {
                 self.memory(plan, size, code != 4);
@@ -370,7 +344,7 @@ impl Emit<'_> {
                 self.asm.raw(&[number as u8]);
             }
             Arg::Reg(number) => {
-                let number = self.reg(number, R11);
+                let number = self.reg(number, RAX);
                 self.asm.op(size, two(0x83 | code << 3), number.0, place);
             }
             Arg::Mem => unreachable!("no number"),
@@ -380,12 +354,7 @@ impl Emit<'_> {
         {
             self.set_reg_sized(size, to, host);
         }
-        if self.live {
-            self.host_set(2, RAX);
-            self.save_carry();
-        } else {
-            self.flags = Flags::Dead;
-        }
+        self.after_carry(Pending::Carry);
     }
 
     fn scan(&mut self, plan: &Plan, code: u8, to: u8, from: Arg) {
@@ -403,10 +372,8 @@ impl Emit<'_> {
             self.asm.raw(&[0x9f]);
             self.asm.alu_value(4, 4, RAX, PF << 8);
             self.asm.store(2, flags_byte(0), RAX);
-            self.flags = Flags::Saved;
-        } else {
-            self.flags = Flags::Dead;
         }
+        self.flags_are_saved();
     }
 
     fn count(&mut self, plan: &Plan, to: u8, from: Arg) {
@@ -418,7 +385,7 @@ impl Emit<'_> {
         };
         self.asm.op(size, opcode, R10.0, from);
         self.set_reg(to, R10);
-        self.has_flags();
+        self.has_flags(None);
     }
 
     fn swap(&mut self, size: u8, to: u8) {
@@ -452,12 +419,13 @@ impl Emit<'_> {
         match to {
             Arg::Mem => {
                 self.memory(plan, 1, true);
-                self.asm.copy(R11, RAX);
-                self.need_flags();
-                self.host_set_rm(condition, Mem::at(R11, 0).into());
+                // Flags are loaded by way of RAX; they are settled.
+                self.asm.copy(R10, RAX);
+                self.need_flags(condition);
+                self.host_set_rm(condition, Mem::at(R10, 0).into());
             }
             Arg::Reg(to) => {
-                self.need_flags();
+                self.need_flags(condition);
                 let place = self.rm(to);
                 self.host_set_rm(condition, place);
             }
@@ -480,13 +448,14 @@ impl Emit<'_> {
         };
         let size = plan.size;
         let mut from = self.source(plan, from, size);
+        let mut spare = R10;
         if plan.address.is_some() {
-            // Flags are loaded by way of RAX.
-            self.asm.load(size, R11, from);
-            from = R11.into();
+            // Flags are loaded by way of RAX; they are settled.
+            self.asm.load(size, R10, from);
+            (from, spare) = (R10.into(), RAX);
         }
-        self.need_flags();
-        let host = self.reg(to, R10);
+        self.need_flags(condition);
+        let host = self.reg(to, spare);
         self.asm.op(size, two(0x40 | condition), host.0, from);
         self.set_reg(to, host);
     }
@@ -498,16 +467,18 @@ impl Emit<'_> {
                 self.memory(plan, size, true);
                 // Not XCHG, which locks.
                 self.asm.load(size, R10, Mem::at(RAX, 0));
-                let new = self.reg(with, R11);
+                self.asm.store(8, field!(native.held), R10);
+                let new = self.reg(with, R10);
                 self.asm.store(size, Mem::at(RAX, 0), new);
+                self.asm.load(8, R10, field!(native.held));
                 self.set_reg_sized(size, with, R10);
             }
             Arg::Reg(to) => {
                 let a = self.rm(to);
                 self.asm.load(8, R10, a);
                 let b = self.rm(with);
-                self.asm.load(8, R11, b);
-                self.set_reg_sized(size, to, R11);
+                self.asm.load(8, RAX, b);
+                self.set_reg_sized(size, to, RAX);
                 self.set_reg_sized(size, with, R10);
             }
             Arg::Value(_) => unreachable!("no place"),
@@ -517,13 +488,11 @@ impl Emit<'_> {
     fn add_exchange(&mut self, plan: &Plan, with: u8) {
         let size = plan.size;
         self.memory(plan, size, true);
-        self.asm.load(size, R10, Mem::at(RAX, 0));
         let from = self.rm(with);
-        self.asm.load(size, R11, from);
-        self.asm.alu(0, size, R11, R10);
-        self.asm.store(size, Mem::at(RAX, 0), R11);
+        self.asm.load(size, R10, from);
+        self.asm.op(size, two(0xc1), R10.0, Mem::at(RAX, 0));
         self.set_reg(with, R10);
-        self.has_flags();
+        self.has_flags(None);
     }
 
     fn compare_exchange(&mut self, plan: &Plan, with: u8) {
@@ -532,13 +501,14 @@ impl Emit<'_> {
         self.asm.load(size, R10, Mem::at(RAX, 0));
         self.asm.alu(CMP, size, R12, R10);
         let other = self.asm.jump_if(5);
-        let new = self.reg(with, R11);
+        // It is what R10 has: nobody needs that any more.
+        let new = self.reg(with, R10);
         self.asm.store(size, Mem::at(RAX, 0), new);
         let done = self.asm.jump();
         self.asm.fill_here(other);
         self.asm.load(size, R12, R10);
         self.asm.fill_here(done);
-        self.has_flags();
+        self.has_flags(None);
     }
 
     fn push(&mut self, plan: &Plan, from: Arg) {
@@ -577,5 +547,36 @@ impl Emit<'_> {
         self.asm.load(8, R10, Mem::at(RAX, 0));
         self.asm.lea(8, R13, Mem::at(R14, 8));
         self.set_reg(slot::RBP, R10);
+    }
+}
+
+/// What makes the flags of arithmetic `code` anew, when it is done.
+fn again(code: u8, size: u8, to: Arg, from: Arg) -> Option<Pending> {
+    let Arg::Reg(number) = to else {
+        return None;
+    };
+    let known = from != Arg::Mem;
+    match code {
+        // What logic leaves says all.
+        1 | 4 | 6 => Some(Pending::Compare {
+            code: TEST,
+            size,
+            one: number,
+            other: to,
+        }),
+        CMP | TEST if known => Some(Pending::Compare {
+            code,
+            size,
+            one: number,
+            other: from,
+        }),
+        // ADD and SUB can be taken back, if what was added is still there.
+        0 | 5 if known && from != to => Some(Pending::Again {
+            code,
+            size,
+            to: number,
+            from,
+        }),
+        _ => None,
     }
 }

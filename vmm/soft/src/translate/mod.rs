@@ -13,8 +13,11 @@
 //!
 //! ```text
 //!  plan      what becomes of each instruction
-//!  emit      a block: its frame, flags, memory operands
-//!  general, shift, branch, vector   its instructions
+//!  trace     which blocks are translated as one
+//!  emit      a trace: its frame, registers, memory operands
+//!  pending   the guest's flags while they are written nowhere
+//!  general, shift, branch, vector   instructions
+//!  cold      what is rarely run
 //!  thunks    the way in and out
 //!  host      whether the host's processor does what is taken for granted
 //!  asm       the host's instructions as bytes
@@ -23,14 +26,17 @@
 
 mod asm;
 mod branch;
+mod cold;
 mod emit;
 mod general;
 mod host;
 mod memory;
+mod pending;
 mod plan;
 mod shift;
 mod state;
 mod thunks;
+mod trace;
 mod vector;
 
 use crate::Cpu;
@@ -38,16 +44,19 @@ use crate::block::Block;
 use crate::decode::Features;
 use crate::memory::{Mode, OFFSET};
 use asm::Asm;
-use emit::{Emit, Source};
+use emit::Emit;
 use memory::CodeMemory;
 use plan::{Plan, Work};
 use std::num::NonZeroUsize;
 use thunks::{NOWHERE, TARGETS, Target, Thunks, target_index};
+use trace::{Part, Trace};
 
 pub(crate) use state::{Kind, Native, Record};
 
 /// How often a block is interpreted before it is translated.
 const WARM: u8 = 16;
+/// How often a block ran at least that one translated before it goes on with.
+const RARELY: u8 = 3;
 /// Most instructions translated code runs before it comes back to see whether it is to stop.
 pub(crate) const STRETCH: u64 = 1 << 14;
 
@@ -66,8 +75,10 @@ pub fn can_translate() -> std::io::Result<()> {
 /// A block's translations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Translations {
-    /// How often it was interpreted.
+    /// How often it was interpreted since it was last found worth translating.
     runs: u8,
+    /// How often it was interpreted at all, as far as one byte counts.
+    all: u8,
     /// Where its code is, for each [`Mode`]; 0 if nowhere.
     code: [u64; 3],
     /// Nothing is won by translating it.
@@ -140,38 +151,39 @@ impl Translator {
         Some(code)
     }
 
-    /// Translates `block`, of number `number`, for the mode the processor is in. `known` finds the translations of
-    /// other blocks by their physical address.
+    /// Translates `block`, of number `number`, and what follows it, for the mode the processor is in. `find` knows the
+    /// other blocks, by their physical address.
     ///
     /// # Errors
     /// [`Full`]: there is no room.
-    pub fn translate(
+    pub fn translate<'a>(
         &mut self,
         cpu: &Cpu,
         features: &Features,
         number: u32,
-        block: &Block,
-        known: &dyn Fn(u64) -> Option<u64>,
+        block: &'a Block,
+        find: &dyn Fn(u64) -> Option<(u32, &'a Block)>,
     ) -> Result<Translations, Full> {
         let mut translations = block.translations;
         let mode = cpu.tlb.mode;
-        let plans = plans(cpu, features, block);
+        let plans = |block: &Block| plans(cpu, features, block);
+        let head = Part {
+            number,
+            block,
+            plans: plans(block),
+        };
         // The last instruction is never left to the interpreter, others are.
-        let at_once = plans.len() > 1 && matches!(plans[0].work, Work::Rest);
+        let at_once = head.plans.len() > 1 && matches!(head.plans[0].work, Work::Rest);
         if !cpu.long_code || at_once {
             translations.never = true;
             return Ok(translations);
         }
+        let page = block.physical & !OFFSET;
+        let rarely = self.warm.min(RARELY);
+        let trace = Trace::follow(head, rarely, &|at| find(page | at as u64), &plans);
+        let known = |physical| find(physical)?.1.translations.code(mode);
         let code = self.memory.next();
-        let source = Source {
-            ops: &block.ops,
-            plans: &plans,
-            bytes: block.bytes,
-            physical: block.physical,
-            number,
-            mode,
-        };
-        let bytes = Emit::block(source, self.thunks, code, known);
+        let bytes = Emit::trace(&trace, mode, self.thunks, code, &known);
         if !self.memory.add(&bytes) {
             return Err(Full);
         }
@@ -263,11 +275,17 @@ impl Translations {
             return false;
         }
         self.runs += 1;
+        self.all = self.all.saturating_add(1);
         if self.runs < warm {
             return false;
         }
         self.runs = 0;
         true
+    }
+
+    /// How often it was interpreted.
+    pub fn runs(&self) -> u8 {
+        self.all
     }
 
     /// Where its code for `mode` is.

@@ -139,6 +139,85 @@ pub(super) struct Plan {
     pub ends: bool,
 }
 
+impl Plan {
+    /// Guest registers it changes, a bit each: all, if that is not known.
+    pub fn written(&self) -> u16 {
+        const A: u16 = 1 << slot::RAX;
+        const D: u16 = 1 << slot::RDX;
+        const SP: u16 = 1 << slot::RSP;
+        let place = |to| match to {
+            Arg::Reg(number) => 1 << number,
+            _ => 0,
+        };
+        match self.work {
+            // CMP, TEST and BT change nothing.
+            Work::Alu { code: 7 | 8, .. } | Work::Bit { code: 4, .. } => 0,
+            Work::Alu { to, .. }
+            | Work::Move { to, .. }
+            | Work::Step { to, .. }
+            | Work::Negate { to, .. }
+            | Work::Shift { to, .. }
+            | Work::Bit { to, .. }
+            | Work::Set { to, .. } => place(to),
+            Work::Constant { to, .. }
+            | Work::Lea { to }
+            | Work::Widen { to, .. }
+            | Work::Product { to, .. }
+            | Work::Scan { to, .. }
+            | Work::Count { to, .. }
+            | Work::Swap { to }
+            | Work::MoveIf { to, .. } => 1 << to,
+            Work::Wide { .. } | Work::Divide { .. } => A | D,
+            Work::Extend | Work::CompareExchange { .. } => A,
+            Work::Spread => D,
+            Work::Exchange { to, with } => place(to) | 1 << with,
+            Work::AddExchange { with } => 1 << with,
+            Work::Push { .. } | Work::Call { .. } | Work::CallTo { .. } | Work::Return { .. } => SP,
+            Work::Pop { to } => SP | 1 << to,
+            Work::Leave => SP | 1 << slot::RBP,
+            Work::Vector(work) => work.written(),
+            Work::Nothing | Work::JumpIf { .. } | Work::Jump { .. } | Work::JumpTo { .. } => 0,
+            Work::Handler | Work::Rest => u16::MAX,
+        }
+    }
+
+    /// Guest registers its operands and its address name, one after the other.
+    pub fn named(&self) -> impl Iterator<Item = u8> + use<> {
+        let reg = |arg| match arg {
+            Arg::Reg(number) => Some(number),
+            _ => None,
+        };
+        let (one, other) = match self.work {
+            Work::Alu { to, from, .. } | Work::Move { to, from } => (reg(to), reg(from)),
+            Work::Step { to, .. }
+            | Work::Negate { to, .. }
+            | Work::Shift { to, .. }
+            | Work::Set { to, .. } => (reg(to), None),
+            Work::Bit { to, number, .. } => (reg(to), reg(number)),
+            Work::Widen { to, from, .. }
+            | Work::Product { to, from, .. }
+            | Work::Scan { to, from, .. }
+            | Work::Count { to, from }
+            | Work::MoveIf { to, from, .. } => (Some(to), reg(from)),
+            Work::Constant { to, .. } | Work::Lea { to } | Work::Swap { to } | Work::Pop { to } => {
+                (Some(to), None)
+            }
+            Work::Wide { from, .. }
+            | Work::Divide { from, .. }
+            | Work::Push { from }
+            | Work::JumpTo { from }
+            | Work::CallTo { from } => (reg(from), None),
+            Work::Exchange { to, with } => (reg(to), Some(with)),
+            Work::AddExchange { with } | Work::CompareExchange { with } => (Some(with), None),
+            Work::Vector(work) => (work.general(), None),
+            _ => (None, None),
+        };
+        let address = self.address.map(|address| [address.base, address.index]);
+        let address = address.into_iter().flatten().filter(|reg| *reg < 16);
+        one.into_iter().chain(other).chain(address)
+    }
+}
+
 /// What an instruction does to the flags, all six.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effect {

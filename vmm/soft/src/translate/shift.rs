@@ -1,7 +1,8 @@
 //! Shifts and rotates. What the manuals leave open of their flags is as in [`crate::execute::shift`].
 
 use super::asm::*;
-use super::emit::{Emit, Flags};
+use super::emit::Emit;
+use super::pending::{Pending, State, bit};
 use super::plan::{Arg, Plan};
 use super::state::flags_byte;
 
@@ -16,20 +17,27 @@ const AF_IN_AX: i32 = 0x1000;
 
 impl Emit<'_> {
     pub(super) fn shift(&mut self, plan: &Plan, code: u8, to: Arg, count: Option<u8>) {
-        match count {
-            None => self.shift_by_cl(plan, code, to),
-            Some(count) if code < SHL => self.rotate(plan, code, to, count),
-            Some(count) => {
+        match (count, to) {
+            (None, _) => self.shift_by_cl(plan, code, to),
+            (Some(count), _) if code < SHL => self.rotate(plan, code, to, count),
+            (Some(count), Arg::Reg(number)) => {
+                if self.live {
+                    let stash = self.stash_for_first();
+                    let before = self.reg(number, R10);
+                    self.asm.store(8, stash, before);
+                }
+                self.shift_place(plan, code, to, Some(count));
+                let size = plan.size;
+                // The host's OF is that of one place only, and AF is nobody's.
+                let exact = bit::C | bit::P | bit::Z | bit::S;
+                self.put_off_all(Pending::Shift { code, size, count }, exact);
+            }
+            (Some(count), _) => {
                 self.shift_place(plan, code, to, Some(count));
                 if self.live {
-                    self.asm.raw(&[0x9f]);
-                    self.overflow(code, Some(count));
-                    self.asm.alu_value(1, 4, RAX, AF_IN_AX);
-                    self.asm.store(2, flags_byte(0), RAX);
-                    self.flags = Flags::Saved;
-                } else {
-                    self.flags = Flags::Dead;
+                    self.store_shift_flags(code, count);
                 }
+                self.flags_are_saved();
             }
         }
     }
@@ -54,6 +62,31 @@ impl Emit<'_> {
         }
     }
 
+    /// Stores the flags of a shift whose others the host has.
+    pub(super) fn store_shift_flags(&mut self, code: u8, count: u8) {
+        self.asm.raw(&[0x9f]);
+        self.overflow(code, Some(count));
+        self.asm.alu_value(1, 4, RAX, AF_IN_AX);
+        self.asm.store(2, flags_byte(0), RAX);
+    }
+
+    /// The same after one by ECX, which is not 0.
+    pub(super) fn store_shift_flags_by_cl(&mut self, code: u8) {
+        self.asm.raw(&[0x9f]);
+        if code == SHR {
+            // The sign bit before, if it went by one.
+            self.asm.raw(&[0x0f, 0x90, 0xc0]);
+            self.asm.alu_value(7, 4, RCX, 1);
+            let by_one = self.asm.jump_if(4);
+            self.asm.raw(&[0xb0, 0]);
+            self.asm.fill_here(by_one);
+        } else {
+            self.overflow(code, None);
+        }
+        self.asm.alu_value(1, 4, RAX, AF_IN_AX);
+        self.asm.store(2, flags_byte(0), RAX);
+    }
+
     /// AL becomes OF after a shift; AH has the other flags, and the host's are still the shift's.
     fn overflow(&mut self, code: u8, count: Option<u8>) {
         match (code, count) {
@@ -70,53 +103,44 @@ impl Emit<'_> {
         }
     }
 
+    /// A shift of a register by CL. If that is 0 the flags stay.
     fn shift_by_cl(&mut self, plan: &Plan, code: u8, to: Arg) {
-        if !self.live {
-            self.shift_place(plan, code, to, None);
-            self.flags = Flags::Dead;
-            return;
+        if self.live {
+            self.spill_flags();
+            let stash = self.stash_for_next();
+            let Arg::Reg(number) = to else {
+                unreachable!("a register")
+            };
+            let before = self.reg(number, R10);
+            self.asm.store(8, stash, before);
+            self.asm.store(8, stash.plus(8), RCX);
         }
-        self.save_flags();
-        let mask = if plan.size == 8 { 63 } else { 31 };
-        // What is shifted may be RCX.
-        self.asm.load(4, R11, RCX);
-        self.asm.alu_value(4, 4, R11, mask);
         self.shift_place(plan, code, to, None);
-        self.asm.raw(&[0x9f]);
-        if code == SHR {
-            // The sign bit before, if it went by one.
-            self.asm.raw(&[0x0f, 0x90, 0xc0]);
-        } else {
-            self.overflow(code, None);
-        }
-        if code == SHR {
-            self.asm.alu_value(7, 4, R11, 1);
-            self.asm.op(1, two(0x94), 0, R10);
-            self.asm.alu(4, 1, RAX, R10);
-        }
-        self.asm.op(4, one(0x85), R11.0, R11);
-        // A count of zero leaves the flags as they are.
-        let zero = self.asm.jump_if(4);
-        self.asm.alu_value(1, 4, RAX, AF_IN_AX);
-        self.asm.store(2, flags_byte(0), RAX);
-        self.asm.fill_here(zero);
-        self.flags = Flags::Saved;
+        let size = plan.size;
+        self.put_off(Pending::ShiftByCl { code, size }, 0);
     }
 
     fn rotate(&mut self, plan: &Plan, code: u8, to: Arg, count: u8) {
         let size = plan.size;
-        if self.live {
-            self.save_flags();
+        if self.live && to == Arg::Mem {
+            self.settle_flags();
+        } else if self.live {
+            self.spill_flags();
+            self.stash_for_next();
         }
         self.shift_place(plan, code, to, Some(count));
-        if !self.live {
-            self.flags = Flags::Dead;
-            return;
+        match to {
+            Arg::Reg(to) => self.put_off(Pending::Rotate { code, size, to }, 0),
+            _ if self.live => {
+                self.store_rotate_flags(code, size, Mem::at(RAX, 0).into());
+                self.flags = State::SAVED;
+            }
+            _ => self.flags = State::DEAD,
         }
-        let result = match to {
-            Arg::Reg(to) => self.rm(to),
-            _ => Mem::at(RAX, 0).into(),
-        };
+    }
+
+    /// Changes CF and OF in memory as a rotation does whose result is at `result`.
+    pub(super) fn store_rotate_flags(&mut self, code: u8, size: u8, result: Rm) {
         self.load_zero_extended(size, R10, result);
         let bits = size * 8;
         if code == ROL {

@@ -1,6 +1,6 @@
 //! What translated code keeps where, and what it tells when it comes back.
 
-use super::asm::{Mem, R12, R13, R14, RBP, RBX, RCX, RDI, RDX, RSI, Reg};
+use super::asm::{Mem, R11, R12, R13, R14, R15, RBP, RBX, RCX, RDI, RDX, RSI, Reg};
 use super::thunks::{Target, target_index};
 use crate::Cpu;
 use crate::cpu::bits;
@@ -36,6 +36,8 @@ pub(crate) struct Native {
     pub window: u64,
     /// What became of the instruction of the last [`Kind::Last`]: 1 if it retired.
     pub retired: u64,
+    /// What flags that were put off are made of (see [`super::pending`]): a value and a count each.
+    pub stash: [[u64; 2]; 4],
 }
 
 impl Native {
@@ -71,6 +73,12 @@ pub(super) use field;
 /// Where the flags' bytes are.
 pub(super) fn flags_byte(n: i32) -> Mem {
     Mem::at(RBP, offset_of!(Cpu, native.flags) as i32 - BASE + n)
+}
+
+/// Where number `place` of the stash is, and in it byte `byte`.
+pub(super) fn stash(place: usize, byte: usize) -> Mem {
+    let at = offset_of!(Cpu, native.stash) + 16 * place + byte;
+    Mem::at(RBP, at as i32 - BASE)
 }
 
 /// Where slot `number` is.
@@ -111,7 +119,10 @@ pub(super) const PINNED: [(u8, Reg); 10] = [
     (9, Reg(9)),
 ];
 
-/// The host register that has guest register `number`, if one does.
+/// Registers of the host that have two more of the guest's, those that a trace uses most.
+pub(super) const FREE: [Reg; 2] = [R11, R15];
+
+/// The host register that has guest register `number` in any code, if one does.
 pub(super) fn pinned(number: u8) -> Option<Reg> {
     PINNED
         .iter()
@@ -218,14 +229,14 @@ impl Record {
 ///
 /// # Safety
 /// As for [`handle`].
-pub(super) unsafe extern "C" fn last(cpu: *mut Cpu, record: *const Record, left: u64) -> u64 {
+pub(super) unsafe extern "C" fn last(cpu: *mut Cpu, record: *const Record) -> u64 {
     // SAFETY: as in `handle`.
     let (cpu, record) = unsafe { (&mut *cpu, &*record) };
     cpu.arithmetic = cpu.native.flags();
     cpu.rip = cpu.native.page + u64::from(record.start);
     cpu.set_slot(slot::BLOCK, cpu.rip);
     cpu.next_rip = cpu.rip.wrapping_add(record.bytes.into());
-    let after = cpu.native.limit - left;
+    let after = cpu.native.limit - cpu.native.left;
     cpu.clock = after - u64::from(record.length);
     cpu.native.retired = 0;
     let failed = (record.op.run)(cpu, &record.op).is_err();

@@ -58,7 +58,7 @@ impl Thunks {
         // What translated code calls begins with an aligned stack after its own push.
         asm.lea(8, RSP, Mem::at(RSP, -8));
         asm.lea(8, RBP, Mem::at(RDI, BASE));
-        asm.copy(R15, RDX);
+        asm.store(8, field!(native.left), RDX);
         asm.copy(RAX, RSI);
         reload(asm);
         asm.go(4, RAX);
@@ -66,7 +66,6 @@ impl Thunks {
         let leave = asm.here();
         spill(asm);
         let spilled = asm.here();
-        asm.store(8, field!(native.left), R15);
         asm.lea(8, RSP, Mem::at(RSP, 8));
         for reg in SAVED.into_iter().rev() {
             asm.pop(reg);
@@ -129,8 +128,7 @@ fn last(asm: &mut Asm, spilled: u64) -> u64 {
     spill(asm);
     asm.lea(8, RDI, Mem::at(RBP, -BASE));
     asm.copy(RSI, RAX);
-    asm.copy(RDX, R15);
-    let function: unsafe extern "C" fn(*mut crate::Cpu, *const Record, u64) -> u64 = state::last;
+    let function: unsafe extern "C" fn(*mut crate::Cpu, *const Record) -> u64 = state::last;
     asm.set(RAX, function as usize as u64);
     asm.go(2, RAX);
     asm.copy(R11, RAX);

@@ -77,6 +77,22 @@ impl Work {
         }
         Effect::NONE
     }
+
+    /// Guest registers it changes, a bit each.
+    pub fn written(&self) -> u16 {
+        match self.to {
+            Place::General(number) => 1 << number,
+            _ => 0,
+        }
+    }
+
+    /// The general register that is an operand.
+    pub fn general(&self) -> Option<u8> {
+        [self.to, self.from].into_iter().find_map(|place| match place {
+            Place::General(number) => Some(number),
+            _ => None,
+        })
+    }
 }
 
 /// The work for an instruction; `None` if the handler is to do it.
@@ -364,7 +380,7 @@ impl Emit<'_> {
             Shape::Compare => {
                 self.loaded(work.to);
                 self.asm.op(4, work.opcode, XMM0.0, from);
-                self.has_flags();
+                self.has_flags(None);
             }
         }
     }

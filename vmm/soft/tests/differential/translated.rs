@@ -181,6 +181,111 @@ fn many_forms_in_a_row() {
     }
 }
 
+/// Blocks that lead to each other at random: loops, ways out of them, calls and returns, all in one page. They run
+/// long enough to be translated together, and are stopped anywhere.
+#[test]
+fn blocks_that_lead_to_each_other() {
+    let (codes, seed) = (codes(), seed());
+    let plain = plain(&codes);
+    let mut all = Rights::ALL.map(Twins::new);
+    for number in 0..programs(6_000) {
+        let mut random = Random::new(seed ^ 0xb10c, number);
+        let twins = &mut all[(number % 3) as usize];
+        if number % 512 < 3 {
+            twins.fill(&mut random);
+        }
+        let Some(first) = case(&plain, &mut random) else {
+            continue;
+        };
+        let (text, bytes) = maze(&plain, &mut random);
+        let mut state = first.state;
+        if random.percent(90) {
+            state.regs[4] = ARENA + 0x800 + random.below(0x100) * 8;
+        }
+        // First far, so that all is known and translated.
+        let mut stops = vec![400, 300, 350];
+        stops.extend((0..10).map(|_| random.below(250)));
+        for stop in stops {
+            twins.start(&bytes, &state);
+            if let Err(difference) = twins.run(stop) {
+                panic!(
+                    "seed {seed} program {number} stopped after {stop}:\n{}\n{bytes:02x?}\n{difference}",
+                    text.join("\n")
+                );
+            }
+        }
+    }
+    for twins in &all {
+        let (ran, all) = twins.ran_translated();
+        assert!(
+            2 * ran > all,
+            "{ran} of {all} instructions ran as host code"
+        );
+    }
+}
+
+/// A program of a few blocks that lead to each other; its text by blocks, and its bytes.
+fn maze(codes: &[Code], random: &mut Random) -> (Vec<String>, Vec<u8>) {
+    /// Bytes of a branch of 32 bits, padded.
+    const BRANCH: usize = 6;
+    let mut blocks = Vec::new();
+    let mut room = 240;
+    for _ in 0..1 + random.below(8) {
+        let (mut text, mut bytes) = (Vec::new(), Vec::new());
+        for _ in 0..random.below(5) {
+            let next = case(codes, random).and_then(|case| in_place(case, random));
+            if let Some((instruction, more)) = next {
+                text.push(instruction);
+                bytes.extend(more);
+            }
+        }
+        if bytes.len() + BRANCH > room {
+            break;
+        }
+        room -= bytes.len() + BRANCH;
+        blocks.push((text, bytes));
+    }
+    let mut starts = vec![0];
+    for (_, bytes) in &blocks {
+        starts.push(starts[starts.len() - 1] + bytes.len() + BRANCH);
+    }
+    let (mut text, mut all) = (Vec::new(), Vec::new());
+    for (n, (mut instructions, bytes)) in blocks.into_iter().enumerate() {
+        all.extend(bytes);
+        let to = random.below(starts.len() as u64) as usize;
+        let branch = |opcode: &[u8], all: &mut Vec<u8>| {
+            all.extend(opcode);
+            let behind = all.len() as i64 + 4;
+            all.extend(((starts[to] as i64 - behind) as i32).to_le_bytes());
+        };
+        let condition = random.below(16) as u8;
+        instructions.push(match random.below(16) {
+            0 => {
+                branch(&[0xe8], &mut all);
+                format!("call {to}")
+            }
+            1 => {
+                all.push(0xc3);
+                "ret".to_owned()
+            }
+            2 | 3 => {
+                branch(&[0xe9], &mut all);
+                format!("jmp {to}")
+            }
+            4 => "-".to_owned(),
+            _ => {
+                branch(&[0x0f, 0x80 | condition], &mut all);
+                format!("jcc {condition} {to}")
+            }
+        });
+        // What is behind a jump or a return is reached by others only.
+        all.resize(starts[n + 1], 0x90);
+        text.push(format!("{n}: {}", instructions.join("; ")));
+    }
+    all.extend([0xeb, 0xfe]);
+    (text, all)
+}
+
 /// A case's instruction with its memory operand somewhere in the arena, whatever the registers are, and its bytes.
 fn in_place(case: Case, random: &mut Random) -> Option<(String, Vec<u8>)> {
     let mut i = case.instruction;

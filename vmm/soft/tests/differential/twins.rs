@@ -21,6 +21,8 @@ pub struct Twins {
     /// One that never ran.
     fresh: Machine,
     template: Vec<u8>,
+    /// How many there were, as far as one byte counts.
+    programs: u8,
     /// The program that is in memory.
     program: Vec<u8>,
 }
@@ -77,8 +79,8 @@ impl Twins {
         translator
             .translate(CODE_MEMORY)
             .expect("code can be run here");
-        translator.warm(1);
         Self {
+            programs: 0,
             machines,
             fresh: rights.machine(),
             program: Vec::new(),
@@ -114,6 +116,11 @@ impl Twins {
     pub fn start(&mut self, bytes: &[u8], state: &State) {
         let anew = self.program != bytes;
         self.program = bytes.to_vec();
+        if anew {
+            // At once, each block by itself, or once blocks are known that others lead to.
+            self.programs = self.programs.wrapping_add(1);
+            self.machines[1].soft.warm(1 + self.programs % 3);
+        }
         for machine in &mut self.machines {
             let soft = &mut machine.soft;
             if anew {
