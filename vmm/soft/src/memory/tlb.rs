@@ -113,6 +113,8 @@ pub struct Tlb {
     pages: [[u64; ENTRIES]; 3],
     /// Which data entries are in use, or were since the last flush, so that a flush touches no others.
     used: Vec<(u8, u16)>,
+    /// Counts whenever an instruction translation that was there is no more. It never goes back.
+    changes: u64,
     /// By a hash of its 1 GiB, whether a piece of a large page was remembered since all was forgotten.
     large: u64,
 }
@@ -125,6 +127,7 @@ impl Default for Tlb {
             code: [[CODE_EMPTY; CODE_ENTRIES]; 2],
             pages: [[NONE; ENTRIES]; 3],
             used: Vec::new(),
+            changes: 0,
             large: 0,
         }
     }
@@ -157,6 +160,14 @@ impl Tlb {
     /// An entry is [`CODE_ENTRY`] bytes: the page's virtual address, its physical address, and more.
     pub(crate) fn code_at(user: bool) -> usize {
         offset_of!(Self, code) + usize::from(user) * size_of::<[CodeEntry; CODE_ENTRIES]>()
+    }
+
+    /// Where [`Tlb::changes`] is in it.
+    pub(crate) const CHANGES_AT: usize = offset_of!(Self, changes);
+
+    /// Counts a change of what jumps lead to.
+    pub(crate) fn count_change(&mut self) {
+        self.changes += 1;
     }
 
     /// Whether it remembers what `other` does, which is of a processor with memory elsewhere in the host.
@@ -221,6 +232,7 @@ impl Tlb {
         }
         if intent == Intent::Execute {
             let entry = &mut self.code[usize::from(mode == Mode::User)][code_index(address)];
+            self.changes += u64::from(entry.page != NONE);
             *entry = CodeEntry {
                 page,
                 frame: physical & !OFFSET,
@@ -255,6 +267,7 @@ impl Tlb {
         if global {
             self.large = 0;
         }
+        self.changes += 1;
         let (data, pages) = (&mut self.data, &mut self.pages);
         self.used.retain(|&(mode, n)| {
             let (mode, n) = (usize::from(mode), usize::from(n));
@@ -285,6 +298,7 @@ impl Tlb {
             let entry = &mut code[code_index(address)];
             if entry.page == page {
                 *entry = CODE_EMPTY;
+                self.changes += 1;
             }
         }
         if self.large & large_bit(address) != 0 {
@@ -294,6 +308,7 @@ impl Tlb {
 
     /// Forgets every piece of large pages in the 1 GiB of `address`.
     fn flush_pieces(&mut self, address: u64) {
+        self.changes += 1;
         let near = |page: u64| page >> LARGEST == address >> LARGEST;
         for at in 0..self.used.len() {
             let (mode, n) = self.used[at];
@@ -319,7 +334,9 @@ impl Tlb {
     /// Takes on the translations of `other`, a copy made earlier, as `is_guarded` says which physical pages
     /// are not written straight now.
     pub(crate) fn put_back(&mut self, other: &Self, is_guarded: impl Fn(u64) -> bool) {
+        let changes = self.changes.max(other.changes) + 1;
         self.clone_from(other);
+        self.changes = changes;
         self.tag_writes(is_guarded);
     }
 

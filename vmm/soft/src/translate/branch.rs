@@ -28,7 +28,7 @@ impl Emit<'_> {
             Work::JumpTo { from } => {
                 self.settle();
                 self.target(plan, from);
-                self.find();
+                self.find_again();
             }
             Work::CallTo { from } => {
                 self.settle();
@@ -36,7 +36,7 @@ impl Emit<'_> {
                 self.asm.store(8, field!(native.target), RAX);
                 self.push_return();
                 self.asm.load(8, RAX, field!(native.target));
-                self.find();
+                self.find_again();
             }
             Work::Return { drop } => self.ret(drop),
             _ => unreachable!("no branch"),
@@ -95,7 +95,7 @@ impl Emit<'_> {
             self.asm.load(8, RAX, Mem::at(RAX, 0));
             self.check_canonical();
             self.asm.lea(8, R13, Mem::at(R13, 8 + drop));
-            self.find();
+            self.find_again();
             return;
         };
         self.asm.copy(RAX, R13);

@@ -18,7 +18,7 @@ use super::cold::{Cold, Exit};
 use super::pending::{Pending, State};
 use super::plan::{Address, Arg, Plan, Work};
 use super::state::{self, FREE, Kind, Record, field, pinned, slot_at};
-use super::thunks::Thunks;
+use super::thunks::{self, Jump, Thunks};
 use super::trace::{Part, Then, Trace};
 use crate::memory::{ENTRIES, Entry, Mode};
 use crate::op::slot;
@@ -377,6 +377,16 @@ impl<'a> Emit<'a> {
             return Some(self.entry);
         }
         (self.known)(head.block.physical & !0xfff | target as u64)
+    }
+
+    /// Goes on at virtual address RAX, which is often one it went on at before.
+    pub fn find_again(&mut self) {
+        let unknown = thunks::known_jump(&mut self.asm, self.mode);
+        self.asm.op(4, one(0xff), 4, Mem::at(R10, offset_of!(Jump, code) as i32));
+        for hole in unknown {
+            self.asm.fill_here(hole);
+        }
+        self.find();
     }
 
     /// Goes on at virtual address RAX.

@@ -48,7 +48,7 @@ use emit::Emit;
 use memory::CodeMemory;
 use plan::{Plan, Work};
 use std::num::NonZeroUsize;
-use thunks::{NOWHERE, TARGETS, Target, Thunks, target_index};
+use thunks::{JUMPS, Jump, NEVER, NOWHERE, TARGETS, Target, Thunks, target_index};
 use trace::{Part, Trace};
 
 pub(crate) use state::{Kind, Native, Record};
@@ -92,6 +92,9 @@ pub(crate) struct Translator {
     /// Bytes of code memory that the thunks take.
     fixed: usize,
     targets: Box<[[Target; TARGETS]; 3]>,
+    jumps: Box<[[Jump; JUMPS]; 3]>,
+    /// Code was dropped that jumps may lead to.
+    stale: bool,
     /// What a jump to an untranslated target comes back with. Code has its address.
     _elsewhere: Box<Record>,
     /// A jump that came back lately: where, and the physical address and mode of the block it wants.
@@ -126,6 +129,8 @@ impl Translator {
                 .into_boxed_slice()
                 .try_into()
                 .expect("three tables"),
+            jumps: Box::new([[NEVER; JUMPS]; 3]),
+            stale: false,
             _elsewhere: elsewhere,
             link: None,
             warm: WARM,
@@ -205,6 +210,7 @@ impl Translator {
             }
         }
         self.link = None;
+        self.stale = true;
     }
 
     /// Forgets all; the caller has the blocks forget theirs.
@@ -212,6 +218,7 @@ impl Translator {
         self.memory.truncate(self.fixed);
         self.targets.iter_mut().for_each(|t| t.fill(NOWHERE));
         self.link = None;
+        self.stale = true;
     }
 
     /// Runs `code` for at most `left` instructions, and says why it came back. If a block was broken off in its middle
@@ -220,12 +227,17 @@ impl Translator {
     /// `window`: it is to come back after an instruction that may let interrupts in.
     pub fn run(&mut self, cpu: &mut Cpu, code: u64, left: u64, window: bool) -> Record {
         let before = cpu.clock;
+        if std::mem::take(&mut self.stale) {
+            cpu.tlb.count_change();
+        }
         let native = &mut cpu.native;
         native.set_flags(cpu.arithmetic);
         native.page = cpu.rip & !OFFSET;
         native.mxcsr = MXCSR;
         native.targets =
             std::array::from_fn(|n| self.targets[n].as_mut_ptr().expose_provenance() as u64);
+        native.jumps =
+            std::array::from_fn(|n| self.jumps[n].as_mut_ptr().expose_provenance() as u64);
         native.limit = cpu.clock + left;
         native.window = u64::from(window);
         cpu.native.sse = u64::from(state::allows_sse(cpu));

@@ -26,6 +26,8 @@ pub(crate) struct Native {
     pub held: u64,
     /// The table of targets for each [`Mode`].
     pub targets: [u64; 3],
+    /// The table of jumps for each [`Mode`].
+    pub jumps: [u64; 3],
     /// 1 if SSE instructions are allowed: neither CR0 nor CR4 forbids them.
     pub sse: u64,
     /// MXCSR as Rust code wants it.
@@ -101,6 +103,12 @@ pub(super) fn data_tlb(mode: Mode) -> i32 {
 /// The same for instructions.
 pub(super) fn code_tlb(mode: Mode) -> i32 {
     (offset_of!(Cpu, tlb) + Tlb::code_at(mode == Mode::User)) as i32 - BASE
+}
+
+/// Where the count is of changes of what jumps lead to, seen from RBP.
+pub(super) fn changes() -> Mem {
+    let at = offset_of!(Cpu, tlb) + Tlb::CHANGES_AT;
+    Mem::at(RBP, at as i32 - BASE)
 }
 
 /// Registers of the guest that are in registers of the host while translated code runs. The others stay in

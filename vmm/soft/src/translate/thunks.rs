@@ -29,6 +29,31 @@ pub(super) fn target_index(physical: u64) -> usize {
     (physical ^ physical >> 12) as usize % TARGETS
 }
 
+/// Jumps remembered for each mode: a power of two.
+pub(super) const JUMPS: usize = 1 << 10;
+
+/// Where the code at a virtual address is.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Jump {
+    /// The address.
+    pub address: u64,
+    /// The count of changes when it was found; at another, it may lead elsewhere.
+    pub changes: u64,
+    /// Where its code is.
+    pub code: u64,
+    /// So that a jump's place is a shift.
+    pub unused: u64,
+}
+
+/// A jump nobody made: nothing changes so often.
+pub(super) const NEVER: Jump = Jump {
+    address: 0,
+    changes: u64::MAX,
+    code: 0,
+    unused: 0,
+};
+
 /// Where they are.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Thunks {
@@ -144,8 +169,41 @@ fn last(asm: &mut Asm, spilled: u64) -> u64 {
     last
 }
 
+/// R10 becomes where the jump to virtual address RAX is remembered.
+pub(super) fn jump_at(asm: &mut Asm, mode: Mode) {
+    const BITS: u8 = JUMPS.trailing_zeros() as u8;
+    const SHIFT: u8 = size_of::<Jump>().trailing_zeros() as u8;
+    // 2^32 divided by the golden ratio: the high bits of the product are good.
+    asm.op(4, one(0x69), R10.0, RAX);
+    asm.raw(&0x9e37_79b1_u32.to_le_bytes());
+    asm.shift(5, 4, R10, 32 - BITS - SHIFT);
+    asm.alu_value(4, 4, R10, (JUMPS as i32 - 1) << SHIFT);
+    let tables = offset_of!(crate::Cpu, native.jumps) as i32 - BASE;
+    asm.alu(0, 8, R10, Mem::at(RBP, tables + 8 * mode as i32));
+}
+
+/// If the jump to virtual address RAX is remembered: makes its page the current one, with R10 where the jump is. What
+/// leads to where it is not.
+pub(super) fn known_jump(asm: &mut Asm, mode: Mode) -> [Hole; 2] {
+    jump_at(asm, mode);
+    asm.alu(7, 8, RAX, Mem::at(R10, offset_of!(Jump, address) as i32));
+    let other = asm.jump_if(5);
+    asm.load(8, R11, state::changes());
+    asm.alu(7, 8, R11, Mem::at(R10, offset_of!(Jump, changes) as i32));
+    let old = asm.jump_if(5);
+    asm.alu_value(4, 8, RAX, -4096);
+    asm.store(8, field!(native.page), RAX);
+    [other, old]
+}
+
 fn find(asm: &mut Asm, mode: Mode, leave: u64, elsewhere: &Record) -> u64 {
     let find = asm.here();
+    let unknown = known_jump(asm, mode);
+    asm.load(8, R11, Mem::at(R10, offset_of!(Jump, code) as i32));
+    asm.raw(&[0xc3]);
+    for hole in unknown {
+        asm.fill_here(hole);
+    }
     const SHIFT: u8 = CODE_ENTRY.trailing_zeros() as u8;
     asm.load(4, R10, RAX);
     asm.shift(5, 4, R10, 12 - SHIFT);
@@ -167,9 +225,14 @@ fn find(asm: &mut Asm, mode: Mode, leave: u64, elsewhere: &Record) -> u64 {
     asm.alu(0, 8, R10, Mem::at(RBP, tables + 8 * mode as i32));
     asm.alu(7, 8, R11, Mem::at(R10, 0));
     let untranslated = asm.jump_if(5);
+    asm.load(8, R11, Mem::at(R10, 8));
+    jump_at(asm, mode);
+    asm.store(8, Mem::at(R10, offset_of!(Jump, code) as i32), R11);
+    asm.store(8, Mem::at(R10, offset_of!(Jump, address) as i32), RAX);
     asm.alu_value(4, 8, RAX, -4096);
     asm.store(8, field!(native.page), RAX);
-    asm.load(8, R11, Mem::at(R10, 8));
+    asm.load(8, RAX, state::changes());
+    asm.store(8, Mem::at(R10, offset_of!(Jump, changes) as i32), RAX);
     asm.raw(&[0xc3]);
     asm.fill_here(unknown);
     asm.fill_here(untranslated);
