@@ -89,6 +89,21 @@ struct CodeEntry {
     unused: u64,
 }
 
+/// The translation the stack was found with lately, where translated code has it without looking: a copy of what the
+/// table has.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Window {
+    /// The page.
+    pub page: u64,
+    /// Where in it reads of up to 8 bytes have to begin before; 0 for nowhere.
+    pub reads: u64,
+    /// The same for writes.
+    pub writes: u64,
+    /// Where the page is in the host.
+    pub host: u64,
+}
+
 /// No page has this number or address.
 const NONE: u64 = 1;
 
@@ -111,6 +126,8 @@ pub struct Tlb {
     code: [[CodeEntry; CODE_ENTRIES]; 2],
     /// Page numbers behind the tags, for the entries whose tags say nothing (device memory, code).
     pages: [[u64; ENTRIES]; 3],
+    /// For each mode.
+    windows: [Window; 3],
     /// Which data entries are in use, or were since the last flush, so that a flush touches no others.
     used: Vec<(u8, u16)>,
     /// Counts whenever an instruction translation that was there is no more. It never goes back.
@@ -126,6 +143,7 @@ impl Default for Tlb {
             data: std::array::from_fn(|_| std::array::from_fn(empty)),
             code: [[CODE_EMPTY; CODE_ENTRIES]; 2],
             pages: [[NONE; ENTRIES]; 3],
+            windows: [Window::default(); 3],
             used: Vec::new(),
             changes: 0,
             large: 0,
@@ -160,6 +178,18 @@ impl Tlb {
     /// An entry is [`CODE_ENTRY`] bytes: the page's virtual address, its physical address, and more.
     pub(crate) fn code_at(user: bool) -> usize {
         offset_of!(Self, code) + usize::from(user) * size_of::<[CodeEntry; CODE_ENTRIES]>()
+    }
+
+    /// Where the window of `mode` is in it.
+    pub(crate) fn window_at(mode: Mode) -> usize {
+        offset_of!(Self, windows) + mode as usize * size_of::<Window>()
+    }
+
+    /// Shuts the window of `mode` if it shows data entry `n`, which is about to be another.
+    fn shut(&mut self, mode: usize, n: usize) {
+        if index(self.windows[mode].page) == n {
+            self.windows[mode] = Window::default();
+        }
     }
 
     /// Where [`Tlb::changes`] is in it.
@@ -244,6 +274,7 @@ impl Tlb {
         // Writable here means: writable and dirty already, so that the first write walks.
         physical |= (u64::from(found.writable) * flag::WRITABLE) | flag::VALID;
         let n = index(address);
+        self.shut(mode as usize, n);
         let entry = &mut self.data[mode as usize][n];
         if entry.physical & flag::LISTED == 0 {
             self.used.push((mode as u8, n as u16));
@@ -268,6 +299,7 @@ impl Tlb {
             self.large = 0;
         }
         self.changes += 1;
+        self.windows = Default::default();
         let (data, pages) = (&mut self.data, &mut self.pages);
         self.used.retain(|&(mode, n)| {
             let (mode, n) = (usize::from(mode), usize::from(n));
@@ -326,6 +358,7 @@ impl Tlb {
 
     /// Forgets a data translation.
     fn drop(&mut self, mode: usize, n: usize) {
+        self.shut(mode, n);
         self.data[mode][n] = empty(n);
         self.data[mode][n].physical = flag::LISTED;
         self.pages[mode][n] = NONE;
@@ -342,6 +375,7 @@ impl Tlb {
 
     /// Lets pages be written straight, or not, as `is_guarded` says of their physical addresses.
     pub(super) fn tag_writes(&mut self, is_guarded: impl Fn(u64) -> bool) {
+        self.windows = Default::default();
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];
@@ -356,6 +390,7 @@ impl Tlb {
 
     /// Makes writes to physical `page` (an address) go the slow way: it has decoded instructions now.
     pub(crate) fn guard(&mut self, page: u64) {
+        self.windows = Default::default();
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];
@@ -367,6 +402,7 @@ impl Tlb {
 
     /// The opposite of [`Tlb::guard`].
     pub(super) fn unguard(&mut self, page: u64) {
+        self.windows = Default::default();
         for &(mode, n) in &self.used {
             let (mode, n) = (usize::from(mode), usize::from(n));
             let entry = &mut self.data[mode][n];

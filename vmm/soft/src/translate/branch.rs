@@ -10,36 +10,45 @@ use super::state::{Kind, field, flags_byte};
 use super::trace::Then;
 
 impl Emit<'_> {
+    /// A branch. If the trace ends with it everything is settled, unless it is conditional.
     pub(super) fn branch(&mut self, plan: &Plan) {
         let goes_on = self.then() != Then::Ends;
         match plan.work {
             Work::JumpIf { condition, target } => self.jump_if(condition, target),
             Work::Jump { .. } if goes_on => {}
-            Work::Jump { target } => {
-                self.settle();
-                self.go_to(self.start() + target);
-            }
-            Work::Call { .. } if goes_on => self.push_return(),
+            Work::Jump { target } => self.go_to(self.start() + target),
             Work::Call { target } => {
-                self.settle();
                 self.push_return();
-                self.go_to(self.start() + target);
+                if !goes_on {
+                    self.go_to(self.start() + target);
+                }
             }
             Work::JumpTo { from } => {
-                self.settle();
                 self.target(plan, from);
-                self.find_again();
+                self.jump_if_known();
+                self.check_canonical();
+                self.find();
             }
             Work::CallTo { from } => {
-                self.settle();
                 self.target(plan, from);
+                self.check_canonical();
                 self.asm.store(8, field!(native.target), RAX);
                 self.push_return();
                 self.asm.load(8, RAX, field!(native.target));
-                self.find_again();
+                self.jump_if_known();
+                self.find();
             }
             Work::Return { drop } => self.ret(drop),
             _ => unreachable!("no branch"),
+        }
+    }
+
+    /// Goes on at virtual address RAX if the jump there is remembered.
+    fn jump_if_known(&mut self) {
+        let unknown = self.known_jump();
+        self.jump_known();
+        for hole in unknown {
+            self.asm.fill_here(hole);
         }
     }
 
@@ -88,19 +97,21 @@ impl Emit<'_> {
     }
 
     fn ret(&mut self, drop: i32) {
+        self.asm.copy(RAX, R13);
+        self.translate_stack(false);
+        self.asm.load(8, RAX, Mem::at(RAX, 0));
         let Then::Returns(back) = self.then() else {
-            self.settle();
-            self.asm.copy(RAX, R13);
-            self.translate(8, false);
-            self.asm.load(8, RAX, Mem::at(RAX, 0));
+            let unknown = self.known_jump();
+            self.asm.lea(8, R13, Mem::at(R13, 8 + drop));
+            self.jump_known();
+            for hole in unknown {
+                self.asm.fill_here(hole);
+            }
             self.check_canonical();
             self.asm.lea(8, R13, Mem::at(R13, 8 + drop));
-            self.find_again();
+            self.find();
             return;
         };
-        self.asm.copy(RAX, R13);
-        self.translate(8, false);
-        self.asm.load(8, RAX, Mem::at(RAX, 0));
         self.asm.load(8, R10, field!(native.page));
         self.asm.lea(8, R10, Mem::at(R10, back as i32));
         self.asm.alu(7, 8, RAX, R10);
@@ -122,7 +133,6 @@ impl Emit<'_> {
                 self.asm.load(8, RAX, Mem::at(RAX, 0));
             }
         }
-        self.check_canonical();
     }
 
     /// Leads to the interpreter unless RAX has 48 bits, sign-extended.
@@ -143,7 +153,7 @@ impl Emit<'_> {
     /// Pushes the address behind the block, whose last instruction is a call.
     fn push_return(&mut self) {
         self.asm.lea(8, RAX, Mem::at(R13, -8));
-        self.translate(8, true);
+        self.translate_stack(true);
         self.asm.load(8, R10, field!(native.page));
         let back = self.behind();
         self.asm.lea(8, R10, Mem::at(R10, back as i32));

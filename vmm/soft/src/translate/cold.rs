@@ -26,11 +26,24 @@ pub(super) enum Exit {
     Return(Record, i32),
 }
 
+/// A look through the window on the stack that shows another page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shut {
+    /// What leads here.
+    pub from: Hole,
+    /// Where to go on with RAX in the host.
+    pub back: u64,
+    /// Of [`super::thunks::Thunks::open`].
+    pub open: u64,
+}
+
 /// Code behind a trace.
 #[derive(Clone, Debug)]
 pub(super) struct Cold {
     /// What leads here.
     pub from: Vec<Hole>,
+    /// What leads here once the window cannot be opened.
+    pub shut: Vec<Shut>,
     /// How the flags are there.
     pub flags: State,
     /// Registers of [`super::state::FREE`] that have to be stored.
@@ -54,8 +67,15 @@ impl Emit<'_> {
     pub fn end(&mut self) {
         let mut records = Vec::new();
         for cold in std::mem::take(&mut self.cold) {
-            for hole in &cold.from {
-                self.asm.fill_here(*hole);
+            let mut from = cold.from.clone();
+            for shut in &cold.shut {
+                self.asm.fill_here(shut.from);
+                self.asm.call(shut.open);
+                from.push(self.asm.jump_if(2));
+                self.asm.jump_to(shut.back);
+            }
+            for hole in from {
+                self.asm.fill_here(hole);
             }
             match cold.exit {
                 Exit::Handle { .. } => self.handle(&cold, &mut records),

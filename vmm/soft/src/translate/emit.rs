@@ -14,13 +14,13 @@
 //! are in [`super::state::Native::flags`]; [`super::pending`] tells where they are meanwhile.
 
 use super::asm::*;
-use super::cold::{Cold, Exit};
+use super::cold::{Cold, Exit, Shut};
 use super::pending::{Pending, State};
 use super::plan::{Address, Arg, Plan, Work};
 use super::state::{self, FREE, Kind, Record, field, pinned, slot_at};
 use super::thunks::{self, Jump, Thunks};
 use super::trace::{Part, Then, Trace};
-use crate::memory::{ENTRIES, Entry, Mode};
+use crate::memory::{ENTRIES, Entry, Mode, Window};
 use crate::op::slot;
 use std::mem::offset_of;
 
@@ -44,6 +44,8 @@ pub(super) struct Emit<'a> {
     pub live: bool,
     /// Checks of this instruction that lead to its handler.
     pub checks: Vec<Hole>,
+    /// Looks of this instruction through the window on the stack.
+    pub shut: Vec<Shut>,
     /// What this instruction put in the stash, which its handler does not.
     pub stashed: Option<(Mem, Pending)>,
     pub cold: Vec<Cold>,
@@ -81,6 +83,7 @@ impl<'a> Emit<'a> {
             flags: State::SAVED,
             live: true,
             checks: Vec::new(),
+            shut: Vec::new(),
             stashed: None,
             cold: Vec::new(),
             free: used_most(trace),
@@ -260,11 +263,16 @@ impl<'a> Emit<'a> {
             self.settle_flags();
             self.spill_flags();
         }
+        if plan.ends && self.then() == Then::Ends && !matches!(plan.work, Work::JumpIf { .. }) {
+            self.settle();
+            self.spill_flags();
+        }
         let (flags, dirty) = (self.flags, self.dirty);
         self.work(plan);
         self.note_written(written);
         let (from, stashed) = (std::mem::take(&mut self.checks), self.stashed.take());
-        if from.is_empty() {
+        let shut = std::mem::take(&mut self.shut);
+        if from.is_empty() && shut.is_empty() {
             return;
         }
         let exit = if plan.ends {
@@ -282,6 +290,7 @@ impl<'a> Emit<'a> {
         };
         let cold = Cold {
             from,
+            shut,
             flags,
             dirty,
             credit: self.credit(),
@@ -321,6 +330,7 @@ impl<'a> Emit<'a> {
     pub fn cold(&self, from: Hole, exit: Exit) -> Cold {
         Cold {
             from: vec![from],
+            shut: Vec::new(),
             flags: self.flags,
             dirty: self.dirty,
             credit: self.credit(),
@@ -379,14 +389,15 @@ impl<'a> Emit<'a> {
         (self.known)(head.block.physical & !0xfff | target as u64)
     }
 
-    /// Goes on at virtual address RAX, which is often one it went on at before.
-    pub fn find_again(&mut self) {
-        let unknown = thunks::known_jump(&mut self.asm, self.mode);
-        self.asm.op(4, one(0xff), 4, Mem::at(R10, offset_of!(Jump, code) as i32));
-        for hole in unknown {
-            self.asm.fill_here(hole);
-        }
-        self.find();
+    /// See [`thunks::known_jump`].
+    pub fn known_jump(&mut self) -> [Hole; 2] {
+        thunks::known_jump(&mut self.asm, self.mode)
+    }
+
+    /// Goes on where the jump at R10 leads.
+    pub fn jump_known(&mut self) {
+        let code = Mem::at(R10, offset_of!(Jump, code) as i32);
+        self.asm.op(4, one(0xff), 4, code);
     }
 
     /// Goes on at virtual address RAX.
@@ -520,7 +531,31 @@ impl<'a> Emit<'a> {
     pub fn memory(&mut self, plan: &Plan, size: u8, write: bool) {
         let address = plan.address.expect("it has a memory operand");
         self.linear(&address);
-        self.translate(size, write);
+        if address.is_on_stack() && size <= 8 {
+            self.translate_stack(write);
+        } else {
+            self.translate(size, write);
+        }
+    }
+
+    /// The same as [`Emit::translate`] for up to 8 bytes that RSP points near to, through the window on the stack.
+    pub fn translate_stack(&mut self, write: bool) {
+        let window = state::window(self.mode);
+        let at = |field: usize| Mem::at(RBP, window + field as i32);
+        self.asm.alu(5, 8, RAX, at(offset_of!(Window, page)));
+        let limit = if write {
+            offset_of!(Window, writes)
+        } else {
+            offset_of!(Window, reads)
+        };
+        self.asm.alu(7, 8, RAX, at(limit));
+        let hole = self.asm.jump_if(3);
+        self.asm.alu(0, 8, RAX, at(offset_of!(Window, host)));
+        self.shut.push(Shut {
+            from: hole,
+            back: self.asm.here(),
+            open: self.thunks.open[self.mode as usize][usize::from(write)],
+        });
     }
 
     /// Operand `arg` for reading: where it is. A memory operand is at RAX then.

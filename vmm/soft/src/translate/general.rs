@@ -518,7 +518,7 @@ impl Emit<'_> {
             self.asm.store(8, field!(native.held), RAX);
         }
         self.asm.lea(8, RAX, Mem::at(R13, -8));
-        self.translate(8, true);
+        self.translate_stack(true);
         match from {
             Arg::Value(value) => self.asm.store_value(8, Mem::at(RAX, 0), value),
             Arg::Reg(from) => {
@@ -535,7 +535,7 @@ impl Emit<'_> {
 
     fn pop(&mut self, to: u8) {
         self.asm.copy(RAX, R13);
-        self.translate(8, false);
+        self.translate_stack(false);
         self.asm.load(8, R10, Mem::at(RAX, 0));
         self.asm.lea(8, R13, Mem::at(R13, 8));
         self.set_reg(to, R10);

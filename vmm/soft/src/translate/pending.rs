@@ -82,6 +82,8 @@ pub(super) enum Pending {
     Rotate { code: u8, size: u8, to: u8 },
     /// TEST of what is in the stash with itself.
     Result { size: u8 },
+    /// The same by a count that is in the stash.
+    RotateByCl { code: u8, size: u8, to: u8 },
     /// CF and OF are what the stash has.
     CarryOverflow,
     /// CF is what the stash has.
@@ -100,7 +102,7 @@ impl Pending {
         match self {
             Self::Compare { one, other, .. } => 1 << one | reg(other),
             Self::Again { to, from, .. } => 1 << to | reg(from),
-            Self::Step { to, .. } | Self::Rotate { to, .. } => 1 << to,
+            Self::Step { to, .. } | Self::Rotate { to, .. } | Self::RotateByCl { to, .. } => 1 << to,
             _ => 0,
         }
     }
@@ -476,6 +478,16 @@ impl Emit<'_> {
             Pending::Rotate { code, size, to } => {
                 let result = self.rm(to);
                 self.store_rotate_flags(code, size, result);
+            }
+            Pending::RotateByCl { code, size, to } => {
+                let mask = if size == 8 { 63 } else { 31 };
+                self.asm.op(1, one(0xf6), 0, stash(place, 8));
+                self.asm.raw(&[mask]);
+                // A count of zero leaves the flags as they are.
+                let zero = self.asm.jump_if(4);
+                let result = self.rm(to);
+                self.store_rotate_flags(code, size, result);
+                self.asm.fill_here(zero);
             }
             Pending::CarryOverflow => {
                 self.asm.op_from_byte(4, two(0xb6), RAX, stash(place, 0));

@@ -35,6 +35,13 @@ pub(super) struct Address {
     pub narrow: bool,
 }
 
+impl Address {
+    /// Whether RSP alone says where it is.
+    pub fn is_on_stack(&self) -> bool {
+        self.base == slot::RSP && self.index == slot::ZERO && self.segment.is_none() && !self.narrow
+    }
+}
+
 /// What to write for an instruction. Sizes are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Work {
@@ -499,7 +506,7 @@ fn shift(form: &Form, code: u8) -> Option<Plan> {
         // Of the flags of more turns than there are bits each shift has its own idea.
         Some(0) => return None,
         Some(count) if !rotates && count >= size * 8 => return None,
-        None if size < 4 || rotates || to == Arg::Mem => return None,
+        None if size < 4 || to == Arg::Mem => return None,
         _ => {}
     }
     let flags = if rotates || count.is_none() {

@@ -18,6 +18,7 @@ const AF_IN_AX: i32 = 0x1000;
 impl Emit<'_> {
     pub(super) fn shift(&mut self, plan: &Plan, code: u8, to: Arg, count: Option<u8>) {
         match (count, to) {
+            (None, Arg::Reg(to)) if code < SHL => self.rotate_by_cl(plan, code, to),
             (None, _) => self.shift_by_cl(plan, code, to),
             (Some(count), _) if code < SHL => self.rotate(plan, code, to, count),
             (Some(count), Arg::Reg(number)) => {
@@ -118,6 +119,18 @@ impl Emit<'_> {
         self.shift_place(plan, code, to, None);
         let size = plan.size;
         self.put_off(Pending::ShiftByCl { code, size }, 0);
+    }
+
+    /// A rotation of a register by CL. If that is 0 the flags stay.
+    fn rotate_by_cl(&mut self, plan: &Plan, code: u8, to: u8) {
+        if self.live {
+            self.spill_flags();
+            let stash = self.stash_for_next();
+            self.asm.store(8, stash.plus(8), RCX);
+        }
+        self.shift_place(plan, code, Arg::Reg(to), None);
+        let size = plan.size;
+        self.put_off(Pending::RotateByCl { code, size, to }, 0);
     }
 
     fn rotate(&mut self, plan: &Plan, code: u8, to: Arg, count: u8) {

@@ -105,6 +105,11 @@ pub(super) fn code_tlb(mode: Mode) -> i32 {
     (offset_of!(Cpu, tlb) + Tlb::code_at(mode == Mode::User)) as i32 - BASE
 }
 
+/// Where the window of `mode` on the stack is, seen from RBP.
+pub(super) fn window(mode: Mode) -> i32 {
+    (offset_of!(Cpu, tlb) + Tlb::window_at(mode)) as i32 - BASE
+}
+
 /// Where the count is of changes of what jumps lead to, seen from RBP.
 pub(super) fn changes() -> Mem {
     let at = offset_of!(Cpu, tlb) + Tlb::CHANGES_AT;

@@ -2,7 +2,7 @@
 
 use super::asm::*;
 use super::state::{self, BASE, PINNED, Record, field};
-use crate::memory::{CODE_ENTRIES, CODE_ENTRY, Mode};
+use crate::memory::{CODE_ENTRIES, CODE_ENTRY, ENTRIES, Entry, Mode, Window};
 use std::mem::offset_of;
 
 /// Targets remembered for each mode: a power of two.
@@ -68,6 +68,9 @@ pub(super) struct Thunks {
     /// For each mode: finds the code at virtual address RAX, makes its page the current one and returns with R11
     /// where the code is. Leaves if it is not translated.
     pub find: [u64; 3],
+    /// For each mode, and for reads and writes of up to 8 bytes: opens the window on the page in which RAX is, once what
+    /// was taken from it is added again. RAX becomes where that is in the host; CF is set if nobody knows. R10 changes.
+    pub open: [[u64; 2]; 3],
 }
 
 /// Registers a C function has to leave as they were, but RSP.
@@ -99,14 +102,16 @@ impl Thunks {
         asm.align(16);
         let handle = handler(asm, spilled);
         let last = last(asm, spilled);
-        let find = [Mode::Supervisor, Mode::SupervisorStrict, Mode::User]
-            .map(|mode| find(asm, mode, leave, elsewhere));
+        let modes = [Mode::Supervisor, Mode::SupervisorStrict, Mode::User];
+        let find = modes.map(|mode| find(asm, mode, leave, elsewhere));
+        let open = modes.map(|mode| [false, true].map(|write| open(asm, mode, write)));
         Self {
             enter,
             leave,
             handle,
             last,
             find,
+            open,
         }
     }
 }
@@ -167,6 +172,54 @@ fn last(asm: &mut Asm, spilled: u64) -> u64 {
     asm.jump_to(spilled);
     asm.align(16);
     last
+}
+
+fn open(asm: &mut Asm, mode: Mode, write: bool) -> u64 {
+    const SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
+    const MASK: i32 = ((ENTRIES - 1) * size_of::<Entry>()) as i32;
+    /// An access of 8 bytes that begins before it ends in the page.
+    const LIMIT: i32 = 4096 - 8 + 1;
+    let open = asm.here();
+    let table = state::data_tlb(mode);
+    let entry = |field: usize| Mem::indexed(Some(RBP), R10, 0, table + field as i32);
+    let window = |field: usize| Mem::at(RBP, state::window(mode) + field as i32);
+    let (read_tag, write_tag) = (offset_of!(Entry, read), offset_of!(Entry, write));
+    asm.push(RCX);
+    asm.alu(0, 8, RAX, window(offset_of!(Window, page)));
+    asm.load(4, R10, RAX);
+    asm.shift(5, 4, R10, SHIFT);
+    asm.alu_value(4, 4, R10, MASK);
+    asm.copy(RCX, RAX);
+    asm.alu_value(4, 8, RCX, -4096);
+    asm.alu(7, 8, RCX, entry(if write { write_tag } else { read_tag }));
+    let unknown = asm.jump_if(5);
+    asm.alu(5, 8, RAX, RCX);
+    asm.alu_value(7, 8, RAX, LIMIT);
+    let across = asm.jump_if(3);
+    asm.store(8, window(offset_of!(Window, page)), RCX);
+    for (tag, limit) in [
+        (read_tag, offset_of!(Window, reads)),
+        (write_tag, offset_of!(Window, writes)),
+    ] {
+        asm.store_value(8, window(limit), 0);
+        asm.alu(7, 8, RCX, entry(tag));
+        let not = asm.jump_if(5);
+        asm.store_value(8, window(limit), LIMIT);
+        asm.fill_here(not);
+    }
+    asm.load(8, RCX, entry(offset_of!(Entry, host)));
+    asm.store(8, window(offset_of!(Window, host)), RCX);
+    asm.alu(0, 8, RAX, RCX);
+    asm.pop(RCX);
+    // clc; ret
+    asm.raw(&[0xf8, 0xc3]);
+    asm.fill_here(unknown);
+    asm.fill_here(across);
+    asm.pop(RCX);
+    // stc; ret
+    asm.raw(&[0xf9, 0xc3]);
+    asm.align(16);
+    open
 }
 
 /// R10 becomes where the jump to virtual address RAX is remembered.
