@@ -521,7 +521,7 @@ pub struct DemoArgs {
 #[derive(Clone, Debug, Args)]
 pub struct BenchArgs {
     /// Workloads: counter, kv, disk, failover (these if none is named); disk-read (--disk-read backup), disk-copy
-    /// (--disk-copy), disk-copy-read; with a Linux guest, beside QEMU if that is installed: cpu, boot, idle
+    /// (--disk-copy), disk-copy-read; with a Linux guest, beside QEMU if that is installed: cpu, boot, idle, redis
     pub workloads: Vec<String>,
     /// Rounds of each measurement, of which medians are quoted
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
@@ -532,8 +532,8 @@ pub struct BenchArgs {
     /// Folder for results.json and the plots
     #[arg(short, long, default_value = "bench-results", value_name = "DIR")]
     pub output: PathBuf,
-    /// The Linux guest of cpu, boot and idle: what `tandem image` made, without a disk (if not given, it is
-    /// made)
+    /// The Linux guest of cpu, boot, idle and redis: what `tandem image` made, without a disk (if not given, it is
+    /// made); for redis, of redis-server
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
     /// Network: auto, tap (private bridge) or switch (userspace)

@@ -4,6 +4,7 @@
 use super::logs::Bytes;
 use super::memory::Memory;
 use super::results::{Failover, Goal, Results};
+use super::soft::RedisRow;
 
 /// Least speed of `counter` under FT, as a share of that without.
 const COUNTER_RATIO: f64 = 0.95;
@@ -17,6 +18,10 @@ const LATE_US: u64 = 2000;
 const TIMER_BYTES: u64 = 12;
 /// Most bytes of a received frame in the log, beyond its own.
 const FRAME_BYTES: u64 = 16;
+/// Least speed of `redis` over QEMU's TCG, in every load.
+const REDIS_TCG_RATIO: f64 = 1.5;
+/// Least speed of `redis` under FT, as a share of that without, in every load.
+const REDIS_FT_RATIO: f64 = 0.75;
 /// Longest stalls of clients, in milliseconds.
 const STALL_P50_MS: f64 = 150.0;
 const STALL_P99_MS: f64 = 500.0;
@@ -106,7 +111,29 @@ pub fn judge(results: &Results) -> Vec<Goal> {
     if let Some(failover) = &results.failover {
         goals.extend(failover_goals(failover));
     }
+    if let Some(soft) = &results.soft {
+        goals.extend(redis_goals(&soft.redis));
+    }
     goals
+}
+
+/// Of the load that is furthest from each.
+fn redis_goals(rows: &[RedisRow]) -> impl Iterator<Item = Goal> {
+    let least =
+        |ratio: fn(&RedisRow) -> Option<f64>| rows.iter().filter_map(ratio).reduce(f64::min);
+    let tcg = least(|row| row.vs_tcg).map(|least| Goal {
+        name: "redis / QEMU TCG, least",
+        goal: "at least 1.5",
+        measured: two(least),
+        met: least >= REDIS_TCG_RATIO,
+    });
+    let ft = least(|row| row.ft_ratio).map(|least| Goal {
+        name: "redis under FT / without, least",
+        goal: "at least 0.75",
+        measured: two(least),
+        met: least >= REDIS_FT_RATIO,
+    });
+    tcg.into_iter().chain(ft)
 }
 
 fn memory_goal(memory: Memory) -> (String, bool) {
@@ -154,6 +181,7 @@ fn ms(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::results::tests::example;
+    use super::super::soft::example as soft_example;
     use super::*;
 
     fn missed(results: &Results) -> Vec<&'static str> {
@@ -182,6 +210,21 @@ mod tests {
         failover.stall_ms.p50 = 150.1;
         failover.stall_ms.p99 = 500.1;
         assert_eq!(missed(&results).len(), 9);
+    }
+
+    #[test]
+    fn the_load_that_is_furthest_from_a_goal_decides() {
+        let mut results = example();
+        results.workloads.clear();
+        let mut soft = soft_example();
+        results.soft = Some(soft.clone());
+        assert!(missed(&results).is_empty());
+        let mut slow = soft.redis[0].clone();
+        (slow.vs_tcg, slow.ft_ratio) = (Some(1.49), Some(0.74));
+        soft.redis.push(slow);
+        results.soft = Some(soft);
+        let both = ["redis / QEMU TCG, least", "redis under FT / without, least"];
+        assert_eq!(missed(&results), both);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!  measure, kv    each workload without FT, recording, under FT: interleaved rounds
 //!  kit::round     kills of a primary under load
-//!  soft           the software engine: processor kernels, boot and idling of Linux
+//!  soft           the software engine: processor kernels, boot and idling of Linux, redis-server
 //!       │ logs (counters, recordings), memory
 //!       ▼
 //!  results ──▶ goals ──▶ words (table) │ JSON │ plots (SVG, drawn by plot)
@@ -35,7 +35,7 @@
 //! ```
 //! # use bench::{Spec, bench};
 //! let spec = Spec {
-//!     workloads: vec!["redis".into()],
+//!     workloads: vec!["netperf".into()],
 //! #   rounds: 5,
 //! #   seconds: 10,
 //! #   folder: "bench-results".into(),
@@ -46,7 +46,7 @@
 //!     // ...
 //! };
 //! let refused = bench(&spec).unwrap_err().to_string();
-//! assert!(refused.starts_with("no workload 'redis': there are counter, kv, "), "{refused}");
+//! assert!(refused.starts_with("no workload 'netperf': there are counter, kv, "), "{refused}");
 //! ```
 
 mod error;
@@ -86,7 +86,7 @@ use results::{
     Failover, Latency, PerMode, ReplicaMemory, Results, StallMs, TickLate, Workload, latency_us,
     merged,
 };
-use soft::Soft;
+use soft::{Redis, Soft};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,8 @@ const WORKLOADS: [&str; 4] = ["counter", "kv", "disk", "failover"];
 const DISK_WORKLOADS: [&str; 3] = ["disk-read", "disk-copy", "disk-copy-read"];
 /// And of the software engine, with a Linux guest.
 const SOFT_WORKLOADS: [&str; 3] = ["cpu", "boot", "idle"];
+/// And of it under fault tolerance, too.
+const REDIS: &str = "redis";
 /// Kills for each round asked for.
 const KILLS: u32 = 2;
 
@@ -112,8 +114,8 @@ pub struct Spec {
     pub seconds: u32,
     /// Folder for results and plots. Made if it is not there.
     pub folder: PathBuf,
-    /// The Linux guest of the software engine's workloads: what `tandem image` made, without a disk; if not
-    /// given, it is made.
+    /// The Linux guest of the software engine's workloads: what `tandem image` made, without a disk, and of
+    /// redis-server for `redis`; if not given, it is made.
     pub image: Option<PathBuf>,
     /// As for [`choose_network`].
     pub network: String,
@@ -140,6 +142,9 @@ pub fn bench(spec: &Spec) -> Result<(), BenchError> {
     let soft = (!of_soft.is_empty())
         .then(|| Soft::prepare(spec.image.as_deref()))
         .transpose()?;
+    let redis = of_pairs
+        .contains(&REDIS)
+        .then(|| Redis::prepare(spec.image.as_deref()));
     let folder = &spec.folder;
     std::fs::create_dir_all(folder).during(format_args!("cannot make {}", folder.display()))?;
     let guard = leftovers::guard()?;
@@ -158,6 +163,7 @@ pub fn bench(spec: &Spec) -> Result<(), BenchError> {
             suspect_ms: spec.suspect_ms,
         }),
         soft,
+        redis,
         spec,
         progress: progress_bar(&workloads, spec.rounds),
         results: Results {
@@ -197,7 +203,7 @@ pub fn bench(spec: &Spec) -> Result<(), BenchError> {
 /// The workloads asked for, in their own order; [`WORKLOADS`] if none is named.
 fn chosen(names: &[String]) -> Outcome<Vec<&'static str>> {
     let of_pairs = || WORKLOADS.into_iter().chain(DISK_WORKLOADS);
-    let all = || of_pairs().chain(SOFT_WORKLOADS);
+    let all = || of_pairs().chain(SOFT_WORKLOADS).chain([REDIS]);
     if let Some(unknown) = names.iter().find(|name| all().all(|known| known != *name)) {
         return Err(BenchError::said(format!(
             "no workload '{unknown}': there are {}",
@@ -237,6 +243,8 @@ struct Session<'a> {
     bench: Option<Bench<'a>>,
     /// If the software engine is to be measured.
     soft: Option<Soft>,
+    /// If `redis` is to be measured; or why it cannot be.
+    redis: Option<Outcome<Redis>>,
     spec: &'a Spec,
     progress: ProgressBar,
     results: Results,
@@ -255,6 +263,7 @@ impl Session<'_> {
             "disk-copy-read" => self.disk(true, true),
             "kv" => self.kv(),
             "failover" => self.failover(),
+            REDIS => self.redis(),
             _ => self.soft(name),
         }
     }
@@ -285,6 +294,21 @@ impl Session<'_> {
         };
         self.results.soft = Some(soft.results());
         Ok(measured.during(name)?)
+    }
+
+    fn redis(&mut self) -> Outcome {
+        let Some(redis) = self.redis.take() else {
+            return Ok(());
+        };
+        let mut redis = redis.during(REDIS)?;
+        let bar = &self.progress;
+        let mut progress = |way: &str| {
+            bar.set_message(format!("{REDIS} {way}"));
+            bar.inc(1);
+        };
+        let measured = redis.measure(self.bench()?, self.spec.rounds, &mut progress);
+        redis.add_to(self.results.soft.get_or_insert_default());
+        Ok(measured.during(REDIS)?)
     }
 
     /// Does `step` for each round and mode, in turn.
@@ -495,8 +519,8 @@ mod tests {
             ["counter", "disk"]
         );
         assert_eq!(
-            chosen(&names(&["idle", "kv", "cpu"])).unwrap(),
-            ["kv", "cpu", "idle"]
+            chosen(&names(&["redis", "idle", "kv", "cpu"])).unwrap(),
+            ["kv", "cpu", "idle", "redis"]
         );
         let failure = chosen(&names(&["kv", "netperf"])).unwrap_err().to_string();
         assert!(

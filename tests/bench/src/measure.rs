@@ -134,11 +134,12 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     /// A name for a pair, which no other has.
-    fn vm(&self, workload: &str, round: u32) -> String {
+    pub fn vm(&self, workload: &str, round: u32) -> String {
         format!("bench-{workload}-{round}")
     }
 
-    fn pair_options(&self) -> PairOptions {
+    /// What all pairs have in common.
+    pub fn pair_options(&self) -> PairOptions {
         let suspect_ms = self.suspect_ms.to_string();
         PairOptions {
             primary: vec!["--suspect-ms".into(), suspect_ms.into()],
@@ -336,7 +337,7 @@ fn take_recording(path: &Path) -> Outcome<EntryBytes> {
 }
 
 /// Waits for a process to end as it should.
-fn wait_good(daemon: &mut Daemon) -> Outcome {
+pub fn wait_good(daemon: &mut Daemon) -> Outcome {
     let status = daemon.wait(LIMIT)?;
     if status.success() {
         return Ok(());

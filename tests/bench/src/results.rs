@@ -238,7 +238,7 @@ pub struct Results {
     pub tick_late: Option<TickLate>,
     /// If anything was recorded.
     pub entry_sizes: Option<EntrySizes>,
-    /// If the software engine was measured: `cpu`, `boot`, `idle`.
+    /// If the software engine was measured: `cpu`, `boot`, `idle`, `redis`.
     #[serde(flatten)]
     pub soft: Option<SoftResults>,
     /// Those of them that were measured.

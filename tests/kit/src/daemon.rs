@@ -204,6 +204,11 @@ impl Daemon {
         self.child.id()
     }
 
+    /// The processor time it has taken, all its threads together; none once it is gone.
+    pub fn cpu(&self) -> Option<Duration> {
+        cpu_time(Pid::from_raw(i32::try_from(self.child.id()).ok()?))
+    }
+
     /// Waits for a line on its stdout that `wanted` says yes to.
     pub fn wait_line(&self, limit: Duration, wanted: impl Fn(&str) -> bool) -> KitResult<String> {
         self.wait_nth_line(limit, 0, wanted)

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 /// Longest time of one run.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// The processor QEMU plays; its features are those of the model `v2`.
-const QEMU_CPU: &str = "Nehalem";
+pub const QEMU_CPU: &str = "Nehalem";
 /// QEMU's program.
-const QEMU: &str = "qemu-system-x86_64";
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// What runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -110,9 +110,15 @@ fn ms(time: Duration) -> f64 {
 /// Where QEMU is, if it is installed.
 #[must_use]
 pub fn qemu() -> Option<PathBuf> {
+    installed(QEMU)
+}
+
+/// Where a program is, if it is installed.
+#[must_use]
+pub fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
-        .map(|folder| folder.join(QEMU))
+        .map(|folder| folder.join(name))
         .find(|path| path.is_file())
 }
 

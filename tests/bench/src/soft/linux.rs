@@ -32,22 +32,11 @@ impl Linux {
             Some(path) => path.to_owned(),
             None => build(folder.path())?,
         };
-        let during = format!("cannot read the image {}", path.display());
-        let meta = std::fs::metadata(&path).during(&during)?;
-        if !meta.is_file() || meta.len() > IMAGE_MAX {
-            return Err(BenchError::said(format!(
-                "{} is not what `tandem image` makes",
-                path.display()
-            )));
-        }
-        let bytes = std::fs::read(&path).during(&during)?;
-        let bundle = Bundle::parse(&bytes).during(path.display())?;
-        if bundle.manifest.disk {
-            return Err(BenchError::said(format!(
-                "{} has its root on a disk; an image without one is needed",
-                path.display()
-            )));
-        }
+        with_bundle(&path, |bundle| Self::unpack(bundle, folder))
+    }
+
+    /// The files of an image, in `folder`.
+    fn unpack(bundle: &Bundle<'_>, folder: tempfile::TempDir) -> Outcome<Self> {
         let linux = Self {
             release: bundle.manifest.kernel_release.clone(),
             folder,
@@ -87,6 +76,27 @@ impl Linux {
     }
 }
 
+/// Does `then` with what is in the image at `path`, which has its root in memory.
+pub fn with_bundle<T>(path: &Path, then: impl FnOnce(&Bundle<'_>) -> Outcome<T>) -> Outcome<T> {
+    let during = format!("cannot read the image {}", path.display());
+    let meta = std::fs::metadata(path).during(&during)?;
+    if !meta.is_file() || meta.len() > IMAGE_MAX {
+        return Err(BenchError::said(format!(
+            "{} is not what `tandem image` makes",
+            path.display()
+        )));
+    }
+    let bytes = std::fs::read(path).during(&during)?;
+    let bundle = Bundle::parse(&bytes).during(path.display())?;
+    if bundle.manifest.disk {
+        return Err(BenchError::said(format!(
+            "{} has its root on a disk; an image without one is needed",
+            path.display()
+        )));
+    }
+    then(&bundle)
+}
+
 /// A first root with the program as `/cpu` in it: Linux unpacks archives that stand one behind the other.
 fn with_program(initrd: &[u8]) -> Result<Vec<u8>, CpioError> {
     let program = Meta {
@@ -102,7 +112,8 @@ fn with_program(initrd: &[u8]) -> Result<Vec<u8>, CpioError> {
     Ok(all)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> KitResult {
+/// Writes a file of the guest's.
+pub fn write(path: &Path, bytes: &[u8]) -> KitResult {
     std::fs::write(path, bytes).during(format_args!("cannot write {}", path.display()))
 }
 
@@ -116,8 +127,12 @@ fn write_program(path: &Path) -> KitResult {
 
 /// An image without packages in `folder`.
 fn build(folder: &Path) -> Outcome<PathBuf> {
-    let path = folder.join("shell.img");
-    match make_image(&path, &[])? {
+    build_of(folder.join("shell.img"), &[])
+}
+
+/// An image of `packages` at `path`.
+pub fn build_of(path: PathBuf, packages: &[&str]) -> Outcome<PathBuf> {
+    match make_image(&path, packages)? {
         None => Ok(path),
         Some(why) => Err(BenchError::said(format!(
             "no Linux image to measure with: {why} (one made elsewhere can be given with --image)"

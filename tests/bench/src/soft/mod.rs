@@ -6,6 +6,8 @@
 //!     │ lines of the console, and when each came        marks: instructions between two of them
 //!     ▼
 //!  results ──▶ words, JSON, plot
+//!     ▲
+//!  redis    one server: alone, under fault tolerance, on QEMU's TCG       rounds interleaved
 //! ```
 //!
 //! Times are taken outside, when lines arrive: clocks of a guest are its engine's. What engines are held
@@ -14,9 +16,11 @@
 mod engines;
 mod linux;
 mod marks;
+mod redis;
 mod results;
 mod words;
 
+pub use redis::{Redis, RedisRow};
 pub use results::SoftResults;
 #[cfg(test)]
 pub use results::tests::example;

@@ -1,6 +1,7 @@
 //! What the suites of the software engine come to.
 
 use super::engines::{Engine, KernelEnd, Took};
+use super::redis::{RedisGuest, RedisRow};
 use crate::medians::{median, ratio};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,10 @@ pub struct SoftResults {
     pub boot: Option<Boot>,
     /// If measured.
     pub idle: Option<Idle>,
+    /// If `redis` was measured: each load.
+    pub redis: Vec<RedisRow>,
+    /// And what served it.
+    pub redis_guest: Option<RedisGuest>,
     /// Runs that failed.
     pub failures: Vec<String>,
 }
@@ -37,6 +42,21 @@ pub struct Ratios {
     pub soft_to_tcg: Option<f64>,
     /// Recording over TCG that counts instructions.
     pub recorded_to_icount: Option<f64>,
+}
+
+impl Ratios {
+    /// Of the times `ms` gives for engines.
+    fn of(ms: impl Fn(Engine) -> Option<f64>) -> Self {
+        // As fast as `than` in `of` times its time.
+        let speed = |of, than| Some(ratio(ms(than)?, ms(of)?));
+        Self {
+            soft_to_native: speed(Engine::Soft, Engine::Native),
+            recorded_to_soft: speed(Engine::SoftRecorded, Engine::Soft),
+            replay_to_recorded: speed(Engine::Replay, Engine::SoftRecorded),
+            soft_to_tcg: speed(Engine::Soft, Engine::Tcg),
+            recorded_to_icount: speed(Engine::SoftRecorded, Engine::Icount),
+        }
+    }
 }
 
 /// One kind of work, all engines beside each other. Times are processor time, medians over the rounds.
@@ -103,15 +123,7 @@ impl CpuKernel {
         self.replay_ms = ms(Engine::Replay);
         self.tcg_ms = ms(Engine::Tcg);
         self.icount_ms = ms(Engine::Icount);
-        // As fast as `than` in `of` times its time.
-        let speed = |of: Option<f64>, than: Option<f64>| Some(ratio(than?, of?));
-        self.ratios = Ratios {
-            soft_to_native: speed(self.soft_ms, self.native_ms),
-            recorded_to_soft: speed(self.soft_recorded_ms, self.soft_ms),
-            replay_to_recorded: speed(self.replay_ms, self.soft_recorded_ms),
-            soft_to_tcg: speed(self.soft_ms, self.tcg_ms),
-            recorded_to_icount: speed(self.soft_recorded_ms, self.icount_ms),
-        };
+        self.ratios = Ratios::of(ms);
         self.instructions = median_count(&self.rounds_instructions);
         self.mips = mips(self.instructions, self.soft_ms);
     }
@@ -126,6 +138,8 @@ pub struct Boot {
     pub cpu_ms: BTreeMap<Engine, f64>,
     /// Millions of instructions a second of processor time, recorded.
     pub mips: Option<f64>,
+    /// Speeds over each other, by processor time; there is no native start.
+    pub ratios: Ratios,
     /// Each recording's instructions.
     pub instructions: Vec<u64>,
     /// Each round's time.
@@ -135,7 +149,7 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Sets the medians.
+    /// Sets medians and ratios.
     pub fn judge(&mut self) {
         let medians = |rounds: &BTreeMap<Engine, Vec<f64>>| -> BTreeMap<Engine, f64> {
             rounds
@@ -145,6 +159,7 @@ impl Boot {
         };
         self.ms = medians(&self.rounds_ms);
         self.cpu_ms = medians(&self.rounds_cpu_ms);
+        self.ratios = Ratios::of(|engine| self.cpu_ms.get(&engine).copied());
         let recorded = self.cpu_ms.get(&Engine::SoftRecorded).copied();
         self.mips = mips(median_count(&self.instructions), recorded);
     }
@@ -219,7 +234,11 @@ pub mod tests {
         kernel.judge();
         let mut boot = Boot {
             rounds_ms: BTreeMap::from([(Engine::SoftRecorded, vec![4000.0, 5000.0])]),
-            rounds_cpu_ms: BTreeMap::from([(Engine::SoftRecorded, vec![2000.0, 4000.0])]),
+            rounds_cpu_ms: BTreeMap::from([
+                (Engine::Soft, vec![1500.0]),
+                (Engine::SoftRecorded, vec![2000.0, 4000.0]),
+                (Engine::Tcg, vec![3000.0]),
+            ]),
             instructions: vec![300_000_000],
             ..Boot::default()
         };
@@ -236,6 +255,7 @@ pub mod tests {
             cpu: vec![kernel],
             boot: Some(boot),
             idle: Some(idle),
+            redis: vec![super::super::redis::example()],
             ..SoftResults::default()
         }
     }
@@ -252,7 +272,11 @@ pub mod tests {
         assert_eq!(kernel.ratios.recorded_to_soft, Some(0.5));
         assert_eq!(kernel.ratios.soft_to_tcg, None, "QEMU was not there");
         assert_eq!(kernel.mips, Some(100.0));
-        assert_eq!(results.boot.unwrap().mips, Some(100.0));
+        let boot = results.boot.unwrap();
+        assert_eq!(boot.mips, Some(100.0));
+        assert_eq!(boot.ratios.soft_to_tcg, Some(2.0));
+        assert_eq!(boot.ratios.recorded_to_soft, Some(0.5));
+        assert_eq!(boot.ratios.soft_to_native, None, "nothing starts natively");
         assert_eq!(results.idle.unwrap().log_kbit_s, 8.0);
     }
 
@@ -284,6 +308,15 @@ pub mod tests {
         assert!(kernel["tcg_ms"].is_null());
         assert_eq!(kernel["rounds_ms"]["soft"][1], 1400.0);
         assert_eq!(json["boot"]["cpu_ms"]["soft_recorded"], 3000.0);
+        assert_eq!(json["boot"]["ratios"]["soft_to_tcg"], 2.0);
         assert_eq!(json["idle"]["log_kbit_s"], 8.0);
+        let redis = &json["redis"][0];
+        assert_eq!(redis["name"], "SET, 50 connections, pipeline 16");
+        assert_eq!(
+            (&redis["vs_tcg"], &redis["ft_ratio"]),
+            (&2.0.into(), &0.75.into())
+        );
+        assert_eq!(redis["rate"]["under_ft"], 30_000.0);
+        assert_eq!(redis["cpu_us_per_op"]["backup"], 21.0);
     }
 }

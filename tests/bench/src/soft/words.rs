@@ -1,6 +1,7 @@
 //! The software engine for people, in 80 columns.
 
 use super::engines::Engine;
+use super::redis::{Process, RedisRow, Way};
 use super::results::{Boot, Idle, SoftResults};
 use std::fmt::Write as _;
 use terminal::table::WIDTH;
@@ -10,19 +11,15 @@ use terminal::{Align, Table};
 /// Everything there is.
 #[must_use]
 pub fn render(results: &SoftResults) -> String {
-    let about = format!(
-        "Software engine: Linux {}, {} MiB, one processor{}",
-        results.kernel,
-        results.memory_mib,
-        if results.qemu {
-            ""
-        } else {
-            "; QEMU is not installed here"
-        }
-    );
     let mut out = String::from("\n");
-    for line in wrap(&about, WIDTH) {
-        let _ = writeln!(out, "{line}");
+    let linux = !results.cpu.is_empty() || results.boot.is_some() || results.idle.is_some();
+    if linux || results.redis_guest.is_none() {
+        out += &wrapped(&format!(
+            "Software engine: Linux {}, {} MiB, one processor{}",
+            results.kernel,
+            results.memory_mib,
+            no_qemu(results)
+        ));
     }
     if !results.cpu.is_empty() {
         let _ = write!(
@@ -37,6 +34,19 @@ pub fn render(results: &SoftResults) -> String {
     if let Some(idle) = &results.idle {
         let _ = write!(out, "\n{}", idle_words(idle));
     }
+    if let Some(guest) = &results.redis_guest {
+        if linux {
+            out.push('\n');
+        }
+        let about = format!(
+            "redis-server {}, Linux {}, {} MiB: requests a second{}",
+            guest.server,
+            guest.kernel,
+            guest.memory_mib,
+            no_qemu(results)
+        );
+        let _ = write!(out, "{}\n{}", wrapped(&about), redis_words(&results.redis));
+    }
     for failure in &results.failures {
         out += &named("FAILED", failure);
     }
@@ -50,6 +60,21 @@ pub fn render(results: &SoftResults) -> String {
         }
     }
     out
+}
+
+fn no_qemu(results: &SoftResults) -> &'static str {
+    if results.qemu {
+        ""
+    } else {
+        "; QEMU is not installed here"
+    }
+}
+
+/// In as many lines as it needs.
+fn wrapped(words: &str) -> String {
+    wrap(words, WIDTH)
+        .iter()
+        .fold(String::new(), |out, line| out + line + "\n")
 }
 
 fn figure(value: Option<f64>) -> String {
@@ -107,7 +132,55 @@ fn boot_words(boot: &Boot) -> String {
             format!("{} {:.2} ({:.2}{mips})", engine.name(), ms / 1e3, cpu / 1e3)
         })
         .collect();
-    named("boot, s (cpu s)", &parts.join(", "))
+    let mut words = parts.join(", ");
+    if let Some(speed) = boot.ratios.soft_to_tcg {
+        let _ = write!(words, "; {speed:.2} times QEMU TCG's speed");
+    }
+    named("boot, s (cpu s)", &words)
+}
+
+/// Requests a second, then processor time a request.
+fn redis_words(rows: &[RedisRow]) -> String {
+    let mut rates = Table::new(&[
+        ("load", Align::Left),
+        ("unprot.", Align::Right),
+        ("FT", Align::Right),
+        ("TCG", Align::Right),
+        ("/TCG", Align::Right),
+        ("FT/un.", Align::Right),
+    ]);
+    let mut times_us = Table::new(&[
+        ("load", Align::Left),
+        ("unprot.", Align::Right),
+        ("primary", Align::Right),
+        ("backup", Align::Right),
+        ("TCG", Align::Right),
+    ]);
+    for row in rows {
+        let name = row.name.replace("connection", "conn");
+        let rate = |way| {
+            row.rate
+                .get(&way)
+                .map_or("-".into(), |rate| format!("{rate:.0}"))
+        };
+        rates.row([
+            name.clone(),
+            rate(Way::Unprotected),
+            rate(Way::UnderFt),
+            rate(Way::Tcg),
+            times(row.vs_tcg),
+            times(row.ft_ratio),
+        ]);
+        let us = |process| figure(row.cpu_us_per_op.get(&process).copied());
+        times_us.row([
+            name,
+            us(Process::Unprotected),
+            us(Process::Primary),
+            us(Process::Backup),
+            us(Process::Tcg),
+        ]);
+    }
+    format!("{rates}\nProcessor time a request, us\n\n{times_us}")
 }
 
 /// Words behind a name, in as many lines as they need.
@@ -133,6 +206,7 @@ fn idle_words(idle: &Idle) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::redis::RedisGuest;
     use super::super::results::tests::example;
     use super::*;
 
@@ -150,12 +224,23 @@ mod tests {
         }
         let boot = results.boot.as_mut().unwrap();
         boot.ms = Engine::ALL.map(|engine| (engine, 123_456.0)).into();
+        let redis = &mut results.redis[0];
+        redis.rate = Way::ALL.map(|way| (way, 1_234_567.0)).into();
+        redis.cpu_us_per_op.insert(Process::Backup, 12_345.6);
+        results.redis_guest = Some(RedisGuest {
+            kernel: "6.1.0-57-cloud-amd64".into(),
+            server: "5:7.0.15-1~deb12u6+with-a-rather-long-end".into(),
+            memory_mib: 288,
+        });
         let text = render(&results);
         for line in text.lines() {
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
         for words in [
             "QEMU is not",
+            "2.00 times QEMU",
+            "SET, 50 conns, pipeline 16  1234567  1234567  1234567  2.00    0.75",
+            "24.0   12346  41.0",
             "branches",
             "500-1500",
             "8.0 kbit/s",
@@ -164,6 +249,18 @@ mod tests {
             assert!(text.contains(words), "{words} is missing in\n{text}");
         }
         assert!(!text.contains('…') && !text.contains("DIFFERS"), "{text}");
+    }
+
+    #[test]
+    fn redis_alone_has_one_head() {
+        let results = SoftResults {
+            redis: example().redis,
+            redis_guest: Some(RedisGuest::default()),
+            ..SoftResults::default()
+        };
+        let text = render(&results);
+        assert!(text.starts_with("\nredis-server"), "{text}");
+        assert_eq!(text.matches("QEMU is not").count(), 1, "{text}");
     }
 
     #[test]
