@@ -52,7 +52,7 @@ pub fn folder() -> PathBuf {
 }
 
 /// Starts a recording of `image` to `log`.
-fn record(image: &Path, log: &Path, more: &[&str]) -> Daemon {
+pub fn record(image: &Path, log: &Path, more: &[&str]) -> Daemon {
     let mut args = os(&["record", text(image), "--cpu", "v2", "--json", "-o"]);
     args.push(log.into());
     args.extend(os(more));

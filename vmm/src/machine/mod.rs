@@ -42,6 +42,7 @@ pub mod snapshot;
 mod state;
 pub mod time;
 
+pub use board::absent::report as report_absent;
 pub use board::legacy::RESET_STATUS;
 pub use boot::GuestImage;
 pub use config::{

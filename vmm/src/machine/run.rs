@@ -277,6 +277,7 @@ impl<E: Engine> Machine<E> {
             natural,
             halted: self.halted,
             timer: self.board.timer(),
+            clock_due_ns: self.board.clock_due_ns(),
             frames_room: self.board.frames_room(&self.memory),
             typed_room: self.board.typed_room(),
             time_ns: self.time.now_ns(here.point.clock),
