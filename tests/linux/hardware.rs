@@ -1,9 +1,13 @@
-//! The machine as a PC's programs and kernels find it: a bus that answers where nothing is, and a clock that
-//! interrupts. Each is recorded and replayed exactly.
+//! The machine as a PC's programs and kernels find it: a bus that answers where nothing is, a clock that
+//! interrupts, a network card whose address can be changed, and a processor that can be halted. Each is recorded and
+//! replayed exactly.
 
-use super::common::machine;
-use super::recorded::{Ran, folder, forget, record, replay_equals};
-use super::{images, number};
+use super::common::{assert_last_line, cluster, machine, tandem, text};
+use super::failover::pair;
+use super::recorded::{Ran, folder, forget, free_port, record, replay_equals};
+use super::{LIMIT, images, number};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 
 /// Debian's kernels, in the order in which they are asked for.
@@ -85,4 +89,90 @@ fn programs_wait_for_the_clock_and_set_theirs_by_it() {
     assert!(woken >= before && found >= woken, "{console:?}");
     let now = vmm::hostclock::wall_ns() / 1_000_000_000;
     assert!(found <= now, "{console:?}");
+}
+
+/// Gives the network card another address, and one more, and echoes what one client says.
+const MOVED: &str = "ip link set eth0 down; ip link set eth0 address 52:54:00:7a:4d:99; ip link set eth0 up; \
+                     bridge fdb add 52:54:00:7a:4d:98 dev eth0; echo address $(cat /sys/class/net/eth0/address); \
+                     nc -l -p 6379 -e cat & \
+                     until cat /proc/net/tcp /proc/net/tcp6 | grep -q :18EB; do usleep 50000; done; \
+                     echo serving-$((40 + 2)); wait";
+/// What it prints then; the image prints the command before that.
+const SERVING: &str = "serving-42";
+
+/// Says `word` to who echoes it.
+fn echoed(stream: &TcpStream, word: &str) {
+    let mut stream = stream;
+    stream
+        .write_all(format!("{word}\n").as_bytes())
+        .expect("it takes words");
+    let mut line = String::new();
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .expect("it answers");
+    assert_eq!(line.trim_end(), word);
+}
+
+fn connected(server: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(server).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream
+}
+
+#[test]
+fn a_network_card_with_another_address_is_found_by_it() {
+    let _machine = machine();
+    let Some(image) = images::tools() else { return };
+    let log = folder().join(format!("address-{}.log", std::process::id()));
+    let port = free_port();
+    let append = format!("tandem.run=\"{MOVED}\"");
+    let forward = format!("{port}:6379");
+    let recorder = record(&image, &log, &["--append", &append, "--forward", &forward]);
+    recorder
+        .wait_line(LIMIT, |line| line.contains(SERVING))
+        .expect("it serves");
+    let stream = connected((Ipv4Addr::LOCALHOST, port).into());
+    echoed(&stream, "hello");
+    drop(stream);
+    let ran = Ran::of(recorder);
+    assert_eq!(after(&ran.console, "address"), "52:54:00:7a:4d:99");
+    replay_equals(&ran, &log);
+    forget(&log);
+}
+
+/// The backup has the address from its own guest: nothing but the log told it.
+#[test]
+fn a_survivor_is_found_by_the_address_its_guest_took() {
+    let _machine = machine();
+    let Some(image) = images::tools() else { return };
+    let cluster = cluster("file");
+    let append = format!("tandem.run=\"{MOVED}\"");
+    let mut pair = pair(&cluster, "moved", &image, &["--append", &append]);
+    pair.wait_ready_within(SERVING, LIMIT).expect("it serves");
+    let stream = connected(cluster.server());
+    echoed(&stream, "before");
+    pair.primary.kill();
+    pair.primary.wait(LIMIT).expect("it is gone");
+    assert!(pair.primary.was_killed(), "it ended by itself before");
+    echoed(&stream, "after");
+    drop(stream);
+    let status = pair.backup.wait(LIMIT).expect("it ends");
+    assert!(status.success(), "{status}{}", pair.backup.complaint());
+}
+
+#[test]
+fn a_guest_that_halts_for_good_is_told_as_halted() {
+    let _machine = machine();
+    let Some(image) = images::tools() else { return };
+    let log = folder().join(format!("halted-{}.log", std::process::id()));
+    let append = "tandem.ip=none tandem.run=\"halt -f\"";
+    let output = tandem(&["record", text(&image), "-o", text(&log), "--append", append]);
+    assert_last_line(
+        &output,
+        0,
+        &["tandem: the guest halted its processor for good"],
+    );
+    let replayed = tandem(&["replay", text(&log)]);
+    assert!(replayed.status.success(), "{replayed:?}");
+    forget(&log);
 }

@@ -153,7 +153,7 @@ fn is_kernels(line: &str) -> bool {
 }
 
 /// A port of loopback nobody listens on now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -11,6 +11,8 @@ pub(super) use chips::SavedBoard;
 
 use self::absent::Absent;
 use super::config::{BoardKind, MachineConfig};
+use super::run::HALT_STATUS;
+use crate::backends::station::Station;
 use crate::devices::DeviceError;
 use crate::devices::acpi_pm::{self, AcpiPm, PmWrite};
 use crate::devices::exit_status::ExitStatus;
@@ -22,10 +24,12 @@ use crate::devices::uart::Uart;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::mmio::VirtioMmio;
 use crate::devices::virtio::net::Net;
+use crate::devices::virtio::nic::Nic;
 use crate::devices::virtio::rng::Entropy;
 use crate::engine::Bus;
 use crate::memory::GuestMemory;
 use replay::{Arrival, InputsError, Output, Question, TimerSpec};
+use std::sync::Arc;
 
 /// Console bytes that leave as one output, unless a line ends or the guest halts before.
 const CONSOLE_CHUNK: usize = 256;
@@ -119,19 +123,48 @@ impl Clock {
     }
 }
 
+/// The network card, with a control queue or without.
+pub(super) enum Card {
+    Plain(VirtioMmio<Net>),
+    Controlled(Box<VirtioMmio<Nic>>),
+}
+
+/// Does `$do` with the card, whichever `$card` is.
+macro_rules! with_card {
+    ($card:expr, $name:ident => $do:expr) => {
+        match $card {
+            Card::Plain($name) => $do,
+            Card::Controlled($name) => $do,
+        }
+    };
+}
+
+impl Card {
+    fn new(config: &MachineConfig) -> Self {
+        match config.board {
+            BoardKind::Bare | BoardKind::FirstPc => {
+                Self::Plain(VirtioMmio::new(Net::new(config.mac)))
+            }
+            BoardKind::Pc => Self::Controlled(Box::new(VirtioMmio::new(Nic::new(config.mac)))),
+        }
+    }
+}
+
 /// All chips of one machine.
 pub struct Board {
     pub(super) pic: Pic,
     pub(super) pit: Pit,
     pub(super) clock: Clock,
     pub(super) uart: Uart,
-    pub(super) net: VirtioMmio<Net>,
+    pub(super) net: Card,
     pub(super) block: Option<VirtioMmio<Block>>,
     pub(super) pc: Option<Pc>,
     /// Bytes the guest sent to the console that have not left yet.
     pub(super) console: Vec<u8>,
     /// Console input the UART has no room for yet.
     pub(super) typed: Vec<u8>,
+    /// Who is to know the card's addresses, and which change of them was told last; nobody saves it.
+    station: Option<(Arc<Station>, u64)>,
 }
 
 impl Board {
@@ -144,13 +177,14 @@ impl Board {
             pit: if pc { Pit::started() } else { Pit::new() },
             clock: Clock::new(config.board),
             uart: Uart::new(),
-            net: VirtioMmio::new(Net::new(config.mac)),
+            net: Card::new(config),
             block: config
                 .disk_sectors
                 .map(|sectors| VirtioMmio::new(Block::new(sectors))),
             pc: pc.then(|| Pc::new(config.board)),
             console: Vec::new(),
             typed: Vec::new(),
+            station: None,
         }
     }
 
@@ -163,7 +197,29 @@ impl Board {
             board.block = Some(block);
         }
         board.typed = std::mem::take(&mut self.typed);
+        let station = self.station.take();
         *self = board;
+        if let Some((station, _)) = station {
+            self.tell(station);
+        }
+    }
+
+    /// Tells `station` the network card's addresses, now and whenever they change.
+    pub(super) fn tell(&mut self, station: Arc<Station>) {
+        if let Card::Controlled(card) = &self.net {
+            station.tell(card.device().addresses());
+            self.station = Some((station, card.device().changes()));
+        }
+    }
+
+    /// The network card's driver did something.
+    fn follow_card(&mut self) {
+        if let (Card::Controlled(card), Some((station, told))) = (&self.net, &mut self.station)
+            && card.device().changes() != *told
+        {
+            *told = card.device().changes();
+            station.tell(card.device().addresses());
+        }
     }
 
     /// Whether the interrupt controller has an interrupt for the vCPU.
@@ -183,6 +239,18 @@ impl Board {
         self.pit.timer()
     }
 
+    /// What a guest ends with that halts its processor for good; `None` where that is a fault of the guest's.
+    #[must_use]
+    pub fn halted_status(&self) -> Option<u32> {
+        let pc = self.pc.as_ref().filter(|pc| pc.absent.is_some())?;
+        let written = pc.exit.read();
+        Some(if written == 0 {
+            HALT_STATUS
+        } else {
+            written.into()
+        })
+    }
+
     /// From which wall-clock time on the real-time clock wants to be told it, if it does.
     #[must_use]
     pub fn clock_due_ns(&self) -> Option<u64> {
@@ -195,7 +263,7 @@ impl Board {
     /// How many frames the network device can take.
     #[must_use]
     pub fn frames_room(&self, memory: &GuestMemory) -> u16 {
-        self.net.rx_room(memory)
+        with_card!(&self.net, card => card.rx_room(memory))
     }
 
     /// How many more bytes of console input wait here without being lost.
@@ -221,9 +289,10 @@ impl Board {
         match arrival {
             Arrival::Timer { .. } => self.pic.pulse(abi::TIMER_IRQ),
             Arrival::Frame(frame) => {
-                if self.net.receive(memory, &frame) {
+                if with_card!(&mut self.net, card => card.receive(memory, &frame)) {
                     self.pic.pulse(abi::NET_IRQ);
                 }
+                self.follow_card();
             }
             Arrival::DiskDone { tag, ok, data } => {
                 let block = self.block.as_mut().ok_or(DeviceError::UnknownTag(tag))?;
@@ -294,7 +363,9 @@ impl Board {
             Bus::Tsc if address == 0 && size == 8 => Some(ask(Question::Tsc)?),
             Bus::Tsc => None,
             Bus::Mmio => match (address - offset, &mut self.pc) {
-                (abi::NET_PAGE, _) => Some(self.net.read(offset, size)),
+                (abi::NET_PAGE, _) => {
+                    Some(with_card!(&mut self.net, card => card.read(offset, size)))
+                }
                 (abi::BLOCK_PAGE, _) => Some(match &mut self.block {
                     Some(block) => block.read(offset, size),
                     // An empty virtio-mmio slot: a driver finds magic number 0 (virtio 1.2, 4.2.2.1).
@@ -451,9 +522,13 @@ impl Board {
         let offset = address % abi::WINDOW;
         match (address - offset, &mut self.block, &mut self.pc) {
             (abi::NET_PAGE, ..) => {
-                if self.net.write(offset, size, value, memory, out) {
+                let pulses = with_card!(&mut self.net, card => {
+                    card.write(offset, size, value, memory, out)
+                });
+                if pulses {
                     self.pic.pulse(abi::NET_IRQ);
                 }
+                self.follow_card();
             }
             (abi::BLOCK_PAGE, Some(block), _) => {
                 if block.write(offset, size, value, memory, out) {

@@ -50,7 +50,7 @@ pub use config::{
 };
 pub use error::MachineError;
 pub use origin::{ImageSource, KeptImage};
-pub use run::{Ended, FAULT_STATUS};
+pub use run::{Ended, FAULT_STATUS, HALT_STATUS};
 pub use state::Machine;
 pub use time::{TSC_HZ, TscMode};
 

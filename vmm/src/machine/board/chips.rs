@@ -1,6 +1,6 @@
 //! All chips of a board in one order: that of snapshots and digests.
 
-use super::{Board, Clock};
+use super::{Board, Card, Clock};
 use crate::devices::{Chip, DeviceError};
 
 /// A board's state, taken out.
@@ -17,7 +17,11 @@ impl Board {
             Clock::Silent(clock) => clock,
             Clock::Ticking(clock) => &**clock,
         };
-        let mut chips: Vec<&dyn Chip> = vec![&self.pic, &self.pit, clock, &self.uart, &self.net];
+        let card: &dyn Chip = match &self.net {
+            Card::Plain(card) => card,
+            Card::Controlled(card) => &**card,
+        };
+        let mut chips: Vec<&dyn Chip> = vec![&self.pic, &self.pit, clock, &self.uart, card];
         chips.extend(self.block.as_ref().map(|block| block as &dyn Chip));
         if let Some(pc) = &self.pc {
             chips.extend([&pc.pm as &dyn Chip, &pc.rng, &pc.exit]);
@@ -31,13 +35,12 @@ impl Board {
             Clock::Silent(clock) => clock,
             Clock::Ticking(clock) => &mut **clock,
         };
-        let mut chips: Vec<&mut dyn Chip> = vec![
-            &mut self.pic,
-            &mut self.pit,
-            clock,
-            &mut self.uart,
-            &mut self.net,
-        ];
+        let card: &mut dyn Chip = match &mut self.net {
+            Card::Plain(card) => card,
+            Card::Controlled(card) => &mut **card,
+        };
+        let mut chips: Vec<&mut dyn Chip> =
+            vec![&mut self.pic, &mut self.pit, clock, &mut self.uart, card];
         chips.extend(self.block.as_mut().map(|block| block as &mut dyn Chip));
         if let Some(pc) = &mut self.pc {
             chips.extend([&mut pc.pm as &mut dyn Chip, &mut pc.rng, &mut pc.exit]);
