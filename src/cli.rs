@@ -31,6 +31,9 @@ pub struct Cli {
     /// but their speed
     #[arg(long, global = true, default_value_t = Executor::Translate, help_heading = "Engine")]
     pub executor: Executor,
+    /// Tell of each port and address a Linux guest touches where nothing is, once (64 places at most)
+    #[arg(long, global = true, help_heading = "Engine")]
+    pub report_absent: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

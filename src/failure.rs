@@ -45,6 +45,14 @@ impl Failure {
         }
     }
 
+    /// What is said of a guest that ended well, though not as usual: a line, and exit code 0.
+    pub fn none(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: 0,
+        }
+    }
+
     /// The exit code of a command that fails so.
     #[must_use]
     pub fn code(&self) -> u8 {
@@ -64,6 +72,7 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
         let error: &dyn std::error::Error = &error;
         match error.downcast_ref() {
             Some(ReplicaError::Usage(_)) => Self::usage(line),
+            Some(ReplicaError::Guest { well: true, .. }) => Self::none(line),
             Some(ReplicaError::Guest { status, .. }) => Self::of_guest(*status, line),
             _ => Self::new(line),
         }
@@ -98,7 +107,18 @@ mod tests {
         assert_eq!(Failure::new("it failed").code(), 1);
         let replicas = |error: ReplicaError| Failure::from(error).code();
         let said = String::new();
-        assert_eq!(replicas(ReplicaError::Guest { status: 7, said }), 7);
+        let halted = ReplicaError::Guest {
+            status: 0xf4f4,
+            said: said.clone(),
+            well: true,
+        };
+        assert_eq!(replicas(halted), 0);
+        let ended = ReplicaError::Guest {
+            status: 7,
+            said,
+            well: false,
+        };
+        assert_eq!(replicas(ended), 7);
         assert_eq!(replicas(ReplicaError::refused("no")), 1);
     }
 }

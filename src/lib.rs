@@ -53,6 +53,9 @@ use vmm::soft::Executor;
 /// The one line to print.
 pub fn run(cli: Cli) -> Outcome {
     cli.executor.use_in_process();
+    if cli.report_absent {
+        vmm::machine::report_absent();
+    }
     let outcome = match cli.command {
         Command::Run(args) => node::single::run(args),
         Command::Record(args) => node::single::record(args),

@@ -20,7 +20,7 @@ use replay::{Base, DiskPart, ViewNumber};
 use std::num::NonZeroU16;
 
 /// Version of the protocol.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 8;
 /// Most bytes of a payload: the largest entry, behind as many smaller ones as a frame takes.

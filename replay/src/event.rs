@@ -74,6 +74,11 @@ pub enum Arrival {
     },
     /// Bytes typed at the console.
     Console(Vec<u8>),
+    /// The real-time clock is told the time, since an interrupt of its waits for it.
+    Clock {
+        /// Wall-clock time in nanoseconds since 1970-01-01 UTC.
+        wall_ns: u64,
+    },
     /// Nothing but a stop. Here an interrupt that is pending in the interrupt controller can be taken, or
     /// derived guest time is brought up to real time.
     IrqWindow,
@@ -208,7 +213,7 @@ pub enum Kind {
     Tsc,
     /// Other clocks asked.
     ClockRead,
-    /// Timer interrupts.
+    /// Timer interrupts, those of the real-time clock too.
     Timer,
     /// Received frames.
     Frame,
@@ -252,7 +257,7 @@ impl Event {
             } => Kind::Entropy,
             Self::Answer { .. } => Kind::ClockRead,
             Self::Arrival(arrival) => match arrival {
-                Arrival::Timer { .. } => Kind::Timer,
+                Arrival::Timer { .. } | Arrival::Clock { .. } => Kind::Timer,
                 Arrival::Frame(_) => Kind::Frame,
                 Arrival::DiskDone { .. } | Arrival::DiskRead { .. } => Kind::Disk,
                 Arrival::Console(_) => Kind::Console,

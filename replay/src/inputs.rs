@@ -46,6 +46,9 @@ pub struct Situation {
     pub halted: bool,
     /// The timer.
     pub timer: TimerSpec,
+    /// From which wall-clock time on (nanoseconds since 1970) the real-time clock wants to be told it
+    /// ([`Arrival::Clock`]); `None` while no interrupt of its is enabled.
+    pub clock_due_ns: Option<u64>,
     /// How many more frames the network device can take.
     pub frames_room: u16,
     /// How many more bytes of console input it can hold.

@@ -31,6 +31,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 use testandset::StoreId;
 use vmm::backends::ArrivalSink;
+use vmm::backends::station::Station;
 use vmm::machine::live::{GuestTime, Inbox};
 
 /// Bound of execution lag, in milliseconds, of a replica that began as a backup and got one of its own.
@@ -170,7 +171,6 @@ fn life(
         inbox,
         around.outside,
         around.lease,
-        around.mac,
         thread,
     );
     Control {
@@ -201,7 +201,6 @@ struct Shell {
 struct Around {
     outside: Arc<Outside>,
     lease: Arc<Lease>,
-    mac: [u8; 6],
     /// What this replica proposes to a backup of its own, one day.
     proposal: Proposal,
     /// What the operators of both sides are to know.
@@ -382,12 +381,13 @@ impl Rig<'_> {
             )));
         }
         let warning = check_pair(origin, &prepared.origin(), proposal.unlike_hosts)?;
-        let sink = BackupSink::new(self.inbox.clone());
+        let station = Station::of(mac);
+        let sink = BackupSink::new(self.inbox.clone(), station.clone());
         let arrivals: Arc<dyn ArrivalSink> = sink.clone();
         // It is not held before the flag is won.
         let lease = Lease::new();
         let used = outside::Use::Replica(lease.clone(), proposal.disk_reads);
-        let outside = outside::plug_in(used, &spec.plugs, mac, &arrivals)?;
+        let outside = outside::plug_in(used, &spec.plugs, &station, &arrivals)?;
         let control = self.control.clone();
         outside.disk.on_failure(move |why| {
             let _ = control.send(Message::DiskFailed(why));
@@ -398,7 +398,6 @@ impl Rig<'_> {
         let around = Around {
             outside,
             lease,
-            mac,
             proposal: Proposal {
                 origin: prepared.origin(),
                 disk_digest: None,
@@ -429,7 +428,8 @@ impl Rig<'_> {
         let (inbox, control) = (self.inbox.clone(), self.control.clone());
         let (orders, outside) = (self.orders.clone(), around.outside.clone());
         let die_at = self.spec.replica.die_at;
-        let run = move |machine: AnyMachine, (receiver, time): Link| {
+        let run = move |mut machine: AnyMachine, (receiver, time): Link| {
+            machine.tell_station(outside.station());
             let under_way = machine.outstanding_disk();
             let heir = |receiver| Heir {
                 control,

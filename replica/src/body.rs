@@ -64,8 +64,6 @@ pub struct Body {
     /// Its right to write to a disk that is shared: by the link while it leads a pair, without one before it is
     /// live, for good while it runs alone.
     pub lease: Arc<Lease>,
-    /// Its guest's hardware address.
-    pub mac: [u8; 6],
     /// Its vCPU's thread.
     pub thread: Thread,
     /// The guest's exit status, once it ended.
@@ -81,7 +79,6 @@ impl Body {
         inbox: Arc<Inbox>,
         outside: Arc<Outside>,
         lease: Arc<Lease>,
-        mac: [u8; 6],
         thread: Thread,
     ) -> Self {
         Self {
@@ -89,7 +86,6 @@ impl Body {
             inbox,
             outside,
             lease,
-            mac,
             thread,
             ended: None,
             broke: None,
@@ -124,7 +120,7 @@ impl Body {
 
     /// The network is told where the guest is now.
     pub fn announce(&mut self) {
-        self.outside.announce(self.mac);
+        self.outside.announce();
     }
 
     /// Where the primary said that it waits as a backup, once it has left the machine.

@@ -7,7 +7,7 @@ use crate::claim::{Claims, PATIENCE, Unmarked};
 use crate::die::{self, Step};
 use crate::error::{During, Outcome, ReplicaError};
 use crate::join::{self, Cost, Joined, Orders, Pace, Resume, Stands};
-use crate::last_words::of_status;
+use crate::last_words::{is_well, of_status};
 use crate::lead::{self, Started, Terms};
 use crate::notice::{Log, Notice};
 use crate::report::Reporter;
@@ -328,8 +328,12 @@ impl Control<'_> {
         match (halted, self.body.exit_status()) {
             (Some(why), _) => Err(ReplicaError::refused(format!("this replica halted: {why}"))),
             (None, Some(code)) if code != 0 => {
-                let said = of_status(code, self.body.why().as_deref());
-                Err(ReplicaError::Guest { status: code, said })
+                let why = self.body.why();
+                Err(ReplicaError::Guest {
+                    status: code,
+                    said: of_status(code, why.as_deref()),
+                    well: is_well(code, why.as_deref()),
+                })
             }
             _ => Ok(()),
         }

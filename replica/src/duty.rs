@@ -174,6 +174,7 @@ impl Succession for Heir {
         match &delivery.arrival {
             Arrival::Frame(frame) => self.sink.replayed(frame),
             Arrival::DiskDone { tag, .. } => kept.suppressed.completed(*tag),
+            Arrival::Clock { wall_ns } => self.time.wall_ns = *wall_ns,
             _ => {}
         }
         Ok(())

@@ -27,6 +27,8 @@ pub enum ReplicaError {
         status: u32,
         /// What to tell its operator.
         said: String,
+        /// It ended well all the same.
+        well: bool,
     },
 }
 

@@ -2,6 +2,8 @@
 
 /// What a Linux kernel says when it panics (Linux, kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing";
+/// What a Linux kernel says that cannot unpack itself (Linux, arch/x86/boot/compressed/misc.c).
+const HALTED: &str = "-- System halted";
 /// What the scripts of our images say.
 const SCRIPT: &str = "tandem: cannot go on: ";
 /// Longest line kept, in bytes: the guest chooses how much it prints.
@@ -34,7 +36,9 @@ impl LastWords {
             return;
         }
         let line = String::from_utf8_lossy(&line);
-        let found = line.find(PANIC).or_else(|| line.find(SCRIPT));
+        let found = [PANIC, HALTED, SCRIPT]
+            .iter()
+            .find_map(|why| line.find(why));
         self.why = found.map(|at| {
             // It goes into a line of ours.
             let printable = |c: &char| !c.is_control();
@@ -48,6 +52,12 @@ impl LastWords {
     }
 }
 
+/// Whether a guest that ended with `code` did so well: with 0, or halted without having said `why` it gave up.
+#[must_use]
+pub fn is_well(code: u32, why: Option<&str>) -> bool {
+    code == 0 || (code == vmm::machine::HALT_STATUS && why.is_none())
+}
+
 /// What is said of a guest that ended with `code`, not 0.
 pub fn of_status(code: u32, why: Option<&str>) -> String {
     let after = why.map_or_else(String::new, |why| format!(" after it said \"{why}\""));
@@ -55,6 +65,9 @@ pub fn of_status(code: u32, why: Option<&str>) -> String {
         return format!(
             "the guest asked for a reset (status {code}){after} (--on-reset restart starts it over)"
         );
+    }
+    if code == vmm::machine::HALT_STATUS {
+        return format!("the guest halted its processor for good{after}");
     }
     format!("the guest ended with status {code}{after}")
 }
@@ -75,6 +88,15 @@ mod tests {
         assert!(said.contains("reset (status 3321) after it said") && said.contains(why));
         assert_eq!(said.lines().count(), 1);
         assert_eq!(of_status(7, None), "the guest ended with status 7");
+        let halt = vmm::machine::HALT_STATUS;
+        assert_eq!(
+            of_status(halt, None),
+            "the guest halted its processor for good"
+        );
+        assert!(is_well(0, None) && is_well(halt, None) && !is_well(7, None));
+        let mut words = LastWords::default();
+        words.hear(b"\r\nZSTD-compressed data is corrupt\r\n\r\n -- System halted\n");
+        assert!(!is_well(halt, words.why()));
     }
 
     #[test]

@@ -158,7 +158,7 @@ pub use gate::{OutputGate, SharedGate};
 pub use gatekeeper::{GateOutlet, Gatekeeper, Unprinted};
 pub use join::Cost;
 pub use journal::{Exit, Journal};
-pub use last_words::{LastWords, of_status};
+pub use last_words::{LastWords, is_well, of_status};
 pub use lease::Lease;
 pub use notice::{Counters, Events, Notice};
 pub use reads::DiskReads;

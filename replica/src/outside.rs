@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use vmm::backends::announce;
 use vmm::backends::console::Console;
 use vmm::backends::shadow::Shadow;
+use vmm::backends::station::Station;
 use vmm::backends::switch::SwitchPort;
 use vmm::backends::tap::Tap;
 use vmm::backends::{ArrivalSink, Attention, NetPort};
@@ -26,6 +27,8 @@ pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The backends of one machine.
 pub struct Outside {
     net: Option<Box<dyn NetPort>>,
+    /// What the guest's network card listens to.
+    station: Arc<Station>,
     pub(crate) disk: Arc<Disk>,
     console: Option<Console>,
     said: Mutex<LastWords>,
@@ -123,11 +126,16 @@ impl Outside {
         self.disk.close();
     }
 
-    /// Tells the network where the guest is now: at once, and a few times more from a thread of its own,
+    /// What the guest's network card listens to, for the machine to tell.
+    pub fn station(&self) -> Arc<Station> {
+        self.station.clone()
+    }
+
+    /// Tells the network where the guest is now, by all addresses it uses: at once, and a few times more from a thread of its own,
     /// as long as these backends are there.
-    pub fn announce(self: &Arc<Self>, mac: [u8; 6]) {
+    pub fn announce(self: &Arc<Self>) {
         let Some(net) = &self.net else { return };
-        net.announce(mac);
+        net.announce(&self.station.now().in_use());
         let begun = Instant::now();
         let outside = Arc::downgrade(self);
         let again = move || {
@@ -140,7 +148,7 @@ impl Outside {
                     return;
                 }
                 if let Some(net) = &outside.net {
-                    net.announce(mac);
+                    net.announce(&outside.station.now().in_use());
                 }
             }
         };
@@ -213,21 +221,21 @@ impl Plugs {
     }
 }
 
-/// Plugs a machine in, whose network device has the address `mac`; what arrives goes to `sink`.
+/// Plugs a machine in, whose network card is `station`; what arrives goes to `sink`.
 ///
 /// # Errors
 /// If one of the plugs does not fit.
 pub fn plug_in(
     used: Use,
     plugs: &Plugs,
-    mac: [u8; 6],
+    station: &Arc<Station>,
     sink: &Arc<dyn ArrivalSink>,
 ) -> Outcome<Arc<Outside>> {
     let net: Option<Box<dyn NetPort>> = match &plugs.net {
         None => None,
-        Some(NetPlug::Tap(name)) => Some(Box::new(Tap::open(name, mac, sink.clone())?)),
+        Some(NetPlug::Tap(name)) => Some(Box::new(Tap::open(name, station, sink.clone())?)),
         Some(NetPlug::Switch(path)) => {
-            Some(Box::new(SwitchPort::connect(path, mac, sink.clone())?))
+            Some(Box::new(SwitchPort::connect(path, station, sink.clone())?))
         }
     };
     let disk = match (&plugs.disk, &used) {
@@ -246,6 +254,7 @@ pub fn plug_in(
     let disk = Arc::new(disk);
     Ok(Arc::new(Outside {
         net,
+        station: station.clone(),
         disk,
         console,
         said: Mutex::default(),
@@ -287,15 +296,17 @@ const LISTEN: Duration = Duration::from_millis(1);
 pub struct BackupSink {
     live: AtomicBool,
     inbox: Arc<Inbox>,
+    station: Arc<Station>,
     shadow: Mutex<Shadow>,
 }
 
 impl BackupSink {
-    /// For a backup whose guest will take arrivals from `inbox` once live.
-    pub fn new(inbox: Arc<Inbox>) -> Arc<Self> {
+    /// For a backup whose guest will take arrivals from `inbox` once live, by the network card `station`.
+    pub fn new(inbox: Arc<Inbox>, station: Arc<Station>) -> Arc<Self> {
         Arc::new(Self {
             live: AtomicBool::new(false),
             inbox,
+            station,
             shadow: Mutex::default(),
         })
     }
@@ -333,7 +344,10 @@ impl ArrivalSink for BackupSink {
         };
         let mut shadow = self.shadow();
         if !self.live.load(Ordering::SeqCst) {
-            shadow.saw(frame);
+            // What its primary's guest sent is not for itself.
+            if !self.station.now().have_sent(&frame) {
+                shadow.saw(frame);
+            }
             return true;
         }
         // The guest had those that the log told of before the network did.
@@ -376,6 +390,7 @@ mod tests {
         let net: Box<dyn NetPort> = Box::new(Told(Mutex::new(tell)));
         let outside = Outside {
             net: Some(net),
+            station: Station::of([2; 6]),
             disk: Arc::default(),
             console: None,
             said: Mutex::default(),
@@ -389,7 +404,7 @@ mod tests {
     fn an_address_is_announced_at_once_and_again_without_anyone_waiting() {
         let (outside, told) = outside();
         let begun = Instant::now();
-        outside.announce([2; 6]);
+        outside.announce();
         assert!(begun.elapsed() < announce::AGAIN[2], "nobody waits");
         let limit = Duration::from_secs(30);
         let times: Vec<Instant> = (0..4).map(|_| told.recv_timeout(limit).unwrap()).collect();
@@ -401,7 +416,7 @@ mod tests {
     #[test]
     fn a_replica_that_halted_announces_nothing_more() {
         let (outside, told) = outside();
-        outside.announce([2; 6]);
+        outside.announce();
         outside.halt();
         let limit = Duration::from_secs(30);
         assert!(told.recv_timeout(limit).is_ok(), "the one at once");
@@ -424,7 +439,7 @@ mod tests {
     #[test]
     fn a_backup_hears_the_network_now_and_then_and_no_frame_twice_or_never() {
         let inbox = Inbox::new();
-        let sink = BackupSink::new(inbox.clone());
+        let sink = BackupSink::new(inbox.clone(), Station::of([2; 6]));
         let frame = |number: u8| vec![number; 60];
         let push = |number| sink.push(Arrival::Frame(frame(number)));
         assert_eq!(sink.settled(), Attention::After(LISTEN));

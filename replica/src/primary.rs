@@ -28,6 +28,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 use vmm::backends::ArrivalSink;
+use vmm::backends::station::Station;
 use vmm::machine::live::{GuestTime, Inbox, Live};
 
 /// Longest time for the backup to answer.
@@ -55,8 +56,9 @@ pub fn run(spec: PrimarySpec, log: &mut Log, mailbox: &Mailbox) -> Outcome {
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let lease = Lease::new();
     let used = outside::Use::Replica(lease.clone(), spec.disk_reads);
-    let outside =
-        outside::plug_in(used, &spec.plugs, mac, &sink).during("cannot plug the machine in")?;
+    let station = Station::of(mac);
+    let outside = outside::plug_in(used, &spec.plugs, &station, &sink)
+        .during("cannot plug the machine in")?;
     let proposal = Proposal {
         origin,
         unlike_hosts: spec.unlike_hosts,
@@ -84,7 +86,8 @@ pub fn run(spec: PrimarySpec, log: &mut Log, mailbox: &Mailbox) -> Outcome {
     let vcpu = vcpu::begin(
         move || prepared.boot(),
         mailbox.sender.clone(),
-        move |machine, (channel, exit)| {
+        move |mut machine, (channel, exit)| {
+            machine.tell_station(station);
             let duty = lead(&machine, channel, exit, vcpu_inbox, die_at)?;
             Ok(vcpu::run(machine, duty, &vcpu_orders))
         },
@@ -137,7 +140,7 @@ pub fn run(spec: PrimarySpec, log: &mut Log, mailbox: &Mailbox) -> Outcome {
     });
     let (channel, leads) = terms.split(link, &outside);
     let thread = vcpu.start(channel)?;
-    let body = Body::new(Wire::Leads(leads), inbox, outside, lease, mac, thread);
+    let body = Body::new(Wire::Leads(leads), inbox, outside, lease, thread);
     let port = Control {
         role,
         body,

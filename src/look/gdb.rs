@@ -2,6 +2,7 @@
 //!
 //! gdb may look at everything and change nothing: what it writes is refused.
 
+use super::kernel;
 use super::registers::{File, X86};
 use super::travel::{Arrived, Place, Travel};
 use crate::failure::{During, Failure, Outcome};
@@ -77,6 +78,9 @@ pub fn serve(travel: &mut Travel, port: u16) -> Outcome<Left> {
         .during(format_args!("cannot wait for gdb on port {port}"))?;
     let address = listener.local_addr().during("gdb's port")?;
     crate::complain!("tandem: gdb: target remote {address}");
+    if let Some(offset) = kernel::offset(travel.engine()) {
+        crate::complain!("tandem: gdb: {}", kernel::words(offset));
+    }
     loop {
         let (stream, peer) = listener.accept().during("cannot take gdb's connection")?;
         match converse(travel, stream) {
@@ -108,6 +112,7 @@ fn converse(travel: &mut Travel, stream: TcpStream) -> Result<Left, Broken> {
         software: Vec::new(),
         hardware: Vec::new(),
         data: Vec::new(),
+        spaces: Vec::new(),
         motion: Motion::Forward,
     };
     let mut packet = [0; PACKET_MAX];
@@ -184,19 +189,34 @@ struct Session<'a> {
     travel: &'a mut Travel,
     software: Vec<u64>,
     hardware: Vec<u64>,
-    data: Vec<(u64, u64, WatchKind)>,
+    data: Vec<Watched>,
+    /// The address spaces (CR3) in which data of user programs was watched first. gdb takes its watchpoints out at
+    /// each stop, and puts them back wherever it goes on from.
+    spaces: Vec<(Watched, u64)>,
     motion: Motion,
 }
 
+/// Data that is watched: its address, bytes, and the accesses.
+type Watched = (u64, u64, WatchKind);
+
+/// End of user programs' addresses; behind it is what all address spaces have in common.
+const USER_END: u64 = 1 << 47;
+
 impl Session<'_> {
     fn watch(&self) -> Watch {
-        let data = self.data.iter().filter_map(|&(address, len, kind)| {
+        let data = self.data.iter().filter_map(|watched| {
+            let &(address, len, kind) = watched;
             let kind = match kind {
                 WatchKind::Read => Kind::Read,
                 WatchKind::Write => Kind::Write,
                 WatchKind::ReadWrite => Kind::Access,
             };
-            Data::new(address, len, kind)
+            let data = Data::new(address, len, kind)?;
+            let space = self.spaces.iter().find(|(known, _)| known == watched);
+            Some(match space {
+                Some((_, cr3)) => data.in_space(*cr3),
+                None => data,
+            })
         });
         let breakpoints = [&self.software[..], &self.hardware].concat();
         Watch::new(breakpoints, data.collect())
@@ -410,7 +430,12 @@ impl HwWatchpoint for Session<'_> {
     ) -> TargetResult<bool, Self> {
         let possible = Data::new(address, len, Kind::Access).is_some();
         if possible {
-            self.data.push((address, len, kind));
+            let watched = (address, len, kind);
+            self.data.push(watched);
+            if address < USER_END && !self.spaces.iter().any(|(known, _)| *known == watched) {
+                self.spaces
+                    .push((watched, self.travel.engine().view().control[2]));
+            }
         }
         Ok(possible)
     }
@@ -452,7 +477,26 @@ impl MonitorCmd for Session<'_> {
                     outputln!(out, "  after {steps} instructions, rip {rip:#x}");
                 }
             }
-            _ => outputln!(out, "monitor where, monitor checkpoints"),
+            b"kernel" => match kernel::offset(travel.engine()) {
+                Some(offset) => outputln!(out, "{}", kernel::words(offset)),
+                None => outputln!(out, "no Linux kernel is mapped here (yet)"),
+            },
+            b"spaces" => {
+                for ((address, len, _), cr3) in &self.spaces {
+                    outputln!(out, "{len} bytes at {address:#x} where CR3 is {cr3:#x}");
+                }
+            }
+            b"here" => {
+                self.spaces.clear();
+                outputln!(
+                    out,
+                    "watchpoints of programs are from now on in the space gdb goes on in"
+                );
+            }
+            _ => outputln!(
+                out,
+                "monitor where, monitor checkpoints, monitor kernel, monitor spaces, monitor here"
+            ),
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod gdb;
+pub mod kernel;
 pub mod point;
 mod registers;
 pub mod travel;

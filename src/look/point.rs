@@ -1,5 +1,6 @@
 //! `--at POINT`: one place in a replay, and what is there.
 
+use super::kernel;
 use super::travel::{Place, Travel};
 use crate::failure::{Failure, Outcome};
 use replay::replayer::describe;
@@ -75,6 +76,8 @@ pub struct View {
     /// Index of the entry to be replayed next.
     next_entry: u64,
     registers: serde_json::Map<String, serde_json::Value>,
+    /// By how much a Linux kernel is moved from where it was linked to, if one is mapped.
+    kernel_offset: Option<String>,
     disassembly: Vec<Line>,
     /// The last entries replayed, then the next.
     entries: Vec<String>,
@@ -101,6 +104,7 @@ impl View {
             registers: named
                 .map(|(name, value)| (name, format!("{value:#x}").into()))
                 .collect(),
+            kernel_offset: kernel::offset(engine).map(|offset| format!("{offset:#x}")),
             disassembly: engine.disassemble(LINES),
             entries,
             error: travel.result().and_then(|r| r.clone().err()),
@@ -123,6 +127,9 @@ impl View {
                 .map(|(name, value)| format!("{name:>7} {value:016x}"))
                 .collect();
             crate::sayln!("{}", row.join(" "));
+        }
+        if let Some(offset) = kernel::offset(travel.engine()) {
+            crate::sayln!("{}", kernel::words(offset));
         }
         crate::sayln!("");
         for line in &self.disassembly {

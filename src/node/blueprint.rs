@@ -36,9 +36,9 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
     let disk_sectors = args.disk.as_deref().map(disk_sectors).transpose()?;
     let clock_kind = args.clock.unwrap_or(match board {
         BoardKind::Bare => ClockKind::Blocks,
-        BoardKind::Pc => ClockKind::Instructions,
+        BoardKind::FirstPc | BoardKind::Pc => ClockKind::Instructions,
     });
-    if (board, clock_kind) == (BoardKind::Pc, ClockKind::Blocks) {
+    if board.is_pc() && clock_kind == ClockKind::Blocks {
         return Err(Failure::usage(
             "--clock blocks is for guests that count their own blocks, which Linux does not: \
              use --clock instructions",
@@ -74,7 +74,7 @@ pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
 
 /// A bare-metal guest's arguments, with its addresses; or a Linux kernel's command line.
 fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<String> {
-    if board == BoardKind::Pc {
+    if board.is_pc() {
         let append = args.append.clone();
         let mut words = match &image.manifest {
             Some(manifest) => vec![manifest.cmdline.clone(), append.unwrap_or_default()],

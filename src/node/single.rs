@@ -16,13 +16,14 @@ use replay::replayer::Replayer;
 use replay::{Arrival, Base, BaseOrigin, ClockKind, InputsError};
 use replica::machine::{AnyMachine, EngineChoice, Origin, Prepared, check_replay, follow, prepare};
 use replica::outside::{self, Discard, NetPlug};
-use replica::{Exit, Journal, of_status};
+use replica::{Exit, Journal, is_well, of_status};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Instant;
 use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
+use vmm::backends::station::Station;
 use vmm::backends::switch::{Forward, ForwardedPort, Switch};
 use vmm::engine::Engine;
 use vmm::machine::live::{GuestTime, Inbox, Live};
@@ -109,7 +110,14 @@ pub fn record(args: RecordArgs) -> Outcome {
 fn report_end(ran: &Ran) -> Outcome {
     match ran.ended.code {
         0 => Ok(()),
-        code => Err(Failure::of_guest(code, of_status(code, ran.why.as_deref()))),
+        code => {
+            let (why, said) = (ran.why.as_deref(), of_status(code, ran.why.as_deref()));
+            Err(if is_well(code, why) {
+                Failure::none(said)
+            } else {
+                Failure::of_guest(code, said)
+            })
+        }
     }
 }
 
@@ -137,7 +145,8 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let plugs = blueprint::plugs(&machine_args, false);
     let mac = prepared.config().mac;
-    let outside = outside::plug_in(outside::Use::Alone, &plugs, mac, &sink)
+    let station = Station::of(mac);
+    let outside = outside::plug_in(outside::Use::Alone, &plugs, &station, &sink)
         .during("cannot plug the machine in")?;
     let _typing = args
         .input
@@ -154,7 +163,8 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
         None => None,
     };
     let vcpu = move || -> Outcome<Ran> {
-        let (machine, first_state) = prepared.boot()?;
+        let (mut machine, first_state) = prepared.boot()?;
+        machine.tell_station(station);
         let (recording, journal) = match plan {
             Some((plan, alarm)) => {
                 let begun = Recording::begin(plan, alarm, inbox.clone(), &origin, first_state)?;

@@ -166,4 +166,20 @@ fn watched_data_pauses_by_who_touches_it_forward_and_backward() {
     while travel.backward(&watch(Kind::Write), &mut || false).unwrap() != Arrived::Begin {}
     assert_eq!(travel.place().steps, 0);
     assert_eq!(count(&travel), 0);
+    // In the address space of the guest's program, and in another.
+    let cr3 = {
+        travel
+            .forward(&mut watch(Kind::Write), &mut || false)
+            .unwrap();
+        travel.engine().view().control[2]
+    };
+    for (cr3, expected) in [(cr3, 2), (cr3 ^ 0x1000, 0)] {
+        let data = Data::new(ticks, 8, Kind::Write).unwrap().in_space(cr3);
+        let mut watch = Watch::new(Vec::new(), vec![data]);
+        let arrived = travel.forward(&mut watch, &mut || false).unwrap();
+        match expected {
+            0 => assert_eq!(arrived, Arrived::End),
+            _ => assert_eq!(count(&travel), expected, "{arrived:?}"),
+        }
+    }
 }

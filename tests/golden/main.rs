@@ -115,6 +115,12 @@ fn plain() -> Vec<Event> {
             pages: 256,
             digest: 0x0123_4567_89ab_cdef,
         },
+        Event::Arrival(Arrival::Clock {
+            wall_ns: 1_700_000_001_000_000_000,
+        }),
+        Event::Arrival(Arrival::Clock {
+            wall_ns: 1_700_000_002_000_000_123,
+        }),
         Event::Arrival(Arrival::Stop),
     ]
 }

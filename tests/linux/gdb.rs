@@ -10,7 +10,9 @@ use super::recorded::{EQUAL, Ran, folder, forget, start};
 const SYMBOL: &str = "run_init_process";
 /// Prints where that is, which is elsewhere in each boot, and ends. It is among the first of a list that
 /// takes longer to print than a boot.
-const RUN: &str = "tandem.run=\"grep -m 1 -w run_init_process /proc/kallsyms\"";
+const RUN: &str = "tandem.run=\"grep -m 2 -w -e _text -e run_init_process /proc/kallsyms\"";
+/// The kernel's first symbol, and where it was linked to.
+const FIRST: (&str, u64) = ("_text", 0xffff_ffff_8100_0000);
 
 #[test]
 fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
@@ -33,12 +35,16 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
     let mut args = os(&args);
     args.push(log.clone().into());
     let recorded = Ran::of(start("recorder", args, &log));
-    let mut words = recorded.console.iter().map(|line| line.split(' '));
-    let found = words.find_map(|mut words| {
-        let address = words.next()?;
-        (words.next_back() == Some(SYMBOL)).then(|| u64::from_str_radix(address, 16).ok())?
-    });
-    let address = found.unwrap_or_else(|| panic!("no {SYMBOL}: {:?}", recorded.console));
+    let address_of = |symbol: &str| {
+        let mut words = recorded.console.iter().map(|line| line.split(' '));
+        let found = words.find_map(|mut words| {
+            let address = words.next()?;
+            (words.next_back() == Some(symbol)).then(|| u64::from_str_radix(address, 16).ok())?
+        });
+        found.unwrap_or_else(|| panic!("no {symbol}: {:?}", recorded.console))
+    };
+    let address = address_of(SYMBOL);
+    let moved = address_of(FIRST.0) - FIRST.1;
     let place = "printf \"rip %lx\\n\", $rip";
     let script = [
         // What Ctrl-C does, while the replay, which takes seconds, has just begun.
@@ -50,6 +56,7 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
         "continue".into(),
         place.into(),
         "printf \"program %s\\n\", (char *)$rdi".into(),
+        "monitor kernel".into(),
         "stepi".into(),
         "stepi".into(),
         "stepi".into(),
@@ -74,6 +81,8 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
     assert!(output.0.contains("SIGINT"), "{output}\n{errors}");
     let program = output.after("program ");
     assert_eq!(program, ["/init"], "{output}\n{errors}");
+    let found = format!("moved by {moved:#x}: symbol-file vmlinux -o {moved:#x}");
+    assert!(output.0.contains(&found), "{found}: {output}\n{errors}");
     for key in EQUAL {
         assert_eq!(recorded.report[key], replayed[key], "{key}");
     }

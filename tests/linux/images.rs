@@ -12,13 +12,14 @@ const NO_APT: [&str; 3] = [
     "is missing (Debian's",
 ];
 
-/// The image of `package`, or why there can be none here.
-fn build(package: &str) -> Result<PathBuf, String> {
+/// The image called `name`, of what `args` ask for, or why there can be none here.
+fn build(name: &str, args: &[&str]) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux");
     std::fs::create_dir_all(&folder).expect("a folder for images");
-    let path = folder.join(format!("{package}.img"));
+    let path = folder.join(format!("{name}.img"));
     let output = Command::new(PROGRAM)
-        .args(["image", "-o", text(&path), package])
+        .args(["image", "-o", text(&path)])
+        .args(args)
         .output()
         .expect("the program runs");
     let words = String::from_utf8_lossy(&output.stderr);
@@ -26,7 +27,7 @@ fn build(package: &str) -> Result<PathBuf, String> {
         return Ok(path);
     }
     let no_apt = NO_APT.iter().any(|reason| words.contains(reason));
-    assert!(no_apt, "no image of {package}: {words}");
+    assert!(no_apt, "no image {name}: {words}");
     Err(words.trim().to_owned())
 }
 
@@ -41,13 +42,36 @@ pub fn image(package: &str) -> Option<PathBuf> {
         "nginx" => &NGINX,
         other => unreachable!("no test runs {other}"),
     };
-    match cell.get_or_init(|| build(package)) {
+    found(cell.get_or_init(|| build(package, &[package])))
+}
+
+fn found(built: &Result<PathBuf, String>) -> Option<PathBuf> {
+    match built {
         Ok(path) => Some(path.clone()),
         Err(why) => {
             skipped::skip_this(why);
             None
         }
     }
+}
+
+/// Debian's full kernel, not that for clouds, with programs that use a machine's clock and network device by
+/// all means there are.
+pub fn tools() -> Option<PathBuf> {
+    static TOOLS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let args = [
+        "--kernel-package",
+        "linux-image-amd64",
+        "util-linux",
+        "util-linux-extra",
+        "iproute2",
+    ];
+    found(TOOLS.get_or_init(|| build("tools", &args)))
+}
+
+/// A shell on the kernel in the package `kernel`.
+pub fn shell(kernel: &str) -> Option<PathBuf> {
+    found(&build(kernel, &["--kernel-package", kernel]))
 }
 
 /// Redis's image, which the tests of boots and of bad input take too.

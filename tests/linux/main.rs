@@ -14,12 +14,14 @@
 //!  status     what a command ends with is what the program ends with
 //!  snapshots  a boot saved on the way and gone on with
 //!  vmlinux    the kernel out of its bzImage
+//!  hardware   the board as a PC: ports and addresses where nothing is, its clock, other kernels
 //!  bad_input  what cannot run, and how a recording ends there
 //! ```
 //!
 //! `TANDEM_LINUX_BOOTS=200` asks for so many recorded boots (2), `TANDEM_LINUX_SESSIONS=200` for so many
 //! recorded redis sessions (1), `TANDEM_LINUX_SNAPSHOTS=20` for so many places a boot is saved at (3),
-//! `TANDEM_LINUX_KILLS=100` for so many kills of the machine that outlives its hosts (3).
+//! `TANDEM_LINUX_KILLS=100` for so many kills of the machine that outlives its hosts (3), `TANDEM_LINUX_KERNELS=3` for
+//! so many of Debian's kernels (1: the full one; then the one for real time and the one for clouds).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -33,6 +35,7 @@ mod console;
 mod engines;
 mod failover;
 mod gdb;
+mod hardware;
 mod images;
 mod lives;
 mod recorded;

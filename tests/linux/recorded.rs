@@ -52,7 +52,7 @@ pub fn folder() -> PathBuf {
 }
 
 /// Starts a recording of `image` to `log`.
-fn record(image: &Path, log: &Path, more: &[&str]) -> Daemon {
+pub fn record(image: &Path, log: &Path, more: &[&str]) -> Daemon {
     let mut args = os(&["record", text(image), "--cpu", "v2", "--json", "-o"]);
     args.push(log.into());
     args.extend(os(more));
@@ -153,7 +153,7 @@ fn is_kernels(line: &str) -> bool {
 }
 
 /// A port of loopback nobody listens on now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use vmm::backends::ArrivalSink;
+use vmm::backends::station::Station;
 use vmm::backends::switch::SwitchPort;
 
 /// A listener's own address on the switch.
@@ -53,7 +54,7 @@ impl Tapped {
     /// Hears what is sent to all on the switch at `path`, from now on.
     pub fn switch(path: &Path) -> Self {
         let heard = Arc::new(Heard::default());
-        let _port = SwitchPort::connect(path, LISTENER, heard.clone()).unwrap();
+        let _port = SwitchPort::connect(path, &Station::of(LISTENER), heard.clone()).unwrap();
         Self::Switch { heard, _port }
     }
 

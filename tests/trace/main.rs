@@ -14,6 +14,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../linux/images.rs"]
+#[allow(dead_code, reason = "this test uses its own part of it")]
 mod images;
 
 mod compare;

@@ -160,6 +160,9 @@ impl Encoder {
                 body.extend_from_slice(data);
             }
             Event::Arrival(Arrival::DiskRead { tag }) => put_varint(body, u64::from(*tag)),
+            Event::Arrival(Arrival::Clock { wall_ns }) => {
+                put_zigzag(body, *wall_ns, &mut self.deltas.answer[slot]);
+            }
             Event::Answer {
                 question: Question::Entropy,
                 value,
@@ -192,6 +195,8 @@ pub struct Decoder {
     merged_apart: bool,
     /// There is no [`Event::Left`]: file formats before 6.
     never_left: bool,
+    /// There is no [`Arrival::Clock`]: file formats before 7.
+    no_clock: bool,
     /// The data of every disk read is in the log: files.
     all_data: bool,
     offset: u64,
@@ -219,6 +224,7 @@ impl Decoder {
         Self {
             merged_apart: version < 4,
             never_left: version < 6,
+            no_clock: version < 7,
             all_data: true,
             ..Self::at(place)
         }
@@ -334,6 +340,9 @@ impl Decoder {
             wire::DISK_DONE => Event::Arrival(disk_done(body)?),
             wire::DISK_READ if !self.all_data => Event::Arrival(Arrival::DiskRead {
                 tag: disk_tag(body)?,
+            }),
+            wire::CLOCK if !self.no_clock => Event::Arrival(Arrival::Clock {
+                wall_ns: take_zigzag(body, &mut self.deltas.answer[slot])?,
             }),
             wire::IRQ_WINDOW => Event::Arrival(Arrival::IrqWindow),
             wire::STOP => Event::Arrival(Arrival::Stop),

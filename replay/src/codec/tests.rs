@@ -12,6 +12,7 @@ fn event() -> impl Strategy<Value = Event> {
         (any::<u32>(), any::<bool>(), bytes())
             .prop_map(|(tag, ok, data)| Event::Arrival(Arrival::DiskDone { tag, ok, data })),
         any::<u32>().prop_map(|tag| Event::Arrival(Arrival::DiskRead { tag })),
+        any::<u64>().prop_map(|wall_ns| Event::Arrival(Arrival::Clock { wall_ns })),
         Just(Event::Arrival(Arrival::IrqWindow)),
         Just(Event::Arrival(Arrival::Stop)),
         any::<u64>().prop_map(|value| Event::Answer {

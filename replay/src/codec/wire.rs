@@ -22,7 +22,8 @@ pub const ENTROPY: u8 = 25;
 pub const LEFT: u8 = 26;
 /// On the channel only.
 pub const DISK_READ: u8 = 27;
-pub const KINDS: usize = 28;
+pub const CLOCK: u8 = 28;
+pub const KINDS: usize = 29;
 /// RIP is that of the last entry of the same kind: the block trap, mostly.
 pub const SAME_RIP: u8 = 0x80;
 /// RIP is that of the entry of the same kind before: a guest alternates between trap and halt.
@@ -60,6 +61,7 @@ pub fn kind_of(event: &Event) -> u8 {
             Arrival::DiskDone { .. } => DISK_DONE,
             Arrival::DiskRead { .. } => DISK_READ,
             Arrival::Console(_) => CONSOLE,
+            Arrival::Clock { .. } => CLOCK,
             Arrival::IrqWindow => IRQ_WINDOW,
             Arrival::Stop => STOP,
         },

@@ -43,8 +43,9 @@ pub const MAGIC: [u8; 8] = *b"TANDEMLG";
 /// Version 4 tells the RIPs of merged timer ticks from those of single ones. Version 5 adds to the machine's
 /// configuration the processor that ran it; header and entries are those of version 4. Version 6 has in its
 /// header the whole [`Base`] in place of the first state's digest, behind it the state if there is one, and may
-/// end with an entry [`Event::Left`].
-pub const FORMAT_VERSION: u32 = 6;
+/// end with an entry [`Event::Left`]. Version 7 adds a kind of board to the machine's configuration, and to the
+/// entries the ticks of that board's real-time clock.
+pub const FORMAT_VERSION: u32 = 7;
 /// Oldest version that can be read.
 const FORMAT_VERSION_MIN: u32 = 1;
 /// Oldest version whose machines can be run again. Their configuration is today's, or lacks only what need

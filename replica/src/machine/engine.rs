@@ -67,7 +67,7 @@ pub enum Chosen {
 /// # Errors
 /// If it cannot: Linux does not count for itself, and a software KVM does not single-step.
 fn check_kvm(board: BoardKind, kind: KvmKind) -> Outcome {
-    if board == BoardKind::Pc && kind == KvmKind::Software {
+    if board.is_pc() && kind == KvmKind::Software {
         return Err(ReplicaError::refused(
             "this host's KVM, a software one, cannot stop Linux at an exact instruction: \
              use --engine soft",
@@ -135,7 +135,7 @@ impl Chosen {
 pub fn soft(config: &MachineConfig, memory: &GuestMemory) -> Outcome<SoftEngine> {
     let offer = match config.board {
         BoardKind::Bare => Offer::Bare,
-        BoardKind::Pc => Offer::Full,
+        BoardKind::FirstPc | BoardKind::Pc => Offer::Full,
     };
     SoftEngine::new(memory.clone(), config.cpu, offer, config.clock_kind)
         .map_err(|e| ReplicaError::refused(e.to_string()))

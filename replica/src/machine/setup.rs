@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::Path;
 use vmm::engine::{Engine, EngineKind};
 use vmm::machine::snapshot::Snapshot;
-use vmm::machine::{BoardKind, GuestImage, ImageSource, Machine, MachineConfig, boot};
+use vmm::machine::{GuestImage, ImageSource, Machine, MachineConfig, boot};
 use vmm::memory::GuestMemory;
 use vmm::processor::HostProcessor;
 use vmm::soft::SoftEngine;
@@ -217,7 +217,7 @@ pub struct Prepared {
 /// If one of them is not to be had.
 pub fn prepare(blueprint: Blueprint, engine: EngineChoice) -> Outcome<Prepared> {
     let memory = boot::memory(&blueprint.config)?;
-    let is_linux = blueprint.config.board == BoardKind::Pc;
+    let is_linux = blueprint.config.board.is_pc();
     let by_itself = engine == EngineChoice::Auto;
     let engine = Chosen::choose(engine, &blueprint.config, &memory)?;
     let soft = engine.kind() == EngineKind::Soft;
@@ -347,7 +347,7 @@ pub(crate) mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             disk_sectors: None,
             initrd: None,
-            board: BoardKind::Bare,
+            board: vmm::machine::BoardKind::Bare,
             reboots: true,
         }
     }

@@ -41,11 +41,18 @@ pub struct Data {
     pub len: u64,
     /// Which accesses.
     pub kind: Kind,
+    /// The page tables' root (CR3) of the address space it is in; `None`: it is in all.
+    space: Option<u64>,
+    /// Whether `seen` is its content.
+    known: bool,
     /// Its content at the last place.
     seen: Vec<u8>,
     /// Room for its content now.
     scratch: Vec<u8>,
 }
+
+/// The bits of CR3 that are the root's address.
+const ROOT: u64 = 0x000f_ffff_ffff_f000;
 
 /// Most bytes of one [`Data`].
 pub const DATA_MAX: u64 = 4096;
@@ -59,9 +66,24 @@ impl Data {
             address,
             len,
             kind,
+            space: None,
+            known: false,
             seen,
             scratch,
         })
+    }
+
+    /// The same in one address space, that of page tables by `cr3`: what is at its address while others are in
+    /// use is other data.
+    #[must_use]
+    pub fn in_space(self, cr3: u64) -> Self {
+        let space = Some(cr3 & ROOT);
+        Self { space, ..self }
+    }
+
+    /// Whether its address space is in use.
+    fn is_here(&self, cpu: &Cpu) -> bool {
+        self.space.is_none_or(|root| cpu.control.cr3 & ROOT == root)
     }
 
     fn overlaps(&self, touch: &Touch) -> bool {
@@ -75,14 +97,17 @@ impl Data {
         kind && (before || after)
     }
 
-    /// Whether the content is another than at the last place.
+    /// Whether the content is another than at the last place in its address space.
     fn changed(&mut self, cpu: &Cpu) -> bool {
+        if !self.is_here(cpu) {
+            return false;
+        }
         self.scratch.resize(self.len as usize, 0);
         let there = cpu.look(self.address, &mut self.scratch);
         self.scratch.truncate(there);
         let changed = self.scratch != self.seen;
         std::mem::swap(&mut self.seen, &mut self.scratch);
-        changed
+        std::mem::replace(&mut self.known, true) && changed
     }
 }
 
@@ -226,7 +251,8 @@ impl Soft {
                     .touches(CHUNK)
                     .iter()
                     .find_map(|touch| {
-                        let data = watch.data.iter().find(|data| data.overlaps(touch))?;
+                        let here = |data: &&Data| data.is_here(&self.cpu) && data.overlaps(touch);
+                        let data = watch.data.iter().find(here)?;
                         let (address, kind) = (data.address, data.kind);
                         Some(Hit { address, kind })
                     })

@@ -38,6 +38,17 @@ pub fn gratuitous_arp(mac: Mac, ip: Ipv4Addr) -> [u8; ANNOUNCEMENT_BYTES] {
     build(TYPE_ARP, OP_ARP_REQUEST, mac, ip, [0; 6], ip)
 }
 
+/// The same in the VLAN `vlan`, if there is one: behind a tag (IEEE 802.1Q) in front of its type.
+#[must_use]
+pub fn rarp_in(mac: Mac, vlan: Option<u16>) -> Vec<u8> {
+    let mut frame = rarp(mac).to_vec();
+    if let Some(id) = vlan {
+        let [high, low] = id.to_be_bytes();
+        frame.splice(12..12, [0x81, 0x00, high, low]);
+    }
+    frame
+}
+
 /// When to announce again, counted from the announcement at once: switches may drop a frame, or be
 /// learning another way at that very moment.
 pub const AGAIN: [Duration; 3] = [
@@ -45,14 +56,6 @@ pub const AGAIN: [Duration; 3] = [
     Duration::from_millis(300),
     Duration::from_millis(1000),
 ];
-
-/// All that should be sent when `mac` has moved: at once, and [`AGAIN`].
-#[must_use]
-pub fn frames(mac: Mac, ip: Option<Ipv4Addr>) -> Vec<[u8; ANNOUNCEMENT_BYTES]> {
-    let mut frames = vec![rarp(mac)];
-    frames.extend(ip.map(|ip| gratuitous_arp(mac, ip)));
-    frames
-}
 
 fn build(
     ether_type: u16,
@@ -116,9 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn an_address_adds_the_arp_announcement() {
-        let ip = Ipv4Addr::new(10, 77, 0, 2);
-        assert_eq!(frames(MAC, None), [rarp(MAC)]);
-        assert_eq!(frames(MAC, Some(ip)), [rarp(MAC), gratuitous_arp(MAC, ip)]);
+    fn a_vlan_is_a_tag_before_the_type() {
+        assert_eq!(rarp_in(MAC, None), rarp(MAC));
+        let tagged = rarp_in(MAC, Some(0x123));
+        assert_eq!(tagged[..12], rarp(MAC)[..12]);
+        assert_eq!(tagged[12..16], [0x81, 0, 0x01, 0x23]);
+        assert_eq!(tagged[16..], rarp(MAC)[12..]);
     }
 }

@@ -20,12 +20,14 @@ pub mod fenced;
 mod netlink;
 pub mod netns;
 pub mod shadow;
+pub mod station;
 pub mod switch;
 pub mod tap;
 #[cfg(test)]
 mod testing;
 mod worker;
 
+use crate::devices::virtio::addresses::Addresses;
 use nix::sys::eventfd::EventFd;
 use replay::Arrival;
 use std::sync::Arc;
@@ -39,8 +41,7 @@ pub const FRAME_BYTES_MAX: usize = 1500 + 14 + 4;
 /// Frames a network backend pushes before it asks when to come back, even if there are more.
 const FRAMES_AT_ONCE: usize = 256;
 
-/// A hardware address.
-pub type Mac = [u8; 6];
+pub use crate::devices::virtio::addresses::Mac;
 
 /// Where backends put what arrives.
 ///
@@ -82,21 +83,22 @@ pub trait NetPort: Send + Sync {
     /// Frames dropped so far, in either direction: no room, too short or too long, no peer.
     fn dropped(&self) -> u64;
 
-    /// Tells the network that `mac` is behind this port from now on (P13).
-    fn announce(&self, mac: Mac) {
-        for frame in announce::frames(mac, None) {
-            self.send(&frame);
+    /// Tells the network that these addresses, each in its VLAN, are behind this port from now on (P13).
+    fn announce(&self, addresses: &[(Mac, Option<u16>)]) {
+        for (mac, vlan) in addresses {
+            self.send(&announce::rarp_in(*mac, *vlan));
         }
     }
 }
 
-/// Whether a station with the address `mac` takes `frame`: sent to it or to several, and not by
-/// itself (the other replica of a guest has the same address).
-#[must_use]
-pub(crate) fn is_for(frame: &[u8], mac: Mac) -> bool {
+/// Whether `frame` has a length that a frame may have.
+fn fits(frame: &[u8]) -> bool {
     (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame.len())
-        && (frame[..6] == mac || frame[0] & 1 != 0)
-        && frame[6..12] != mac
+}
+
+/// Whether a station with the addresses `mine` takes `frame`. Out of bounds none is.
+pub(crate) fn is_for(frame: &[u8], mine: &Addresses) -> bool {
+    fits(frame) && mine.take(frame)
 }
 
 #[cfg(test)]
@@ -114,24 +116,33 @@ mod tests {
 
     #[test]
     fn takes_what_is_sent_to_it_or_to_all() {
-        assert!(is_for(&frame(ME, OTHER, 60), ME));
-        assert!(is_for(&frame([0xff; 6], OTHER, 60), ME));
-        assert!(is_for(&frame([1, 0, 0x5e, 0, 0, 1], OTHER, 60), ME));
-        assert!(!is_for(&frame(OTHER, ME, 60), ME));
+        assert!(is_for(&frame(ME, OTHER, 60), &Addresses::only(ME)));
+        assert!(is_for(&frame([0xff; 6], OTHER, 60), &Addresses::only(ME)));
+        assert!(is_for(
+            &frame([1, 0, 0x5e, 0, 0, 1], OTHER, 60),
+            &Addresses::only(ME)
+        ));
+        assert!(!is_for(&frame(OTHER, ME, 60), &Addresses::only(ME)));
     }
 
     #[test]
     fn refuses_what_its_other_replica_sent() {
-        assert!(!is_for(&frame([0xff; 6], ME, 60), ME));
-        assert!(!is_for(&frame(ME, ME, 60), ME));
+        assert!(!is_for(&frame([0xff; 6], ME, 60), &Addresses::only(ME)));
+        assert!(!is_for(&frame(ME, ME, 60), &Addresses::only(ME)));
     }
 
     #[test]
     fn refuses_frames_out_of_bounds() {
-        assert!(!is_for(&frame(ME, OTHER, 13), ME));
-        assert!(is_for(&frame(ME, OTHER, 14), ME));
-        assert!(is_for(&frame(ME, OTHER, FRAME_BYTES_MAX), ME));
-        assert!(!is_for(&frame(ME, OTHER, FRAME_BYTES_MAX + 1), ME));
-        assert!(!is_for(&[], ME));
+        assert!(!is_for(&frame(ME, OTHER, 13), &Addresses::only(ME)));
+        assert!(is_for(&frame(ME, OTHER, 14), &Addresses::only(ME)));
+        assert!(is_for(
+            &frame(ME, OTHER, FRAME_BYTES_MAX),
+            &Addresses::only(ME)
+        ));
+        assert!(!is_for(
+            &frame(ME, OTHER, FRAME_BYTES_MAX + 1),
+            &Addresses::only(ME)
+        ));
+        assert!(!is_for(&[], &Addresses::only(ME)));
     }
 }

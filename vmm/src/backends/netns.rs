@@ -179,6 +179,7 @@ fn disable_ipv6(group: &str) -> Result<(), PrivateNetworkError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::station::Station;
     use super::*;
     use crate::backends::tap::Tap;
     use crate::backends::testing::{EchoGuest, Heard, exchange, isolated};
@@ -205,7 +206,7 @@ mod tests {
         for name in ["tap0", "tap1"] {
             let sink = guest.sink();
             guest.plug(Box::new(
-                Tap::open(name, GUEST, sink).expect("a TAP of ours"),
+                Tap::open(name, &Station::of(GUEST), sink).expect("a TAP of ours"),
             ));
         }
         let guest = guest.run();
@@ -242,7 +243,7 @@ mod tests {
             let heard = [Heard::new(), Heard::new()];
             let taps = ["tap0", "tap1"].map(|name| {
                 let sink = heard[usize::from(name == "tap1")].clone();
-                Tap::open(name, GUEST, sink).expect("a TAP of ours")
+                Tap::open(name, &Station::of(GUEST), sink).expect("a TAP of ours")
             });
             // The kernel asks for the guest's address until somebody answers.
             let nobody =
@@ -259,7 +260,7 @@ mod tests {
             }
             let before = heard.each_ref().map(|heard| heard.frames().len());
             use crate::backends::NetPort;
-            taps[0].announce(GUEST);
+            taps[0].announce(&[(GUEST, None)]);
             taps[0].send(&[&BRIDGE_MAC[..], &GUEST, &[0x88, 0xb5], &[0; 46]].concat());
             // What the guest itself sent comes to neither, so a frame after it is the next heard.
             std::net::UdpSocket::bind((HOST_ADDRESS, 0))

@@ -6,8 +6,10 @@
 //! ```
 
 use super::netlink::Netlink;
+use super::station::Station;
 use super::worker::{Then, Worker, retry};
-use super::{ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAMES_AT_ONCE, Mac, NetPort, is_for};
+use super::{ArrivalSink, FRAME_BYTES_MAX, FRAMES_AT_ONCE, Mac, NetPort, fits, is_for};
+use crate::devices::virtio::addresses::TABLE_MAX;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -79,18 +81,28 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Opens the TAP interface `name`, or makes it, and switches it on if it is off. Frames for `mac`, or
-    /// for all, go to `sink`.
+    /// Opens the TAP interface `name`, or makes it, and switches it on if it is off. Frames for `station` go to
+    /// `sink`.
     ///
     /// # Errors
     /// See [`TapError`].
-    pub fn open(name: &str, mac: Mac, sink: Arc<dyn ArrivalSink>) -> Result<Self, TapError> {
+    pub fn open(
+        name: &str,
+        station: &Arc<Station>,
+        sink: Arc<dyn ArrivalSink>,
+    ) -> Result<Self, TapError> {
         let fd = Arc::new(attach(name)?);
-        hear_only(&fd, mac);
+        let filtered = Arc::downgrade(&fd);
+        station.watch(Box::new(move |addresses| {
+            if let Some(fd) = filtered.upgrade() {
+                hear_only(&fd, addresses.named().as_deref());
+            }
+        }));
         switch_on(name)?;
         let dropped = Arc::new(AtomicU64::new(0));
         let (source, counter) = (fd.clone(), dropped.clone());
-        let ready = move || receive(&source, mac, &*sink, &counter);
+        let station = station.clone();
+        let ready = move || receive(&source, &station, &*sink, &counter);
         let rx = Worker::serve("tap-rx", fd.clone(), ready)
             .map_err(|e| failed(name, "cannot start a thread", e))?;
         Ok(Self {
@@ -103,8 +115,7 @@ impl Tap {
 
 impl NetPort for Tap {
     fn send(&self, frame: &[u8]) {
-        let fits = (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame.len());
-        if !fits || retry(|| write(&self.fd, frame)).is_err() {
+        if !fits(frame) || retry(|| write(&self.fd, frame)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -115,7 +126,8 @@ impl NetPort for Tap {
 }
 
 /// Takes the frames there are.
-fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Then {
+fn receive(fd: &OwnedFd, station: &Station, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Then {
+    let mine = station.now();
     // One byte more than fits, to tell frames that are too long: the kernel cuts them.
     let mut buffer = [0; FRAME_BYTES_MAX + 1];
     for _ in 0..FRAMES_AT_ONCE {
@@ -123,7 +135,7 @@ fn receive(fd: &OwnedFd, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) 
             Ok(length) => {
                 let frame = &buffer[..length];
                 let taken = length <= FRAME_BYTES_MAX
-                    && (!is_for(frame, mac) || sink.push(Arrival::Frame(frame.to_vec())));
+                    && (!is_for(frame, &mine) || sink.push(Arrival::Frame(frame.to_vec())));
                 if !taken {
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
@@ -195,12 +207,12 @@ fn attach(name: &str) -> Result<OwnedFd, TapError> {
     }
 }
 
-/// `struct tun_filter` of linux/if_tun.h, with one address.
+/// `struct tun_filter` of linux/if_tun.h, with room for all addresses a station may have.
 #[repr(C)]
 struct TunFilter {
     flags: u16,
     count: u16,
-    address: Mac,
+    addresses: [Mac; TABLE_MAX + 1],
 }
 
 /// `TUN_FLT_ALLMULTI`: multicast and broadcast pass as well.
@@ -211,12 +223,19 @@ const TUNSETTXFILTER: libc::c_ulong = 0x4004_54d1;
 /// Has the kernel keep frames for others away: on a hub half of all frames are the guest's own answers,
 /// and each would wake the receiving thread. Only for speed: what comes through is looked at anyway, so
 /// a kernel that refuses changes nothing.
-fn hear_only(fd: &OwnedFd, mac: Mac) {
-    let filter = TunFilter {
+///
+/// `None` lets all through, as an empty filter does. The kernel looks at a few addresses one by one, and at more
+/// by a hash; either way it takes more than it must.
+fn hear_only(fd: &OwnedFd, named: Option<&[Mac]>) {
+    let mut filter = TunFilter {
         flags: TUN_FLT_ALLMULTI,
-        count: 1,
-        address: mac,
+        count: 0,
+        addresses: [[0; 6]; TABLE_MAX + 1],
     };
+    for (place, mac) in filter.addresses.iter_mut().zip(named.unwrap_or_default()) {
+        *place = *mac;
+        filter.count += 1;
+    }
     // SAFETY: the kernel reads a tun_filter with `count` addresses behind it, which is what this is.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETTXFILTER, &raw const filter) };
     if let Err(error) = Errno::result(result) {
@@ -276,7 +295,7 @@ mod tests {
             "a:1",
             "a\0b",
         ] {
-            let refused = Tap::open(name, MAC, Heard::new());
+            let refused = Tap::open(name, &Station::of(MAC), Heard::new());
             assert!(matches!(refused, Err(TapError::Name(_))), "{name:?}");
         }
     }
@@ -298,16 +317,16 @@ mod tests {
                 return;
             }
             let sink = Heard::new();
-            let tap = Tap::open("made", MAC, sink.clone()).expect("a new TAP");
-            let again = Tap::open("made", MAC, sink.clone());
+            let tap = Tap::open("made", &Station::of(MAC), sink.clone()).expect("a new TAP");
+            let again = Tap::open("made", &Station::of(MAC), sink.clone());
             assert!(matches!(again, Err(TapError::Busy(_))));
-            let bridge = Tap::open("tandem", MAC, sink);
+            let bridge = Tap::open("tandem", &Station::of(MAC), sink);
             assert!(matches!(bridge, Err(TapError::NotTap(_))));
             assert!(nix::net::if_::if_nametoindex("made").is_ok());
             tap.send(&[0; 13]);
             tap.send(&[0; FRAME_BYTES_MAX + 1]);
             assert_eq!(tap.dropped(), 2);
-            tap.announce(MAC);
+            tap.announce(&[(MAC, None), (MAC, Some(7))]);
             assert_eq!(tap.dropped(), 2, "an announcement is a good frame");
             drop(tap);
             assert!(nix::net::if_::if_nametoindex("made").is_err());
@@ -324,7 +343,7 @@ mod tests {
             // Still the host's network: nothing may be made in it.
             let nobody = nix::unistd::Uid::from_raw(65534);
             nix::unistd::setresuid(nobody, nobody, nobody).expect("root may become anybody");
-            let refused = Tap::open("nowhere", MAC, Heard::new()).err();
+            let refused = Tap::open("nowhere", &Station::of(MAC), Heard::new()).err();
             assert!(
                 matches!(refused, Some(TapError::NoRight | TapError::NotYours(_))),
                 "{refused:?}"

@@ -9,6 +9,9 @@
 //! register B says: binary or BCD, 12 or 24 hours. A driver that reads twice until both agree gets a
 //! consistent time, and register A never says that an update is in progress. Interrupts can be enabled
 //! but never come: PIE, AIE and UIE are memory. Setting the time is ignored: the host's is the truth.
+//! [`ticking::Ticking`] is this clock with its interrupts.
+
+pub mod ticking;
 
 use super::{DeviceError, Stateful};
 use replay::InputsError;

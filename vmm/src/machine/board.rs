@@ -1,28 +1,35 @@
 //! The board: chips on two buses, their interrupt lines, and what goes in and out of them.
 //!
-//! Of its two kinds ([`BoardKind`]) the one for Linux has more chips (`Pc`), and puts up with accesses
-//! to what is not there, as far as [`legacy`] names them.
+//! Of its kinds ([`BoardKind`]) those for Linux have more chips (`Pc`), and put up with accesses to what is not
+//! there: the first as far as [`legacy`] names them, today's wherever they go ([`absent`]).
 
+pub mod absent;
 mod chips;
 pub mod legacy;
 
 pub(super) use chips::SavedBoard;
 
+use self::absent::Absent;
 use super::config::{BoardKind, MachineConfig};
+use super::run::HALT_STATUS;
+use crate::backends::station::Station;
 use crate::devices::DeviceError;
 use crate::devices::acpi_pm::{self, AcpiPm, PmWrite};
 use crate::devices::exit_status::ExitStatus;
 use crate::devices::pic::Pic;
 use crate::devices::pit::Pit;
 use crate::devices::rtc::Rtc;
+use crate::devices::rtc::ticking::Ticking;
 use crate::devices::uart::Uart;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::mmio::VirtioMmio;
 use crate::devices::virtio::net::Net;
+use crate::devices::virtio::nic::Nic;
 use crate::devices::virtio::rng::Entropy;
 use crate::engine::Bus;
 use crate::memory::GuestMemory;
 use replay::{Arrival, InputsError, Output, Question, TimerSpec};
+use std::sync::Arc;
 
 /// Console bytes that leave as one output, unless a line ends or the guest halts before.
 const CONSOLE_CHUNK: usize = 256;
@@ -85,14 +92,60 @@ pub(super) struct Pc {
     pub(super) pm: AcpiPm,
     pub(super) rng: VirtioMmio<Entropy>,
     pub(super) exit: ExitStatus,
+    /// Where nothing is there is an answer all the same; nobody saves it.
+    absent: Option<Absent>,
 }
 
 impl Pc {
-    fn new() -> Self {
+    fn new(kind: BoardKind) -> Self {
         Self {
             pm: AcpiPm::new(),
             rng: VirtioMmio::new(Entropy),
             exit: ExitStatus::new(),
+            absent: (kind != BoardKind::FirstPc).then(Absent::default),
+        }
+    }
+}
+
+/// The real-time clock, with its interrupts or without.
+pub(super) enum Clock {
+    Silent(Rtc),
+    Ticking(Box<Ticking>),
+}
+
+impl Clock {
+    fn new(kind: BoardKind) -> Self {
+        match kind {
+            BoardKind::Bare => Self::Silent(Rtc::new()),
+            BoardKind::FirstPc => Self::Silent(Rtc::started()),
+            BoardKind::Pc => Self::Ticking(Box::default()),
+        }
+    }
+}
+
+/// The network card, with a control queue or without.
+pub(super) enum Card {
+    Plain(VirtioMmio<Net>),
+    Controlled(Box<VirtioMmio<Nic>>),
+}
+
+/// Does `$do` with the card, whichever `$card` is.
+macro_rules! with_card {
+    ($card:expr, $name:ident => $do:expr) => {
+        match $card {
+            Card::Plain($name) => $do,
+            Card::Controlled($name) => $do,
+        }
+    };
+}
+
+impl Card {
+    fn new(config: &MachineConfig) -> Self {
+        match config.board {
+            BoardKind::Bare | BoardKind::FirstPc => {
+                Self::Plain(VirtioMmio::new(Net::new(config.mac)))
+            }
+            BoardKind::Pc => Self::Controlled(Box::new(VirtioMmio::new(Nic::new(config.mac)))),
         }
     }
 }
@@ -101,34 +154,37 @@ impl Pc {
 pub struct Board {
     pub(super) pic: Pic,
     pub(super) pit: Pit,
-    pub(super) rtc: Rtc,
+    pub(super) clock: Clock,
     pub(super) uart: Uart,
-    pub(super) net: VirtioMmio<Net>,
+    pub(super) net: Card,
     pub(super) block: Option<VirtioMmio<Block>>,
     pub(super) pc: Option<Pc>,
     /// Bytes the guest sent to the console that have not left yet.
     pub(super) console: Vec<u8>,
     /// Console input the UART has no room for yet.
     pub(super) typed: Vec<u8>,
+    /// Who is to know the card's addresses, and which change of them was told last; nobody saves it.
+    station: Option<(Arc<Station>, u64)>,
 }
 
 impl Board {
     /// The board of a machine that was just switched on.
     #[must_use]
     pub fn new(config: &MachineConfig) -> Self {
-        let pc = config.board == BoardKind::Pc;
+        let pc = config.board.is_pc();
         Self {
             pic: if pc { Pic::started() } else { Pic::new() },
             pit: if pc { Pit::started() } else { Pit::new() },
-            rtc: if pc { Rtc::started() } else { Rtc::new() },
+            clock: Clock::new(config.board),
             uart: Uart::new(),
-            net: VirtioMmio::new(Net::new(config.mac)),
+            net: Card::new(config),
             block: config
                 .disk_sectors
                 .map(|sectors| VirtioMmio::new(Block::new(sectors))),
-            pc: pc.then(Pc::new),
+            pc: pc.then(|| Pc::new(config.board)),
             console: Vec::new(),
             typed: Vec::new(),
+            station: None,
         }
     }
 
@@ -141,7 +197,29 @@ impl Board {
             board.block = Some(block);
         }
         board.typed = std::mem::take(&mut self.typed);
+        let station = self.station.take();
         *self = board;
+        if let Some((station, _)) = station {
+            self.tell(station);
+        }
+    }
+
+    /// Tells `station` the network card's addresses, now and whenever they change.
+    pub(super) fn tell(&mut self, station: Arc<Station>) {
+        if let Card::Controlled(card) = &self.net {
+            station.tell(card.device().addresses());
+            self.station = Some((station, card.device().changes()));
+        }
+    }
+
+    /// The network card's driver did something.
+    fn follow_card(&mut self) {
+        if let (Card::Controlled(card), Some((station, told))) = (&self.net, &mut self.station)
+            && card.device().changes() != *told
+        {
+            *told = card.device().changes();
+            station.tell(card.device().addresses());
+        }
     }
 
     /// Whether the interrupt controller has an interrupt for the vCPU.
@@ -161,10 +239,31 @@ impl Board {
         self.pit.timer()
     }
 
+    /// What a guest ends with that halts its processor for good; `None` where that is a fault of the guest's.
+    #[must_use]
+    pub fn halted_status(&self) -> Option<u32> {
+        let pc = self.pc.as_ref().filter(|pc| pc.absent.is_some())?;
+        let written = pc.exit.read();
+        Some(if written == 0 {
+            HALT_STATUS
+        } else {
+            written.into()
+        })
+    }
+
+    /// From which wall-clock time on the real-time clock wants to be told it, if it does.
+    #[must_use]
+    pub fn clock_due_ns(&self) -> Option<u64> {
+        match &self.clock {
+            Clock::Silent(_) => None,
+            Clock::Ticking(clock) => clock.due_ns(),
+        }
+    }
+
     /// How many frames the network device can take.
     #[must_use]
     pub fn frames_room(&self, memory: &GuestMemory) -> u16 {
-        self.net.rx_room(memory)
+        with_card!(&self.net, card => card.rx_room(memory))
     }
 
     /// How many more bytes of console input wait here without being lost.
@@ -190,9 +289,10 @@ impl Board {
         match arrival {
             Arrival::Timer { .. } => self.pic.pulse(abi::TIMER_IRQ),
             Arrival::Frame(frame) => {
-                if self.net.receive(memory, &frame) {
+                if with_card!(&mut self.net, card => card.receive(memory, &frame)) {
                     self.pic.pulse(abi::NET_IRQ);
                 }
+                self.follow_card();
             }
             Arrival::DiskDone { tag, ok, data } => {
                 let block = self.block.as_mut().ok_or(DeviceError::UnknownTag(tag))?;
@@ -208,6 +308,13 @@ impl Board {
                 self.typed
                     .extend_from_slice(&bytes[..bytes.len().min(room)]);
                 self.feed_uart();
+            }
+            Arrival::Clock { wall_ns } => {
+                if let Clock::Ticking(clock) = &mut self.clock
+                    && clock.told(wall_ns)
+                {
+                    self.pic.pulse(abi::RTC_IRQ);
+                }
             }
             Arrival::IrqWindow | Arrival::Stop => {}
         }
@@ -256,7 +363,9 @@ impl Board {
             Bus::Tsc if address == 0 && size == 8 => Some(ask(Question::Tsc)?),
             Bus::Tsc => None,
             Bus::Mmio => match (address - offset, &mut self.pc) {
-                (abi::NET_PAGE, _) => Some(self.net.read(offset, size)),
+                (abi::NET_PAGE, _) => {
+                    Some(with_card!(&mut self.net, card => card.read(offset, size)))
+                }
                 (abi::BLOCK_PAGE, _) => Some(match &mut self.block {
                     Some(block) => block.read(offset, size),
                     // An empty virtio-mmio slot: a driver finds magic number 0 (virtio 1.2, 4.2.2.1).
@@ -274,7 +383,31 @@ impl Board {
                 _ => None,
             },
         };
-        value.ok_or(nobody)
+        match value.or_else(|| self.read_nothing("reads", bus, address, size)) {
+            Some(value) => Ok(value),
+            None => Err(nobody),
+        }
+    }
+
+    /// An access that no chip claims: what a read sees, and that a write is done with; `None` where it ends the
+    /// machine.
+    fn read_nothing(
+        &mut self,
+        verb: &'static str,
+        bus: Bus,
+        address: u64,
+        size: u8,
+    ) -> Option<u64> {
+        let absent = self.pc.as_mut()?.absent.as_mut()?;
+        absent.touched(verb, bus, address, size);
+        Some(absent::ones(size))
+    }
+
+    /// The ports of an access that no chip claims as a whole, one by one, as a PC's bus splits it for chips that
+    /// are a byte wide; `None` where that is not done.
+    fn split(&self, port: u16, size: u8) -> Option<impl Iterator<Item = Option<u16>> + use<>> {
+        self.pc.as_ref()?.absent.as_ref()?;
+        (size > 1).then(|| (0..u16::from(size)).map(move |n| port.checked_add(n)))
     }
 
     /// The guest reads ports; `None`: nobody is there.
@@ -296,7 +429,23 @@ impl Board {
             let value = pc.pm.read(port, size, &mut || ask(Question::PmElapsed))?;
             return Ok(Some(value.into()));
         }
-        Ok(legacy::why_tolerated(port, size).map(|_| legacy::ones(size)))
+        if legacy::why_tolerated(port, size).is_some() {
+            return Ok(Some(absent::ones(size)));
+        }
+        let Some(ports) = self.split(port, size) else {
+            return Ok(None);
+        };
+        let mut value = 0;
+        for (n, port) in ports.enumerate() {
+            let byte = match port {
+                Some(port) => self.read_ports(port, 1, ask)?,
+                None => None,
+            };
+            let last = u64::from(port.unwrap_or(u16::MAX));
+            let byte = byte.or_else(|| self.read_nothing("reads", Bus::Port, last, 1));
+            value |= byte.unwrap_or(0xff) << (8 * n);
+        }
+        Ok(Some(value))
     }
 
     fn read_port(&mut self, port: u16, ask: &mut Ask<'_>) -> Result<Option<u8>, InputsError> {
@@ -305,7 +454,13 @@ impl Board {
             0x40..=0x43 | 0x61 => self
                 .pit
                 .read(port, &mut |channel| ask(Question::PitElapsed(channel)))?,
-            0x70 | 0x71 => self.rtc.read(port, &mut || ask(Question::WallClock))?,
+            0x70 | 0x71 => {
+                let wall_ns = &mut || ask(Question::WallClock);
+                match &mut self.clock {
+                    Clock::Silent(clock) => clock.read(port, wall_ns)?,
+                    Clock::Ticking(clock) => clock.read(port, wall_ns)?,
+                }
+            }
             0x3f8..=0x3ff => {
                 let value = self.uart.read((port - abi::SERIAL_PORT) as u8);
                 self.feed_uart();
@@ -345,7 +500,13 @@ impl Board {
             },
             Bus::Mmio => self.write_memory(memory, address, size, value, ask, out)?,
         };
-        wrote.ok_or(nobody)
+        match wrote {
+            Some(wrote) => Ok(wrote),
+            None => match self.read_nothing("writes", bus, address, size) {
+                Some(_) => Ok(Wrote::Done),
+                None => Err(nobody),
+            },
+        }
     }
 
     /// The guest writes memory-mapped registers; `None`: nobody is there.
@@ -361,9 +522,13 @@ impl Board {
         let offset = address % abi::WINDOW;
         match (address - offset, &mut self.block, &mut self.pc) {
             (abi::NET_PAGE, ..) => {
-                if self.net.write(offset, size, value, memory, out) {
+                let pulses = with_card!(&mut self.net, card => {
+                    card.write(offset, size, value, memory, out)
+                });
+                if pulses {
                     self.pic.pulse(abi::NET_IRQ);
                 }
+                self.follow_card();
             }
             (abi::BLOCK_PAGE, Some(block), _) => {
                 if block.write(offset, size, value, memory, out) {
@@ -430,7 +595,28 @@ impl Board {
             self.flush_console(out);
             return Ok(Some(Wrote::Reset));
         }
-        Ok(legacy::why_tolerated(port, size).map(|_| Wrote::Done))
+        if legacy::why_tolerated(port, size).is_some() {
+            return Ok(Some(Wrote::Done));
+        }
+        let Some(ports) = self.split(port, size) else {
+            return Ok(None);
+        };
+        for (port, byte) in ports.zip(value.to_le_bytes()) {
+            let wrote = match port {
+                Some(port) => self.write_ports(port, 1, byte.into(), ask, out)?,
+                None => None,
+            };
+            match wrote {
+                Some(Wrote::Done) => {}
+                // The machine ends here, or begins anew.
+                Some(other) => return Ok(Some(other)),
+                None => {
+                    let last = u64::from(port.unwrap_or(u16::MAX));
+                    self.read_nothing("writes", Bus::Port, last, 1);
+                }
+            }
+        }
+        Ok(Some(Wrote::Done))
     }
 
     /// Whether there is such a port.
@@ -446,7 +632,15 @@ impl Board {
             0x40..=0x43 | 0x61 => self.pit.write(port, value, &mut |channel| {
                 ask(Question::PitElapsed(channel))
             })?,
-            0x70 | 0x71 => self.rtc.write(port, value),
+            0x70 | 0x71 => match &mut self.clock {
+                Clock::Silent(clock) => clock.write(port, value),
+                Clock::Ticking(clock) => {
+                    let wall_ns = &mut || ask(Question::WallClock);
+                    if clock.write(port, value, wall_ns)? {
+                        self.pic.pulse(abi::RTC_IRQ);
+                    }
+                }
+            },
             0x3f8..=0x3ff => {
                 if let Some(byte) = self.uart.write((port - abi::SERIAL_PORT) as u8, value) {
                     self.console.push(byte);

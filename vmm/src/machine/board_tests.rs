@@ -101,22 +101,71 @@ fn a_pc_shows_an_empty_bus_where_nothing_is() {
     assert_eq!(rig.read(Bus::Port, 0xcfc, 4).unwrap(), 0xffff_ffff);
     assert_eq!(rig.read(Bus::Port, 0x2fd, 1).unwrap(), 0xff);
     assert_eq!(rig.port(0x64, 0xd1), Wrote::Done);
-    assert!(is_nobody(rig.read(Bus::Port, 0x1f7, 1)), "not everywhere");
-    assert!(is_nobody(rig.read(Bus::Mmio, 0xfee0_0020, 4)), "no APIC");
+    for (size, ones) in [(1, 0xff), (2, 0xffff), (4, 0xffff_ffff)] {
+        // Super-I/O, a disk controller, and the last ports there are.
+        for port in [0x2e, 0x4e, 0x1f0, 0xfffe] {
+            assert_eq!(rig.read(Bus::Port, port, size).unwrap(), ones, "{port:#x}");
+            let wrote = rig.write(Bus::Port, port, size, 0).unwrap();
+            assert_eq!(wrote, Wrote::Done, "{port:#x}");
+        }
+    }
+    for (size, ones) in [(1, 0xff), (2, 0xffff), (4, 0xffff_ffff), (8, u64::MAX)] {
+        // An APIC, an HPET, between the windows of devices, beyond 32 bits.
+        for at in [0xfee0_0020, 0xfed0_0000, abi::RNG_PAGE + 0x1000, 1 << 40] {
+            assert_eq!(rig.read(Bus::Mmio, at, size).unwrap(), ones, "{at:#x}");
+            let wrote = rig.write(Bus::Mmio, at, size, 0).unwrap();
+            assert_eq!(wrote, Wrote::Done, "{at:#x}");
+        }
+    }
     assert!(rig.asked.is_empty() && rig.out.is_empty());
+}
+
+#[test]
+fn the_first_pc_has_an_empty_bus_only_where_it_is_known_to_be_touched() {
+    let mut rig = Rig::new(BoardKind::FirstPc);
+    assert_eq!(rig.read(Bus::Port, 0xcfc, 4).unwrap(), 0xffff_ffff);
+    for size in [1, 2, 4] {
+        assert!(is_nobody(rig.read(Bus::Port, 0x4e, size)));
+        assert!(is_nobody(rig.write(Bus::Port, 0x4e, size, 0)));
+    }
+    assert!(is_nobody(rig.read(Bus::Port, 0x3f8, 2)), "nothing is split");
+    assert!(is_nobody(rig.read(Bus::Mmio, 0xfee0_0020, 4)), "no APIC");
+    assert!(is_nobody(rig.write(Bus::Mmio, EXIT_STATUS, 4, 0)));
+    assert!(rig.asked.is_empty() && rig.out.is_empty());
+}
+
+#[test]
+fn a_wide_access_is_one_to_each_port_in_it() {
+    let mut rig = Rig::new(BoardKind::Pc);
+    // The scratch register of the UART, the last of its ports; behind it is nothing.
+    rig.write(Bus::Port, 0x3fe, 4, 0x1234_5600).unwrap();
+    assert_eq!(rig.read(Bus::Port, 0x3ff, 1).unwrap(), 0x56);
+    assert_eq!(rig.read(Bus::Port, 0x3ff, 2).unwrap(), 0xff56);
+    // PM1_CNT, from a port below the first of its chip.
+    assert_eq!(rig.read(Bus::Port, 0x5fe, 4).unwrap(), 0x0000_ffff);
+    // Index and data of the clock's memory.
+    rig.write(Bus::Port, 0x70, 2, 0xa540).unwrap();
+    rig.port(0x70, 0x40);
+    assert_eq!(rig.read(Bus::Port, 0x71, 1).unwrap(), 0xa5);
+    // An address for PCI, whose second byte is at the port that resets; then that, by itself.
+    let address = rig.write(Bus::Port, 0xcf8, 4, 0x8000_0600).unwrap();
+    assert_eq!(address, Wrote::Done);
+    assert_eq!(rig.port(0xcf9, 6), Wrote::Reset);
+    let ended = rig.write(Bus::Port, 0x602, 4, OFF << 16).unwrap();
+    assert_eq!(ended, Wrote::PowerOff(0));
 }
 
 #[test]
 fn a_pc_has_no_control_page() {
     let mut rig = Rig::new(BoardKind::Pc);
     let control = abi::CONTROL_PAGE;
-    assert!(is_nobody(rig.read(
-        Bus::Mmio,
-        control + abi::control::TSC,
-        8
-    )));
-    let off = control + abi::control::POWER_OFF;
-    assert!(is_nobody(rig.write(Bus::Mmio, off, 4, 0)));
+    let tsc = rig.read(Bus::Mmio, control + abi::control::TSC, 8).unwrap();
+    assert_eq!(tsc, u64::MAX);
+    for register in [abi::control::POWER_OFF, abi::control::RESET] {
+        let wrote = rig.write(Bus::Mmio, control + register, 4, 0).unwrap();
+        assert_eq!(wrote, Wrote::Done);
+    }
+    assert!(rig.asked.is_empty() && rig.out.is_empty());
 }
 
 #[test]
@@ -154,7 +203,7 @@ fn soft_off_ends_with_the_status_the_guest_wrote_before() {
     // Only a byte, right there, is a status.
     for (address, size) in [(0, 4), (0, 2), (1, 1), (u64::MAX, 2)] {
         let address = EXIT_STATUS.wrapping_add(address);
-        assert!(is_nobody(rig.write(Bus::Mmio, address, size, 0)));
+        assert_eq!(rig.write(Bus::Mmio, address, size, 0).unwrap(), Wrote::Done);
     }
     assert!(rig.out.is_empty(), "a status ends nothing");
     let ended = rig.write(Bus::Port, 0x604, 2, OFF).unwrap();

@@ -18,15 +18,37 @@ pub enum BoardKind {
     /// What bare-metal guests need, and nothing an access to would be a mistake.
     #[default]
     Bare,
-    /// What an unmodified Linux kernel needs besides: ACPI, an entropy source, and the ports it tries out.
+    /// What an unmodified Linux kernel needs besides, as it was up to log format 6: ACPI, an entropy source,
+    /// and the ports a kernel was known to try out. An access anywhere else ends the machine. Machines of old
+    /// logs and snapshots have it, new ones do not.
+    #[serde(rename = "pc")]
+    FirstPc,
+    /// What an unmodified Linux kernel needs besides: ACPI, an entropy source, a clock that interrupts, and a
+    /// bus that answers where nothing is.
+    #[serde(rename = "pc-2")]
     Pc,
+}
+
+impl BoardKind {
+    /// Whether it is one for Linux.
+    #[must_use]
+    pub fn is_pc(self) -> bool {
+        self != Self::Bare
+    }
+
+    /// Whether an image that needs the board `needed` runs on this one.
+    #[must_use]
+    pub fn serves(self, needed: Self) -> bool {
+        self.is_pc() == needed.is_pc()
+    }
 }
 
 impl std::fmt::Display for BoardKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Bare => "bare",
-            Self::Pc => "pc",
+            Self::FirstPc => "pc",
+            Self::Pc => "pc-2",
         })
     }
 }

@@ -331,6 +331,34 @@ impl Live {
         }
     }
 
+    /// The wall clock, which never steps back: not where a replica with an earlier one goes on, either.
+    fn wall_ns(&self) -> u64 {
+        hostclock::wall_ns().max(self.time.wall_ns)
+    }
+
+    /// How long the real-time clock has still to wait for what it is to be told; `None` if it waits for nothing.
+    fn clock_wait_ns(&self, now: &Situation) -> Option<u64> {
+        let due_ns = now.clock_due_ns?;
+        Some(due_ns.saturating_sub(self.wall_ns()))
+    }
+
+    /// What the real-time clock is to be told now.
+    fn clock(&mut self, now: &Situation) -> Option<Arrival> {
+        if self.clock_wait_ns(now)? > 0 {
+            return None;
+        }
+        self.time.wall_ns = self.wall_ns();
+        let wall_ns = self.time.wall_ns;
+        Some(Arrival::Clock { wall_ns })
+    }
+
+    /// When timer or clock are due, by the host's monotonic clock.
+    fn due_ns(&self, now: &Situation) -> Option<u64> {
+        let wait_ns = self.clock_wait_ns(now);
+        let clock = wait_ns.map(|ns| hostclock::monotonic_ns().saturating_add(ns));
+        [self.pace.due_ns(), clock].into_iter().flatten().min()
+    }
+
     fn timer(&mut self) -> Option<Arrival> {
         self.pace.due_ns()?;
         let tick = self.pace.tick(hostclock::monotonic_ns())?;
@@ -353,7 +381,7 @@ impl Source for Live {
                 tsc
             }
             Question::WallClock => {
-                self.time.wall_ns = hostclock::wall_ns().max(self.time.wall_ns);
+                self.time.wall_ns = self.wall_ns();
                 self.time.wall_ns
             }
             Question::Entropy => entropy(),
@@ -369,6 +397,9 @@ impl Source for Live {
         self.pace.follow(now, hostclock::monotonic_ns);
         if let Some(tick) = self.timer() {
             return Ok(Some(tick));
+        }
+        if let Some(told) = self.clock(now) {
+            return Ok(Some(told));
         }
         self.seen = self.inbox.pushes.load(Ordering::SeqCst);
         let mut queues = self.inbox.queues();
@@ -394,11 +425,12 @@ impl Source for Live {
         Ok(frame.map(Arrival::Frame))
     }
 
-    fn wait(&mut self, _: &Situation) -> Result<(), InputsError> {
-        let timeout = self
+    fn wait(&mut self, now: &Situation) -> Result<(), InputsError> {
+        let tick = self
             .pace
             .due_ns()
             .map(|due| due.saturating_sub(hostclock::monotonic_ns()));
+        let timeout = [tick, self.clock_wait_ns(now)].into_iter().flatten().min();
         self.inbox.place.store(place::WAITING, Ordering::SeqCst);
         futex_wait(&self.inbox.pushes, self.seen, timeout);
         self.inbox.place.store(place::OUTSIDE, Ordering::SeqCst);
@@ -418,7 +450,7 @@ impl Source for Live {
         self.pace.follow(now, hostclock::monotonic_ns);
         let mut place = place::GUEST;
         let derived = now.time_ns.is_some();
-        let due_ns = self.pace.due_ns();
+        let due_ns = self.due_ns(now);
         if self.followed || derived || due_ns.is_some() || self.busy_until_ns != 0 {
             let clock = self.hold_back(now, hostclock::monotonic_ns());
             if due_ns.is_some_and(|due| due <= clock) || self.pace.is_behind(now, clock) {

@@ -136,3 +136,28 @@ fn a_frame_the_guest_has_no_room_for_disturbs_nobody() {
     assert_eq!(inbox.settled(), Attention::Wire);
     assert_eq!(inbox.place.load(Ordering::SeqCst), place::GUEST, "no kick");
 }
+
+#[test]
+fn the_clock_is_told_the_time_when_it_is_due_and_not_before() {
+    let (_inbox, mut live) = live();
+    let mut now = Situation::default();
+    assert_eq!(live.next_stop(&now), Stop::Never);
+    now.clock_due_ns = Some(hostclock::wall_ns() + 3_600_000_000_000);
+    assert_eq!(live.poll(&now).unwrap(), None);
+    assert_eq!(live.next_stop(&now), Stop::Never);
+    let due_ns = hostclock::wall_ns() + 20_000_000;
+    now.clock_due_ns = Some(due_ns);
+    let told = loop {
+        if let Some(arrival) = live.poll(&now).unwrap() {
+            break arrival;
+        }
+        live.wait(&now).unwrap();
+    };
+    let Arrival::Clock { wall_ns } = told else {
+        panic!("{told:?}");
+    };
+    assert!(wall_ns >= due_ns);
+    // What the guest reads next is no earlier.
+    assert!(live.answer(Question::WallClock) >= wall_ns);
+    assert_eq!(live.next_stop(&now), Stop::Soon, "it is past");
+}

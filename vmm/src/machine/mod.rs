@@ -42,6 +42,7 @@ pub mod snapshot;
 mod state;
 pub mod time;
 
+pub use board::absent::report as report_absent;
 pub use board::legacy::RESET_STATUS;
 pub use boot::GuestImage;
 pub use config::{
@@ -49,7 +50,7 @@ pub use config::{
 };
 pub use error::MachineError;
 pub use origin::{ImageSource, KeptImage};
-pub use run::{Ended, FAULT_STATUS};
+pub use run::{Ended, FAULT_STATUS, HALT_STATUS};
 pub use state::Machine;
 pub use time::{TSC_HZ, TscMode};
 

@@ -24,6 +24,10 @@ use std::convert::Infallible;
 /// Exit status in the log of a guest that could not go on. It is no status a process can have.
 pub const FAULT_STATUS: u32 = 0xfa17;
 
+/// Exit status of a Linux guest that halted its processor for good, with interrupts disabled (`halt -f`), and
+/// wrote no status before. It is no status a process can have.
+pub const HALT_STATUS: u32 = 0xf4f4;
+
 /// How a machine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -277,6 +281,7 @@ impl<E: Engine> Machine<E> {
             natural,
             halted: self.halted,
             timer: self.board.timer(),
+            clock_due_ns: self.board.clock_due_ns(),
             frames_room: self.board.frames_room(&self.memory),
             typed_room: self.board.typed_room(),
             time_ns: self.time.now_ns(here.point.clock),
@@ -328,8 +333,13 @@ impl<E: Engine> Machine<E> {
             VmExit::Stopped | VmExit::Kicked => Ok(None),
             VmExit::Halt => {
                 self.halted = true;
-                self.emit(inputs, |board, out| board.flush_console(out))?;
-                Ok(None)
+                let goes_on = self.engine.interruptible();
+                let status = self.board.halted_status().filter(|_| !goes_on);
+                self.emit(inputs, |board, out| {
+                    board.flush_console(out);
+                    out.extend(status.map(|code| Output::PowerOff { code }));
+                })?;
+                Ok(status)
             }
             VmExit::Read { bus, address, size } => {
                 let here = self.here()?;

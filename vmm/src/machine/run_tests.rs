@@ -58,6 +58,35 @@ fn a_halt_that_nothing_ends_is_the_guests_doing_and_is_noted() {
     assert_eq!(inputs.ends, [FAULT_STATUS]);
 }
 
+/// A machine for Linux that halts with interrupts disabled, having written this exit status.
+fn halts(status: u64) -> Ended {
+    let mut machine = machine();
+    machine.config.board = crate::machine::BoardKind::Pc;
+    machine.board = Board::new(&machine.config);
+    let write = Write {
+        bus: crate::engine::Bus::Mmio,
+        address: crate::devices::exit_status::ADDRESS,
+        size: 1,
+        value: status,
+    };
+    let (ask, out) = (&mut |_: Question| Ok(0), &mut Vec::new());
+    machine
+        .board
+        .write(&machine.memory, write, ask, out)
+        .unwrap();
+    let mut inputs = Once::default();
+    let ended = machine.run(&mut inputs).unwrap();
+    assert_eq!(inputs.ends, [ended.code]);
+    ended
+}
+
+#[test]
+fn a_linux_guest_that_halts_for_good_ends_its_machine() {
+    let ended = halts(0);
+    assert_eq!((ended.code, ended.stopped), (HALT_STATUS, false));
+    assert_eq!(halts(7).code, 7);
+}
+
 #[test]
 fn the_end_of_a_disk_request_nobody_made_is_not_the_guests_doing() {
     let data = Vec::new();

@@ -9,9 +9,11 @@ use super::config::MachineConfig;
 use super::error::MachineError;
 use super::origin::Origin;
 use super::time::GuestClock;
+use crate::backends::station::Station;
 use crate::engine::{Engine, VmEntry};
 use crate::memory::GuestMemory;
 use replay::Stop;
+use std::sync::Arc;
 
 /// A machine.
 pub struct Machine<E> {
@@ -85,6 +87,11 @@ impl<E> Machine<E> {
     /// Its memory, which whoever has it may read while the guest runs.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
+    }
+
+    /// Tells `station` the addresses of its network card, now and whenever they change.
+    pub fn tell_station(&mut self, station: Arc<Station>) {
+        self.board.tell(station);
     }
 
     pub(super) fn pending(&self) -> Pending {

@@ -1,6 +1,7 @@
 use super::super::{Switch, SwitchPort};
 use super::*;
 use crate::backends::netns::GUEST_ADDRESS;
+use crate::backends::station::Station;
 use crate::backends::testing::{
     EchoGuest, RunningGuest, exchange, has_again, isolated, threads_and_fds,
 };
@@ -26,7 +27,8 @@ impl Fixture {
         let switch = Switch::start(&path).expect("a switch");
         let mut guest = EchoGuest::new(GUEST, GUEST_ADDRESS);
         for _ in 0..2 {
-            let port = SwitchPort::connect(&path, GUEST, guest.sink()).expect("a port");
+            let port =
+                SwitchPort::connect(&path, &Station::of(GUEST), guest.sink()).expect("a port");
             guest.plug(Box::new(port));
         }
         let listen = "127.0.0.1:0".parse().expect("an address");

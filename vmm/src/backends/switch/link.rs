@@ -12,6 +12,7 @@ use nix::sys::time::TimeVal;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Seconds a switch has for its welcome.
 const WELCOME_WITHIN_S: i64 = 10;
@@ -41,6 +42,8 @@ pub enum LinkError {
 #[derive(Debug)]
 pub(super) struct Link {
     fd: OwnedFd,
+    /// What the switch was asked for last.
+    hears_all: AtomicBool,
 }
 
 /// Why a frame was not sent or received.
@@ -83,9 +86,20 @@ impl Link {
         retry(|| send(fd.as_raw_fd(), &hello, MsgFlags::MSG_NOSIGNAL)).map_err(failed("hello"))?;
         let mut answer = [0; WELCOME.len() + 1];
         match retry(|| recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty())) {
-            Ok(length) if answer[..length] == WELCOME[..] => Ok(Self { fd }),
+            Ok(length) if answer[..length] == WELCOME[..] => Ok(Self {
+                fd,
+                hears_all: AtomicBool::new(false),
+            }),
             Ok(_) | Err(Errno::EAGAIN) => Err(LinkError::Refused(path.to_owned())),
             Err(error) => Err(failed("welcome")(error)),
+        }
+    }
+
+    /// Asks the switch for all frames, or for those to this port's address again. Asked for again and again it
+    /// costs a packet each time, so only changes are told.
+    pub fn hear_all(&self, all: bool) {
+        if self.hears_all.swap(all, Ordering::Relaxed) != all {
+            let _ = self.send(&[u8::from(all)]);
         }
     }
 

@@ -1,9 +1,8 @@
 //! A guest's way to a switch.
 
+use super::super::station::Station;
 use super::super::worker::{Then, Worker};
-use super::super::{
-    ArrivalSink, FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAMES_AT_ONCE, Mac, NetPort, is_for,
-};
+use super::super::{ArrivalSink, FRAMES_AT_ONCE, NetPort, fits, is_for};
 use super::link::{Link, LinkError, LinkStop};
 use replay::Arrival;
 use std::path::Path;
@@ -18,15 +17,28 @@ pub struct SwitchPort {
 }
 
 impl SwitchPort {
-    /// Connects to the switch at `path`. Frames for `mac`, or for all, go to `sink`.
+    /// Connects to the switch at `path`. Frames for `station` go to `sink`.
     ///
     /// # Errors
     /// See [`LinkError`].
-    pub fn connect(path: &Path, mac: Mac, sink: Arc<dyn ArrivalSink>) -> Result<Self, LinkError> {
+    pub fn connect(
+        path: &Path,
+        station: &Arc<Station>,
+        sink: Arc<dyn ArrivalSink>,
+    ) -> Result<Self, LinkError> {
+        let mac = station.now().mac();
         let link = Arc::new(Link::connect(path, mac)?);
+        let told = Arc::downgrade(&link);
+        // The switch knows one address a port, or passes all frames on.
+        station.watch(Box::new(move |addresses| {
+            if let Some(link) = told.upgrade() {
+                link.hear_all(addresses.named().is_none_or(|named| named != [mac]));
+            }
+        }));
         let dropped = Arc::new(AtomicU64::new(0));
         let (source, counter) = (link.clone(), dropped.clone());
-        let ready = move || receive(&source, mac, &*sink, &counter);
+        let station = station.clone();
+        let ready = move || receive(&source, &station, &*sink, &counter);
         let rx = Worker::serve("switch-rx", Owned(link.clone()), ready).map_err(|source| {
             LinkError::Io {
                 path: path.to_owned(),
@@ -44,8 +56,7 @@ impl SwitchPort {
 
 impl NetPort for SwitchPort {
     fn send(&self, frame: &[u8]) {
-        let fits = (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame.len());
-        if !fits || self.link.send(frame).is_err() {
+        if !fits(frame) || self.link.send(frame).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -64,11 +75,12 @@ impl std::os::fd::AsFd for Owned {
 }
 
 /// Takes all frames there are.
-fn receive(link: &Link, mac: Mac, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Then {
+fn receive(link: &Link, station: &Station, sink: &dyn ArrivalSink, dropped: &AtomicU64) -> Then {
+    let mine = station.now();
     for _ in 0..FRAMES_AT_ONCE {
         match link.receive() {
             Ok(frame) => {
-                if is_for(&frame, mac) && !sink.push(Arrival::Frame(frame)) {
+                if is_for(&frame, &mine) && !sink.push(Arrival::Frame(frame)) {
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -8,6 +8,7 @@
 use super::super::worker::{Worker, is_ready, retry, wait};
 use super::super::{FRAME_BYTES_MAX, FRAME_BYTES_MIN, Mac, is_for};
 use super::{HELLO, SOCKET_BUFFER_BYTES, WELCOME};
+use crate::devices::virtio::addresses::Addresses;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
@@ -177,7 +178,7 @@ fn serve(stop: BorrowedFd<'_>, listener: &OwnedFd, mut ports: Ports) {
 struct Port {
     fd: OwnedFd,
     /// Known after its hello.
-    mac: Option<Mac>,
+    mine: Option<Addresses>,
     queue: VecDeque<Vec<u8>>,
     open: bool,
 }
@@ -207,7 +208,7 @@ impl Ports {
             }
             self.ports.push(Port {
                 fd,
-                mac: None,
+                mine: None,
                 queue: VecDeque::new(),
                 open: true,
             });
@@ -226,9 +227,15 @@ impl Ports {
                 return;
             }
             match retry(|| recv(port.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)) {
-                Ok(length @ 1..) if port.mac.is_none() => port.greet(&buffer[..length]),
+                Ok(length @ 1..) if port.mine.is_none() => port.greet(&buffer[..length]),
                 Ok(length @ FRAME_BYTES_MIN..=FRAME_BYTES_MAX) => {
                     self.pass_on(number, &buffer[..length]);
+                }
+                // Shorter than any frame: whether the port wants all frames.
+                Ok(1) => {
+                    if let Some(mine) = &mut port.mine {
+                        mine.set_promiscuous(buffer[0] != 0);
+                    }
                 }
                 Ok(0) => port.open = false,
                 Ok(_) => _ = self.dropped.fetch_add(1, Ordering::Relaxed),
@@ -240,7 +247,8 @@ impl Ports {
 
     fn pass_on(&mut self, from: usize, frame: &[u8]) {
         for (number, port) in self.ports.iter_mut().enumerate() {
-            let hears = number != from && port.mac.is_some_and(|mac| is_for(frame, mac));
+            let hears =
+                number != from && port.mine.as_ref().is_some_and(|mine| is_for(frame, mine));
             if hears && !port.send(frame) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -259,7 +267,7 @@ impl Port {
         let mac = hello
             .strip_prefix(HELLO)
             .and_then(|mac| Mac::try_from(mac).ok());
-        self.mac = mac;
+        self.mine = mac.map(Addresses::only);
         self.open = mac.is_some() && self.try_send(WELCOME) == Ok(());
     }
 
@@ -304,6 +312,7 @@ mod tests {
     use super::super::{LinkError, SwitchPort};
     use super::*;
     use crate::backends::NetPort;
+    use crate::backends::station::Station;
     use crate::backends::testing::{Heard, has_again, isolated, threads_and_fds};
 
     const A: Mac = [2, 0, 0, 0, 0, 0xa];
@@ -338,7 +347,8 @@ mod tests {
 
         fn port(&self, mac: Mac) -> (SwitchPort, Arc<Heard>) {
             let heard = Heard::new();
-            let port = SwitchPort::connect(&self.path(), mac, heard.clone()).expect("a port");
+            let port = SwitchPort::connect(&self.path(), &Station::of(mac), heard.clone())
+                .expect("a port");
             (port, heard)
         }
     }
@@ -438,7 +448,7 @@ mod tests {
     fn no_switch_no_port() {
         let folder = tempfile::tempdir().expect("a folder");
         let connect = |name: &str| {
-            SwitchPort::connect(&folder.path().join(name), A, Heard::new())
+            SwitchPort::connect(&folder.path().join(name), &Station::of(A), Heard::new())
                 .err()
                 .expect("no switch there")
         };

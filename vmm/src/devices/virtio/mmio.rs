@@ -180,6 +180,7 @@ impl<D: VirtioDevice> VirtioMmio<D> {
     /// for any more.
     pub fn reset(&mut self) {
         (0..D::QUEUES).for_each(|index| self.device.stopped(index));
+        self.device.reset();
         self.rings.iter_mut().for_each(Ring::reset);
         self.registers = Registers::default();
     }
@@ -289,7 +290,15 @@ fn half(value: u64, which: u32) -> u32 {
     }
 }
 
-impl VirtioMmio<Net> {
+/// A network card, with the queues of [`Net`] first.
+pub trait NetDevice: VirtioDevice {
+    /// The card gets `frame`.
+    fn heard(&mut self, frame: &[u8]) {
+        let _ = frame;
+    }
+}
+
+impl<D: NetDevice> VirtioMmio<D> {
     /// How many frames the driver has buffers for.
     #[must_use]
     pub fn rx_room(&self, memory: &GuestMemory) -> u16 {
@@ -310,6 +319,7 @@ impl VirtioMmio<Net> {
             return self.break_down();
         }
         let wanted = Net::receive(ring, memory, frame);
+        self.device.heard(frame);
         self.pulse(wanted)
     }
 }
@@ -344,7 +354,7 @@ pub struct State<D> {
 impl<D: VirtioDevice> Stateful for VirtioMmio<D> {
     type State = State<D::State>;
     const KIND: &'static str = D::KIND;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = D::VERSION;
 
     fn save(&self) -> Self::State {
         State {

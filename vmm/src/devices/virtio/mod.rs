@@ -3,14 +3,17 @@
 //! ```text
 //!  mmio    the registers of one device (4.2.2), generic over
 //!   ├ net     network card (5.1)
+//!   ├ nic     the same with a control queue (5.1.6.5), and its addresses
 //!   ├ block   disk (5.2)
 //!   └ rng     entropy source (5.4)
 //!  ring    split virtqueues (2.7), whose content is the guest's and not trusted
 //! ```
 
+pub mod addresses;
 pub mod block;
 pub mod mmio;
 pub mod net;
+pub mod nic;
 pub mod ring;
 pub mod rng;
 #[cfg(test)]
@@ -30,6 +33,8 @@ pub trait VirtioDevice {
     const QUEUE_SIZE: u16;
     /// Name in a snapshot.
     const KIND: &'static str;
+    /// Version of that device's state in a snapshot.
+    const VERSION: u16 = 1;
     /// What of the device is state.
     type State: serde::Serialize + serde::de::DeserializeOwned + Clone + PartialEq + std::fmt::Debug;
 
@@ -50,6 +55,9 @@ pub trait VirtioDevice {
 
     /// The driver took queue `index` out of use, by itself or with the whole device.
     fn stopped(&mut self, index: usize);
+
+    /// The driver reset the whole device; each queue was [`VirtioDevice::stopped`] before.
+    fn reset(&mut self) {}
 
     /// The state.
     fn save(&self) -> Self::State;

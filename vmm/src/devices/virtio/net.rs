@@ -1,12 +1,13 @@
 //! The network card (virtio 1.2, section 5.1): one receive and one transmit queue, no offloads.
 
 use super::VirtioDevice;
+use super::mmio::NetDevice;
 use super::ring::{Chain, Ring, gather, length, scatter};
 use crate::memory::GuestMemory;
 use replay::Output;
 
 /// `VIRTIO_NET_F_MAC`.
-const F_MAC: u64 = 1 << 5;
+pub(super) const F_MAC: u64 = 1 << 5;
 /// `virtio_net_hdr` with `num_buffers` (5.1.6).
 const HEADER: usize = 12;
 /// Shortest and longest frame sent on: an Ethernet header; an MTU of 1500, it, and a VLAN tag.
@@ -28,6 +29,11 @@ impl Net {
     #[must_use]
     pub fn new(mac: [u8; 6]) -> Self {
         Self { mac }
+    }
+
+    /// The address it was made with.
+    pub(super) fn mac(&self) -> [u8; 6] {
+        self.mac
     }
 
     /// Copies `frame` into the next receive buffer; whether the driver wants an interrupt. Without a
@@ -109,6 +115,8 @@ impl VirtioDevice for Net {
         Ok(())
     }
 }
+
+impl NetDevice for Net {}
 
 #[cfg(test)]
 #[path = "net_tests.rs"]

@@ -1,6 +1,6 @@
 //! All chips of a board in one order: that of snapshots and digests.
 
-use super::Board;
+use super::{Board, Card, Clock};
 use crate::devices::{Chip, DeviceError};
 
 /// A board's state, taken out.
@@ -13,8 +13,15 @@ pub(in crate::machine) struct SavedBoard {
 impl Board {
     /// Every chip.
     pub(in crate::machine) fn chips(&self) -> Vec<&dyn Chip> {
-        let mut chips: Vec<&dyn Chip> =
-            vec![&self.pic, &self.pit, &self.rtc, &self.uart, &self.net];
+        let clock: &dyn Chip = match &self.clock {
+            Clock::Silent(clock) => clock,
+            Clock::Ticking(clock) => &**clock,
+        };
+        let card: &dyn Chip = match &self.net {
+            Card::Plain(card) => card,
+            Card::Controlled(card) => &**card,
+        };
+        let mut chips: Vec<&dyn Chip> = vec![&self.pic, &self.pit, clock, &self.uart, card];
         chips.extend(self.block.as_ref().map(|block| block as &dyn Chip));
         if let Some(pc) = &self.pc {
             chips.extend([&pc.pm as &dyn Chip, &pc.rng, &pc.exit]);
@@ -24,13 +31,16 @@ impl Board {
 
     /// Every chip, to be changed; in the order of [`Board::chips`].
     pub(in crate::machine) fn chips_mut(&mut self) -> Vec<&mut dyn Chip> {
-        let mut chips: Vec<&mut dyn Chip> = vec![
-            &mut self.pic,
-            &mut self.pit,
-            &mut self.rtc,
-            &mut self.uart,
-            &mut self.net,
-        ];
+        let clock: &mut dyn Chip = match &mut self.clock {
+            Clock::Silent(clock) => clock,
+            Clock::Ticking(clock) => &mut **clock,
+        };
+        let card: &mut dyn Chip = match &mut self.net {
+            Card::Plain(card) => card,
+            Card::Controlled(card) => &mut **card,
+        };
+        let mut chips: Vec<&mut dyn Chip> =
+            vec![&mut self.pic, &mut self.pit, clock, &mut self.uart, card];
         chips.extend(self.block.as_mut().map(|block| block as &mut dyn Chip));
         if let Some(pc) = &mut self.pc {
             chips.extend([&mut pc.pm as &mut dyn Chip, &mut pc.rng, &mut pc.exit]);

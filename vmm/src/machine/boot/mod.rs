@@ -210,7 +210,7 @@ pub fn load(
     memory: &GuestMemory,
 ) -> Result<CpuState, BootError> {
     let (needed, configured) = (image.board()?, config.board);
-    if needed != configured {
+    if !configured.serves(needed) {
         return Err(BootError::Board { needed, configured });
     }
     match image.format()? {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0  magic    8   "TANDEMSN"
-//!   8  version  u32 LE, 5
+//!   8  version  u32 LE, 6
 //!  12  memory   u64 LE, bytes of guest memory
 //!  20  crc      u32 LE, of the 20 bytes before
 //!  24  parts, each:
@@ -24,7 +24,8 @@
 //! Neither side holds guest memory a second time: 64 pages at most are under way. What a length in a stream
 //! claims sizes nothing; memory for a payload is taken as its bytes come.
 //!
-//! Formats 3 and 4 (`old`) are read, and written no more.
+//! Format 5 differs in the kinds of boards there are, and is read alike. Formats 3 and 4 (`old`) are read, too.
+//! None of them is written any more.
 
 mod old;
 mod read;
@@ -42,7 +43,9 @@ use crate::memory::PAGE_BYTES;
 
 const MAGIC: [u8; 8] = *b"TANDEMSN";
 /// The format that is written.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
+/// The oldest format that is a stream of parts.
+const PARTS_SINCE: u32 = 5;
 /// Most bytes of one section.
 const SECTION_MAX: u64 = replay::codec::BLOB_MAX as u64;
 /// Version of the sections that are no chip's.

@@ -2,8 +2,8 @@
 
 use super::old::Old;
 use super::{
-    FORMAT_VERSION, MAGIC, RUN_BYTES_MAX, RUN_PAGES_MAX, SECTION_MAX, SECTION_VERSION, Settled,
-    SnapshotError, malformed, tag,
+    FORMAT_VERSION, MAGIC, PARTS_SINCE, RUN_BYTES_MAX, RUN_PAGES_MAX, SECTION_MAX, SECTION_VERSION,
+    Settled, SnapshotError, malformed, tag,
 };
 use crate::devices::Chip;
 use crate::engine::{Engine, VmEntry};
@@ -45,8 +45,8 @@ impl<R: Read> Snapshot<R> {
                 let (old, config) = Old::open(from, version)?;
                 (Format::Old(old), config)
             }
-            FORMAT_VERSION => {
-                let (parts, config) = Parts::open(from)?;
+            PARTS_SINCE..=FORMAT_VERSION => {
+                let (parts, config) = Parts::open(from, version)?;
                 (Format::Parts(parts), config)
             }
             other => {
@@ -185,7 +185,7 @@ impl<R: Read> Bounded<R> {
     }
 }
 
-/// The parts of format 5.
+/// The parts of a format from 5 on.
 struct Parts<R> {
     from: Bounded<R>,
     /// Bytes of guest memory, as the head says.
@@ -204,10 +204,10 @@ struct Part {
 
 impl<R: Read> Parts<R> {
     /// Reads the head behind magic number and version, and the first section.
-    fn open(mut from: Bounded<R>) -> Result<(Self, MachineConfig), SnapshotError> {
+    fn open(mut from: Bounded<R>, version: u32) -> Result<(Self, MachineConfig), SnapshotError> {
         let memory = from.u64()?;
         let mut head = MAGIC.to_vec();
-        head.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        head.extend_from_slice(&version.to_le_bytes());
         head.extend_from_slice(&memory.to_le_bytes());
         if from.u32()? != crc32fast::hash(&head) {
             return Err(malformed("checksum of the head wrong"));
