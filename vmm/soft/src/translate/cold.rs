@@ -84,7 +84,9 @@ impl Emit<'_> {
                     self.leave(record, &mut records);
                 }
                 Exit::To(record) => self.leave_to(&cold, record, &mut records),
-                Exit::Return(record, drop) => self.leave_by_return(&cold, record, drop, &mut records),
+                Exit::Return(record, drop) => {
+                    self.leave_by_return(&cold, record, drop, &mut records)
+                }
             }
         }
         self.asm.align(align_of::<Record>() as u64);

@@ -451,7 +451,8 @@ impl<'a> Emit<'a> {
 
     /// Guest register `number` as an operand.
     pub fn rm(&self, number: u8) -> Rm {
-        self.home(number).map_or_else(|| slot_at(number).into(), Rm::Reg)
+        self.home(number)
+            .map_or_else(|| slot_at(number).into(), Rm::Reg)
     }
 
     /// `from`, all 64 bits, becomes guest register `number`.

@@ -78,7 +78,7 @@ pub(crate) struct Translations {
     /// How often it was interpreted since it was last found worth translating.
     runs: u8,
     /// How often it was interpreted at all, as far as one byte counts.
-    all: u8,
+    interpreted: u8,
     /// Where its code is, for each [`Mode`]; 0 if nowhere.
     code: [u64; 3],
     /// Nothing is won by translating it.
@@ -287,7 +287,7 @@ impl Translations {
             return false;
         }
         self.runs += 1;
-        self.all = self.all.saturating_add(1);
+        self.interpreted = self.interpreted.saturating_add(1);
         if self.runs < warm {
             return false;
         }
@@ -296,8 +296,8 @@ impl Translations {
     }
 
     /// How often it was interpreted.
-    pub fn runs(&self) -> u8 {
-        self.all
+    pub fn interpreted(&self) -> u8 {
+        self.interpreted
     }
 
     /// Where its code for `mode` is.

@@ -102,7 +102,9 @@ impl Pending {
         match self {
             Self::Compare { one, other, .. } => 1 << one | reg(other),
             Self::Again { to, from, .. } => 1 << to | reg(from),
-            Self::Step { to, .. } | Self::Rotate { to, .. } | Self::RotateByCl { to, .. } => 1 << to,
+            Self::Step { to, .. } | Self::Rotate { to, .. } | Self::RotateByCl { to, .. } => {
+                1 << to
+            }
             _ => 0,
         }
     }
@@ -138,7 +140,10 @@ impl Chain {
     }
 
     fn needs(&self) -> u16 {
-        self.items.iter().flatten().fold(0, |all, p| all | p.needs())
+        self.items
+            .iter()
+            .flatten()
+            .fold(0, |all, p| all | p.needs())
     }
 
     /// With `pending` behind; `None` if there is no room.
@@ -308,7 +313,17 @@ impl Emit<'_> {
 
     /// If `chain` is no more than what a register says, the same with the register in the stash.
     fn keep_result(&mut self, chain: Chain) -> Option<Chain> {
-        let [Some(Pending::Compare { code: TEST, size, one, other }), None, ..] = chain.items else {
+        let [
+            Some(Pending::Compare {
+                code: TEST,
+                size,
+                one,
+                other,
+            }),
+            None,
+            ..,
+        ] = chain.items
+        else {
             return None;
         };
         if other != Arg::Reg(one) {
@@ -590,6 +605,14 @@ mod tests {
         };
         assert_eq!(Chain::of(compare).needs(), 1 << 3 | 1 << 11);
         assert_eq!(Chain::of(compare).whole(), Some(compare));
-        assert_eq!(Pending::Shift { code: 4, size: 8, count: 2 }.needs(), 0);
+        assert_eq!(
+            Pending::Shift {
+                code: 4,
+                size: 8,
+                count: 2
+            }
+            .needs(),
+            0
+        );
     }
 }

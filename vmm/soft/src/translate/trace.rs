@@ -67,7 +67,7 @@ impl<'a> Trace<'a> {
         block: &dyn Fn(i64) -> Option<(u32, &'a Block)>,
         plans: &dyn Fn(&Block) -> Vec<Plan>,
     ) -> Self {
-        let ran = |at| block(at).map_or(0, |(_, block)| block.translations.runs());
+        let ran = |at| block(at).map_or(0, |(_, block)| block.translations.interpreted());
         let mut calls = Vec::new();
         let mut trace = Self {
             parts: vec![head],
@@ -142,7 +142,11 @@ impl<'a> Trace<'a> {
 fn next(part: &Part, calls: &mut Vec<i64>, ran: &dyn Fn(i64) -> u8) -> Option<(Then, i64)> {
     let behind = part.start() + part.block.bytes as i64;
     let target = |target: i64| part.start() + target;
-    if part.plans.iter().any(|plan| matches!(plan.work, Work::Rest)) {
+    if part
+        .plans
+        .iter()
+        .any(|plan| matches!(plan.work, Work::Rest))
+    {
         return None;
     }
     let (then, at) = match part.plans.last()?.work {

@@ -88,10 +88,12 @@ impl Work {
 
     /// The general register that is an operand.
     pub fn general(&self) -> Option<u8> {
-        [self.to, self.from].into_iter().find_map(|place| match place {
-            Place::General(number) => Some(number),
-            _ => None,
-        })
+        [self.to, self.from]
+            .into_iter()
+            .find_map(|place| match place {
+                Place::General(number) => Some(number),
+                _ => None,
+            })
     }
 }
 
