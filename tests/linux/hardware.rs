@@ -10,11 +10,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 
-/// Debian's kernels, in the order in which they are asked for.
+/// Debian's kernels, in the order in which they are asked for. That for real time comes last: it may hang by itself (see
+/// docs/OPERATIONS.md, "Linux guests").
 const KERNELS: [&str; 3] = [
     "linux-image-amd64",
-    "linux-image-rt-amd64",
     "linux-image-cloud-amd64",
+    "linux-image-rt-amd64",
 ];
 
 /// What a program prints that reads the Super-I/O port 0x2e, and an address where an HPET would be.

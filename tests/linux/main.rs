@@ -21,7 +21,7 @@
 //! `TANDEM_LINUX_BOOTS=200` asks for so many recorded boots (2), `TANDEM_LINUX_SESSIONS=200` for so many
 //! recorded redis sessions (1), `TANDEM_LINUX_SNAPSHOTS=20` for so many places a boot is saved at (3),
 //! `TANDEM_LINUX_KILLS=100` for so many kills of the machine that outlives its hosts (3), `TANDEM_LINUX_KERNELS=3` for
-//! so many of Debian's kernels (1: the full one; then the one for real time and the one for clouds).
+//! so many of Debian's kernels (1: the full one; then the one for clouds and the one for real time).
 
 #[path = "../common/mod.rs"]
 mod common;
