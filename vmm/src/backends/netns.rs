@@ -181,7 +181,7 @@ fn disable_ipv6(group: &str) -> Result<(), PrivateNetworkError> {
 mod tests {
     use super::super::station::Station;
     use super::*;
-    use crate::backends::tap::Tap;
+    use crate::backends::tap::{self, Tap};
     use crate::backends::testing::{EchoGuest, Heard, exchange, isolated};
     use std::net::TcpStream;
     use std::time::Duration;
@@ -234,6 +234,26 @@ mod tests {
     #[test]
     fn a_connection_moves_from_tap_to_tap_as_ordinary_user() {
         isolated(|| two_taps_and_the_kernels_tcp(true));
+    }
+
+    /// What QEMU leaves of an interface that stays: sums of what it is sent are the reader's affair.
+    #[test]
+    fn a_tap_is_as_new_after_another_program() {
+        isolated(|| {
+            let Some(_network) = enter(false) else { return };
+            tap::leave_sums_open("tap0");
+            let mut guest = EchoGuest::new(GUEST, GUEST_ADDRESS);
+            let sink = guest.sink();
+            let tap = Tap::open("tap0", &Station::of(GUEST), sink).expect("a TAP of ours");
+            guest.plug(Box::new(tap));
+            let _guest = guest.run();
+            let mut client = TcpStream::connect_timeout(
+                &(GUEST_ADDRESS, EchoGuest::PORT).into(),
+                Duration::from_secs(10),
+            )
+            .expect("the guest finds no frame damaged");
+            exchange(&mut client, 20_000);
+        });
     }
 
     #[test]

@@ -92,6 +92,7 @@ impl Tap {
         sink: Arc<dyn ArrivalSink>,
     ) -> Result<Self, TapError> {
         let fd = Arc::new(attach(name)?);
+        hear_whole_frames(&fd, name)?;
         let filtered = Arc::downgrade(&fd);
         station.watch(Box::new(move |addresses| {
             if let Some(fd) = filtered.upgrade() {
@@ -207,6 +208,16 @@ fn attach(name: &str) -> Result<OwnedFd, TapError> {
     }
 }
 
+/// Has the kernel finish checksums and cut segments itself. An interface that stays keeps what its last user asked
+/// for, such as QEMU: the kernel would go on to leave both to the guest, without a word of it in the frame.
+fn hear_whole_frames(fd: &OwnedFd, name: &str) -> Result<(), TapError> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, 0) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|e| failed(name, "TUNSETOFFLOAD", e))
+}
+
 /// `struct tun_filter` of linux/if_tun.h, with room for all addresses a station may have.
 #[repr(C)]
 struct TunFilter {
@@ -273,6 +284,20 @@ fn is_up(name: &str) -> Result<bool, TapError> {
     // SAFETY: SIOCGIFFLAGS has filled in this member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok(i32::from(flags) & libc::IFF_UP != 0)
+}
+
+/// Uses the interface `name` as QEMU does, and leaves it.
+#[cfg(test)]
+pub(super) fn leave_sums_open(name: &str) {
+    let mut request = ifreq(name).unwrap();
+    let fd = open_device().unwrap();
+    request.ifr_ifru.ifru_flags =
+        i16::try_from(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR).unwrap();
+    // SAFETY: the kernel reads and writes `request`, which is an ifreq and lives through the call.
+    let attached = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+    let set = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::TUN_F_CSUM) };
+    assert_eq!((attached, set), (0, 0));
 }
 
 #[cfg(test)]

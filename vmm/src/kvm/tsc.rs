@@ -1,6 +1,7 @@
 //! The time-stamp counter of a vCPU's thread.
 
 use super::vm::KvmKind;
+use crate::hostclock;
 
 /// Makes `rdtsc` in ring 3 trap where only the thread's own flag does that (see `hostclock`).
 pub(super) struct TscTrap {
@@ -12,6 +13,7 @@ impl TscTrap {
     pub(super) fn set() -> Self {
         let set = KvmKind::of_this_host() == KvmKind::Software;
         if set {
+            hostclock::without_counter();
             Self::prctl(libc::PR_TSC_SIGSEGV);
         }
         Self { set }

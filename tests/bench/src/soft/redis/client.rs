@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest time of one run of it.
-const LIMIT: Duration = Duration::from_secs(600);
+/// Longest time of one run of it, beyond what it should take: it never ends if its connection fails (7.0).
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer than it should a run may take.
+const SLOWER: u32 = 10;
 /// What a load runs for before it is measured: hosts translate code once it has run for a while.
 pub const WARM_UP: Duration = Duration::from_millis(500);
 /// Requests of the first run, each time as many as a connection sends at once.
@@ -22,15 +24,17 @@ pub struct Client {
     program: PathBuf,
     server: SocketAddr,
     errors: PathBuf,
+    limit: Duration,
 }
 
 impl Client {
-    /// Of the server at `server`; complaints go to `errors`.
-    pub fn new(program: &Path, server: SocketAddr, errors: PathBuf) -> Self {
+    /// Of the server at `server`, for runs of about `time`; complaints go to `errors`.
+    pub fn new(program: &Path, server: SocketAddr, time: Duration, errors: PathBuf) -> Self {
         Self {
             program: program.to_owned(),
             server,
             errors,
+            limit: PATIENCE + SLOWER * time,
         }
     }
 
@@ -39,7 +43,7 @@ impl Client {
         let args = args(self.server, load, requests);
         let errors = self.errors.clone();
         let mut tool = Daemon::start_other("redis-benchmark", &self.program, args, errors)?;
-        let status = tool.wait(LIMIT)?;
+        let status = tool.wait(self.limit)?;
         let rate = tool
             .said()
             .iter()

@@ -114,8 +114,8 @@ impl Redis {
         let mut server = Server::start(bench, way, &self.files, self.qemu.as_deref(), round)?;
         let address = bench.cluster.server();
         let errors = self.files.file("redis-benchmark.err");
-        let client = Client::new(&self.client, address, errors);
         let time = Duration::from_secs(bench.seconds.into());
+        let client = Client::new(&self.client, address, time, errors);
         for (n, load) in Load::ALL.into_iter().enumerate() {
             let known = self.rates.get(&(way, n)).copied();
             let rate = client.warm_up(load, known)?;
