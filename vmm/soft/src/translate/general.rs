@@ -294,7 +294,7 @@ impl Emit<'_> {
         if self.live {
             let stash = self.stash_for_next();
             self.host_set_rm(condition, stash.into());
-            if !self.checks.is_empty() {
+            if !self.checks.is_empty() || !self.shut.is_empty() {
                 self.stashed = Some((stash, pending));
             }
         }

@@ -152,9 +152,10 @@ fn many_forms_in_a_row() {
         if number % 512 < 3 {
             twins.fill(&mut random);
         }
-        let Some(first) = case(&codes, &mut random) else {
+        let Some(mut first) = case(&codes, &mut random) else {
             continue;
         };
+        put_stack(&mut first.state, &mut random);
         let mut bytes = first.bytes.clone();
         let mut text = vec![first.instruction.to_string()];
         for _ in 0..random.below(12) {
@@ -199,9 +200,7 @@ fn blocks_that_lead_to_each_other() {
         };
         let (text, bytes) = maze(&plain, &mut random);
         let mut state = first.state;
-        if random.percent(90) {
-            state.regs[4] = ARENA + 0x800 + random.below(0x100) * 8;
-        }
+        put_stack(&mut state, &mut random);
         // First far, so that all is known and translated.
         let mut stops = vec![400, 300, 350];
         stops.extend((0..10).map(|_| random.below(250)));
@@ -221,6 +220,18 @@ fn blocks_that_lead_to_each_other() {
             2 * ran > all,
             "{ran} of {all} instructions ran as host code"
         );
+    }
+}
+
+/// Has RSP point into the arena mostly, often near the end of a page.
+fn put_stack(state: &mut State, random: &mut Random) {
+    let within = match random.below(4) {
+        0 => 0xff0 + random.below(16),
+        1 => 0xfc0 + random.below(8) * 8,
+        _ => 0x800 + random.below(0x100) * 8,
+    };
+    if random.percent(90) {
+        state.regs[4] = ARENA + within;
     }
 }
 
@@ -290,13 +301,20 @@ fn maze(codes: &[Code], random: &mut Random) -> (Vec<String>, Vec<u8>) {
 fn in_place(case: Case, random: &mut Random) -> Option<(String, Vec<u8>)> {
     let mut i = case.instruction;
     if (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
-        i.set_memory_base(Register::None);
         i.set_memory_index(Register::None);
         i.set_memory_index_scale(1);
-        i.set_memory_displ_size(8);
         let aligned = random.percent(80);
-        let at = random.below(ARENA_LEN - 64) & if aligned { !15 } else { !0 };
-        i.set_memory_displacement64(ARENA + at);
+        if random.percent(30) {
+            // On the stack, and that may be elsewhere by then.
+            i.set_memory_base(Register::RSP);
+            i.set_memory_displ_size(1);
+            i.set_memory_displacement64(random.below(32));
+        } else {
+            i.set_memory_base(Register::None);
+            i.set_memory_displ_size(8);
+            let at = random.below(ARENA_LEN - 64) & if aligned { !15 } else { !0 };
+            i.set_memory_displacement64(ARENA + at);
+        }
     }
     let mut encoder = Encoder::new(64);
     encoder.encode(&i, AT).ok()?;
