@@ -20,13 +20,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use replay::Base;
 use socket2::SockRef;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// A connection after the handshake, ready for a [`crate::Sender`] or a [`crate::Receiver`].
 pub struct Connection {
     pub(crate) socket: TcpStream,
+    pub(crate) peer: SocketAddr,
     pub(crate) incoming: FrameBuffer,
     pub(crate) base: Base,
     pub(crate) settled: Settled,
@@ -34,12 +35,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Where the other side is.
-    ///
-    /// # Errors
-    /// If the system does not say.
-    pub fn peer(&self) -> io::Result<std::net::SocketAddr> {
-        self.socket.peer_addr()
+    /// Where the other side is, or was: it may be gone by now.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     /// Where the log begins that is to go over it, as the primary said.
@@ -86,8 +85,8 @@ const PROBES_MAX: u32 = 3;
 /// A connection within a handshake, which has to end by a deadline.
 pub(crate) struct Greeting {
     pub(crate) socket: TcpStream,
-    /// Who is at its other end: a socket that was reset does not know any more.
-    peer: String,
+    /// Who is at its other end: a socket that was reset does not know any more (getpeername(2), ENOTCONN).
+    peer: SocketAddr,
     incoming: FrameBuffer,
     pub(crate) deadline_us: u64,
 }
@@ -98,9 +97,13 @@ pub(crate) fn deadline_us(limit: Duration) -> u64 {
 
 impl Greeting {
     fn new(socket: TcpStream, limit: Duration) -> Result<Self, HandshakeError> {
-        let peer = socket.peer_addr();
+        let peer = socket.peer_addr().map_err(|source| HandshakeError::Io {
+            what: "find the address of",
+            peer: "a peer that has left".into(),
+            source,
+        })?;
         let greeting = Self {
-            peer: peer.map_or_else(|_| "an unknown peer".into(), |peer| peer.to_string()),
+            peer,
             socket,
             incoming: FrameBuffer::new(),
             deadline_us: deadline_us(limit),
@@ -115,7 +118,7 @@ impl Greeting {
     fn failed(&self, what: &'static str, source: io::Error) -> HandshakeError {
         HandshakeError::Io {
             what,
-            peer: self.peer.clone(),
+            peer: self.peer.to_string(),
             source,
         }
     }
@@ -313,6 +316,7 @@ impl Greeting {
         no_limits.map_err(|e| self.failed("lift time limits of", e))?;
         Ok(Connection {
             socket: self.socket,
+            peer: self.peer,
             incoming: self.incoming,
             base,
             settled,

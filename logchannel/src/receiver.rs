@@ -500,6 +500,7 @@ impl Receiver {
             base,
             settled,
             remark: _,
+            peer: _,
         } = connection;
         let link = Link::new(socket, settled.settings, on_end)?;
         let shared = Arc::new(ReceiverState::new(link, base, options));

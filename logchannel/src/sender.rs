@@ -110,6 +110,7 @@ impl Sender {
             base,
             settled,
             remark: _,
+            peer: _,
         } = connection;
         let link = Link::new(socket, settled.settings, Box::new(on_end))?;
         let shared = Arc::new(SenderState::new(link, base, leader, options));

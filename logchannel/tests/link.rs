@@ -238,6 +238,34 @@ fn a_hello_tells_everything_and_a_refusal_says_why() {
     });
 }
 
+/// A primary may be gone by the time its greeting is over: its backup knows all the same who it was, and hears of
+/// the end as of any other.
+#[test]
+fn a_primary_that_has_gone_by_the_end_of_the_handshake_was_somebody() {
+    from_every_base(|base| {
+        let (near, far) = sockets();
+        let was_at = near.local_addr().unwrap();
+        // Closed so, it resets the connection (socket(7), SO_LINGER).
+        let resets = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        nix::sys::socket::setsockopt(&near, nix::sys::socket::sockopt::Linger, &resets).unwrap();
+        let witness = far.try_clone().unwrap();
+        let offering = std::thread::spawn(move || drop(offer(near, &hello(base, PATIENT), LIMIT)));
+        let (connection, _) = answer(far, LIMIT, |_| Ok(None)).unwrap();
+        offering.join().unwrap();
+        until("it was reset", || witness.peer_addr().is_err());
+        assert_eq!(connection.peer(), was_at);
+        let (tell, told) = std::sync::mpsc::channel();
+        let options = ReceiverOptions::default();
+        let on_end = move |end| tell.send(end).unwrap();
+        let _receiver = Receiver::start(connection, options, on_end).unwrap();
+        let end: LinkEnd = told.recv_timeout(LIMIT).unwrap();
+        assert!(matches!(end, LinkEnd::Lost(_)), "{end:?}");
+    });
+}
+
 #[test]
 fn a_welcome_may_come_with_a_remark_of_one_line() {
     from_every_base(|base| {

@@ -101,7 +101,7 @@ fn life(
         vcpu,
     } = accepted;
     let base = connection.base();
-    let primary = connection.peer().during("the link to the primary")?.ip();
+    let primary = connection.peer().ip();
     if base.origin == BaseOrigin::State {
         die::reached(replica.die_at, Step::Accepted);
     }
