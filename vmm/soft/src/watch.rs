@@ -391,13 +391,11 @@ impl Soft {
         }
         let none = Physical::new(Vec::new());
         let physical = std::mem::replace(&mut cpu.physical, none);
-        let mut tlb = std::mem::take(&mut cpu.tlb);
-        tlb.put_back(&copy.0.tlb, |page| physical.is_guarded(page));
-        **cpu = Cpu {
-            physical,
-            tlb,
-            ..(*copy.0).clone()
-        };
+        let mut earlier = (*copy.0).clone();
+        let guarded = |page| physical.is_guarded(page);
+        earlier.tlb.replace(&cpu.tlb, guarded);
+        earlier.physical = physical;
+        **cpu = earlier;
     }
 }
 

@@ -1,7 +1,7 @@
 //! System instructions: modes, segments, tables, interrupts, ports.
 //!
-//! All end their block: they are rare, and most change how what follows is fetched, decoded or
-//! interrupted. Only reads of the clock go on.
+//! Nearly all end their block: they are rare, and most change how what follows is fetched, decoded or
+//! interrupted.
 
 use super::Lowered;
 use super::form::{Form, segment_slot};
@@ -22,7 +22,16 @@ pub(super) fn lower(form: &mut Form) -> Option<Lowered> {
         .or_else(|| control(form))
         .or_else(|| segments(form))
         .or_else(|| port(form))?;
-    Some(form.ending(handler))
+    // What follows these is fetched as it would have been, and no interrupt comes sooner.
+    let goes_on = matches!(
+        form.instruction.mnemonic(),
+        Mnemonic::Cli | Mnemonic::Swapgs | Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq
+    );
+    Some(if goes_on {
+        form.with(handler)
+    } else {
+        form.ending(handler)
+    })
 }
 
 /// Those that read or set the clock.

@@ -21,7 +21,7 @@ mod tlb;
 mod walk;
 
 pub use physical::{Physical, Region};
-pub(crate) use tlb::{CODE_ENTRIES, CODE_ENTRY, ENTRIES, Entry, Window};
+pub(crate) use tlb::{CODE_ENTRY, CODE_FOLD, CODE_PAIRS, ENTRIES, Entry, Window};
 pub use tlb::{Mode, Tlb};
 pub use walk::Intent;
 

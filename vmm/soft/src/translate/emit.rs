@@ -511,7 +511,6 @@ impl<'a> Emit<'a> {
     pub fn translate(&mut self, size: u8, write: bool) {
         const SHIFT: u8 = 12 - size_of::<Entry>().trailing_zeros() as u8;
         const MASK: i32 = ((ENTRIES - 1) * size_of::<Entry>()) as i32;
-        let table = state::data_tlb(self.mode);
         let tag = if write {
             offset_of!(Entry, write)
         } else {
@@ -520,7 +519,8 @@ impl<'a> Emit<'a> {
         self.asm.load(4, R10, RAX);
         self.asm.shift(5, 4, R10, SHIFT);
         self.asm.alu_value(4, 4, R10, MASK);
-        let entry = |field: usize| Mem::indexed(Some(RBP), R10, 0, table + field as i32);
+        self.asm.alu(0, 8, R10, state::data_table(self.mode));
+        let entry = |field: usize| Mem::at(R10, field as i32);
         // What is left is where in the page it is, if it is that page.
         self.asm.alu(5, 8, RAX, entry(tag));
         self.asm.alu_value(7, 8, RAX, 4096 - i32::from(size));

@@ -21,10 +21,12 @@ impl Emit<'_> {
         match plan.work {
             Work::Nothing => {}
             Work::Alu { code, to, from } => self.alu(plan, code, to, from),
+            Work::AluHigh { code, to, value } => self.alu_high(code, to, value),
             Work::Move { to, from } => self.mov(plan, to, from),
             Work::Constant { to, value } => self.constant(to, value),
             Work::Lea { to } => self.lea(plan, to),
             Work::Widen { .. } => self.widen(plan),
+            Work::WidenHigh { to, from, signed } => self.widen_high(to, from, signed),
             Work::Step { code, to } => self.step(plan, code, to),
             Work::Negate { code, to } => {
                 self.unary(plan, if size == 1 { 0xf6 } else { 0xf7 }, code, to);
@@ -47,6 +49,7 @@ impl Emit<'_> {
             Work::Exchange { to, with } => self.exchange(plan, to, with),
             Work::AddExchange { with } => self.add_exchange(plan, with),
             Work::CompareExchange { with } => self.compare_exchange(plan, with),
+            Work::CompareExchangeWide => self.compare_exchange_wide(plan),
             Work::Push { from } => self.push(plan, from),
             Work::Pop { to } => self.pop(to),
             Work::Leave => self.leave_frame(),
@@ -96,6 +99,35 @@ impl Emit<'_> {
             Arg::Value(_) => unreachable!("no place"),
         }
         self.has_flags(again(code, size, to, from));
+    }
+
+    /// Has AH to BH, byte `number` of those, as a byte register of the host, as ModRM has it where there is no REX
+    /// prefix. RAX is the guest's where that is AH.
+    fn high(&mut self, number: u8) -> u8 {
+        if number == slot::RAX {
+            self.asm.copy(RAX, R12);
+        }
+        4 + number
+    }
+
+    fn alu_high(&mut self, code: u8, to: u8, value: u8) {
+        let byte = self.high(to);
+        if code == TEST {
+            self.asm.raw(&[0xf6, 0xc0 | byte, value]);
+        } else {
+            self.asm.raw(&[0x80, 0xc0 | code << 3 | byte, value]);
+        }
+        if to == slot::RAX && code < CMP {
+            self.asm.copy(R12, RAX);
+        }
+        self.has_flags(None);
+    }
+
+    fn widen_high(&mut self, to: u8, from: u8, signed: bool) {
+        let byte = self.high(from);
+        self.asm
+            .raw(&[0x0f, if signed { 0xbe } else { 0xb6 }, 0xc0 | byte]);
+        self.set_reg(to, RAX);
     }
 
     pub(super) fn apply(&mut self, code: u8, size: u8, to: Reg, from: Rm) {
@@ -331,6 +363,9 @@ impl Emit<'_> {
         let size = plan.size;
         self.before_carry();
         let place: Rm = match to {
+            Arg::Mem if matches!(number, Arg::Reg(_)) => {
+                return self.bit_string(plan, code, number);
+            }
             Arg::Mem => {
                 self.memory(plan, size, code != 4);
                 Mem::at(RAX, 0).into()
@@ -353,6 +388,37 @@ impl Emit<'_> {
             && code != 4
         {
             self.set_reg_sized(size, to, host);
+        }
+        self.after_carry(Pending::Carry);
+    }
+
+    /// A register counts bits from memory on, not only in the operand.
+    fn bit_string(&mut self, plan: &Plan, code: u8, number: Arg) {
+        let Arg::Reg(number) = number else {
+            unreachable!("asked for by this kind")
+        };
+        let size = plan.size;
+        let writes = code != 4;
+        self.linear(&plan.address.expect("it has a memory operand"));
+        let host = self.reg(number, R10);
+        if size == 4 {
+            self.asm.op(8, one(0x63), R10.0, host);
+        } else {
+            self.asm.copy(R10, host);
+        }
+        self.asm.shift(7, 8, R10, 3 + size.trailing_zeros() as u8);
+        let scale = size.trailing_zeros() as u8;
+        self.asm.lea(8, RAX, Mem::indexed(Some(RAX), R10, scale, 0));
+        self.translate(size, writes);
+        self.asm.load(size, R10, Mem::at(RAX, 0));
+        if writes {
+            self.asm.store(8, field!(native.held), RAX);
+        }
+        let number = self.reg(number, RAX);
+        self.asm.op(size, two(0x83 | code << 3), number.0, R10);
+        if writes {
+            self.asm.load(8, RAX, field!(native.held));
+            self.asm.store(size, Mem::at(RAX, 0), R10);
         }
         self.after_carry(Pending::Carry);
     }
@@ -509,6 +575,35 @@ impl Emit<'_> {
         self.asm.load(size, R12, R10);
         self.asm.fill_here(done);
         self.has_flags(None);
+    }
+
+    /// Compares RDX and RAX with 16 bytes of memory: if they are the same, memory becomes RCX and RBX. The flags are in
+    /// memory, where ZF is said.
+    fn compare_exchange_wide(&mut self, plan: &Plan) {
+        /// ZF in the word of flags.
+        const ZF: i32 = 0x4000;
+        self.memory(plan, 16, true);
+        // test al, 15: the page is where pages are, here too.
+        self.asm.raw(&[0xa8, 0x0f]);
+        self.check(5);
+        let (low, high) = (Mem::at(RAX, 0), Mem::at(RAX, 8));
+        self.asm.load(8, R10, low);
+        self.asm.alu(CMP, 8, R10, R12);
+        let one = self.asm.jump_if(5);
+        self.asm.load(8, R10, high);
+        self.asm.alu(CMP, 8, R10, RDX);
+        let other = self.asm.jump_if(5);
+        self.asm.store(8, low, RBX);
+        self.asm.store(8, high, RCX);
+        self.asm.alu_value(1, 2, flags_byte(0), ZF);
+        let done = self.asm.jump();
+        self.asm.fill_here(one);
+        self.asm.fill_here(other);
+        self.asm.load(8, R12, low);
+        self.asm.load(8, RDX, high);
+        self.asm.alu_value(4, 2, flags_byte(0), !ZF);
+        self.asm.fill_here(done);
+        self.flags_are_saved();
     }
 
     fn push(&mut self, plan: &Plan, from: Arg) {

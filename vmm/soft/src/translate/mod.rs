@@ -231,6 +231,7 @@ impl Translator {
             cpu.tlb.count_change();
         }
         let native = &mut cpu.native;
+        (native.data, native.code) = (cpu.tlb.data_tables(), cpu.tlb.code_tables());
         native.set_flags(cpu.arithmetic);
         native.page = cpu.rip & !OFFSET;
         native.mxcsr = MXCSR;

@@ -49,6 +49,8 @@ pub(super) enum Work {
     Nothing,
     /// Arithmetic by its code (see [`super::asm::Asm::alu`]); 8 is TEST.
     Alu { code: u8, to: Arg, from: Arg },
+    /// The same of a byte and AH (0), CH (1), DH (2) or BH (3).
+    AluHigh { code: u8, to: u8, value: u8 },
     /// `mov`.
     Move { to: Arg, from: Arg },
     /// `mov` of a value of 64 bits.
@@ -62,6 +64,8 @@ pub(super) enum Work {
         narrow: u8,
         signed: bool,
     },
+    /// `movzx`, `movsx` from AH (0), CH (1), DH (2) or BH (3) to 4 bytes.
+    WidenHigh { to: u8, from: u8, signed: bool },
     /// `inc` (0), `dec` (1).
     Step { code: u8, to: Arg },
     /// `not` (2), `neg` (3).
@@ -104,6 +108,8 @@ pub(super) enum Work {
     AddExchange { with: u8 },
     /// `cmpxchg memory, register`.
     CompareExchange { with: u8 },
+    /// `cmpxchg16b`.
+    CompareExchangeWide,
     /// `push`.
     Push { from: Arg },
     /// `pop register`.
@@ -158,7 +164,9 @@ impl Plan {
         };
         match self.work {
             // CMP, TEST and BT change nothing.
-            Work::Alu { code: 7 | 8, .. } | Work::Bit { code: 4, .. } => 0,
+            Work::Alu { code: 7 | 8, .. }
+            | Work::AluHigh { code: 7 | 8, .. }
+            | Work::Bit { code: 4, .. } => 0,
             Work::Alu { to, .. }
             | Work::Move { to, .. }
             | Work::Step { to, .. }
@@ -166,15 +174,17 @@ impl Plan {
             | Work::Shift { to, .. }
             | Work::Bit { to, .. }
             | Work::Set { to, .. } => place(to),
-            Work::Constant { to, .. }
+            Work::AluHigh { to, .. }
+            | Work::Constant { to, .. }
             | Work::Lea { to }
             | Work::Widen { to, .. }
+            | Work::WidenHigh { to, .. }
             | Work::Product { to, .. }
             | Work::Scan { to, .. }
             | Work::Count { to, .. }
             | Work::Swap { to }
             | Work::MoveIf { to, .. } => 1 << to,
-            Work::Wide { .. } | Work::Divide { .. } => A | D,
+            Work::Wide { .. } | Work::Divide { .. } | Work::CompareExchangeWide => A | D,
             Work::Extend | Work::CompareExchange { .. } => A,
             Work::Spread => D,
             Work::Exchange { to, with } => place(to) | 1 << with,
@@ -206,9 +216,11 @@ impl Plan {
             | Work::Scan { to, from, .. }
             | Work::Count { to, from }
             | Work::MoveIf { to, from, .. } => (Some(to), reg(from)),
-            Work::Constant { to, .. } | Work::Lea { to } | Work::Swap { to } | Work::Pop { to } => {
-                (Some(to), None)
-            }
+            Work::Constant { to, .. }
+            | Work::WidenHigh { to, .. }
+            | Work::Lea { to }
+            | Work::Swap { to }
+            | Work::Pop { to } => (Some(to), None),
             Work::Wide { from, .. }
             | Work::Divide { from, .. }
             | Work::Push { from }
@@ -391,6 +403,15 @@ pub(super) fn register(form: &Form, n: u32) -> Option<u8> {
     (number & slot::HIGH == 0).then_some(number)
 }
 
+/// Operand `n`, if it is AH (0), CH (1), DH (2) or BH (3): the register whose byte it is.
+fn high(form: &Form, n: u32) -> Option<u8> {
+    if !form.is_register(n) || !form.instruction.op_register(n).is_gpr() {
+        return None;
+    }
+    let number = form.register(n);
+    (number & slot::HIGH != 0).then_some(number & !slot::HIGH)
+}
+
 fn condition(form: &Form) -> u8 {
     crate::decode::condition(form)
 }
@@ -399,7 +420,11 @@ fn integer(form: &Form) -> Option<Plan> {
     use Mnemonic as M;
     let i = form.instruction;
     let size = || form.size(0) as u8;
-    let alu = |code, flags| {
+    let alu = |code, flags: Effect| {
+        if let (Some(to), true, false) = (high(form, 0), form.is_immediate(1), flags.reads) {
+            let value = i.immediate(1) as u8;
+            return Some(Plan::new(Work::AluHigh { code, to, value }, 1, flags));
+        }
         let work = Work::Alu {
             code,
             to: arg(form, 0)?,
@@ -434,11 +459,17 @@ fn integer(form: &Form) -> Option<Plan> {
             if i.mnemonic() == M::Movsxd && size() != 8 {
                 return None;
             }
+            let signed = i.mnemonic() != M::Movzx;
+            if let (Some(from), true) = (high(form, 1), size() == 4) {
+                let to = register(form, 0)?;
+                let work = Work::WidenHigh { to, from, signed };
+                return Some(Plan::new(work, 4, Effect::NONE));
+            }
             let work = Work::Widen {
                 to: register(form, 0)?,
                 from: arg(form, 1)?,
                 narrow,
-                signed: i.mnemonic() != M::Movzx,
+                signed,
             };
             Some(Plan::new(work, size(), Effect::NONE))
         }
@@ -560,8 +591,7 @@ fn bits(form: &Form) -> Option<Plan> {
     let size = form.size(0) as u8;
     let bit = |code| {
         let (to, number) = (arg(form, 0)?, arg(form, 1)?);
-        // A register counts bits from memory on, not only in the operand.
-        if size < 4 || to == Arg::Mem && matches!(number, Arg::Reg(_)) {
+        if size < 4 {
             return None;
         }
         Some(Plan::new(
@@ -645,6 +675,14 @@ fn transfer(form: &Form) -> Option<Plan> {
                 Effect::WRITES,
             ))
         }
+        M::Cmpxchg16b => {
+            let work = Work::CompareExchangeWide;
+            let flags = Effect {
+                reads: true,
+                ..Effect::CHANGES
+            };
+            Some(Plan::new(work, 16, flags))
+        }
         _ if crate::decode::is_no_prefetch(form) => None,
         _ if crate::decode::does_nothing(form) => Some(Plan::new(Work::Nothing, 0, Effect::NONE)),
         _ if crate::decode::is_conditional(form, 1) => {
@@ -724,7 +762,7 @@ mod tests {
     #[test]
     fn common_instructions_have_code_of_their_own() {
         let features = Features::of(&model());
-        let common: [(&[u8], &str); 24] = [
+        let common: [(&[u8], &str); 28] = [
             (&[0x48, 0x01, 0xd8], "add %rbx,%rax"),
             (&[0x83, 0x00, 0x01], "addl $1,(%rax)"),
             (&[0x45, 0x85, 0xe4], "test %r12d,%r12d"),
@@ -741,6 +779,10 @@ mod tests {
             (&[0x48, 0x0f, 0xaf, 0xc3], "imul %rbx,%rax"),
             (&[0x48, 0xf7, 0xf1], "div %rcx"),
             (&[0x0f, 0xba, 0xe0, 0x03], "bt $3,%eax"),
+            (&[0x4c, 0x0f, 0xa3, 0x20], "bt %r12,(%rax)"),
+            (&[0xf6, 0xc7, 0x08], "test $8,%bh"),
+            (&[0x0f, 0xb6, 0xc4], "movzbl %ah,%eax"),
+            (&[0x48, 0x0f, 0xc7, 0x0f], "cmpxchg16b (%rdi)"),
             (&[0x0f, 0x94, 0xc0], "sete %al"),
             (&[0x48, 0x0f, 0x44, 0xc3], "cmove %rbx,%rax"),
             (&[0xf0, 0x0f, 0xb1, 0x0f], "lock cmpxchg %ecx,(%rdi)"),

@@ -24,6 +24,9 @@ pub(crate) struct Native {
     pub target: u64,
     /// A value on its way from memory to memory.
     pub held: u64,
+    /// The TLB's tables, of data for each [`Mode`], of instructions for supervisor and user.
+    pub data: [u64; 3],
+    pub code: [u64; 2],
     /// The table of targets for each [`Mode`].
     pub targets: [u64; 3],
     /// The table of jumps for each [`Mode`].
@@ -95,14 +98,14 @@ pub(super) fn xmm_at(number: u8) -> Mem {
     Mem::at(RBP, at as i32 - BASE)
 }
 
-/// Where a table of the TLB is, seen from RBP.
-pub(super) fn data_tlb(mode: Mode) -> i32 {
-    (offset_of!(Cpu, tlb) + Tlb::data_at(mode)) as i32 - BASE
+/// Where it says where the TLB's table is.
+pub(super) fn data_table(mode: Mode) -> Mem {
+    field!(native.data).plus(8 * mode as i32)
 }
 
 /// The same for instructions.
-pub(super) fn code_tlb(mode: Mode) -> i32 {
-    (offset_of!(Cpu, tlb) + Tlb::code_at(mode == Mode::User)) as i32 - BASE
+pub(super) fn code_table(mode: Mode) -> Mem {
+    field!(native.code).plus(8 * i32::from(mode == Mode::User))
 }
 
 /// Where the window of `mode` on the stack is, seen from RBP.

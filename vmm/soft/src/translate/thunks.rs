@@ -2,11 +2,11 @@
 
 use super::asm::*;
 use super::state::{self, BASE, PINNED, Record, field};
-use crate::memory::{CODE_ENTRIES, CODE_ENTRY, ENTRIES, Entry, Mode, Window};
+use crate::memory::{CODE_ENTRY, CODE_FOLD, CODE_PAIRS, ENTRIES, Entry, Mode, Window};
 use std::mem::offset_of;
 
 /// Targets remembered for each mode: a power of two.
-pub(super) const TARGETS: usize = 1 << 14;
+pub(super) const TARGETS: usize = 1 << 16;
 
 /// Where a block's code is, by its physical address.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub(super) fn target_index(physical: u64) -> usize {
 }
 
 /// Jumps remembered for each mode: a power of two.
-pub(super) const JUMPS: usize = 1 << 10;
+pub(super) const JUMPS: usize = 1 << 12;
 
 /// Where the code at a virtual address is.
 #[derive(Clone, Copy, Debug)]
@@ -180,8 +180,7 @@ fn open(asm: &mut Asm, mode: Mode, write: bool) -> u64 {
     /// An access of 8 bytes that begins before it ends in the page.
     const LIMIT: i32 = 4096 - 8 + 1;
     let open = asm.here();
-    let table = state::data_tlb(mode);
-    let entry = |field: usize| Mem::indexed(Some(RBP), R10, 0, table + field as i32);
+    let entry = |field: usize| Mem::at(R10, field as i32);
     let window = |field: usize| Mem::at(RBP, state::window(mode) + field as i32);
     let (read_tag, write_tag) = (offset_of!(Entry, read), offset_of!(Entry, write));
     asm.push(RCX);
@@ -189,6 +188,7 @@ fn open(asm: &mut Asm, mode: Mode, write: bool) -> u64 {
     asm.load(4, R10, RAX);
     asm.shift(5, 4, R10, SHIFT);
     asm.alu_value(4, 4, R10, MASK);
+    asm.alu(0, 8, R10, state::data_table(mode));
     asm.copy(RCX, RAX);
     asm.alu_value(4, 8, RCX, -4096);
     asm.alu(7, 8, RCX, entry(if write { write_tag } else { read_tag }));
@@ -257,18 +257,24 @@ fn find(asm: &mut Asm, mode: Mode, leave: u64, elsewhere: &Record) -> u64 {
     for hole in unknown {
         asm.fill_here(hole);
     }
-    const SHIFT: u8 = CODE_ENTRY.trailing_zeros() as u8;
-    asm.load(4, R10, RAX);
+    const SHIFT: u8 = (2 * CODE_ENTRY).trailing_zeros() as u8;
+    asm.copy(R10, RAX);
+    asm.shift(5, 8, R10, CODE_FOLD);
+    asm.alu(6, 8, R10, RAX);
     asm.shift(5, 4, R10, 12 - SHIFT);
-    asm.alu_value(4, 4, R10, (CODE_ENTRIES as i32 - 1) << SHIFT);
+    asm.alu_value(4, 4, R10, (CODE_PAIRS as i32 - 1) << SHIFT);
+    asm.alu(0, 8, R10, state::code_table(mode));
     asm.copy(R11, RAX);
     asm.alu_value(4, 8, R11, -4096);
-    let entry = state::code_tlb(mode);
-    asm.alu(7, 8, R11, Mem::indexed(Some(RBP), R10, 0, entry));
+    asm.alu(7, 8, R11, Mem::at(R10, 0));
+    let first = asm.jump_if(4);
+    asm.alu_value(0, 8, R10, CODE_ENTRY as i32);
+    asm.alu(7, 8, R11, Mem::at(R10, 0));
     let unknown = asm.jump_if(5);
+    asm.fill_here(first);
     // The place in the page, and with it the physical address.
     asm.alu(6, 8, R11, RAX);
-    asm.alu(1, 8, R11, Mem::indexed(Some(RBP), R10, 0, entry + 8));
+    asm.alu(1, 8, R11, Mem::at(R10, 8));
     asm.copy(R10, R11);
     asm.shift(5, 8, R10, 12);
     asm.alu(6, 4, R10, R11);
