@@ -228,6 +228,9 @@ pub struct ReplayArgs {
     /// engine); with --at, from there
     #[arg(long, value_name = "PORT")]
     pub gdb: Option<u16>,
+    /// Write the guest's network traffic to a capture file (pcapng), which Wireshark reads
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["at", "gdb"])]
+    pub pcap: Option<PathBuf>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,

@@ -1,4 +1,4 @@
-//! Looking inside a replay: `tandem replay --gdb`, `tandem replay --at`.
+//! Looking inside a replay: `tandem replay --gdb`, `tandem replay --at`, `tandem replay --pcap`.
 //!
 //! ```text
 //!  gdb ── remote protocol ──▶ gdb ──▶ travel ──▶ machine under examination + replayer
@@ -7,6 +7,7 @@
 
 pub mod gdb;
 pub mod kernel;
+pub mod pcap;
 pub mod point;
 mod registers;
 pub mod travel;

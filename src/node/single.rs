@@ -6,6 +6,7 @@ use super::recording::{Alarm, AloneInputs, Plan, Recorded, Recording};
 use crate::cli::{MachineArgs, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::gdb::{self, Left};
+use crate::look::pcap::{Heard, Pcap, Said};
 use crate::look::point::{self, View};
 use crate::look::travel::Travel;
 use crate::signals;
@@ -52,6 +53,9 @@ struct Report {
     exit_status: Option<u32>,
     /// Digest of the whole machine at that clock.
     digest: Option<String>,
+    /// Frames in the capture file, if one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frames: Option<u64>,
     seconds: f64,
 }
 
@@ -88,6 +92,7 @@ pub fn record(args: RecordArgs) -> Outcome {
             error: None,
             exit_status: Some(ran.ended.code),
             digest: Some(format!("{digest:016x}")),
+            frames: None,
             seconds,
         };
         crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
@@ -287,7 +292,7 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
         if looking {
             look(&args, reader, prepared, console, begun)
         } else {
-            straight(reader, prepared, console).map(Some)
+            straight(&args, reader, prepared, console).map(Some)
         }
     })?;
     match replayed {
@@ -320,17 +325,36 @@ fn rejoined<E: Engine>(mut machine: Machine<E>) -> Outcome<(Machine<E>, u64)> {
 const NO_STATE: &str = "the state the log begins at";
 
 /// Replays from beginning to end.
-fn straight(reader: LogReader, prepared: Prepared, console: Option<Console>) -> Outcome<Replayed> {
+fn straight(
+    args: &ReplayArgs,
+    reader: LogReader,
+    prepared: Prepared,
+    console: Option<Console>,
+) -> Outcome<Replayed> {
     let (mut machine, first_state) = match reader.state()? {
         None => prepared.boot()?,
         Some(state) => rejoined(prepared.restore(state).during(NO_STATE)?)?,
     };
     check_first(reader.header(), first_state)?;
     let base = reader.header().base;
-    let mut replayer = Replayer::new(reader, Discard { console });
+    let pcap = args.pcap.as_deref().map(Pcap::create).transpose()?;
+    let heard = Heard {
+        log: reader,
+        pcap: pcap.clone(),
+    };
+    let said = Said {
+        outlet: Discard { console },
+        pcap: pcap.clone(),
+    };
+    let mut replayer = Replayer::new(heard, said);
     let ended = machine.run(&mut replayer);
-    let result = all_read(replayer.log_mut(), ended);
+    let result = all_read(&mut replayer.log_mut().log, ended);
+    let frames = match (pcap, &args.pcap) {
+        (Some(pcap), Some(path)) => Some(pcap.finish(path)?),
+        _ => None,
+    };
     Ok(Replayed {
+        frames,
         result,
         base,
         entries: replayer.entries(),
@@ -397,6 +421,7 @@ fn look(
     let ended = travel.finish();
     let result = all_read(travel.log_mut(), ended);
     Ok(Some(Replayed {
+        frames: None,
         result,
         base,
         entries: travel.replayer().entries(),
@@ -407,6 +432,8 @@ fn look(
 
 /// How a replay went.
 struct Replayed {
+    /// Frames captured, if that was asked for.
+    frames: Option<u64>,
     result: Result<Done, MachineError>,
     base: Base,
     entries: u64,
@@ -417,6 +444,7 @@ struct Replayed {
 impl Replayed {
     fn report(self, args: &ReplayArgs, seconds: f64) -> Outcome {
         let Self {
+            frames,
             result,
             base,
             entries,
@@ -442,6 +470,7 @@ impl Replayed {
                 error,
                 exit_status: done.and_then(|done| done.code),
                 digest: done.map(|done| format!("{:016x}", done.digest)),
+                frames,
                 seconds,
             };
             crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
@@ -454,6 +483,9 @@ impl Replayed {
                 "replayed {entries} entries, clock {clock} ({clock_kind}), {seconds:.2} s: \
                  every entry and digest as recorded{ran_on}"
             );
+        }
+        if let (Some(frames), Some(path), false) = (frames, &args.pcap, args.json) {
+            crate::sayln!("{frames} frames in {}", path.display());
         }
         result.map(|_| ()).map_err(|e| {
             Failure::new(format!(

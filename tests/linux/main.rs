@@ -5,6 +5,7 @@
 //! ```text
 //!  images     built by `tandem image`, once per run
 //!  recorded   boots and redis sessions, each replayed to the same digest
+//!  capture    the network of a recording, as tshark reads it
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
 //!  lives      redis, of one machine that outlives its hosts, with a new backup after each
 //!  gdb        a look inside a replayed boot
@@ -31,6 +32,7 @@ mod common;
 mod drive;
 
 mod bad_input;
+mod capture;
 mod console;
 mod engines;
 mod failover;

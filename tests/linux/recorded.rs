@@ -2,7 +2,7 @@
 //! nothing to do.
 
 use super::common::{machine, os, text};
-use super::{LIMIT, images, number};
+use super::{LIMIT, capture, images, number};
 use check::{CheckOptions, Load, LoadOptions, Pace, check};
 use kit::daemon::Daemon;
 use serde_json::Value;
@@ -198,6 +198,7 @@ fn p2_recorded_redis_sessions_are_replayed_exactly() {
         recorder.ask_to_end();
         let recorded = Ran::of(recorder);
         let replayed = replay_equals(&recorded, &log);
+        capture::holds_what_was_recorded(&log, "10.77.0.2");
         eprintln!(
             "session {session} of {sessions}: {} operations, {} entries, {} instructions, replayed at \
              {:.0} MIPS",

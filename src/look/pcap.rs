@@ -1,0 +1,265 @@
+//! The guest's network, of a recording that is replayed, as a capture file: `tandem replay --pcap`.
+//!
+//! ```text
+//!  log ── entries ──▶ Heard ──▶ replayer ──▶ outputs ──▶ Said ──▶ (nowhere)
+//!                       │ frames to the guest              │ frames of the guest
+//!                       └───────────▶ Capture ◀────────────┘
+//! ```
+//!
+//! The format is pcapng (draft-ietf-opsawg-pcapng, in brackets where a rule comes from). A capture needs three of its
+//! blocks, each a few numbers; it is written here.
+
+use crate::failure::{During, Outcome};
+use replay::file::LogReader;
+use replay::{
+    Arrival, Event, InputsError, LogIndex, LogPlace, LogSource, NextEntry, Outlet, Output,
+};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::rc::Rc;
+
+/// Numbers of the blocks (4.1, 4.2, 4.3).
+const SECTION: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const PACKET: u32 = 6;
+/// By it a reader knows the order of bytes (4.1).
+const ORDER: u32 = 0x1a2b_3c4d;
+/// `LINKTYPE_ETHERNET`.
+const ETHERNET: u16 = 1;
+/// Options: a comment, the end of all, a name (3.5, 4.2); of packets the flags (4.3.1).
+const COMMENT: u16 = 1;
+const NAME: u16 = 2;
+const FLAGS: u16 = 2;
+/// The flags' directions (4.3.1): seen from the guest.
+const INBOUND: u32 = 1;
+const OUTBOUND: u32 = 2;
+
+/// A capture file that is being written.
+struct Capture<W> {
+    out: W,
+    frames: u64,
+    /// The entry read last.
+    now: Now,
+    /// What the first failure was, after which nothing is written.
+    failed: Option<io::Error>,
+}
+
+/// An entry of the log.
+#[derive(Clone, Copy, Default)]
+struct Now {
+    index: LogIndex,
+    clock: u64,
+    /// Microseconds from the recording's begin on.
+    at_us: u64,
+}
+
+/// A block: its number, its body, and its length before and behind that (3.1).
+fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let body = padded(body);
+    let length =
+        u32::try_from(body.len() + 12).expect("no block is longer than a frame and a comment");
+    let mut bytes = Vec::with_capacity(body.len() + 12);
+    bytes.extend_from_slice(&kind.to_le_bytes());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes
+}
+
+/// Filled up to a multiple of four bytes.
+fn padded(bytes: &[u8]) -> Vec<u8> {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(4), 0);
+    padded
+}
+
+/// An option (3.5).
+fn option(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len()).expect("options are short");
+    let mut bytes = [kind.to_le_bytes(), length.to_le_bytes()].concat();
+    bytes.extend(padded(value));
+    bytes
+}
+
+/// What ends a list of options.
+fn end_of_options() -> Vec<u8> {
+    option(0, &[])
+}
+
+impl<W: Write> Capture<W> {
+    /// A capture with no frames, of a machine's only network device.
+    fn new(mut out: W) -> io::Result<Self> {
+        // Version 1.0; how long the section is is not said.
+        let version = [1u16.to_le_bytes(), 0u16.to_le_bytes()].concat();
+        let section = [&ORDER.to_le_bytes()[..], &version, &[0xff; 8]].concat();
+        out.write_all(&block(SECTION, &section))?;
+        // Frames are not cut. Times are in microseconds unless an option says otherwise.
+        let kind = [ETHERNET.to_le_bytes(), [0; 2]].concat();
+        let options = [option(NAME, b"eth0"), end_of_options()].concat();
+        out.write_all(&block(INTERFACE, &[kind, vec![0; 4], options].concat()))?;
+        Ok(Self {
+            out,
+            frames: 0,
+            now: Now::default(),
+            failed: None,
+        })
+    }
+
+    /// Adds a frame that came or went with the entry read last.
+    fn add(&mut self, frame: &[u8], direction: u32) {
+        if self.failed.is_some() {
+            return;
+        }
+        let now = self.now;
+        let comment = format!("entry {}, clock {}", now.index, now.clock);
+        let length = u32::try_from(frame.len()).expect("a frame is short");
+        let body = [
+            // The interface, and the time's two halves, the upper first.
+            &0u32.to_le_bytes()[..],
+            &((now.at_us >> 32) as u32).to_le_bytes(),
+            &(now.at_us as u32).to_le_bytes(),
+            &length.to_le_bytes(),
+            &length.to_le_bytes(),
+            &padded(frame),
+            &option(COMMENT, comment.as_bytes()),
+            &option(FLAGS, &direction.to_le_bytes()),
+            &end_of_options(),
+        ]
+        .concat();
+        self.failed = self.out.write_all(&block(PACKET, &body)).err();
+        self.frames += 1;
+    }
+}
+
+/// The capture of one replay, as both sides of the replayer have it.
+#[derive(Clone)]
+pub struct Pcap(Rc<RefCell<Capture<BufWriter<File>>>>);
+
+impl Pcap {
+    /// A new file at `path`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn create(path: &Path) -> Outcome<Self> {
+        let create = || Capture::new(BufWriter::new(File::create(path)?));
+        let capture = create().during(format_args!("cannot write {}", path.display()))?;
+        Ok(Self(Rc::new(RefCell::new(capture))))
+    }
+
+    /// Ends the file, which is `path`; how many frames are in it.
+    ///
+    /// # Errors
+    /// If it could not be written, at any time.
+    pub fn finish(self, path: &Path) -> Outcome<u64> {
+        let mut capture = self.0.borrow_mut();
+        let failed = capture.failed.take();
+        failed
+            .map_or_else(|| capture.out.flush(), Err)
+            .during(format_args!("cannot write {}", path.display()))?;
+        Ok(capture.frames)
+    }
+}
+
+/// A log whose frames for the guest are captured as they are read.
+pub struct Heard {
+    /// The log.
+    pub log: LogReader,
+    /// Where they go, if anybody wants them.
+    pub pcap: Option<Pcap>,
+}
+
+impl LogSource for Heard {
+    fn next(&mut self, wait: bool) -> Result<NextEntry, InputsError> {
+        let index = self.log.place().index;
+        let next = self.log.next(wait)?;
+        if let (Some(pcap), NextEntry::Entry(entry)) = (&self.pcap, &next) {
+            let mut capture = pcap.0.borrow_mut();
+            capture.now = Now {
+                index,
+                clock: entry.clock.0,
+                at_us: self.log.at_us(),
+            };
+            if let Event::Arrival(Arrival::Frame(frame)) = &entry.event {
+                capture.add(frame, INBOUND);
+            }
+        }
+        Ok(next)
+    }
+
+    fn place(&self) -> LogPlace {
+        self.log.place()
+    }
+}
+
+/// An outlet by which the guest's frames are captured on their way to `outlet`.
+pub struct Said<O> {
+    /// Where all outputs go.
+    pub outlet: O,
+    /// Where frames go as well, if anybody wants them.
+    pub pcap: Option<Pcap>,
+}
+
+impl<O: Outlet> Outlet for Said<O> {
+    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
+        if let (Some(pcap), Output::Frame(frame)) = (&self.pcap, &output) {
+            let mut capture = pcap.0.borrow_mut();
+            // The replayer reads an entry, and the next when all of that is done: this is the one read last.
+            debug_assert_eq!(capture.now.index, index);
+            capture.add(frame, OUTBOUND);
+        }
+        self.outlet.emit(index, output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that takes so many bytes.
+    struct Small(usize);
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self
+                .0
+                .checked_sub(bytes.len())
+                .ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn blocks_are_as_long_as_they_say_and_end_on_four_bytes() {
+        for length in 60..68 {
+            let mut capture = Capture::new(Vec::new()).unwrap();
+            let before = capture.out.len();
+            capture.add(&vec![7; length], INBOUND);
+            let packet = &capture.out[before..];
+            let number = |at: usize| u32::from_le_bytes(packet[at..at + 4].try_into().unwrap());
+            assert_eq!(number(0), PACKET);
+            assert_eq!(number(4) as usize, packet.len());
+            assert_eq!(number(packet.len() - 4) as usize, packet.len());
+            assert_eq!(number(20) as usize, length);
+            assert_eq!(packet.len() % 4, 0);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_told_of_once_and_for_all() {
+        let mut capture = Capture::new(Small(200)).unwrap();
+        capture.add(&[0; 60], INBOUND);
+        assert!(capture.failed.is_none());
+        capture.add(&[0; 60], OUTBOUND);
+        let kind = capture.failed.as_ref().map(io::Error::kind);
+        assert_eq!(kind, Some(io::ErrorKind::StorageFull));
+        capture.out.0 = 1000;
+        capture.add(&[0; 60], OUTBOUND);
+        assert_eq!(capture.out.0, 1000, "nothing is written behind a hole");
+    }
+}
