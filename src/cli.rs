@@ -50,6 +50,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// What is in a log, by kind of entry
     Log(LogArgs),
+    /// Where two logs first differ: exit code 1 if they do
+    Diff(DiffArgs),
     /// Run a guest as primary, replicated to a backup that listens
     Primary(PrimaryArgs),
     /// Follow a primary, and go live when it dies
@@ -246,6 +248,18 @@ pub struct LogArgs {
     pub entries: bool,
     /// One JSON object on stdout instead of words
     #[arg(long, conflicts_with = "entries")]
+    pub json: bool,
+}
+
+/// `tandem diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// One log file
+    pub left: PathBuf,
+    /// The other
+    pub right: PathBuf,
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
     pub json: bool,
 }
 

@@ -32,6 +32,7 @@ pub mod cli;
 pub mod control;
 pub mod daemons;
 pub mod demo;
+pub mod diff;
 pub mod doctor;
 pub mod events;
 pub mod failure;
@@ -61,6 +62,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Record(args) => node::single::record(args),
         Command::Replay(args) => node::single::replay(args),
         Command::Log(args) => log::log(&args),
+        Command::Diff(args) => diff::diff(&args),
         Command::Primary(args) => node::pair::primary(args),
         Command::Backup(args) => node::pair::backup(args),
         Command::Arbiter(args) => daemons::arbiter(&args),
