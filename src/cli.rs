@@ -233,6 +233,12 @@ pub struct ReplayArgs {
     /// Write the guest's network traffic to a capture file (pcapng), which Wireshark reads
     #[arg(long, value_name = "FILE", conflicts_with_all = ["at", "gdb"])]
     pub pcap: Option<PathBuf>,
+    /// Write what the guest printed, and when, to an asciicast file, which asciinema plays
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["at", "gdb"])]
+    pub cast: Option<PathBuf>,
+    /// With --console: print it no faster than so many times as it was recorded
+    #[arg(long, value_name = "TIMES", requires = "console", conflicts_with_all = ["at", "gdb"])]
+    pub speed: Option<NonZeroU32>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,

@@ -1,24 +1,14 @@
 //! The guest's network, of a recording that is replayed, as a capture file: `tandem replay --pcap`.
 //!
-//! ```text
-//!  log ── entries ──▶ Heard ──▶ replayer ──▶ outputs ──▶ Said ──▶ (nowhere)
-//!                       │ frames to the guest              │ frames of the guest
-//!                       └───────────▶ Capture ◀────────────┘
-//! ```
-//!
 //! The format is pcapng (draft-ietf-opsawg-pcapng, in brackets where a rule comes from). A capture needs three of its
 //! blocks, each a few numbers; it is written here.
 
+use super::witness::{Now, Witness};
 use crate::failure::{During, Outcome};
-use replay::file::LogReader;
-use replay::{
-    Arrival, Event, InputsError, LogIndex, LogPlace, LogSource, NextEntry, Outlet, Output,
-};
-use std::cell::RefCell;
+use replay::{Arrival, Event, Output};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
-use std::rc::Rc;
+use std::path::{Path, PathBuf};
 
 /// Numbers of the blocks (4.1, 4.2, 4.3).
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -40,19 +30,8 @@ const OUTBOUND: u32 = 2;
 struct Capture<W> {
     out: W,
     frames: u64,
-    /// The entry read last.
-    now: Now,
     /// What the first failure was, after which nothing is written.
     failed: Option<io::Error>,
-}
-
-/// An entry of the log.
-#[derive(Clone, Copy, Default)]
-struct Now {
-    index: LogIndex,
-    clock: u64,
-    /// Microseconds from the recording's begin on.
-    at_us: u64,
 }
 
 /// A block: its number, its body, and its length before and behind that (3.1).
@@ -102,17 +81,15 @@ impl<W: Write> Capture<W> {
         Ok(Self {
             out,
             frames: 0,
-            now: Now::default(),
             failed: None,
         })
     }
 
-    /// Adds a frame that came or went with the entry read last.
-    fn add(&mut self, frame: &[u8], direction: u32) {
+    /// Adds a frame that came or went with the entry `now`.
+    fn add(&mut self, now: Now, frame: &[u8], direction: u32) {
         if self.failed.is_some() {
             return;
         }
-        let now = self.now;
         let comment = format!("entry {}, clock {}", now.index, now.clock);
         let length = u32::try_from(frame.len()).expect("a frame is short");
         let body = [
@@ -133,9 +110,11 @@ impl<W: Write> Capture<W> {
     }
 }
 
-/// The capture of one replay, as both sides of the replayer have it.
-#[derive(Clone)]
-pub struct Pcap(Rc<RefCell<Capture<BufWriter<File>>>>);
+/// The capture of one replay.
+pub struct Pcap {
+    path: PathBuf,
+    capture: Capture<BufWriter<File>>,
+}
 
 impl Pcap {
     /// A new file at `path`.
@@ -144,72 +123,33 @@ impl Pcap {
     /// If it cannot be written.
     pub fn create(path: &Path) -> Outcome<Self> {
         let create = || Capture::new(BufWriter::new(File::create(path)?));
-        let capture = create().during(format_args!("cannot write {}", path.display()))?;
-        Ok(Self(Rc::new(RefCell::new(capture))))
+        Ok(Self {
+            path: path.to_owned(),
+            capture: create().during(format_args!("cannot write {}", path.display()))?,
+        })
+    }
+}
+
+impl Witness for Pcap {
+    fn heard(&mut self, now: Now, event: &Event) {
+        if let Event::Arrival(Arrival::Frame(frame)) = event {
+            self.capture.add(now, frame, INBOUND);
+        }
     }
 
-    /// Ends the file, which is `path`; how many frames are in it.
-    ///
-    /// # Errors
-    /// If it could not be written, at any time.
-    pub fn finish(self, path: &Path) -> Outcome<u64> {
-        let mut capture = self.0.borrow_mut();
-        let failed = capture.failed.take();
+    fn said(&mut self, now: Now, output: &Output) {
+        if let Output::Frame(frame) = output {
+            self.capture.add(now, frame, OUTBOUND);
+        }
+    }
+
+    fn finish(&mut self) -> Outcome<String> {
+        let failed = self.capture.failed.take();
         failed
-            .map_or_else(|| capture.out.flush(), Err)
-            .during(format_args!("cannot write {}", path.display()))?;
-        Ok(capture.frames)
-    }
-}
-
-/// A log whose frames for the guest are captured as they are read.
-pub struct Heard {
-    /// The log.
-    pub log: LogReader,
-    /// Where they go, if anybody wants them.
-    pub pcap: Option<Pcap>,
-}
-
-impl LogSource for Heard {
-    fn next(&mut self, wait: bool) -> Result<NextEntry, InputsError> {
-        let index = self.log.place().index;
-        let next = self.log.next(wait)?;
-        if let (Some(pcap), NextEntry::Entry(entry)) = (&self.pcap, &next) {
-            let mut capture = pcap.0.borrow_mut();
-            capture.now = Now {
-                index,
-                clock: entry.clock.0,
-                at_us: self.log.at_us(),
-            };
-            if let Event::Arrival(Arrival::Frame(frame)) = &entry.event {
-                capture.add(frame, INBOUND);
-            }
-        }
-        Ok(next)
-    }
-
-    fn place(&self) -> LogPlace {
-        self.log.place()
-    }
-}
-
-/// An outlet by which the guest's frames are captured on their way to `outlet`.
-pub struct Said<O> {
-    /// Where all outputs go.
-    pub outlet: O,
-    /// Where frames go as well, if anybody wants them.
-    pub pcap: Option<Pcap>,
-}
-
-impl<O: Outlet> Outlet for Said<O> {
-    fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
-        if let (Some(pcap), Output::Frame(frame)) = (&self.pcap, &output) {
-            let mut capture = pcap.0.borrow_mut();
-            // The replayer reads an entry, and the next when all of that is done: this is the one read last.
-            debug_assert_eq!(capture.now.index, index);
-            capture.add(frame, OUTBOUND);
-        }
-        self.outlet.emit(index, output)
+            .map_or_else(|| self.capture.out.flush(), Err)
+            .during(format_args!("cannot write {}", self.path.display()))?;
+        let frames = self.capture.frames;
+        Ok(format!("{frames} frames in {}", self.path.display()))
     }
 }
 
@@ -239,7 +179,7 @@ mod tests {
         for length in 60..68 {
             let mut capture = Capture::new(Vec::new()).unwrap();
             let before = capture.out.len();
-            capture.add(&vec![7; length], INBOUND);
+            capture.add(Now::default(), &vec![7; length], INBOUND);
             let packet = &capture.out[before..];
             let number = |at: usize| u32::from_le_bytes(packet[at..at + 4].try_into().unwrap());
             assert_eq!(number(0), PACKET);
@@ -253,13 +193,13 @@ mod tests {
     #[test]
     fn a_disk_that_is_full_is_told_of_once_and_for_all() {
         let mut capture = Capture::new(Small(200)).unwrap();
-        capture.add(&[0; 60], INBOUND);
+        capture.add(Now::default(), &[0; 60], INBOUND);
         assert!(capture.failed.is_none());
-        capture.add(&[0; 60], OUTBOUND);
+        capture.add(Now::default(), &[0; 60], OUTBOUND);
         let kind = capture.failed.as_ref().map(io::Error::kind);
         assert_eq!(kind, Some(io::ErrorKind::StorageFull));
         capture.out.0 = 1000;
-        capture.add(&[0; 60], OUTBOUND);
+        capture.add(Now::default(), &[0; 60], OUTBOUND);
         assert_eq!(capture.out.0, 1000, "nothing is written behind a hole");
     }
 }

@@ -5,10 +5,12 @@ use super::library::Library;
 use super::recording::{Alarm, AloneInputs, Plan, Recorded, Recording};
 use crate::cli::{MachineArgs, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
+use crate::look::cast::{Cast, Pace};
 use crate::look::gdb::{self, Left};
-use crate::look::pcap::{Heard, Pcap, Said};
+use crate::look::pcap::Pcap;
 use crate::look::point::{self, View};
 use crate::look::travel::Travel;
+use crate::look::witness::{Heard, Said, Witnesses};
 use crate::signals;
 use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader};
@@ -53,9 +55,6 @@ struct Report {
     exit_status: Option<u32>,
     /// Digest of the whole machine at that clock.
     digest: Option<String>,
-    /// Frames in the capture file, if one was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frames: Option<u64>,
     seconds: f64,
 }
 
@@ -92,7 +91,6 @@ pub fn record(args: RecordArgs) -> Outcome {
             error: None,
             exit_status: Some(ran.ended.code),
             digest: Some(format!("{digest:016x}")),
-            frames: None,
             seconds,
         };
         crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
@@ -337,24 +335,30 @@ fn straight(
     };
     check_first(reader.header(), first_state)?;
     let base = reader.header().base;
-    let pcap = args.pcap.as_deref().map(Pcap::create).transpose()?;
+    let mut witnesses = Witnesses::default();
+    if let Some(path) = &args.pcap {
+        witnesses.add(Pcap::create(path)?);
+    }
+    if let Some(path) = &args.cast {
+        witnesses.add(Cast::create(path)?);
+    }
+    if let Some(speed) = args.speed {
+        witnesses.add(Pace::new(speed));
+    }
     let heard = Heard {
         log: reader,
-        pcap: pcap.clone(),
+        witnesses: witnesses.clone(),
     };
     let said = Said {
         outlet: Discard { console },
-        pcap: pcap.clone(),
+        witnesses: witnesses.clone(),
     };
     let mut replayer = Replayer::new(heard, said);
     let ended = machine.run(&mut replayer);
     let result = all_read(&mut replayer.log_mut().log, ended);
-    let frames = match (pcap, &args.pcap) {
-        (Some(pcap), Some(path)) => Some(pcap.finish(path)?),
-        _ => None,
-    };
+    let written = witnesses.finish()?;
     Ok(Replayed {
-        frames,
+        written,
         result,
         base,
         entries: replayer.entries(),
@@ -421,7 +425,7 @@ fn look(
     let ended = travel.finish();
     let result = all_read(travel.log_mut(), ended);
     Ok(Some(Replayed {
-        frames: None,
+        written: Vec::new(),
         result,
         base,
         entries: travel.replayer().entries(),
@@ -432,8 +436,8 @@ fn look(
 
 /// How a replay went.
 struct Replayed {
-    /// Frames captured, if that was asked for.
-    frames: Option<u64>,
+    /// What was written of it, in words.
+    written: Vec<String>,
     result: Result<Done, MachineError>,
     base: Base,
     entries: u64,
@@ -444,7 +448,7 @@ struct Replayed {
 impl Replayed {
     fn report(self, args: &ReplayArgs, seconds: f64) -> Outcome {
         let Self {
-            frames,
+            written,
             result,
             base,
             entries,
@@ -470,7 +474,6 @@ impl Replayed {
                 error,
                 exit_status: done.and_then(|done| done.code),
                 digest: done.map(|done| format!("{:016x}", done.digest)),
-                frames,
                 seconds,
             };
             crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
@@ -484,8 +487,10 @@ impl Replayed {
                  every entry and digest as recorded{ran_on}"
             );
         }
-        if let (Some(frames), Some(path), false) = (frames, &args.pcap, args.json) {
-            crate::sayln!("{frames} frames in {}", path.display());
+        if !args.json {
+            for words in written.iter().filter(|words| !words.is_empty()) {
+                crate::sayln!("{words}");
+            }
         }
         result.map(|_| ()).map_err(|e| {
             Failure::new(format!(

@@ -1,6 +1,6 @@
-//! The network of a recording as a capture file, read by tshark.
+//! A recording as the files other tools read: its network, read by tshark, and its console.
 
-use super::common::{tandem, tandem_json, text};
+use super::common::{tandem, text};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
@@ -17,12 +17,18 @@ struct Frame {
     seconds: f64,
 }
 
-/// That `log`, of a guest with address `guest`, can be captured, and that the capture has what the log has.
-pub fn holds_what_was_recorded(log: &Path, guest: &str) {
-    let file = log.with_extension("pcapng");
-    let report = tandem_json(&["replay", text(log), "--json", "--pcap", text(&file)]);
+/// That `log`, of a guest with address `guest` that printed the lines `console`, can be written as such files, and that
+/// they have what the log has.
+pub fn holds_what_was_recorded(log: &Path, guest: &str, console: &[String]) {
+    let [file, cast] = ["pcapng", "cast"].map(|extension| log.with_extension(extension));
+    let files = ["--pcap", text(&file), "--cast", text(&cast)];
+    let replayed = tandem(&[&["replay", text(log)][..], &files].concat());
+    assert_eq!(printed(&cast).lines().collect::<Vec<_>>(), console);
+    std::fs::remove_file(&cast).expect("it is there");
     let Some(frames) = read(&file) else { return };
-    assert_eq!(report["frames"], frames.len() as u64);
+    let words = String::from_utf8(replayed.stdout).expect("words");
+    let counted = format!("{} frames in", frames.len());
+    assert!(words.contains(&counted), "{counted}: {words}");
     let said = tandem(&["log", text(log), "--entries"]);
     let entries = String::from_utf8(said.stdout).expect("words");
     let arrived: Vec<u64> = entries
@@ -41,6 +47,22 @@ pub fn holds_what_was_recorded(log: &Path, guest: &str) {
         |pair: &[Frame]| pair[0].entry <= pair[1].entry && pair[0].seconds <= pair[1].seconds;
     assert!(frames.windows(2).all(in_order));
     std::fs::remove_file(&file).expect("it is there");
+}
+
+/// All that an asciicast file says was printed, at times that never go back.
+fn printed(file: &Path) -> String {
+    let text = std::fs::read_to_string(file).expect("a cast");
+    let mut lines = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"));
+    let head: serde_json::Value = lines.next().expect("a first line");
+    assert_eq!(head["version"], 2);
+    let events: Vec<(f64, String, String)> = lines
+        .map(|event| serde_json::from_value(event).expect("an event"))
+        .collect();
+    assert!(events.iter().all(|(_, kind, _)| kind == "o"));
+    assert!(events.windows(2).all(|pair| pair[0].0 <= pair[1].0));
+    events.into_iter().map(|(_, _, printed)| printed).collect()
 }
 
 /// What tshark reads in `file`; nothing if it is not installed.

@@ -198,7 +198,7 @@ fn p2_recorded_redis_sessions_are_replayed_exactly() {
         recorder.ask_to_end();
         let recorded = Ran::of(recorder);
         let replayed = replay_equals(&recorded, &log);
-        capture::holds_what_was_recorded(&log, "10.77.0.2");
+        capture::holds_what_was_recorded(&log, "10.77.0.2", &recorded.console);
         eprintln!(
             "session {session} of {sessions}: {} operations, {} entries, {} instructions, replayed at \
              {:.0} MIPS",
