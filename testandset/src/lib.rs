@@ -116,6 +116,13 @@ pub trait Arbiter: Send + Sync {
     /// Every error means *unknown*, never *absent*.
     fn holder(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError>;
 
+    /// The flag of `vm` with the highest view that is set, and whose it is; `None` while none is set. One
+    /// question however high the views are. Flags below it may be unset, where a viewservice left views out.
+    ///
+    /// # Errors
+    /// Every error means *unknown*, never *none*.
+    fn newest(&self, vm: &VmId) -> Result<Option<(ViewNumber, Contender)>, ArbiterError>;
+
     /// Whether a flag could be set now. It is for start-up, so that a full disk or a wrong address is told
     /// before a failover needs the arbiter. Sets nothing.
     ///
