@@ -140,14 +140,46 @@ pub trait Arbiter: Send + Sync {
 /// # Errors
 /// [`ArbiterError::BadAddress`] for anything else; what [`SharedDisk::open`] and [`EtcdArbiter::new`] say.
 pub fn parse(address: &str) -> Result<Box<dyn Arbiter>, ArbiterError> {
-    match address.split_once(':') {
-        Some(("file", dir)) if !dir.is_empty() => Ok(Box::new(SharedDisk::open(dir)?)),
-        Some(("tcp", server)) => Ok(Box::new(ServerArbiter::new(server)?.stays_connected())),
-        Some(("etcd", words)) => Ok(Box::new(EtcdArbiter::new(words)?.stays_connected())),
-        _ => Err(ArbiterError::BadAddress {
-            given: address.into(),
-            reason: "expected file:DIR, tcp:HOST:PORT or etcd:HOST:PORT[,HOST:PORT...]",
-        }),
+    match Kind::of(address)? {
+        Kind::File(dir) => Ok(Box::new(SharedDisk::open(dir)?)),
+        Kind::Tcp(server) => Ok(Box::new(ServerArbiter::new(server)?.stays_connected())),
+        Kind::Etcd(words) => Ok(Box::new(EtcdArbiter::new(words)?.stays_connected())),
+    }
+}
+
+/// Which store the arbiter at `address` keeps its flags in, if it would take one now. It is made if there is none.
+/// Nothing of it stays: no connection, no thread.
+///
+/// # Errors
+/// What [`parse`] and [`Arbiter::check`] say.
+pub fn look(address: &str) -> Result<StoreId, ArbiterError> {
+    let arbiter: Box<dyn Arbiter> = match Kind::of(address)? {
+        Kind::File(dir) => Box::new(SharedDisk::open(dir)?),
+        Kind::Tcp(server) => Box::new(ServerArbiter::new(server)?),
+        Kind::Etcd(words) => Box::new(EtcdArbiter::new(words)?),
+    };
+    arbiter.check()?;
+    arbiter.store()
+}
+
+/// An address, by its first word.
+enum Kind<'a> {
+    File(&'a str),
+    Tcp(&'a str),
+    Etcd(&'a str),
+}
+
+impl<'a> Kind<'a> {
+    fn of(address: &'a str) -> Result<Self, ArbiterError> {
+        match address.split_once(':') {
+            Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(dir)),
+            Some(("tcp", server)) => Ok(Self::Tcp(server)),
+            Some(("etcd", words)) => Ok(Self::Etcd(words)),
+            _ => Err(ArbiterError::BadAddress {
+                given: address.into(),
+                reason: "expected file:DIR, tcp:HOST:PORT or etcd:HOST:PORT[,HOST:PORT...]",
+            }),
+        }
     }
 }
 

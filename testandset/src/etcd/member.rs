@@ -11,7 +11,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use ureq::config::Config;
+use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 /// Longest reply that is read, in bytes: one key and one value, and what etcd says about them.
 const REPLY_MAX: u64 = 64 << 10;
@@ -255,14 +259,10 @@ impl Member {
             return self.tls_failed(tls);
         }
         match error {
-            ureq::Error::Timeout(_) => {
-                Failed::Passing(format!("no answer within {} ms", limit.as_millis()))
-            }
+            ureq::Error::Timeout(_) => Failed::Passing(no_answer(limit)),
             ureq::Error::HostNotFound => Failed::Passing("no host has this name".into()),
             ureq::Error::Io(e) => Failed::Passing(match e.kind() {
-                io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-                    format!("no answer within {} ms", limit.as_millis())
-                }
+                io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => no_answer(limit),
                 // Where TLS is 1.3 a client's certificate is refused when the client is done with its handshake:
                 // whether it reads so, or finds that it cannot write, is up to chance.
                 io::ErrorKind::UnexpectedEof
@@ -355,7 +355,7 @@ fn agent(settings: &Settings) -> ureq::Agent {
             .root_certs(wanted.roots.clone())
             .client_cert(wanted.client.clone());
     }
-    ureq::Agent::config_builder()
+    let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .https_only(settings.tls.is_some())
         .tls_config(tls.build())
@@ -367,8 +367,31 @@ fn agent(settings: &Settings) -> ureq::Agent {
         .max_idle_connections_per_host(2)
         // A member keeps them for as long as it runs.
         .max_idle_age(Duration::from_secs(3600))
-        .build()
-        .new_agent()
+        .build();
+    ureq::Agent::with_parts(config, DefaultConnector::default(), Addresses)
+}
+
+/// Finds a member's address. One that is named by it needs no thread that looks it up, which may not be had.
+#[derive(Debug)]
+struct Addresses;
+
+impl Resolver for Addresses {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let literal = uri.authority().and_then(|at| at.as_str().parse().ok());
+        match literal {
+            Some(address) => {
+                let mut found = self.empty();
+                found.push(address);
+                Ok(found)
+            }
+            None => DefaultResolver::default().resolve(uri, config, timeout),
+        }
+    }
 }
 
 /// The failure of TLS that `error` is, or was made of.
@@ -388,6 +411,10 @@ fn tls_failure(error: &ureq::Error) -> Option<&rustls::Error> {
         }
         error => error.source().and_then(|inner| inner.downcast_ref()),
     }
+}
+
+fn no_answer(limit: Duration) -> String {
+    format!("no answer within {} ms", limit.as_micros().div_ceil(1000))
 }
 
 /// `text`, which may be anything, as a part of a line.
