@@ -288,6 +288,24 @@ fn a_reply_that_is_lost_after_the_write_is_asked_for_again<R: Rig>() {
     assert_eq!(b.holder(&third).unwrap(), Some(who("a")));
 }
 
+fn all_calls_use_one_connection_as_long_as_it_lasts<R: Rig>() {
+    let mut rig = R::new();
+    let proxy = Proxy::new(&rig.place());
+    let arbiter = rig.arbiter_at(&proxy.address.to_string()).unwrap();
+    let ask_all = |view| {
+        let set = flag("web", view);
+        assert_eq!(arbiter.test_and_set(&set, &who("a")).unwrap(), Verdict::Won);
+        assert_eq!(arbiter.holder(&set).unwrap(), Some(who("a")));
+        assert!(arbiter.newest(&set.vm).unwrap().is_some());
+        arbiter.check().unwrap();
+    };
+    (0..5).for_each(ask_all);
+    assert_eq!(proxy.accepted(), 1);
+    rig.restart();
+    (5..10).for_each(ask_all);
+    assert_eq!(proxy.accepted(), 2);
+}
+
 fn a_server_that_ends_before_its_reply_has_set_the_flag<R: Rig>() {
     let mut rig = R::new();
     let proxy = Proxy::new(&rig.place());
@@ -433,6 +451,7 @@ macro_rules! conformance_of_servers {
         conformance! {$(
             $rig as $module:
                 a_reply_that_is_lost_after_the_write_is_asked_for_again
+                all_calls_use_one_connection_as_long_as_it_lasts
                 a_server_that_ends_before_its_reply_has_set_the_flag;
         )*}
     };

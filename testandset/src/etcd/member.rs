@@ -197,7 +197,7 @@ impl Member {
         let Ok(refusal) = serde_json::from_slice::<Refusal>(said) else {
             let said = one_line(&String::from_utf8_lossy(said));
             return match (status, &self.ca) {
-                (404, _) => self.is_no_etcd("it has no /v3 (etcd has that since version 3.4)"),
+                (404, _) => self.is_no_etcd("it has no /v3 (etcd has, since version 3.4, with enable-grpc-gateway)"),
                 (400, None) if said.contains("HTTPS") => {
                     self.is_no_etcd("it is asked by HTTP and speaks HTTPS: give ca=FILE")
                 }

@@ -47,7 +47,7 @@ fn what_is_no_etcd_is_told_in_one_line() {
     for (says, part) in [
         (
             reply("404 Not Found", b"404 page not found"),
-            "it has no /v3 (etcd has that since version 3.4)",
+            "it has no /v3 (etcd has, since version 3.4, with enable-grpc-gateway)",
         ),
         (reply("200 OK", b"<html>"), "its reply is none"),
         (reply("200 OK", b"{}"), "its reply to a transaction is none"),

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,6 +20,7 @@ struct Shared {
     /// From now on replies are lost, and the connections they come on with them.
     loses: AtomicBool,
     ended: AtomicBool,
+    accepted: AtomicUsize,
     lost: Mutex<Sender<usize>>,
 }
 
@@ -33,6 +34,7 @@ impl Proxy {
             server: server.into(),
             loses: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            accepted: AtomicUsize::new(0),
             lost: Mutex::new(tell),
         });
         let accepting = Arc::clone(&shared);
@@ -41,6 +43,7 @@ impl Proxy {
                 if accepting.ended.load(Ordering::SeqCst) {
                     return;
                 }
+                accepting.accepted.fetch_add(1, Ordering::SeqCst);
                 // A server that is down is a connection that closes.
                 if let Ok(server) = TcpStream::connect(&accepting.server) {
                     let shared = Arc::clone(&accepting);
@@ -59,6 +62,11 @@ impl Proxy {
     /// Whether replies are lost from now on.
     pub fn lose(&self, loses: bool) {
         self.shared.loses.store(loses, Ordering::SeqCst);
+    }
+
+    /// How many connections it was asked for.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
     }
 
     /// Forgets what was lost until now.
