@@ -6,15 +6,18 @@ use crate::ArbiterError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error as _;
+use std::fmt;
 use std::io;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 /// Longest reply that is read, in bytes: one key and one value, and what etcd says about them.
@@ -23,6 +26,8 @@ const REPLY_MAX: u64 = 64 << 10;
 const HEADER_MAX: usize = 16 << 10;
 /// Longest text of a member's that is repeated, in characters.
 const TEXT_MAX: usize = 200;
+/// Most addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 8;
 /// Longest token, in bytes. One that etcd signs itself (JWT) has some hundred.
 const TOKEN_MAX: usize = 4096;
 
@@ -52,7 +57,6 @@ pub(super) enum Failed {
 }
 
 /// One member.
-#[derive(Debug)]
 pub(super) struct Member {
     address: String,
     url: String,
@@ -65,6 +69,13 @@ pub(super) struct Member {
     token: Mutex<Option<Arc<str>>>,
     /// How long it took to answer last, in microseconds; 0: it never has.
     usual_us: AtomicU64,
+}
+
+/// Neither its token nor this host's key.
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Member({})", self.url)
+    }
 }
 
 impl Member {
@@ -127,7 +138,9 @@ impl Member {
         };
         let reply = self.ask("/v3/kv/txn", txn, token.as_deref(), until);
         if matches!(reply, Err(Failed::StaleToken(_))) {
-            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            // Unless another call has a newer one by now.
+            self.known_token()
+                .take_if(|known| Some(&*known) == token.as_ref());
         }
         reply
     }
@@ -135,8 +148,8 @@ impl Member {
     /// What shows that a user asks. etcd makes it for a password, and forgets it when it is started anew, or when
     /// it was not shown for five minutes.
     fn token(&self, login: &Login, until: Instant) -> Result<Arc<str>, Failed> {
-        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = &*token {
+        // Not locked while the member is asked: two calls at a time get a token each, and none waits for the other.
+        if let Some(token) = &*self.known_token() {
             return Ok(Arc::clone(token));
         }
         let password = login.password().map_err(Failed::Lasting)?;
@@ -149,7 +162,11 @@ impl Member {
         if given.token.len() > TOKEN_MAX || !given.token.bytes().all(sound) {
             return Err(self.is_no_etcd("the token it gives is none"));
         }
-        Ok(Arc::clone(token.insert(given.token.into())))
+        Ok(Arc::clone(self.known_token().insert(given.token.into())))
+    }
+
+    fn known_token(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends `body` to `path`, and reads the answer.
@@ -371,7 +388,7 @@ fn agent(settings: &Settings) -> ureq::Agent {
     ureq::Agent::with_parts(config, DefaultConnector::default(), Addresses)
 }
 
-/// Finds a member's address. One that is named by it needs no thread that looks it up, which may not be had.
+/// Finds a member's addresses: as they stand there, or for a name by a thread that looks it up, as that can take long.
 #[derive(Debug)]
 struct Addresses;
 
@@ -379,18 +396,33 @@ impl Resolver for Addresses {
     fn resolve(
         &self,
         uri: &Uri,
-        config: &Config,
+        _config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let literal = uri.authority().and_then(|at| at.as_str().parse().ok());
-        match literal {
-            Some(address) => {
-                let mut found = self.empty();
-                found.push(address);
-                Ok(found)
-            }
-            None => DefaultResolver::default().resolve(uri, config, timeout),
+        let place = uri.authority().map_or("", |at| at.as_str()).to_owned();
+        let mut found = self.empty();
+        if let Ok(address) = place.parse() {
+            found.push(address);
+            return Ok(found);
         }
+        let (tell, told) = mpsc::sync_channel(1);
+        let look_up = move || {
+            let addresses = place.to_socket_addrs().map(Vec::from_iter);
+            // Nobody waits any more, if it took too long.
+            let _ = tell.send(addresses);
+        };
+        std::thread::Builder::new()
+            .name("arbiter-name".into())
+            .spawn(look_up)?;
+        let late = |_| ureq::Error::Timeout(timeout.reason);
+        let addresses = told.recv_timeout(*timeout.after).map_err(late)?;
+        let addresses = addresses.map_err(|_| ureq::Error::HostNotFound)?;
+        if addresses.is_empty() {
+            return Err(ureq::Error::HostNotFound);
+        }
+        let at_most = addresses.into_iter().take(ADDRESSES_MAX);
+        at_most.for_each(|address| found.push(address));
+        Ok(found)
     }
 }
 

@@ -29,7 +29,6 @@ const EXPECTED: &str = "expected etcd:HOST:PORT[,HOST:PORT...], then any of ,ca=
                         ,password-file=FILE ,prefix=KEYS";
 
 /// How a cluster of etcd is asked.
-#[derive(Debug)]
 pub(super) struct Settings {
     /// Its members that are asked, each as `HOST:PORT`.
     pub(super) members: Vec<String>,
@@ -42,7 +41,6 @@ pub(super) struct Settings {
 }
 
 /// TLS, as the files say.
-#[derive(Debug)]
 pub(super) struct Tls {
     /// Who vouches for the members.
     pub(super) roots: RootCerts,
@@ -64,6 +62,13 @@ enum Password {
     /// Read whenever a member asks for it, so that it can be changed meanwhile.
     File(PathBuf),
     Known(String),
+}
+
+/// Neither keys nor passwords.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Settings({})", self.members.join(","))
+    }
 }
 
 impl fmt::Debug for Login {
@@ -173,9 +178,15 @@ impl Settings {
     /// # Errors
     /// [`ArbiterError::BadAddress`]; [`ArbiterError::BadFile`].
     pub(super) fn parse(words: &str) -> Result<Self, ArbiterError> {
-        let bad = |reason| ArbiterError::BadAddress {
-            given: format!("etcd:{words}"),
-            reason,
+        let bad = |reason| {
+            let shown = words.split(',').map(|word| match word.split_once('=') {
+                Some(("password", _)) => "password=...",
+                _ => word,
+            });
+            ArbiterError::BadAddress {
+                given: format!("etcd:{}", Vec::from_iter(shown).join(",")),
+                reason,
+            }
         };
         let (mut members, mut named) = (Vec::new(), Words::default());
         for word in words.split(',') {
@@ -324,6 +335,7 @@ mod tests {
             assert!(line.contains(reason), "{words}: {line}");
         }
         assert!(why(&["a:1"; 10].join(",")).contains("one to nine"));
+        assert!(!why("a:1,password=secret").contains("secret"));
     }
 
     #[test]

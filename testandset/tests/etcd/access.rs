@@ -158,6 +158,7 @@ fn a_user_with_rights_on_the_prefix_is_let_in_and_nobody_else() {
         arbiter.test_and_set(&flag(1), &who("a")).unwrap(),
         Verdict::Won
     );
+    assert!(!format!("{arbiter:?}").contains("tandems"), "{arbiter:?}");
     // The token it was given is forgotten, and made anew.
     etcd.kill(0);
     etcd.start_member(0);
