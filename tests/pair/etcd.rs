@@ -112,6 +112,27 @@ fn a_replica_that_cannot_use_etcd_says_why_in_a_line() {
 }
 
 #[test]
+fn a_pair_whose_sides_use_different_keys_of_etcd_is_refused_at_the_start() {
+    let _machine = machine();
+    if !is_here() {
+        return;
+    }
+    let mut etcd = Etcd::start(1, Options::default());
+    etcd.wait_until_serving(0);
+    let site = site(&etcd);
+    let (backup, at) = site.backup(&[]);
+    let same = site.arbiter.borrow().clone();
+    *site.arbiter.borrow_mut() = format!("{same},prefix=/other");
+    let why = site.primary(&GUEST, &at).is_refused();
+    assert!(why.contains("keeps its flags in store"), "{why}");
+    // Nobody is the worse for it.
+    *site.arbiter.borrow_mut() = same;
+    let primary = site.primary(&GUEST, &at);
+    backup.wait_event("backup");
+    stop(primary);
+}
+
+#[test]
 fn a_backup_whose_etcd_is_gone_waits_for_it() {
     let _machine = machine();
     if !is_here() {
