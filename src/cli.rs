@@ -153,6 +153,18 @@ fn engine() -> impl TypedValueParser<Value = EngineChoice> {
 /// Most seconds of a part of a run: 30 years.
 const SECONDS_MAX: f64 = 1e9;
 
+/// What the demo is told of its arbiter.
+fn demo_arbiter(text: &str) -> Result<String, String> {
+    let is_address = ["file:", "tcp:", "etcd:"]
+        .iter()
+        .any(|kind| text.starts_with(kind));
+    match text {
+        "file" | "server" => Ok(text.into()),
+        _ if is_address => Ok(text.into()),
+        _ => Err("it takes file, server, file:DIR, tcp:HOST:PORT or etcd:HOST:PORT".into()),
+    }
+}
+
 /// A time more than none.
 fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || format!("it takes seconds, more than 0 and at most {SECONDS_MAX}, as 0.5");
@@ -280,7 +292,8 @@ pub struct ReplicaArgs {
     /// The machine's name, the same on both sides and with the arbiter
     #[arg(long, default_value = "vm", value_name = "NAME")]
     pub vm: String,
-    /// The arbiter: file:DIR on storage both share, or tcp:HOST:PORT
+    /// The arbiter: file:DIR on storage both share, tcp:HOST:PORT (a `tandem arbiter`), or
+    /// etcd:HOST:PORT[,HOST:PORT...] with ,ca=FILE ,cert=FILE ,key=FILE ,user=NAME ,password-file=FILE ,prefix=KEYS
     #[arg(long, value_name = "WHERE")]
     pub arbiter: String,
     /// A viewservice to report to
@@ -523,8 +536,8 @@ pub struct DemoArgs {
     /// Network: auto, tap (private bridge) or switch (userspace)
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,
-    /// Arbiter: file (shared directory) or server
-    #[arg(long, default_value = "file", value_parser = ["file", "server"])]
+    /// Arbiter: file (shared directory) or server, which are started; or one there is, as replicas are told of it
+    #[arg(long, default_value = "file", value_name = "ARBITER", value_parser = demo_arbiter)]
     pub arbiter: String,
     /// Milliseconds of silence after which one replica suspects the other; more on a slow host
     #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
@@ -609,6 +622,9 @@ pub struct ImageArgs {
 /// `tandem doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Look at this arbiter, too: whether it would take a flag from this host, as --arbiter of a replica
+    #[arg(long, value_name = "WHERE")]
+    pub arbiter: Option<String>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,

@@ -17,6 +17,8 @@ pub struct Events {
     metrics: Option<Trace>,
     /// That the arbiter has lost its store is complained of once.
     other_store: Once,
+    /// That it gives no answer was complained of, and it has given none since.
+    unanswered: bool,
 }
 
 impl Events {
@@ -33,6 +35,7 @@ impl Events {
             events: open("events", args.events.as_deref())?,
             metrics: open("metrics", args.metrics.as_deref())?,
             other_store: Once::new(),
+            unanswered: false,
         })
     }
 
@@ -59,8 +62,16 @@ impl replica::Events for Events {
             let say = || complain!("tandem: {complaint}");
             match notice {
                 Notice::ArbiterOtherStore(_) => self.other_store.call_once(say),
+                Notice::ArbiterUnreachable(_) if self.unanswered => {}
                 _ => say(),
             }
+        }
+        match notice {
+            Notice::ArbiterUnreachable(_) => self.unanswered = true,
+            Notice::FlagWon(_) | Notice::FlagLost(..) | Notice::VmEnded(..) => {
+                self.unanswered = false;
+            }
+            _ => {}
         }
     }
 
@@ -144,7 +155,7 @@ fn complaint(notice: &Notice<'_>) -> Option<String> {
             "the backup takes {round_trip_ms} ms to answer: silence is suspected after {suspect_ms} ms, not \
              after {wished_ms}"
         ),
-        Notice::ArbiterOtherStore(error) => error.to_string(),
+        Notice::ArbiterOtherStore(error) | Notice::ArbiterUnreachable(error) => error.to_string(),
         Notice::Solo { vm, view, how } => {
             format!("'{vm}' runs alone from now on, view {view}, protected by nobody: {how}")
         }

@@ -17,8 +17,6 @@ use crate::error::{During, Outcome, ReplicaError};
 use std::time::{Duration, Instant};
 use testandset::{Arbiter, ArbiterError, Contender, Flag, NameError, Verdict, ViewNumber, VmId};
 
-/// Views of one name looked at to find where it stands.
-const VIEWS_MAX: u64 = 10_000;
 /// Longest time a replica that is to end asks an arbiter that is out of reach; a call under way then is waited
 /// for.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -96,19 +94,24 @@ impl Claims<'_> {
             .during("the arbiter, asked for the right to begin")
     }
 
-    /// The first view whose flag nobody has, and who has the one before it.
+    /// The first view behind all whose flags are set, and who has the last of these. A viewservice may have left
+    /// out views before it: nobody is live in those any more.
     fn first_free(&self) -> Outcome<(ViewNumber, Option<Contender>)> {
-        let mut last = None;
-        for view in (0..VIEWS_MAX).map(ViewNumber) {
-            match self.holder(view)? {
-                Some(holder) => last = Some(holder),
-                None => return Ok((view, last)),
-            }
+        let newest = self
+            .arbiter
+            .newest(self.vm)
+            .during("the arbiter, asked where the machine stands")?;
+        let Some((view, holder)) = newest else {
+            return Ok((ViewNumber(0), None));
+        };
+        // A start takes the flag of this view, and begins in the next one.
+        if view.0 >= u64::MAX - 1 {
+            return Err(ReplicaError::refused(format!(
+                "'{}' has used up its views: {holder} has the flag of view {view}; choose another --vm",
+                self.vm
+            )));
         }
-        Err(ReplicaError::refused(format!(
-            "'{}' has used up {VIEWS_MAX} views here: choose another --vm",
-            self.vm
-        )))
+        Ok((view.next(), Some(holder)))
     }
 
     /// The view whose flag a start as `wish` says has to take.
@@ -130,7 +133,7 @@ impl Claims<'_> {
             (Wish::Next, Some(holder)) if !holder.is_end_mark() => {
                 Err(ReplicaError::refused(format!(
                     "'{vm}' may be running in view {free}: {holder} has the flag of view {} (if all \
-                 its replicas are surely gone, --view {} begins anew, and lets none of them go live)",
+                     its replicas are surely gone, --view {} begins anew, and lets none of them go live)",
                     free.0 - 1,
                     free.next()
                 )))
@@ -305,6 +308,34 @@ mod tests {
         assert!(rig.begin("b", Wish::Next).is_err(), "without the service");
         rig.end("a", 7);
         assert_eq!(rig.begin("b", Wish::Service(ViewNumber(9))), Ok(9));
+    }
+
+    #[test]
+    fn a_machine_goes_on_from_wherever_its_views_are() {
+        let rig = Rig::new();
+        let high = 1 << 40;
+        assert_eq!(rig.begin("a", Wish::Service(ViewNumber(high))), Ok(high));
+        let why = rig.begin("b", Wish::Next).unwrap_err();
+        assert!(why.contains(&format!("--view {}", high + 1)), "{why}");
+        rig.end("a", high);
+        assert_eq!(rig.begin("b", Wish::Next), Ok(high + 2));
+        let next = Wish::Operator(ViewNumber(high + 3));
+        assert_eq!(rig.begin("c", next), Ok(high + 3));
+    }
+
+    #[test]
+    fn a_machine_without_a_next_view_is_refused() {
+        for last in [u64::MAX - 1, u64::MAX] {
+            let rig = Rig::new();
+            assert!(rig.wins("a.ended", last));
+            for wish in [Wish::Next, Wish::Operator(ViewNumber(u64::MAX))] {
+                let why = rig.begin("b", wish).unwrap_err();
+                assert!(why.contains("used up its views"), "{why}");
+            }
+        }
+        let rig = Rig::new();
+        assert!(rig.wins("a.ended", u64::MAX - 2));
+        assert_eq!(rig.begin("b", Wish::Next), Ok(u64::MAX));
     }
 
     #[test]

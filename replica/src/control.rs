@@ -774,7 +774,7 @@ impl Control<'_> {
                     self.log.note(Notice::ArbiterOtherStore(&e));
                 } else {
                     self.log.note(Notice::ArbiterUnreachable(&e));
-                    tracing::warn!("the arbiter gave no answer, asking again: {e}");
+                    tracing::debug!("the arbiter gave no answer, asking again: {e}");
                 }
                 if self.stopping.gives_up() {
                     return RoleEvent::FlagGivenUp;

@@ -8,6 +8,7 @@ use clocks::ClockCheck;
 use kit::host::{self, HostFacts};
 use serde::Serialize;
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 use terminal::say;
 use terminal::table::WIDTH;
 use terminal::table::wrap;
@@ -24,6 +25,9 @@ const SECTION: usize = 10;
 const NAME: usize = 13;
 const VERDICT: usize = 4;
 const INDENT: usize = SECTION + NAME + VERDICT;
+
+/// Longest wait for a thread that has looked up a name.
+const LOOKED_UP: Duration = Duration::from_secs(1);
 
 /// Why something cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,12 +135,16 @@ struct Report {
     heartbeats: Check,
     disk: Check,
     executor: Check,
+    /// Of the arbiter that was named, if one was.
+    arbiter: Option<Check>,
     can_protect: bool,
 }
 
-/// Looks at this host. Fails if no guest can be protected on it.
+/// Looks at this host. Fails if no guest can be protected on it, or not with the arbiter that is named.
 pub fn doctor(args: &DoctorArgs) -> Outcome {
-    // First of all: a network of one's own can only be made before any thread is.
+    // On the host's own network, which is left next.
+    let arbiter = args.arbiter.as_deref().map(arbiter);
+    // A network of one's own can only be made before any thread is.
     let networks = networks();
     let host = HostFacts::gather();
     let (engine, cpu_models) = engine();
@@ -169,6 +177,7 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         heartbeats: heartbeats(logchannel::may_be_prompt()),
         disk: disk(fenced::is_fenced()),
         executor: executor(can_translate().err()),
+        arbiter,
         can_protect,
     };
     if words {
@@ -183,11 +192,17 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
         say(&report.heartbeats.lines("heartbeat"));
         say(&report.disk.lines("disk"));
         say(&report.executor.lines("executor"));
+        if let Some(check) = &report.arbiter {
+            say(&check.lines("arbiter"));
+        }
     } else {
         say(&(serde_json::to_string(&report).during("report")? + "\n"));
     }
     if !can_protect {
         return Err(Failure::new("no guest can be protected on this host"));
+    }
+    if let Some(check) = report.arbiter.filter(|check| !check.usable) {
+        return Err(Failure::new(check.why));
     }
     if words {
         say("\nA guest can be protected on this host: tandem demo shows it.\n");
@@ -255,6 +270,24 @@ fn heartbeats(prompt: bool) -> Check {
     );
     let help = "run as root, or raise RLIMIT_RTPRIO to 2 (ulimit -r)";
     Check::no("prompt", trouble.help(help))
+}
+
+/// Whether an arbiter would take a flag. Its store is made if there is none.
+fn arbiter(address: &str) -> Check {
+    let kinds = ["file", "tcp", "etcd"];
+    let kind = kinds.into_iter().find(|kind| address.starts_with(kind));
+    let name = kind.unwrap_or("unknown");
+    let looked = testandset::look(address);
+    // A name is looked up on a thread, which may be about to end.
+    let begun = Instant::now();
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    while threads() > 1 && begun.elapsed() < LOOKED_UP {
+        std::thread::yield_now();
+    }
+    match looked {
+        Ok(store) => Check::yes(name, format!("it would take a flag, in its store {store}")),
+        Err(error) => Check::no(name, Trouble::new(error.to_string())),
+    }
 }
 
 /// Whether the software engine may run guests as host code.
@@ -413,6 +446,7 @@ mod tests {
             heartbeats: heartbeats(false),
             disk: disk(false),
             executor: executor(None),
+            arbiter: Some(arbiter("tcp:127.0.0.1:1")),
             can_protect: false,
         };
         let json = serde_json::to_value(&report).unwrap();
@@ -433,6 +467,15 @@ mod tests {
         assert_eq!(json["clocks"][0]["name"], "instructions");
         assert_eq!(json["networks"][0]["help"], serde_json::Value::Null);
         assert_eq!(json["cpu_models"][0]["missing"][1], "sse4_2");
+        let arbiter = &json["arbiter"];
+        assert_eq!(
+            (arbiter["name"].as_str(), arbiter["usable"].as_bool()),
+            (Some("tcp"), Some(false))
+        );
+        assert!(
+            arbiter["why"].as_str().unwrap().contains("out of reach"),
+            "{arbiter}"
+        );
         assert_eq!(json["cpu_models"][0]["why"], "KVM lacks popcnt, sse4_2");
     }
 

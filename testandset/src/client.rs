@@ -2,7 +2,7 @@
 
 use crate::identity::Known;
 use crate::protocol::{MAX_LINE, PROTOCOL, Reply, Request};
-use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict};
+use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict, ViewNumber, VmId};
 use lines::{CallError, Client};
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +159,17 @@ impl Arbiter for ServerArbiter {
         };
         match self.ask(&request)? {
             Reply::Holder { holder } => Ok(holder),
+            other => Err(self.beside_the_point(&other)),
+        }
+    }
+
+    fn newest(&self, vm: &VmId) -> Result<Option<(ViewNumber, Contender)>, ArbiterError> {
+        let request = Request::Newest {
+            store: self.store()?,
+            vm: vm.clone(),
+        };
+        match self.ask(&request)? {
+            Reply::Newest { newest } => Ok(newest.map(|set| (set.view, set.holder))),
             other => Err(self.beside_the_point(&other)),
         }
     }

@@ -20,6 +20,16 @@ pub enum ArbiterError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A file that the arbiter's address names is of no use.
+    #[error("the arbiter's {what} {}: {reason}", path.display())]
+    BadFile {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The arbiter cannot be reached, or stopped answering half-way.
     #[error(
         "arbiter {arbiter} is out of reach: {reason}; bring it back, nobody goes live meanwhile"

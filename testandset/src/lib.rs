@@ -17,9 +17,9 @@
 //! 4. An error is no verdict: the flag may be set, by this very request even.
 //! 5. Whoever has talked to one store takes no other store's word ([`StoreId`]).
 //!
-//! Two arbiters are here: [`SharedDisk`], a directory both hosts mount, and [`ServerArbiter`], the
-//! client of a small durable server ([`serve`]). All calls block, and read the host's clock: never
-//! make them on a vCPU thread.
+//! Three arbiters are here: [`SharedDisk`], a directory both hosts mount; [`ServerArbiter`], the client of a small
+//! durable server ([`serve`]); and [`EtcdArbiter`], for those who run etcd. All calls block, and read the host's
+//! clock: never make them on a vCPU thread.
 //!
 //! # Example
 //!
@@ -39,6 +39,7 @@
 
 mod client;
 mod error;
+mod etcd;
 mod flag;
 mod identity;
 mod protocol;
@@ -49,6 +50,7 @@ mod store;
 
 pub use client::ServerArbiter;
 pub use error::ArbiterError;
+pub use etcd::EtcdArbiter;
 pub use flag::{Contender, Flag};
 pub use identity::StoreId;
 pub use names::{NameError, ViewNumber, VmId};
@@ -116,6 +118,13 @@ pub trait Arbiter: Send + Sync {
     /// Every error means *unknown*, never *absent*.
     fn holder(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError>;
 
+    /// The flag of `vm` with the highest view that is set, and whose it is; `None` while none is set. One
+    /// question however high the views are. Flags below it may be unset, where a viewservice left views out.
+    ///
+    /// # Errors
+    /// Every error means *unknown*, never *none*.
+    fn newest(&self, vm: &VmId) -> Result<Option<(ViewNumber, Contender)>, ArbiterError>;
+
     /// Whether a flag could be set now. It is for start-up, so that a full disk or a wrong address is told
     /// before a failover needs the arbiter. Sets nothing.
     ///
@@ -124,19 +133,53 @@ pub trait Arbiter: Send + Sync {
     fn check(&self) -> Result<(), ArbiterError>;
 }
 
-/// Makes the arbiter that `address` names: `file:DIR` (a directory on storage both hosts share) or
-/// `tcp:HOST:PORT` (an arbiter server). Opens the directory, but connects to no server yet.
+/// Makes the arbiter that `address` names: `file:DIR` (a directory on storage both hosts share), `tcp:HOST:PORT` (an
+/// arbiter server) or `etcd:HOST:PORT,...` (a cluster of etcd, and how to ask it). Opens the directory, and reads
+/// certificates, but connects to nobody yet.
 ///
 /// # Errors
-/// [`ArbiterError::BadAddress`] for anything else; for `file:`, what [`SharedDisk::open`] says.
+/// [`ArbiterError::BadAddress`] for anything else; what [`SharedDisk::open`] and [`EtcdArbiter::new`] say.
 pub fn parse(address: &str) -> Result<Box<dyn Arbiter>, ArbiterError> {
-    match address.split_once(':') {
-        Some(("file", dir)) if !dir.is_empty() => Ok(Box::new(SharedDisk::open(dir)?)),
-        Some(("tcp", server)) => Ok(Box::new(ServerArbiter::new(server)?.stays_connected())),
-        _ => Err(ArbiterError::BadAddress {
-            given: address.into(),
-            reason: "expected file:DIR or tcp:HOST:PORT",
-        }),
+    match Kind::of(address)? {
+        Kind::File(dir) => Ok(Box::new(SharedDisk::open(dir)?)),
+        Kind::Tcp(server) => Ok(Box::new(ServerArbiter::new(server)?.stays_connected())),
+        Kind::Etcd(words) => Ok(Box::new(EtcdArbiter::new(words)?.stays_connected())),
+    }
+}
+
+/// Which store the arbiter at `address` keeps its flags in, if it would take one now. It is made if there is none.
+/// Nothing of it stays: no connection, no thread.
+///
+/// # Errors
+/// What [`parse`] and [`Arbiter::check`] say.
+pub fn look(address: &str) -> Result<StoreId, ArbiterError> {
+    let arbiter: Box<dyn Arbiter> = match Kind::of(address)? {
+        Kind::File(dir) => Box::new(SharedDisk::open(dir)?),
+        Kind::Tcp(server) => Box::new(ServerArbiter::new(server)?),
+        Kind::Etcd(words) => Box::new(EtcdArbiter::new(words)?),
+    };
+    arbiter.check()?;
+    arbiter.store()
+}
+
+/// An address, by its first word.
+enum Kind<'a> {
+    File(&'a str),
+    Tcp(&'a str),
+    Etcd(&'a str),
+}
+
+impl<'a> Kind<'a> {
+    fn of(address: &'a str) -> Result<Self, ArbiterError> {
+        match address.split_once(':') {
+            Some(("file", dir)) if !dir.is_empty() => Ok(Self::File(dir)),
+            Some(("tcp", server)) => Ok(Self::Tcp(server)),
+            Some(("etcd", words)) => Ok(Self::Etcd(words)),
+            _ => Err(ArbiterError::BadAddress {
+                given: address.into(),
+                reason: "expected file:DIR, tcp:HOST:PORT or etcd:HOST:PORT[,HOST:PORT...]",
+            }),
+        }
     }
 }
 
@@ -157,7 +200,10 @@ mod tests {
             "tcp:host:0",
             "tcp:host:65536",
             "tcp:a b:1",
-            "etcd:host:1",
+            "etcd:",
+            "etcd:host",
+            "etcd:host:1,",
+            "etcd:host:1,other",
             "/dir",
         ] {
             let Err(error) = parse(bad) else {
@@ -169,7 +215,13 @@ mod tests {
             );
             assert_eq!(error.to_string().lines().count(), 1, "{error}");
         }
-        for good in ["tcp:host:1", "tcp:[::1]:7000", "tcp:127.0.0.1:65535"] {
+        for good in [
+            "tcp:host:1",
+            "tcp:[::1]:7000",
+            "tcp:127.0.0.1:65535",
+            "etcd:host:1",
+            "etcd:host:1,[::1]:2,prefix=/here/",
+        ] {
             assert!(parse(good).is_ok(), "{good}");
         }
         assert!(matches!(

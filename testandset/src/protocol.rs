@@ -12,7 +12,8 @@
 //! A request names the store it is meant for; a server that has another one says so and does nothing.
 //!
 //! The client need not wait for the server's first line. A server of another version answers the
-//! first line with a refusal and closes.
+//! first line with a refusal and closes. A request may be added without a new version: a server that does not
+//! know it refuses that request alone, and goes on giving verdicts to replicas that were started before it.
 
 use crate::{Contender, StoreId, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
@@ -45,8 +46,17 @@ pub(crate) enum Request {
         vm: VmId,
         view: ViewNumber,
     },
+    /// [`crate::Arbiter::newest`].
+    Newest { store: StoreId, vm: VmId },
     /// [`crate::Arbiter::check`].
     Check { store: StoreId },
+}
+
+/// A flag that is set, of the VM that was asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Newest {
+    pub(crate) view: ViewNumber,
+    pub(crate) holder: Contender,
 }
 
 /// What the server answers.
@@ -63,6 +73,8 @@ pub(crate) enum Reply {
     Lost { holder: Contender },
     /// Whose the flag is.
     Holder { holder: Option<Contender> },
+    /// Which flag of the VM is the newest.
+    Newest { newest: Option<Newest> },
     /// A flag could be set.
     Ready,
     /// No flag was set: this client, or the store, has its bound.

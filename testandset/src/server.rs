@@ -1,6 +1,6 @@
 //! The arbiter server: a [`Store`] behind TCP.
 
-use crate::protocol::{MAX_LINE, PROTOCOL, Reply, Request};
+use crate::protocol::{MAX_LINE, Newest, PROTOCOL, Reply, Request};
 use crate::{ArbiterError, Flag, Store, Verdict};
 use lines::{Answer, Answerer, Limits};
 use std::future::Future;
@@ -80,6 +80,7 @@ impl Server {
             Request::Store => here,
             Request::TestAndSet { store, .. }
             | Request::Holder { store, .. }
+            | Request::Newest { store, .. }
             | Request::Check { store } => *store,
         };
         if meant != here {
@@ -96,6 +97,9 @@ impl Server {
             Request::Holder { vm, view, .. } => store
                 .holder(&Flag { vm, view })
                 .map(|holder| Reply::Holder { holder }),
+            Request::Newest { vm, .. } => store.newest(&vm).map(|newest| Reply::Newest {
+                newest: newest.map(|(view, holder)| Newest { view, holder }),
+            }),
             Request::Check { .. } => store.check().map(|()| Reply::Ready),
         };
         reply.unwrap_or_else(unknown)

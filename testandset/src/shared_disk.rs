@@ -23,7 +23,7 @@
 
 use crate::identity::Known;
 use crate::record::{Identity, MAX_LINE, Record, from_line, to_line};
-use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict};
+use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict, ViewNumber, VmId};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -235,10 +235,37 @@ impl SharedDisk {
         }
     }
 
+    /// The directory, to be listed.
+    fn list(&self) -> nix::Result<Dir> {
+        let how = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Dir::openat(&self.dir, ".", how, Mode::empty())
+    }
+
+    /// The highest view of `vm` that the directory lists a flag of.
+    fn highest_listed(&self, vm: &VmId) -> Result<Option<ViewNumber>, ArbiterError> {
+        let failed = |errno: Errno| ArbiterError::disk("list", &self.path, errno.into());
+        let prefix = format!("flag.{vm}.");
+        let mut highest = None;
+        for entry in self.list().map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_str().unwrap_or_default();
+            let view = name.strip_prefix(&prefix).and_then(|v| v.parse().ok());
+            // Only a name that a flag would have: "+1" is a number, too.
+            let view = view.map(ViewNumber).filter(|view| {
+                let flag = Flag {
+                    vm: vm.clone(),
+                    view: *view,
+                };
+                flag_name(&flag) == name
+            });
+            highest = highest.max(view);
+        }
+        Ok(highest)
+    }
+
     /// Removes what contenders left under `prefix`.
     fn sweep(&self, prefix: &str) {
-        let how = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let Ok(dir) = Dir::openat(&self.dir, ".", how, Mode::empty()) else {
+        let Ok(dir) = self.list() else {
             return;
         };
         for entry in dir.into_iter().flatten() {
@@ -319,6 +346,31 @@ impl Arbiter for SharedDisk {
         Ok(holder)
     }
 
+    fn newest(&self, vm: &VmId) -> Result<Option<(ViewNumber, Contender)>, ArbiterError> {
+        self.is_there()?;
+        let listed = self.highest_listed(vm)?;
+        let mut newest = None;
+        let mut view = Some(listed.unwrap_or_default());
+        // What an NFS client remembers of a directory may be old, what it opens is not: so the next ones are
+        // looked for as well.
+        while let Some(at) = view {
+            let flag = Flag {
+                vm: vm.clone(),
+                view: at,
+            };
+            match self.read(&flag)? {
+                Some(holder) => newest = Some((at, holder)),
+                None => break,
+            }
+            view = at.0.checked_add(1).map(ViewNumber);
+        }
+        if newest.is_some() {
+            self.settle()?;
+        }
+        self.same_store()?;
+        Ok(newest)
+    }
+
     fn check(&self) -> Result<(), ArbiterError> {
         self.is_there()?;
         self.same_store()?;
@@ -351,7 +403,6 @@ fn temp_prefix(flag: &Flag) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ViewNumber, VmId};
 
     fn flag(vm: &str, view: u64) -> Flag {
         Flag {

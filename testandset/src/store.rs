@@ -25,7 +25,7 @@ mod log;
 mod tests;
 
 use crate::record::{Entry, Identity, Record, from_line, to_line};
-use crate::{ArbiterError, Contender, Flag, StoreId, Verdict};
+use crate::{ArbiterError, Contender, Flag, StoreId, Verdict, ViewNumber, VmId};
 use flags::Flags;
 use log::LogFile;
 use nix::errno::Errno;
@@ -247,6 +247,22 @@ impl Store {
             self.settle()?;
         }
         Ok(self.flags.holder(flag).cloned())
+    }
+
+    /// The flag of `vm` with the highest view that is set, and whose it is.
+    ///
+    /// # Errors
+    /// What the disk said, while a flag of this VM is in doubt.
+    pub fn newest(&mut self, vm: &VmId) -> Result<Option<(ViewNumber, Contender)>, ArbiterError> {
+        let in_doubt = match &self.doubt {
+            Some(Entry::Flag(record)) => record.vm == *vm,
+            Some(Entry::Ended(ended)) => ended.vm == *vm,
+            Some(Entry::Identity(_)) | None => false,
+        };
+        if in_doubt {
+            self.settle()?;
+        }
+        Ok(self.flags.newest(vm))
     }
 
     /// Whether a flag could be set.

@@ -6,6 +6,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod etcd;
 mod guests;
 mod mixed;
 

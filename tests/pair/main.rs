@@ -5,6 +5,7 @@ mod asked;
 mod common;
 mod console;
 mod disks;
+mod etcd;
 mod far;
 mod fence;
 mod spare;

@@ -26,6 +26,21 @@ pub enum CallError {
     },
 }
 
+/// Whether `address` is `HOST:PORT`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_address(address: &str) -> Result<(), &'static str> {
+    let (host, port) = address.rsplit_once(':').ok_or("expected HOST:PORT")?;
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err("expected a host's name or address before the port");
+    }
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err("expected a port from 1 to 65535");
+    }
+    Ok(())
+}
+
 /// A server, asked over TCP.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -44,13 +59,7 @@ impl Client {
     /// # Errors
     /// What is wrong with the address.
     pub fn new(address: &str, protocol: Protocol, reply_max: usize) -> Result<Self, &'static str> {
-        let (host, port) = address.rsplit_once(':').ok_or("expected HOST:PORT")?;
-        if host.is_empty() || host.contains(char::is_whitespace) {
-            return Err("expected a host's name or address before the port");
-        }
-        if !port.parse::<u16>().is_ok_and(|port| port > 0) {
-            return Err("expected a port from 1 to 65535");
-        }
+        check_address(address)?;
         Ok(Self {
             address: address.into(),
             timeout: TIMEOUT,

@@ -58,7 +58,7 @@ mod client;
 mod greeting;
 pub mod server;
 
-pub use client::{CallError, Client};
+pub use client::{CallError, Client, check_address};
 pub use greeting::Protocol;
 pub use server::{Answer, Answerer, Limits, serve};
 

@@ -123,6 +123,22 @@ impl Flags {
         }
     }
 
+    /// The flag of `vm` with the highest view, and whose it is.
+    pub(super) fn newest(&self, vm: &VmId) -> Option<(ViewNumber, Contender)> {
+        let flag = |view| Flag {
+            vm: vm.clone(),
+            view: ViewNumber(view),
+        };
+        let set = self.set.range(flag(0)..=flag(u64::MAX)).next_back();
+        let set = set.map(|(flag, record)| (flag.view, &record.holder));
+        let ended = self
+            .ended
+            .get(vm)
+            .map(|ended| (ended.through, &ended.holder));
+        // What is folded lies below what is set.
+        set.or(ended).map(|(view, holder)| (view, holder.clone()))
+    }
+
     /// How many lines they need, the identity's aside.
     pub(super) fn len(&self) -> usize {
         self.set.len() + self.ended.len()

@@ -1,6 +1,9 @@
 //! How the tests set up, restart and cut off each kind of arbiter.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod etcd;
+pub mod proxy;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -12,6 +15,10 @@ use tokio::sync::oneshot;
 
 /// An arbiter under test.
 pub trait Rig: Sync {
+    /// Whether this host can run one; a test is skipped, and counted, where not.
+    fn is_here() -> bool {
+        true
+    }
     /// A fresh one, nothing set.
     fn new() -> Self;
     /// One more way to it.
@@ -22,8 +29,12 @@ pub trait Rig: Sync {
     fn lose_store(&mut self);
     /// Puts it out of reach.
     fn cut(&mut self);
-    /// What its errors must name.
+    /// What its errors must name: where it is.
     fn place(&self) -> String;
+    /// How a replica is told of it.
+    fn address(&self) -> String;
+    /// A way to it by another address, as through a proxy; none if it has no server.
+    fn arbiter_at(&self, server: &str) -> Option<Box<dyn Arbiter>>;
 }
 
 /// Removes all files in `dir`.
@@ -67,6 +78,14 @@ impl Rig for DiskRig {
 
     fn place(&self) -> String {
         self.shared().display().to_string()
+    }
+
+    fn address(&self) -> String {
+        format!("file:{}", self.place())
+    }
+
+    fn arbiter_at(&self, _server: &str) -> Option<Box<dyn Arbiter>> {
+        None
     }
 }
 
@@ -142,9 +161,7 @@ impl Rig for ServerRig {
     }
 
     fn arbiter(&self) -> Box<dyn Arbiter> {
-        // A loaded machine may be slow; only an answer counts here.
-        let arbiter = ServerArbiter::new(&self.place()).unwrap();
-        Box::new(arbiter.with_timeout(Duration::from_secs(30)))
+        self.arbiter_at(&self.place()).unwrap()
     }
 
     fn restart(&mut self) {
@@ -164,5 +181,15 @@ impl Rig for ServerRig {
 
     fn place(&self) -> String {
         self.address.to_string()
+    }
+
+    fn address(&self) -> String {
+        format!("tcp:{}", self.place())
+    }
+
+    fn arbiter_at(&self, server: &str) -> Option<Box<dyn Arbiter>> {
+        // A loaded machine may be slow; only an answer counts here.
+        let arbiter = ServerArbiter::new(server).unwrap();
+        Some(Box::new(arbiter.with_timeout(Duration::from_secs(30))))
     }
 }

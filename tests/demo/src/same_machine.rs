@@ -178,7 +178,7 @@ impl Play<'_> {
             all: vec!["--suspect-ms".into(), suspect_ms.into()],
             ..ChainOptions::default()
         };
-        let vm = format!("{}-same", guest.name);
+        let vm = cluster.name(&format!("{}-same", guest.name));
         let chain = Chain::start(cluster, &vm, &guest.words, options)?;
         let leader = &chain.leader().daemon;
         leader.wait_line(guest.patience, |line| line.contains(guest.ready))?;

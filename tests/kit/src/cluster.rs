@@ -39,6 +39,8 @@ pub struct Cluster {
     network: Network,
     network_note: String,
     arbiter: String,
+    /// What names of machines end with, so that no other cluster's are the same at an arbiter.
+    suffix: String,
     viewservice: SocketAddr,
     arbiter_daemon: Option<Daemon>,
     _viewservice_daemon: Daemon,
@@ -77,7 +79,7 @@ pub fn choose_thread_network() -> NetworkChoice {
 }
 
 impl Cluster {
-    /// Starts arbiter (`file` or `server`) and viewservice.
+    /// Starts arbiter (`file` or `server`; none if `arbiter` is the address of one there is) and viewservice.
     pub fn start(choice: NetworkChoice, arbiter: &str) -> KitResult<Self> {
         let folder = Folder::new().during("cannot make a folder")?;
         let (network, network_note) = match choice.private {
@@ -89,6 +91,7 @@ impl Cluster {
         };
         let log = |name: &str| folder.path().join(format!("{name}.err"));
         let mut arbiter_daemon = None;
+        let mut suffix = String::new();
         let arbiter = if arbiter == "server" {
             let address = free_port()?;
             let args = [
@@ -102,6 +105,9 @@ impl Cluster {
             daemon.wait_line(READY, |line| line.contains("listening"))?;
             arbiter_daemon = Some(daemon);
             format!("tcp:{address}")
+        } else if arbiter.contains(':') {
+            suffix = format!("-{}-{}", std::process::id(), vmm::hostclock::wall_ns());
+            arbiter.to_owned()
         } else {
             let flags = folder.path().join("flags");
             std::fs::create_dir(&flags).during("cannot make the arbiter's folder")?;
@@ -122,6 +128,7 @@ impl Cluster {
             network,
             network_note,
             arbiter,
+            suffix,
             viewservice,
             arbiter_daemon,
             _viewservice_daemon: daemon,
@@ -138,8 +145,13 @@ impl Cluster {
         &self.arbiter
     }
 
-    /// Has pairs started from now on ask another arbiter, `file:DIR` or `tcp:HOST:PORT`: for tests that have one
-    /// of their own.
+    /// The name for a machine that is called `name` within this cluster.
+    #[must_use]
+    pub fn name(&self, name: &str) -> String {
+        format!("{name}{}", self.suffix)
+    }
+
+    /// Has pairs started from now on ask another arbiter, by its address: for tests that have one of their own.
     pub fn use_arbiter(&mut self, arbiter: String) {
         self.arbiter = arbiter;
     }

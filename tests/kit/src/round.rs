@@ -63,7 +63,7 @@ pub fn run(
         ..PairOptions::default()
     };
     let name = format!("{}-{number}", guest.name);
-    let mut pair = cluster.start_pair(&name, &guest.words, &pair_options)?;
+    let mut pair = cluster.start_pair(&cluster.name(&name), &guest.words, &pair_options)?;
     pair.wait_ready_within(guest.ready, guest.patience)?;
     let load = Load::start(cluster.server(), load_options(guest, options.clients, seed))?;
     let epoch_ns = host_ns_at(load.epoch());
