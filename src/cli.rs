@@ -264,6 +264,9 @@ pub struct LogArgs {
     /// Print every entry
     #[arg(long)]
     pub entries: bool,
+    /// Say what link such a machine needs to its backup
+    #[arg(long, conflicts_with = "entries")]
+    pub sizing: bool,
     /// One JSON object on stdout instead of words
     #[arg(long, conflicts_with = "entries")]
     pub json: bool,

@@ -40,6 +40,7 @@ pub mod image;
 pub mod log;
 pub mod look;
 pub mod node;
+pub mod sizing;
 
 pub use terminal::{complain, sayln, signals};
 

@@ -2,6 +2,7 @@
 
 use crate::cli::LogArgs;
 use crate::failure::{During, Outcome};
+use crate::sizing::{Counter, Sizing};
 use replay::file::{LogEnd, LogReader, Tail};
 use replay::{Arrival, Base, BaseOrigin, ClockKind, Event, Kind, LogIndex};
 use replica::machine::Origin;
@@ -52,6 +53,9 @@ struct Summary {
     /// Timer ticks the guest got no interrupt for: periods that had ended when a tick came late, beyond
     /// the one it stands for.
     ticks_merged: u64,
+    /// What link it needs, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sizing: Option<Sizing>,
 }
 
 /// Timer ticks `event` stands for besides its own.
@@ -70,12 +74,14 @@ pub fn log(args: &LogArgs) -> Outcome {
     let base = reader.header().base;
     let state_bytes = reader.state()?.map(|state| state.size());
     let (mut entries, mut clock, mut merged) = (0, base.clock.0, 0);
+    let mut sizing = Counter::default();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     while let Some((entry, bytes)) = reader.read()? {
         let share = kinds.entry(entry.event.kind()).or_default();
         share.count += 1;
         share.bytes += bytes as u64;
         clock = entry.clock.0;
+        sizing.add(reader.at_us(), &entry.event, bytes as u64);
         merged += ticks_merged(&entry.event);
         if args.entries {
             let text = replay::replayer::describe(LogIndex(base.index.0 + entries), &entry);
@@ -107,9 +113,12 @@ pub fn log(args: &LogArgs) -> Outcome {
         tail: reader.tail().cloned(),
         kinds,
         ticks_merged: merged,
+        sizing: args.sizing.then(|| sizing.sizing(reader.at_us())),
     };
     if args.json {
         crate::sayln!("{}", serde_json::to_string(&summary).during("report")?);
+    } else if let Some(sizing) = &summary.sizing {
+        sizing.print();
     } else if !args.entries {
         print(&summary);
     }

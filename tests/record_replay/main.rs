@@ -2,8 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod diff;
 mod part;
+mod reading;
 
 use check::{Load, LoadOptions};
 use common::{have_kvm, machine, tandem, tandem_json, text};

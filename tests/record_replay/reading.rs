@@ -1,4 +1,4 @@
-//! `tandem diff` on real recordings.
+//! What is read out of real recordings without a replay: `tandem diff`, `tandem log --sizing`.
 
 use super::common::{machine, tandem, tandem_json, text};
 use std::path::Path;
@@ -75,4 +75,31 @@ fn two_recordings_differ_where_the_first_of_their_entries_do() {
     );
     assert_eq!(found["left"], all[whole].as_str());
     assert!(found["right"].is_null(), "{found}");
+}
+
+#[test]
+fn a_log_says_what_link_it_needs() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, "ticks=5");
+    let said = tandem_json(&["log", text(&log), "--sizing", "--json"]);
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let kinds = said["kinds"].as_object().unwrap();
+    for (kind, share) in kinds {
+        let rate = &said["sizing"]["kinds"][kind];
+        assert_eq!(share["mbit_s"], rate["average"], "{kind}");
+        let bytes = number(&share["bytes"]);
+        // It lasts less than a second.
+        assert!(
+            (number(&rate["second"]) * 125_000.0 - bytes).abs() < 1.0,
+            "{kind}: {said}"
+        );
+    }
+    let sizing = &said["sizing"];
+    assert!(
+        number(&sizing["tenth"]) >= number(&sizing["second"]),
+        "{said}"
+    );
+    assert_eq!(sizing["paper"], 0.0, "nothing came in");
 }
