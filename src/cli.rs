@@ -50,7 +50,7 @@ pub enum Command {
     Replay(ReplayArgs),
     /// What is in a log, by kind of entry
     Log(LogArgs),
-    /// Where two logs first differ: exit code 1 if they do
+    /// Where two logs first differ: exit code 0 only if nowhere
     Diff(DiffArgs),
     /// Run a guest as primary, replicated to a backup that listens
     Primary(PrimaryArgs),

@@ -21,6 +21,11 @@ const CONTEXT: usize = 3;
 struct Found {
     /// Parts of the machine's description that are not the same, and what they are.
     machine: Vec<Part>,
+    /// Why the machines were not compared, if they were not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machines_unknown: Option<String>,
+    /// Logs that are not whole: what is wrong, and where.
+    cut: Vec<String>,
     /// Entries that are the same, from the beginning on.
     same: u64,
     /// Where the first of them is that is not, or is in one only.
@@ -39,13 +44,13 @@ struct Found {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Part {
     name: String,
-    left: String,
-    right: String,
+    left: serde_json::Value,
+    right: serde_json::Value,
 }
 
 impl Found {
     fn same(&self) -> bool {
-        self.machine.is_empty() && self.entry.is_none()
+        self.machine.is_empty() && self.entry.is_none() && self.cut.is_empty()
     }
 }
 
@@ -53,25 +58,39 @@ impl Found {
 pub fn diff(args: &DiffArgs) -> Outcome {
     let paths = [&args.left, &args.right];
     let [mut left, mut right] = [LogReader::open(paths[0])?, LogReader::open(paths[1])?];
-    let mut found = Found {
-        machine: machines([&left, &right], paths)?,
-        ..Found::default()
-    };
+    let bases = [&left, &right].map(|log| log.header().base.index);
+    if bases[0] != bases[1] {
+        return Err(Failure::new(format!(
+            "{} begins at entry {}, {} at entry {}: there is nothing to compare",
+            paths[0].display(),
+            bases[0],
+            paths[1].display(),
+            bases[1]
+        )));
+    }
+    let mut found = Found::default();
+    machines([&left, &right], paths, &mut found)?;
     entries(&mut left, &mut right, &mut found)?;
+    for (log, path) in [&left, &right].into_iter().zip(paths) {
+        if let Some(tail) = log.tail() {
+            let path = path.display();
+            found
+                .cut
+                .push(format!("{path}: {} at byte {}", tail.what, tail.offset));
+        }
+    }
     if args.json {
         crate::sayln!("{}", serde_json::to_string(&found).during("report")?);
     } else {
         print(&found, args);
     }
-    for (reader, path) in [&left, &right].into_iter().zip(paths) {
-        if let Some(tail) = reader.tail() {
-            let path = path.display();
-            crate::complain!("tandem: {path}: {} at byte {}", tail.what, tail.offset);
-        }
-    }
     match found.entry {
         _ if found.same() => Ok(()),
         Some(entry) => Err(Failure::new(format!("they differ from entry {entry} on"))),
+        None if found.machine.is_empty() => Err(Failure::new(format!(
+            "they are the same as far as they go: {}",
+            found.cut.join("; ")
+        ))),
         None => Err(Failure::new("they are of different machines")),
     }
 }
@@ -138,18 +157,18 @@ fn bytes(event: &Event) -> Option<&[u8]> {
     }
 }
 
-/// The parts in which the machines of two logs differ. Nothing is known of a log's of an old format.
-fn machines(logs: [&LogReader; 2], paths: [&PathBuf; 2]) -> Outcome<Vec<Part>> {
+/// Notes the parts in which the machines of two logs differ. Nothing is known of a log's of an old format.
+fn machines(logs: [&LogReader; 2], paths: [&PathBuf; 2], found: &mut Found) -> Outcome {
     let mut origins = Vec::new();
     for (log, path) in logs.into_iter().zip(paths) {
-        if log.check_replayable().is_err() {
-            return Ok(Vec::new());
+        if let Err(error) = log.check_replayable() {
+            found.machines_unknown = Some(error.to_string());
+            return Ok(());
         }
         origins.push(described(log, path)?);
     }
-    let mut parts = Vec::new();
-    compare("", &origins[0], &origins[1], &mut parts);
-    Ok(parts)
+    compare("", &origins[0], &origins[1], &mut found.machine);
+    Ok(())
 }
 
 /// A log's machine and beginning, part by part.
@@ -177,8 +196,8 @@ fn compare(name: &str, left: &serde_json::Value, right: &serde_json::Value, part
         }
         _ if left != right => parts.push(Part {
             name: name.to_owned(),
-            left: left.to_string(),
-            right: right.to_string(),
+            left: left.clone(),
+            right: right.clone(),
         }),
         _ => {}
     }
@@ -187,6 +206,12 @@ fn compare(name: &str, left: &serde_json::Value, right: &serde_json::Value, part
 fn print(found: &Found, args: &DiffArgs) {
     for part in &found.machine {
         crate::sayln!("{}: {} and {}", part.name, part.left, part.right);
+    }
+    if let Some(why) = &found.machines_unknown {
+        crate::sayln!("their machines are not compared: {why}");
+    }
+    for cut in &found.cut {
+        crate::sayln!("{cut}");
     }
     let Some(entry) = found.entry else {
         let what = if found.same() {
@@ -251,7 +276,7 @@ mod tests {
 
     #[test]
     fn only_the_leaves_that_differ_are_named() {
-        let json = |text: &str| serde_json::from_str(text).unwrap();
+        let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
         let (one, other) = (
             json(r#"{"a": {"b": 1, "c": [2]}, "d": null}"#),
             json(r#"{"a": {"b": 1, "c": [3]}, "e": 4}"#),
@@ -260,6 +285,9 @@ mod tests {
         compare("", &one, &other, &mut parts);
         let names: Vec<&str> = parts.iter().map(|part| part.name.as_str()).collect();
         assert_eq!(names, ["a.c", "e"]);
-        assert_eq!((&*parts[1].left, &*parts[1].right), ("null", "4"));
+        assert_eq!(
+            (&parts[1].left, &parts[1].right),
+            (&json("null"), &json("4"))
+        );
     }
 }

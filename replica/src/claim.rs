@@ -82,9 +82,9 @@ impl Claims<'_> {
         }
     }
 
-    fn holder(&self, view: ViewNumber) -> Outcome<Option<Contender>> {
+    fn newest(&self) -> Outcome<Option<(ViewNumber, Contender)>> {
         self.arbiter
-            .holder(&self.flag(view))
+            .newest(self.vm)
             .during("the arbiter, asked where the machine stands")
     }
 
@@ -95,13 +95,9 @@ impl Claims<'_> {
     }
 
     /// The first view behind all whose flags are set, and who has the last of these. A viewservice may have left
-    /// out views before it: nobody is live in those any more.
+    /// out views before it: as far as it knows nobody is live in those any more.
     fn first_free(&self) -> Outcome<(ViewNumber, Option<Contender>)> {
-        let newest = self
-            .arbiter
-            .newest(self.vm)
-            .during("the arbiter, asked where the machine stands")?;
-        let Some((view, holder)) = newest else {
+        let Some((view, holder)) = self.newest()? else {
             return Ok((ViewNumber(0), None));
         };
         // A start takes the flag of this view, and begins in the next one.
@@ -155,10 +151,12 @@ impl Claims<'_> {
                 self.vm
             )));
         }
-        // Flags of a machine whose start left no mark, or of views a service named.
-        if let Some(holder) = self.holder(view)? {
+        // Flags of a machine whose start left no mark, or of views a service named, perhaps only just now.
+        if let Some((newest, holder)) = self.newest()?
+            && newest > before
+        {
             return Err(ReplicaError::refused(format!(
-                "'{}' cannot begin in view {view}: {holder} has that view's flag already",
+                "'{}' cannot begin in view {view}: {holder} has the flag of view {newest} already",
                 self.vm
             )));
         }

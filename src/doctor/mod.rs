@@ -274,8 +274,10 @@ fn heartbeats(prompt: bool) -> Check {
 
 /// Whether an arbiter would take a flag. Its store is made if there is none.
 fn arbiter(address: &str) -> Check {
-    let kinds = ["file", "tcp", "etcd"];
-    let kind = kinds.into_iter().find(|kind| address.starts_with(kind));
+    let given = address.split_once(':').map(|(kind, _)| kind);
+    let kind = ["file", "tcp", "etcd"]
+        .into_iter()
+        .find(|kind| given == Some(kind));
     let name = kind.unwrap_or("unknown");
     let looked = testandset::look(address);
     // A name is looked up on a thread, which may be about to end.

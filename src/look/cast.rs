@@ -3,6 +3,8 @@
 //! The file is asciicast, version 2 (docs.asciinema.org, "asciicast v2"): a line of JSON for the terminal, then one for
 //! each time something was printed.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 use super::witness::{Now, Witness};
 use crate::failure::{During, Outcome};
 use replay::{Event, Output};
@@ -11,7 +13,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use vmm::hostclock::monotonic_ns;
 
 /// The terminal a guest's serial console takes for granted.
 const SIZE: (u32, u32) = (80, 25);
@@ -113,7 +116,8 @@ impl Witness for Cast {
 
 /// `--speed`: has the guest say nothing sooner than it did.
 pub struct Pace {
-    begun: Instant,
+    /// By the clock that a vCPU's thread can read.
+    begun_ns: u64,
     speed: NonZeroU32,
 }
 
@@ -121,7 +125,7 @@ impl Pace {
     /// So many times as fast as it was recorded, from now on.
     pub fn new(speed: NonZeroU32) -> Self {
         Self {
-            begun: Instant::now(),
+            begun_ns: monotonic_ns(),
             speed,
         }
     }
@@ -134,7 +138,8 @@ impl Witness for Pace {
         if let Output::Console(_) = output {
             let due = Duration::from_micros(now.at_us) / self.speed.get();
             // That time is what was asked for.
-            std::thread::sleep(due.saturating_sub(self.begun.elapsed()));
+            let gone = Duration::from_nanos(monotonic_ns() - self.begun_ns);
+            std::thread::sleep(due.saturating_sub(gone));
         }
     }
 

@@ -3,6 +3,8 @@
 //! The format is pcapng (draft-ietf-opsawg-pcapng, in brackets where a rule comes from). A capture needs three of its
 //! blocks, each a few numbers; it is written here.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 use super::witness::{Now, Witness};
 use crate::failure::{During, Outcome};
 use replay::{Arrival, Event, Output};

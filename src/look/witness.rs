@@ -6,10 +6,15 @@
 //!                       └─────────▶ witnesses ◀────────────┘
 //! ```
 
-use crate::failure::Outcome;
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
+use crate::failure::{Failure, Outcome};
 use replay::file::LogReader;
 use replay::{Event, InputsError, LogIndex, LogPlace, LogSource, NextEntry, Outlet, Output};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::rc::Rc;
 
 /// An entry of the log, by its number.
@@ -25,7 +30,7 @@ pub struct Now {
 
 /// One that watches.
 pub trait Witness {
-    /// Entry `now` was read: next it is replayed.
+    /// Entry `now` was replayed.
     fn heard(&mut self, now: Now, event: &Event);
 
     /// The guest said something, at entry `now`.
@@ -42,9 +47,38 @@ pub trait Witness {
 #[derive(Clone, Default)]
 pub struct Witnesses {
     all: Vec<Rc<RefCell<dyn Witness>>>,
-    /// The entry read last.
-    now: Rc<Cell<Now>>,
+    /// The entries that were read, and may not have been replayed.
+    read: Rc<RefCell<VecDeque<(Now, Event)>>>,
 }
+
+/// That what is written of `log` overwrites neither it nor another of them.
+///
+/// # Errors
+/// Which would be.
+pub fn check_apart<'a>(log: &Path, written: impl IntoIterator<Item = &'a Path>) -> Outcome {
+    let mut taken = vec![(log, file(log))];
+    for path in written {
+        let own = file(path);
+        let same = |(other, place): &&(&Path, Option<(u64, u64)>)| {
+            *other == path || own.is_some() && *place == own
+        };
+        if let Some((other, _)) = taken.iter().find(same) {
+            let (path, other) = (path.display(), other.display());
+            return Err(Failure::usage(format!("{path} would overwrite {other}")));
+        }
+        taken.push((path, own));
+    }
+    Ok(())
+}
+
+/// What makes a file the same by any name, if there is one: its device and its number.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    let about = std::fs::metadata(path).ok()?;
+    about.is_file().then(|| (about.dev(), about.ino()))
+}
+
+/// So far a replayer reads ahead at most where it has diverged, to say what should have come.
+const AHEAD: usize = 16;
 
 impl Witnesses {
     /// Has `witness` watch as well.
@@ -52,13 +86,54 @@ impl Witnesses {
         self.all.push(Rc::new(RefCell::new(witness)));
     }
 
-    /// Has all of them finish; what each wrote.
-    ///
-    /// # Errors
-    /// The first failure.
-    pub fn finish(&self) -> Outcome<Vec<String>> {
+    /// Has all of them finish, where entries up to `done` were replayed; what each wrote, or why it could not.
+    pub fn finish(&self, done: LogIndex) -> Vec<Outcome<String>> {
+        self.tell(|now| now.index < done);
         let all = self.all.iter();
         all.map(|witness| witness.borrow_mut().finish()).collect()
+    }
+
+    /// Entry `now` was read.
+    fn note(&self, now: Now, event: &Event) {
+        if self.all.is_empty() {
+            return;
+        }
+        let mut read = self.read.borrow_mut();
+        read.push_back((now, event.clone()));
+        let beyond = read.len().saturating_sub(AHEAD);
+        let replayed = read.get(beyond).map_or(now, |(now, _)| *now).index;
+        drop(read);
+        self.tell(|now| now.index < replayed);
+    }
+
+    /// Tells of the entries that were read and that `is_done` says are replayed.
+    fn tell(&self, is_done: impl Fn(&Now) -> bool) {
+        let mut read = self.read.borrow_mut();
+        while let Some((now, event)) = read.front()
+            && is_done(now)
+        {
+            for witness in &self.all {
+                witness.borrow_mut().heard(*now, event);
+            }
+            read.pop_front();
+        }
+    }
+
+    /// The guest said `output` at entry `index`, which is so far as the replay is.
+    fn said(&self, index: LogIndex, output: &Output) {
+        let at = self
+            .read
+            .borrow()
+            .iter()
+            .find_map(|(now, _)| (now.index == index).then_some(*now));
+        let now = at.unwrap_or(Now {
+            index,
+            ..Now::default()
+        });
+        self.tell(|now| now.index <= index);
+        for witness in &self.all {
+            witness.borrow_mut().said(now, output);
+        }
     }
 }
 
@@ -80,10 +155,7 @@ impl LogSource for Heard {
                 clock: entry.clock.0,
                 at_us: self.log.at_us(),
             };
-            self.witnesses.now.set(now);
-            for witness in &self.witnesses.all {
-                witness.borrow_mut().heard(now, &entry.event);
-            }
+            self.witnesses.note(now, &entry.event);
         }
         Ok(next)
     }
@@ -103,12 +175,71 @@ pub struct Said<O> {
 
 impl<O: Outlet> Outlet for Said<O> {
     fn emit(&mut self, index: LogIndex, output: Output) -> Result<(), InputsError> {
-        let now = self.witnesses.now.get();
-        // The replayer reads an entry, and the next when all of that is done: this is the one read last.
-        debug_assert_eq!(now.index, index);
-        for witness in &self.witnesses.all {
-            witness.borrow_mut().said(now, &output);
-        }
+        self.witnesses.said(index, &output);
         self.outlet.emit(index, output)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_over_the_log_or_over_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [log, link, new, other] =
+            ["log", "link", "new", "other"].map(|n| folder.path().join(n));
+        std::fs::write(&log, "a log").unwrap();
+        std::fs::hard_link(&log, &link).unwrap();
+        let check = |written: &[&Path]| check_apart(&log, written.iter().copied());
+        assert!(check(&[&new, &other]).is_ok());
+        assert!(check(&[Path::new("/dev/null"), &new]).is_ok());
+        for written in [[&log, &new], [&new, &link], [&new, &new]] {
+            let refused = check(&written.map(|path| path.as_path())).unwrap_err();
+            assert_eq!(refused.code(), 2, "{refused}");
+        }
+    }
+
+    /// Writes down which entries it was told of.
+    struct Clerk(Rc<RefCell<Vec<u64>>>);
+
+    impl Witness for Clerk {
+        fn heard(&mut self, now: Now, _: &Event) {
+            self.0.borrow_mut().push(now.index.0);
+        }
+
+        fn said(&mut self, now: Now, _: &Output) {
+            self.0.borrow_mut().push(1000 + now.clock);
+        }
+
+        fn finish(&mut self) -> Outcome<String> {
+            Ok(String::new())
+        }
+    }
+
+    #[test]
+    fn what_was_read_and_not_replayed_is_not_told() {
+        let told = Rc::default();
+        let mut witnesses = Witnesses::default();
+        witnesses.add(Clerk(Rc::clone(&told)));
+        let read = |index| {
+            let now = Now {
+                index: LogIndex(index),
+                clock: 7 * index,
+                at_us: 0,
+            };
+            witnesses.note(now, &Event::Progress);
+        };
+        (0..5).for_each(read);
+        assert!(
+            told.borrow().is_empty(),
+            "it may have diverged at the first"
+        );
+        witnesses.said(LogIndex(4), &Output::Console(Vec::new()));
+        assert_eq!(*told.borrow(), [0, 1, 2, 3, 4, 1028], "in their order");
+        (5..40).for_each(read);
+        assert!(told.borrow().len() > 20, "not all is kept to the end");
+        witnesses.finish(LogIndex(37));
+        assert_eq!(told.borrow().last(), Some(&36));
     }
 }

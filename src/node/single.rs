@@ -10,7 +10,7 @@ use crate::look::gdb::{self, Left};
 use crate::look::pcap::Pcap;
 use crate::look::point::{self, View};
 use crate::look::travel::Travel;
-use crate::look::witness::{Heard, Said, Witnesses};
+use crate::look::witness::{Heard, Said, Witnesses, check_apart};
 use crate::signals;
 use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader};
@@ -22,6 +22,7 @@ use replica::outside::{self, Discard, NetPlug};
 use replica::{Exit, Journal, is_well, of_status};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use vmm::backends::ArrivalSink;
@@ -335,6 +336,11 @@ fn straight(
     };
     check_first(reader.header(), first_state)?;
     let base = reader.header().base;
+    let written = [&args.pcap, &args.cast];
+    check_apart(
+        &args.log,
+        written.into_iter().flatten().map(PathBuf::as_path),
+    )?;
     let mut witnesses = Witnesses::default();
     if let Some(path) = &args.pcap {
         witnesses.add(Pcap::create(path)?);
@@ -356,7 +362,7 @@ fn straight(
     let mut replayer = Replayer::new(heard, said);
     let ended = machine.run(&mut replayer);
     let result = all_read(&mut replayer.log_mut().log, ended);
-    let written = witnesses.finish()?;
+    let written = witnesses.finish(replayer.index());
     Ok(Replayed {
         written,
         result,
@@ -436,8 +442,8 @@ fn look(
 
 /// How a replay went.
 struct Replayed {
-    /// What was written of it, in words.
-    written: Vec<String>,
+    /// What was written of it, in words, or why it could not be.
+    written: Vec<Outcome<String>>,
     result: Result<Done, MachineError>,
     base: Base,
     entries: u64,
@@ -487,16 +493,24 @@ impl Replayed {
                  every entry and digest as recorded{ran_on}"
             );
         }
-        if !args.json {
-            for words in written.iter().filter(|words| !words.is_empty()) {
-                crate::sayln!("{words}");
+        let mut failed = None;
+        for words in written {
+            match words {
+                Ok(words) if !args.json && !words.is_empty() => crate::sayln!("{words}"),
+                Ok(_) => {}
+                Err(failure) => failed = failed.or(Some(failure)),
             }
+        }
+        if let (Some(failure), Err(_)) = (&failed, &result) {
+            // What ends the command is that the replay failed.
+            crate::complain!("tandem: {failure}");
         }
         result.map(|_| ()).map_err(|e| {
             Failure::new(format!(
                 "{}: {e} ({entries} entries replayed)",
                 args.log.display()
             ))
-        })
+        })?;
+        failed.map_or(Ok(()), Err)
     }
 }

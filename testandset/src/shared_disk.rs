@@ -368,7 +368,17 @@ impl Arbiter for SharedDisk {
             self.settle()?;
         }
         self.same_store()?;
-        Ok(newest)
+        match (listed, &newest) {
+            // Flags stay for ever: one that was listed and is not there says that this is not all there is.
+            (Some(view), None) => Err(ArbiterError::Corrupt {
+                path: self.path.join(flag_name(&Flag {
+                    vm: vm.clone(),
+                    view,
+                })),
+                reason: "it is listed, and is not there".into(),
+            }),
+            _ => Ok(newest),
+        }
     }
 
     fn check(&self) -> Result<(), ArbiterError> {

@@ -1,6 +1,6 @@
 //! What is read out of real recordings without a replay: `tandem diff`, `tandem log --sizing`.
 
-use super::common::{machine, tandem, tandem_json, text};
+use super::common::{assert_one_line, machine, tandem, tandem_json, text};
 use std::path::Path;
 
 fn record(log: &Path, ticks: &str) {
@@ -75,6 +75,16 @@ fn two_recordings_differ_where_the_first_of_their_entries_do() {
     );
     assert_eq!(found["left"], all[whole].as_str());
     assert!(found["right"].is_null(), "{found}");
+    // As far as they go they are the same: that is not all that was recorded.
+    let (found, code) = diff(&cut, &cut);
+    assert_eq!(
+        (found["same"].as_u64(), code),
+        (Some(whole as u64), Some(1))
+    );
+    assert!(
+        found["entry"].is_null() && found["cut"].as_array().unwrap().len() == 2,
+        "{found}"
+    );
 }
 
 #[test]
@@ -101,4 +111,44 @@ fn a_log_says_what_link_it_needs() {
         "{said}"
     );
     assert_eq!(sizing["paper"], 0.0, "nothing came in");
+}
+
+#[test]
+fn a_console_is_shown_at_the_speed_it_was_recorded_at() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let [log, cast] = ["log", "cast"].map(|name| folder.path().join(name));
+    record(&log, "ticks=5");
+    // Whatever engine this host takes, whose thread may not read every clock.
+    let shown = |more: &[&str]| {
+        let output = tandem(&[&["replay", text(&log), "--console"][..], more].concat());
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{more:?}: {words}");
+        let said = String::from_utf8(output.stdout).expect("words");
+        let lines = said.lines().filter(|line| !line.starts_with("replayed "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let plain = shown(&[]);
+    assert!(plain.len() > 3, "{plain:?}");
+    assert_eq!(plain, shown(&["--speed", "1"]));
+    let begun = std::time::Instant::now();
+    shown(&["--cast", text(&cast), "--speed", "1"]);
+    let took = begun.elapsed().as_secs_f64();
+    let cast = std::fs::read_to_string(&cast).unwrap();
+    let last: serde_json::Value = serde_json::from_str(cast.lines().last().unwrap()).unwrap();
+    assert!(took >= last[0].as_f64().unwrap(), "{took} s for {last}");
+}
+
+#[test]
+fn no_file_is_written_over_the_log() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, "ticks=1");
+    let before = std::fs::read(&log).unwrap();
+    for option in ["--pcap", "--cast"] {
+        let refused = tandem(&["replay", text(&log), option, text(&log)]);
+        assert_one_line(&refused, 2, &["would overwrite"]);
+        assert_eq!(std::fs::read(&log).unwrap(), before, "{option}");
+    }
 }

@@ -43,8 +43,9 @@ const PATIENT: Duration = Duration::from_secs(1);
 /// Fewest members' times a call has.
 const TIMES_MIN: u32 = 2;
 
-/// A cluster of etcd, asked by the JSON form of its third API. Each call has a time limit: a second for each member,
-/// and two at least. It is for the caller to ask again after an error.
+/// A cluster of etcd, asked by the JSON form of its third API. Each question has a time limit: a second for each member,
+/// and two at least. The first call asks for the store's identity before, and one that finds the database full asks who
+/// has the flag after. It is for the caller to ask again after an error.
 #[derive(Debug)]
 pub struct EtcdArbiter {
     cluster: Arc<Cluster>,
@@ -77,6 +78,9 @@ impl EtcdArbiter {
     }
 
     /// Gives each member so long for an answer (one second unless set).
+    ///
+    /// # Panics
+    /// Behind [`Self::stays_connected`].
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         let cluster = Arc::get_mut(&mut self.cluster);

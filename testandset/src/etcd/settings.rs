@@ -107,6 +107,9 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
+    /// Names whose values are no secrets.
+    const SHOWN: [&'static str; 6] = ["ca", "cert", "key", "user", "password-file", "prefix"];
+
     fn take(&mut self, name: &str, value: &'a str) -> Result<(), &'static str> {
         let word = match name {
             "ca" => &mut self.ca,
@@ -179,9 +182,10 @@ impl Settings {
     /// [`ArbiterError::BadAddress`]; [`ArbiterError::BadFile`].
     pub(super) fn parse(words: &str) -> Result<Self, ArbiterError> {
         let bad = |reason| {
+            // Where a name is mistyped, what it stands for may be a password.
             let shown = words.split(',').map(|word| match word.split_once('=') {
-                Some(("password", _)) => "password=...",
-                _ => word,
+                Some((name, _)) if !Words::SHOWN.contains(&name) => format!("{name}=..."),
+                _ => word.to_owned(),
             });
             ArbiterError::BadAddress {
                 given: format!("etcd:{}", Vec::from_iter(shown).join(",")),
@@ -335,7 +339,10 @@ mod tests {
             assert!(line.contains(reason), "{words}: {line}");
         }
         assert!(why(&["a:1"; 10].join(",")).contains("one to nine"));
-        assert!(!why("a:1,password=secret").contains("secret"));
+        for name in ["password", "pasword", "Password", "password-fiel"] {
+            let line = why(&format!("a:1,user=x,{name}=secret"));
+            assert!(!line.contains("secret") && line.contains(name), "{line}");
+        }
     }
 
     #[test]

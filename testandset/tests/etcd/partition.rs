@@ -17,6 +17,9 @@ use testing::skipped::skip_this;
 /// Set in the process that is in namespaces of its own.
 const INSIDE: &str = "TANDEM_TEST_INSIDE";
 
+/// What that process says when it has tried all.
+const DONE: &str = "rounds of cutting a leader off";
+
 /// Runs `command` and its arguments, in words; whether it ended well.
 fn runs(words: &str) -> bool {
     let mut words = words.split(' ');
@@ -54,6 +57,8 @@ fn a_leader_that_is_cut_off_gives_no_verdict_and_no_old_answer() {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success(), "inside the namespaces: {said}");
+    let ran = said.contains(" 1 passed") && said.contains(DONE);
+    assert!(ran, "nothing was tried: {said}");
     println!("{said}");
 }
 
@@ -175,4 +180,5 @@ fn inside() {
     }
     drop(etcd);
     drop(net);
+    println!("{rounds} {DONE}");
 }

@@ -344,6 +344,7 @@ impl Tlb {
         if pair[1].page == entry.page {
             pair[1] = CODE_EMPTY;
         }
+        pair[1].listed = 0;
         self.changes += u64::from(gone.page != NONE);
     }
 
