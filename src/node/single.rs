@@ -135,7 +135,7 @@ struct Ran {
 fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     let set = signals::block()?;
     let mut machine_args = args.machine;
-    let blueprint = blueprint::blueprint(&machine_args)?;
+    let blueprint = blueprint::blueprint(&mut machine_args)?;
     let prepared = prepare(blueprint, machine_args.engine)?;
     if let Some(remark) = prepared.remark() {
         crate::complain!("tandem: {remark}");

@@ -32,6 +32,7 @@ mod drive;
 
 mod bad_input;
 mod console;
+mod debian;
 mod engines;
 mod failover;
 mod gdb;
