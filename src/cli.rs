@@ -582,6 +582,9 @@ pub struct ImageArgs {
     /// A command to run, by a shell; when it ends, the guest powers off
     #[arg(long, value_name = "CMD")]
     pub run: Option<String>,
+    /// Debian's own init, systemd, with the units of the packages as they are shipped
+    #[arg(long, conflicts_with_all = ["run", "service", "in_memory"])]
+    pub systemd: bool,
     /// The kernel command line to boot with, in place of the usual one
     #[arg(long, value_name = "WORDS")]
     pub cmdline: Option<String>,

@@ -24,6 +24,7 @@ struct Summary {
     kernel_version: String,
     packages: usize,
     command: Option<String>,
+    systemd: bool,
     cmdline: String,
     memory_mib: u32,
     inputs_sha256: String,
@@ -74,6 +75,7 @@ impl From<&ImageArgs> for Spec {
             kernel_package: args.kernel_package.clone(),
             service: args.service.clone(),
             command: args.run.clone(),
+            systemd: args.systemd,
             cmdline: args.cmdline.clone(),
         }
     }
@@ -121,6 +123,7 @@ fn summary(args: &ImageArgs, built: Built) -> Summary {
         kernel_version: manifest.kernel.version,
         packages: manifest.packages.len(),
         command: manifest.command,
+        systemd: args.systemd,
         cmdline: manifest.cmdline,
         memory_mib: manifest.memory_mib,
         inputs_sha256: manifest.inputs_sha256,
@@ -143,7 +146,11 @@ fn words(summary: &Summary) -> String {
     let (kernel, version) = (&summary.kernel, &summary.kernel_version);
     lines.push(format!("kernel    Linux {kernel} (Debian {version})"));
     lines.push(format!("packages  {}", summary.packages));
-    let command = summary.command.as_deref().unwrap_or("a shell");
+    let otherwise = match summary.systemd {
+        true => "systemd, with the packages' units",
+        false => "a shell",
+    };
+    let command = summary.command.as_deref().unwrap_or(otherwise);
     lines.push(format!("runs      {command}"));
     lines.push(format!("memory    {} MiB", summary.memory_mib));
     let how = if summary.cached {

@@ -2,11 +2,14 @@
 //! to, and a root that is not whole never runs.
 
 use super::common::{assert_last_line, assert_one_line, machine, tandem, text};
-use super::images;
-use super::recorded::{Ran, folder, forget, record, replay_equals};
+use super::recorded::{Ran, folder, forget, free_port, record, replay_equals};
+use super::servers::{Http, Talk};
+use super::{LIMIT, images};
 use bundle::Bundle;
 use bundle::cpio::{Reader, Writer};
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 /// Records the guest `image`, which has to end with 0, and replays it; what was printed.
 fn printed(name: &str, image: &Path, more: &[&str]) -> Vec<String> {
@@ -198,4 +201,37 @@ fn a_disk_that_is_not_there_not_whole_or_anothers_is_refused() {
     assert_one_line(&run(&one), 1, &["is not whole", &whole.to_string()]);
     let beside = tandem(&["run", text(&images[0])]);
     assert_one_line(&beside, 1, &["not beside it", "--disk names it"]);
+}
+
+/// systemd as process 1: nginx's own unit serves, without a command of ours.
+#[test]
+#[ignore = "an installation of its own: docs/TESTING.md"]
+fn systemd_runs_units_as_they_are_shipped() {
+    let _machine = machine();
+    let Some(image) = images::on_disk("systemd", &["--systemd", "nginx"]) else {
+        return;
+    };
+    let log = folder().join(format!("systemd-{}.log", std::process::id()));
+    let port = free_port();
+    let forward = format!("{port}:80");
+    let recorder = record(&image, &log, &["--forward", &forward]);
+    let server = (Ipv4Addr::LOCALHOST, port).into();
+    let deadline = std::time::Instant::now() + LIMIT;
+    let mut talk = loop {
+        match Http::open(server, 1) {
+            Ok(talk) => break talk,
+            Err(e) => {
+                let late = std::time::Instant::now() > deadline;
+                assert!(!late && !recorder.has_ended(), "no server: {e}");
+            }
+        }
+        // A refused connection is answered at once; another try is all there is to wait on.
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    talk.ask().expect("nginx answers");
+    drop(talk);
+    recorder.ask_to_end();
+    let recorded = Ran::of(recorder);
+    replay_equals(&recorded, &log);
+    forget(&log);
 }

@@ -121,6 +121,11 @@ pub enum Error {
     /// Packages could not be installed.
     #[error("cannot install the packages: {0}")]
     NotInstalled(String),
+    /// systemd is asked for along with what it leaves no room for.
+    #[error(
+        "systemd runs the units of the packages, from a disk: no command, no service, no root in memory"
+    )]
+    SystemdRuns,
     /// A size was given for a disk that is not asked for.
     #[error("a size of {0} MiB is given, and there is no disk")]
     SizeOfNoDisk(u32),

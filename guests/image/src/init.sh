@@ -38,6 +38,9 @@ if [ -e /root-on-disk ]; then
     for at in proc sys dev; do
         mount --move /$at /newroot/$at
     done
+    if [ -e /newroot/etc/tandem/systemd ]; then
+        exec switch_root /newroot /sbin/init
+    fi
     exec switch_root /newroot /usr/lib/tandem/busybox init
 fi
 # The kernel lets a root in memory grow to half of what memory there was before it was unpacked. From here on it

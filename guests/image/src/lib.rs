@@ -90,6 +90,8 @@ pub struct Spec {
     pub service: Option<String>,
     /// The command to run, one line for a shell.
     pub command: Option<String>,
+    /// Whether systemd is to run the packages' units.
+    pub systemd: bool,
     /// The kernel command line, if not the usual one.
     pub cmdline: Option<String>,
 }
@@ -118,6 +120,7 @@ impl Spec {
             kernel_package: KERNEL_PACKAGE.to_owned(),
             service: None,
             command: None,
+            systemd: false,
             cmdline: None,
         }
     }

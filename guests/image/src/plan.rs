@@ -11,6 +11,8 @@ use bundle::{FORMAT, Package, sha256};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// The packages that make systemd process 1, and tell it of devices: without those it waits for its console.
+const SYSTEMD: [&str; 2] = ["systemd-sysv", "udev"];
 /// The package busybox is from.
 pub const BUSYBOX: &str = "busybox-static";
 /// The kernel command line, if nobody gives another: messages on the console, but few (each byte of them
@@ -48,6 +50,8 @@ pub struct Request {
     pub kernel_package: String,
     /// The service it is for.
     service: Option<&'static Service>,
+    /// Whether systemd is its process 1.
+    systemd: bool,
 }
 
 /// What an image is built from.
@@ -81,7 +85,15 @@ impl Request {
                 return Err(Error::NoName(name.escape_debug().to_string()));
             }
         }
+        if spec.systemd {
+            // Units say what runs, and systemd needs room to write.
+            if spec.command.is_some() || spec.service.is_some() || spec.root == Place::Memory {
+                return Err(Error::SystemdRuns);
+            }
+            packages.extend(SYSTEMD.map(str::to_owned));
+        }
         let service = match (&spec.service, &spec.command) {
+            _ if spec.systemd => None,
             (Some(name), _) => {
                 Some(Service::named(name).ok_or_else(|| Error::NoService(name.clone()))?)
             }
@@ -119,6 +131,7 @@ impl Request {
             memory_mib: spec.memory_mib,
             kernel_package,
             service,
+            systemd: spec.systemd,
         })
     }
 
@@ -141,6 +154,7 @@ impl Request {
             command: self.command.as_deref(),
             files: self.service.map_or(&[], |service| service.files),
             on_disk: self.disk.then_some(name),
+            systemd: self.systemd,
         }
     }
 
@@ -225,7 +239,8 @@ struct Inputs<'a> {
     busybox: &'a str,
     installed: Vec<&'a str>,
     names: Vec<String>,
-    scripts: [&'static str; 3],
+    scripts: [&'static str; 5],
+    systemd: bool,
     command: Option<&'a str>,
     files: &'a [(&'a str, &'a str)],
     cmdline: &'a str,
@@ -249,7 +264,14 @@ fn inputs(
         busybox: &busybox.sha256,
         installed: installed.iter().map(|c| c.sha256.as_str()).collect(),
         names: request.installed_names(),
-        scripts: [rootfs::INIT, rootfs::START, rootfs::INITTAB],
+        scripts: [
+            rootfs::INIT,
+            rootfs::START,
+            rootfs::INITTAB,
+            rootfs::NETWORK,
+            rootfs::NETWORK_UNIT,
+        ],
+        systemd: root.systemd,
         command: root.command,
         files: root.files,
         cmdline: &request.cmdline,
@@ -291,6 +313,7 @@ mod tests {
                 "--cmdline" => spec.cmdline = words.next(),
                 "--disk" => spec.root = Place::Disk(words.next().unwrap().into()),
                 "--in-memory" => spec.root = Place::Memory,
+                "--systemd" => spec.systemd = true,
                 "--size" => spec.size_mib = Some(words.next().unwrap().parse().unwrap()),
                 "--memory" => spec.memory_mib = Some(words.next().unwrap().parse().unwrap()),
                 _ => spec.packages.push(word),
@@ -347,6 +370,17 @@ mod tests {
     }
 
     #[test]
+    fn systemd_runs_the_units_of_the_packages() {
+        let request = request("--systemd redis-server").unwrap();
+        assert_eq!(
+            request.installed_names(),
+            ["redis-server", "systemd-sysv", "udev"]
+        );
+        assert!(request.disk && request.command.is_none());
+        assert!(request.root("name").systemd);
+    }
+
+    #[test]
     fn the_root_is_on_a_disk_unless_busybox_is_all_or_it_was_asked_otherwise() {
         let disk = |line: &str| request(line).unwrap().disk;
         assert!(disk("redis") && disk("--run x strace") && disk("--disk d.ext4"));
@@ -359,6 +393,13 @@ mod tests {
         assert!(error("--service nothing").contains("redis, memcached, nginx"));
         assert!(error("Bad").contains("'Bad' is no package's name"));
         assert!(error("--in-memory --size 64 redis").contains("no disk"));
+        for line in [
+            "--systemd --run x",
+            "--systemd --service redis",
+            "--systemd --in-memory",
+        ] {
+            assert!(error(line).contains("systemd"), "{line}");
+        }
     }
 
     #[test]
@@ -401,6 +442,7 @@ mod tests {
             "--cmdline x",
             "--disk d.ext4",
             "--memory 99",
+            "--systemd",
         ];
         let mut found: Vec<_> = lines.iter().map(|line| inputs(line, &boot())).collect();
         found.push(inputs("", &newer));

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!  /init                 the kernel's first program (in the first root)     init.sh
-//!    └ busybox init      process 1, which poweroff and reboot talk to       inittab
-//!        └ start         network, command, the machine's end                start.sh
+//!    ├ busybox init      process 1, which poweroff and reboot talk to       inittab
+//!    │   └ start         command, the machine's end                         start.sh
+//!    │       └ network   addresses                                          network.sh
+//!    └ systemd           if it was asked for: process 1, and the units of the packages as they are shipped
+//!        └ network       as a unit                                          network.service
 //! ```
 //!
 //! busybox and the scripts are in `/usr/lib/tandem`, where no package has anything. Its programs are there, too,
@@ -16,6 +19,10 @@ use crate::tree::{Kind, MERGED, Node, Tree};
 pub const INIT: &str = include_str!("init.sh");
 /// The second of them.
 pub const START: &str = include_str!("start.sh");
+/// The guest's network.
+pub const NETWORK: &str = include_str!("network.sh");
+/// The same for systemd.
+pub const NETWORK_UNIT: &str = include_str!("network.service");
 /// What process 1 does.
 pub const INITTAB: &str = include_str!("inittab");
 /// The last file of a first root, which is not there unless all others are.
@@ -24,6 +31,8 @@ pub const END: &str = "tandem-end";
 const ON_DISK: &str = "root-on-disk";
 /// The same in that root.
 const ROOT: &str = "etc/tandem/root";
+/// The file in a root whose process 1 is systemd.
+const SYSTEMD: &str = "etc/tandem/systemd";
 
 /// Where busybox is.
 const BUSYBOX: &str = "usr/lib/tandem/busybox";
@@ -77,7 +86,10 @@ const PLACE: &[(&str, &str)] = &[
 /// What an installation leaves that differs from one to the next, or that is of no more use. What stands in a
 /// folder goes with it.
 const LEFTOVERS: &[&str] = &[
+    // What mmdebstrap was told, for itself.
+    "etc/apt/apt.conf.d/99mmdebstrap",
     "etc/apt/sources.list",
+    "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
     "var/cache/apt",
     "var/cache/debconf/config.dat-old",
     "var/cache/debconf/passwords.dat-old",
@@ -119,6 +131,8 @@ pub struct Root<'a> {
     pub files: &'a [(&'a str, &'a str)],
     /// A name for it, if it is on a disk.
     pub on_disk: Option<&'a str>,
+    /// Whether systemd is process 1, and not busybox's init.
+    pub systemd: bool,
 }
 
 /// Whether a path is one of these, or in one.
@@ -139,10 +153,15 @@ pub fn root(busybox: &Busybox, installed: Option<&Tree>, root: &Root) -> Tree {
     for (path, text) in PLACE.iter().chain(root.files) {
         tree.replace(path, Node::file(text.as_bytes(), 0o644));
     }
-    // Process 1 is busybox's init whatever was installed.
-    for name in ["halt", "poweroff", "reboot"] {
-        let path = format!("usr/sbin/{name}");
-        tree.replace(&path, Node::link(&format!("/{BUSYBOX}")));
+    if root.systemd {
+        add_systemd(&mut tree);
+    } else {
+        tree.replace("etc/inittab", Node::file(INITTAB.as_bytes(), 0o644));
+        // Process 1 is busybox's init whatever was installed.
+        for name in ["halt", "poweroff", "reboot"] {
+            let path = format!("usr/sbin/{name}");
+            tree.replace(&path, Node::link(&format!("/{BUSYBOX}")));
+        }
     }
     if let Some(command) = root.command {
         let line = format!("{command}\n").into_bytes();
@@ -236,8 +255,35 @@ fn add_start(tree: &mut Tree, busybox: &Busybox) {
         let name = path.rsplit('/').next().unwrap_or(path);
         tree.insert(&format!("{PROGRAMS}/{name}"), Node::link("../busybox"));
     }
-    tree.insert("usr/lib/tandem/start", Node::file(START.as_bytes(), 0o755));
-    tree.replace("etc/inittab", Node::file(INITTAB.as_bytes(), 0o644));
+    for (name, text) in [("start", START), ("network", NETWORK)] {
+        let path = format!("usr/lib/tandem/{name}");
+        tree.insert(&path, Node::file(text.as_bytes(), 0o755));
+    }
+}
+
+/// Adds what has systemd bring up the network, and let root in on the console without a password, as busybox's
+/// init does.
+fn add_systemd(tree: &mut Tree) {
+    const UNITS: &str = "etc/systemd/system";
+    let login =
+        "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I\n";
+    for (path, text) in [
+        ("tandem-network.service", NETWORK_UNIT),
+        ("serial-getty@ttyS0.service.d/tandem.conf", login),
+    ] {
+        tree.insert(
+            &format!("{UNITS}/{path}"),
+            Node::file(text.as_bytes(), 0o644),
+        );
+    }
+    tree.insert(
+        &format!("{UNITS}/sysinit.target.wants/tandem-network.service"),
+        Node::link(&format!("/{UNITS}/tandem-network.service")),
+    );
+    // Empty it is filled at the first boot; where there is none systemd asks who is at the console for more
+    // (machine-id(5), "First boot semantics").
+    tree.replace("etc/machine-id", Node::file(*b"", 0o444));
+    tree.insert(SYSTEMD, Node::file(*b"", 0o444));
 }
 
 #[cfg(test)]
@@ -313,6 +359,23 @@ mod tests {
         let in_memory = root(&busybox(), Some(&debian), &Root::default());
         assert!(in_memory.get("usr/share/doc/x/copyright").is_none());
         assert!(in_memory.get("etc/tandem/root").is_none());
+    }
+
+    #[test]
+    fn systemd_gets_units_and_keeps_its_own_programs() {
+        let debian = installed(&[("usr/sbin/reboot", Node::link("/bin/systemctl"))]);
+        let systemd = Root {
+            on_disk: Some("name"),
+            systemd: true,
+            ..Root::default()
+        };
+        let tree = root(&busybox(), Some(&debian), &systemd);
+        assert_eq!(text(&tree, "usr/sbin/reboot"), "/bin/systemctl");
+        assert!(tree.get("etc/inittab").is_none() && tree.get(SYSTEMD).is_some());
+        let unit = "etc/systemd/system/sysinit.target.wants/tandem-network.service";
+        let unit = text(&tree, unit);
+        assert!(text(&tree, &unit[1..]).contains("ExecStart=/usr/lib/tandem/network"));
+        assert_eq!(text(&tree, "etc/machine-id"), "");
     }
 
     #[test]

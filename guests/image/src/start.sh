@@ -1,7 +1,7 @@
 #!/usr/lib/tandem/busybox sh
 # The machine from here on: network, then the command; when that ends, so does the machine.
 #
-# Kernel command line: tandem.ip=ADDRESS/PREFIX or none, tandem.gw=ADDRESS or none,
+# Kernel command line: those of the network (see there), and
 # tandem.run="COMMAND", in which \" is a quote and \\ a backslash, or tandem.run=COMMAND,WITH,COMMAS,FOR,SPACES.
 export PATH=/usr/lib/tandem/bin
 export HOME=/root TERM=linux
@@ -16,13 +16,9 @@ give_up() {
 [ ! -e /dev/tandem-started ] || give_up "what runs the command was killed"
 touch /dev/tandem-started
 
-ip=10.77.0.2/24
-gw=10.77.0.1
 run=
 for word in $(cat /proc/cmdline); do
     case $word in
-    tandem.ip=*) ip=${word#*=} ;;
-    tandem.gw=*) gw=${word#*=} ;;
     tandem.run=*) run=$(echo "${word#*=}" | tr , ' ') ;;
     esac
 done
@@ -57,16 +53,7 @@ cat /usr/lib/tmpfiles.d/*.conf /etc/tmpfiles.d/*.conf 2>/dev/null | while read -
 done
 
 hostname -F /etc/hostname
-ip link set lo up
-if [ -e /sys/class/net/eth0 ]; then
-    ip link set eth0 up
-    if [ "$ip" != none ]; then
-        ip addr add "$ip" dev eth0
-        [ "$gw" = none ] || ip route add default via "$gw"
-    fi
-elif [ "$ip" != none ]; then
-    give_up "no network device: the kernel lacks virtio_mmio or virtio_net (tandem.ip=none does without)"
-fi
+/usr/lib/tandem/network || reboot -f
 # Servers that fork to save a copy of themselves (redis) ask for this.
 echo 1 >/proc/sys/vm/overcommit_memory
 ulimit -n 65536
