@@ -574,7 +574,7 @@ pub struct BenchArgs {
     /// Folder for results.json and the plots
     #[arg(short, long, default_value = "bench-results", value_name = "DIR")]
     pub output: PathBuf,
-    /// The Linux guest of cpu, boot, idle and redis: what `tandem image` made, without a disk (if not given, it is
+    /// The Linux guest of cpu, boot, idle and redis: what `tandem image --in-memory` made (if not given, it is
     /// made); for redis, of redis-server
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
@@ -593,18 +593,25 @@ pub struct BenchArgs {
 /// `tandem image`.
 #[derive(Clone, Debug, Args)]
 pub struct ImageArgs {
-    /// Debian packages the guest is made of: redis-server, memcached, nginx, or any with --run
+    /// Debian packages to install: redis-server, memcached, nginx, or any with --run. Without any the guest is
+    /// busybox alone
     #[arg(value_name = "PACKAGE")]
     pub packages: Vec<String>,
     /// The image to write: kernel, first root and a manifest in one file
     #[arg(short, long, value_name = "OUT.img")]
     pub output: PathBuf,
-    /// Put the root on an ext4 disk image, and write it here
+    /// Write the disk with the root here (if not given, beside the image, its name ending in .ext4)
     #[arg(long, value_name = "OUT.ext4")]
     pub disk: Option<PathBuf>,
-    /// Size of the disk in MiB (if not given, what its files need and 256 more)
-    #[arg(long, value_name = "MIB", requires = "disk", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
+    /// Size of the disk in MiB (if not given, what its files need and 512 more)
+    #[arg(long, value_name = "MIB", conflicts_with = "in_memory", value_parser = clap::value_parser!(u32).range(16..=1 << 20))]
     pub size: Option<u32>,
+    /// Keep the root in memory: no disk, data ends with the guest; for small services
+    #[arg(long, conflicts_with = "disk")]
+    pub in_memory: bool,
+    /// The guest's memory in MiB (if not given, what it is likely to be comfortable with)
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..=3072))]
+    pub memory: Option<u32>,
     /// The kernel's package, or one that depends on it
     #[arg(long, default_value = image::KERNEL_PACKAGE, value_name = "PACKAGE")]
     pub kernel_package: String,
@@ -614,6 +621,9 @@ pub struct ImageArgs {
     /// A command to run, by a shell; when it ends, the guest powers off
     #[arg(long, value_name = "CMD")]
     pub run: Option<String>,
+    /// Debian's own init, systemd, with the units of the packages as they are shipped
+    #[arg(long, conflicts_with_all = ["run", "service", "in_memory"])]
+    pub systemd: bool,
     /// The kernel command line to boot with, in place of the usual one
     #[arg(long, value_name = "WORDS")]
     pub cmdline: Option<String>,

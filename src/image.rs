@@ -3,7 +3,7 @@
 use crate::cli::ImageArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
-use ::image::{Built, Error, Spec, Stop};
+use ::image::{Built, Error, Place, Spec, Stop};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -24,11 +24,10 @@ struct Summary {
     kernel_version: String,
     packages: usize,
     command: Option<String>,
+    systemd: bool,
     cmdline: String,
     memory_mib: u32,
     inputs_sha256: String,
-    /// What programs ask for that no package has.
-    missing: Vec<String>,
     cached: bool,
     seconds: f64,
 }
@@ -66,11 +65,17 @@ impl From<&ImageArgs> for Spec {
         Self {
             packages: args.packages.clone(),
             output: args.output.clone(),
-            disk: args.disk.clone(),
+            root: match &args.disk {
+                _ if args.in_memory => Place::Memory,
+                Some(disk) => Place::Disk(disk.clone()),
+                None => Place::Usual,
+            },
             size_mib: args.size,
+            memory_mib: args.memory,
             kernel_package: args.kernel_package.clone(),
             service: args.service.clone(),
             command: args.run.clone(),
+            systemd: args.systemd,
             cmdline: args.cmdline.clone(),
         }
     }
@@ -81,6 +86,9 @@ fn failure(error: Error) -> Failure {
     match error {
         Error::NoService(_) => Failure::new(format!("{error} (others with --run)")),
         Error::CommandLines => Failure::new("--run takes one line"),
+        Error::SizeOfNoDisk(_) => Failure::usage(
+            "--size is for a disk, and a guest without packages has none unless --disk names it",
+        ),
         Error::DiskTooSmall {
             size_mib,
             least_mib,
@@ -108,17 +116,17 @@ fn summary(args: &ImageArgs, built: Built) -> Summary {
         image_bytes: built.image_bytes,
         image_sha256: built.image_sha256,
         initrd_bytes: built.initrd_bytes,
-        disk: args.disk.as_ref().map(|disk| disk.display().to_string()),
+        disk: built.disk.map(|disk| disk.display().to_string()),
         disk_bytes: built.disk_bytes,
         disk_sha256: built.disk_sha256,
         kernel: manifest.kernel_release,
         kernel_version: manifest.kernel.version,
         packages: manifest.packages.len(),
         command: manifest.command,
+        systemd: args.systemd,
         cmdline: manifest.cmdline,
         memory_mib: manifest.memory_mib,
         inputs_sha256: manifest.inputs_sha256,
-        missing: built.missing,
         cached: built.cached,
         seconds: 0.0,
     }
@@ -138,12 +146,13 @@ fn words(summary: &Summary) -> String {
     let (kernel, version) = (&summary.kernel, &summary.kernel_version);
     lines.push(format!("kernel    Linux {kernel} (Debian {version})"));
     lines.push(format!("packages  {}", summary.packages));
-    let command = summary.command.as_deref().unwrap_or("a shell");
+    let otherwise = match summary.systemd {
+        true => "systemd, with the packages' units",
+        false => "a shell",
+    };
+    let command = summary.command.as_deref().unwrap_or(otherwise);
     lines.push(format!("runs      {command}"));
-    lines.push(format!("memory    {} MiB or more", summary.memory_mib));
-    for missing in &summary.missing {
-        lines.push(format!("lacks     {missing}"));
-    }
+    lines.push(format!("memory    {} MiB", summary.memory_mib));
     let how = if summary.cached {
         "from the cache"
     } else {

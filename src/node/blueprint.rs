@@ -1,5 +1,6 @@
 //! From a command line to a machine that has not run yet.
 
+use super::bundled;
 use super::library::Loaded;
 use crate::cli::{MachineArgs, OnReset};
 use crate::failure::{During, Failure, Outcome};
@@ -21,10 +22,14 @@ const MEMORY_MIB: u32 = 64;
 /// A Linux kernel's command line unless another is given: messages on the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
 
-/// What the command line asks for.
-pub fn blueprint(args: &MachineArgs) -> Outcome<Blueprint> {
+/// What the command line asks for. If the image has a disk, and the arguments name none, they have its from here on.
+pub fn blueprint(args: &mut MachineArgs) -> Outcome<Blueprint> {
+    let image = guests::load(&args.guest, args.initrd.as_deref())?;
+    if let Some(manifest) = &image.manifest {
+        args.disk = bundled::disk(manifest, args.guest.as_ref(), args.disk.as_deref())?;
+    }
+    let args = &*args;
     let initrd = args.initrd.as_deref();
-    let image = guests::load(&args.guest, initrd)?;
     let board = image.bytes().board()?;
     if image.manifest.as_ref().is_some_and(|m| !m.tells_status) {
         crate::complain!(
@@ -81,7 +86,11 @@ fn cmdline(args: &MachineArgs, board: BoardKind, image: &Image) -> Outcome<Strin
             None => vec![append.unwrap_or(LINUX_CMDLINE.to_owned())],
         };
         words.extend(args.args.iter().cloned());
-        return Ok(with_tsc_rate(&words.join(" ")));
+        let words = words.join(" ");
+        if image.manifest.is_some() {
+            bundled::check_command(&words)?;
+        }
+        return Ok(with_tsc_rate(&words));
     }
     if args.append.is_some() {
         return Err(Failure::usage(

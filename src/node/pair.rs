@@ -17,15 +17,16 @@ use testandset::VmId;
 const MIB: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
 
 /// `tandem primary`.
-pub fn primary(args: PrimaryArgs) -> Outcome {
+pub fn primary(mut args: PrimaryArgs) -> Outcome {
     let set = signals::block()?;
     let replica = spec(&args.replica)?;
     let control = Controlled::new(&args.replica, &replica.vm)?;
     let events = Events::open("primary", &args.replica)?;
+    let blueprint = blueprint::blueprint(&mut args.machine)?;
     let machine = &args.machine;
     let spec = PrimarySpec {
         replica,
-        machine: blueprint::blueprint(machine)?,
+        machine: blueprint,
         engine: machine.engine,
         plugs: blueprint::plugs(machine, args.replica.disk_copy),
         backup: args.backup,

@@ -139,7 +139,7 @@ struct Ran {
 fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     let set = signals::block()?;
     let mut machine_args = args.machine;
-    let blueprint = blueprint::blueprint(&machine_args)?;
+    let blueprint = blueprint::blueprint(&mut machine_args)?;
     let prepared = prepare(blueprint, machine_args.engine)?;
     if let Some(remark) = prepared.remark() {
         crate::complain!("tandem: {remark}");
@@ -267,6 +267,9 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
         }
         args.engine = EngineChoice::Soft;
     }
+    let written = [&args.pcap, &args.cast];
+    let written = written.into_iter().flatten().map(PathBuf::as_path);
+    check_apart(&args.log, written)?;
     let reader = LogReader::open(&args.log)?;
     reader.check_replayable()?;
     let origin = Origin::of_log(&reader, &args.log)?;
@@ -336,11 +339,6 @@ fn straight(
     };
     check_first(reader.header(), first_state)?;
     let base = reader.header().base;
-    let written = [&args.pcap, &args.cast];
-    check_apart(
-        &args.log,
-        written.into_iter().flatten().map(PathBuf::as_path),
-    )?;
     let mut witnesses = Witnesses::default();
     if let Some(path) = &args.pcap {
         witnesses.add(Pcap::create(path)?);

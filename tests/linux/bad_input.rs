@@ -133,7 +133,7 @@ fn memory_too_small_to_unpack_the_image_is_said_by_the_kernel() {
         let _ = place.record(&image, &["--memory", &memory]);
         place.path("log").exists()
     };
-    let least = (64..=256).step_by(8).find(begun).unwrap().to_string();
+    let least = (64..=512).step_by(8).find(begun).unwrap().to_string();
     let why = "Kernel panic - not syncing";
     gives_up(&place, &image, &["--memory", &least], why);
 }

@@ -1,7 +1,7 @@
 //! Linux at its serial console: what is typed reaches its shell, all of it, what the shell says comes back,
 //! and a replay says the same. And Linux that reboots: its machine starts over, and the recording goes on.
 
-use super::common::{PROGRAM, machine, os, text};
+use super::common::{PROGRAM, machine, os, tandem, text};
 use super::recorded::{Ran, folder, forget, replay_equals, start};
 use super::{LIMIT, images};
 use bundle::sha256;
@@ -13,9 +13,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What the image prints before its shell's first prompt.
-const SHELL: &str = "tandem: runs setsid cttyhack sh";
+const SHELL: &str = "tandem: runs sh";
 /// A shell on the console instead of the image's server.
-const RUN: &str = "tandem.run=setsid,cttyhack,sh";
+const RUN: &str = "tandem.run=sh";
 /// Lines of the paste, and how long each is: 24 KiB, more than the serial port and the terminal hold.
 const PASTED: (usize, usize) = (384, 64);
 
@@ -27,7 +27,8 @@ struct Typed {
 }
 
 impl Typed {
-    fn start(image: &Path, log: &Path, more: &[&str]) -> Self {
+    /// Of `run`, words for the kernel's command line.
+    fn start(image: &Path, log: &Path, run: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let pipe = folder.path().join("keys");
         nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
@@ -45,7 +46,7 @@ impl Typed {
             "--json",
             "--input",
         ]));
-        args.extend(os(&["--append", RUN, "-o", text(log)]));
+        args.extend(os(&["--append", run, "-o", text(log)]));
         args.extend(os(more));
         let errors = log.with_extension("recorder.err");
         let _ = std::fs::remove_file(&errors);
@@ -75,7 +76,7 @@ fn what_is_typed_reaches_the_shell_and_nothing_of_a_paste_is_lost() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
     let log = folder().join(format!("typed-{}.log", std::process::id()));
-    let mut typed = Typed::start(&image, &log, &[]);
+    let mut typed = Typed::start(&image, &log, RUN, &[]);
     typed.hears(SHELL, 0);
     typed.keys("echo sum-$((40 + 2))\n");
     typed.hears("sum-42", 0);
@@ -97,17 +98,41 @@ fn what_is_typed_reaches_the_shell_and_nothing_of_a_paste_is_lost() {
     forget(&log);
 }
 
+/// What a command reads is what is typed, and what interrupts it is a key: it has the signals' default actions.
+#[test]
+fn a_command_reads_the_console_and_a_key_interrupts_it() {
+    let _machine = machine();
+    let Some(image) = images::redis() else { return };
+    let log = folder().join(format!("read-{}.log", std::process::id()));
+    let run = r#"tandem.run="echo asks; read x; echo got=$x; echo sleeps; sleep 1000; echo over""#;
+    let mut typed = Typed::start(&image, &log, run, &[]);
+    typed.hears("asks", 1);
+    typed.keys("a word\n");
+    typed.hears("got=a word", 0);
+    typed.hears("sleeps", 1);
+    typed.keys("\x03");
+    // The status of a shell that SIGINT ended.
+    typed.hears("tandem: ended with status 130", 0);
+    let status = typed.recorder.wait(LIMIT).expect("it ends");
+    assert_eq!(status.code(), Some(130));
+    let said = typed.recorder.said();
+    assert!(said.iter().all(|line| line != "over"), "{said:?}");
+    let replayed = tandem(&["replay", text(&log)]);
+    assert!(replayed.status.success(), "{replayed:?}");
+    forget(&log);
+}
+
 #[test]
 fn a_reboot_starts_the_machine_over_in_one_recording() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
     let log = folder().join(format!("reboot-{}.log", std::process::id()));
-    let mut typed = Typed::start(&image, &log, &["--on-reset", "restart"]);
+    let mut typed = Typed::start(&image, &log, RUN, &["--on-reset", "restart"]);
     typed.hears(SHELL, 0);
     // A status that was written before a reset is not the next life's.
     typed.keys("devmem 0xd0001020 8 7; devmem 0xd0001020 8\n");
     typed.hears("0x07", 0);
-    typed.keys("echo >/tmp/life; echo life-$((0 + 1)); reboot -f\n");
+    typed.keys("echo >/tmp/life; echo life-$((0 + 1)); reboot\n");
     typed.hears("life-1", 0);
     typed.hears(SHELL, 1);
     typed.keys("ls /tmp/life; echo life-$((1 + 1)); exit\n");

@@ -95,8 +95,8 @@ fn programs_wait_for_the_clock_and_set_theirs_by_it() {
 /// Gives the network card another address, and one more, and echoes what one client says.
 const MOVED: &str = "ip link set eth0 down; ip link set eth0 address 52:54:00:7a:4d:99; ip link set eth0 up; \
                      bridge fdb add 52:54:00:7a:4d:98 dev eth0; echo address $(cat /sys/class/net/eth0/address); \
-                     nc -l -p 6379 -e cat & \
-                     until cat /proc/net/tcp /proc/net/tcp6 | grep -q :18EB; do usleep 50000; done; \
+                     /usr/lib/tandem/busybox nc -l -p 6379 -e cat & \
+                     until cat /proc/net/tcp /proc/net/tcp6 | grep -q :18EB; do sleep 0.05; done; \
                      echo serving-$((40 + 2)); wait";
 /// What it prints then; the image prints the command before that.
 const SERVING: &str = "serving-42";

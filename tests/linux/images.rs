@@ -31,7 +31,7 @@ fn build(name: &str, args: &[&str]) -> Result<PathBuf, String> {
     Err(words.trim().to_owned())
 }
 
-/// The image of `package`; `None` if apt cannot fetch here, which is counted as skipped.
+/// The image of `package`, its root in memory; `None` if apt cannot fetch here, which is counted as skipped.
 pub fn image(package: &str) -> Option<PathBuf> {
     static REDIS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static MEMCACHED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -42,7 +42,7 @@ pub fn image(package: &str) -> Option<PathBuf> {
         "nginx" => &NGINX,
         other => unreachable!("no test runs {other}"),
     };
-    found(cell.get_or_init(|| build(package, &[package])))
+    found(cell.get_or_init(|| build(package, &["--in-memory", package])))
 }
 
 fn found(built: &Result<PathBuf, String>) -> Option<PathBuf> {
@@ -55,11 +55,24 @@ fn found(built: &Result<PathBuf, String>) -> Option<PathBuf> {
     }
 }
 
+/// The image called `name`, of what `args` ask for.
+pub fn image_of(name: &str, args: &[&str]) -> Option<PathBuf> {
+    found(&build(name, args))
+}
+
+/// The same, its root on a disk beside it.
+pub fn on_disk(name: &str, args: &[&str]) -> Option<PathBuf> {
+    let image = image_of(name, args)?;
+    assert!(bundle::disk_beside(&image).exists(), "{name} has a disk");
+    Some(image)
+}
+
 /// Debian's full kernel, not that for clouds, with programs that use a machine's clock and network device by
 /// all means there are.
 pub fn tools() -> Option<PathBuf> {
     static TOOLS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let args = [
+        "--in-memory",
         "--kernel-package",
         "linux-image-amd64",
         "util-linux",

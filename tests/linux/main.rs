@@ -34,6 +34,7 @@ mod drive;
 mod bad_input;
 mod capture;
 mod console;
+mod debian;
 mod engines;
 mod failover;
 mod gdb;

@@ -73,6 +73,7 @@ fn debians_kernel_boots_as_an_elf_file_too() {
     let log = folder().join(format!("vmlinux-{}.log", std::process::id()));
     let append = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off tandem.ip=none \
                   tandem.run=echo,up,as,an,elf";
+    let memory = bundle.manifest.memory_mib.to_string();
     let mut args = os(&[
         "record",
         text(&kernel),
@@ -85,7 +86,7 @@ fn debians_kernel_boots_as_an_elf_file_too() {
         "--on-reset",
         "end",
         "--memory",
-        "256",
+        &memory,
         "--append",
         append,
     ]));

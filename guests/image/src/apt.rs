@@ -3,8 +3,8 @@
 //! apt is asked as if nothing were installed, so that what is chosen depends on the package lists alone.
 //! Those are signed, and they name the SHA-256 each package's file is checked against here.
 
-use crate::depends;
 use crate::error::{During, Error, Result};
+use crate::near;
 use crate::tools::{Stop, ToolFailure, output, tool};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,11 +23,13 @@ pub struct Candidate {
     pub size: u64,
     /// Its SHA-256, in hexadecimal.
     pub sha256: String,
-    /// The packages it depends on, alternatives of each other within an entry.
-    pub depends: Vec<Vec<String>>,
-    /// The virtual packages it stands for.
-    pub provides: Vec<Vec<String>>,
+    /// What the package lists say of it, as they say it.
+    pub stanza: String,
 }
+
+/// The packages every Debian system has, as apt's patterns name them: without apt itself, which apt counts among
+/// them.
+pub const ESSENTIAL: &str = "?and(?essential,?not(?exact-name(apt)))";
 
 /// Whether this can be a package's name on apt's command line, with a version or not, and nothing else.
 pub fn is_name(text: &str) -> bool {
@@ -57,7 +59,10 @@ pub fn resolve(stop: &Stop, names: &[String], empty: &Path) -> Result<BTreeMap<S
         .arg(format!("Dir::Cache::archives={}", empty.display()))
         .arg("install")
         .args(names);
-    let uris = output(stop, &mut command)?.map_err(|failed| unknown(&failed))?;
+    let uris = match output(stop, &mut command)? {
+        Ok(uris) => uris,
+        Err(failed) => return Err(unknown(stop, &failed)?),
+    };
     let mut all = BTreeMap::new();
     for line in uris.lines().filter(|line| line.starts_with('\'')) {
         let candidate = parse_uri(line).ok_or_else(|| Error::AptAnswer(line.to_owned()))?;
@@ -67,9 +72,12 @@ pub fn resolve(stop: &Stop, names: &[String], empty: &Path) -> Result<BTreeMap<S
     command.arg("show").args(all.values().map(exact));
     let shown = output(stop, &mut command)??;
     for stanza in shown.split("\n\n") {
-        add_fields(stanza, &mut all);
+        add_stanza(stanza, &mut all);
     }
-    Ok(all)
+    match all.values().find(|candidate| candidate.stanza.is_empty()) {
+        Some(bare) => Err(Error::AptAnswer(format!("nothing of {}", bare.name))),
+        None => Ok(all),
+    }
 }
 
 /// Downloads packages into `folder`, under their [`Candidate::file`] names.
@@ -124,33 +132,52 @@ fn parse_uri(line: &str) -> Option<Candidate> {
     })
 }
 
-/// Takes a package's dependencies from its stanza of `apt-cache show`.
-fn add_fields(stanza: &str, all: &mut BTreeMap<String, Candidate>) {
-    let field = |name: &str| {
-        stanza
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    };
-    let candidate = field("Package").and_then(|name| all.get_mut(name));
+/// A field's value in a package's stanza, of one line.
+fn field<'a>(stanza: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = stanza.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// Keeps a stanza of `apt-cache show` with the package it is of.
+fn add_stanza(stanza: &str, all: &mut BTreeMap<String, Candidate>) {
+    let candidate = field(stanza, "Package").and_then(|name| all.get_mut(name));
     let Some(candidate) = candidate else { return };
-    if field("Version") != Some(&candidate.version) {
-        return;
+    if field(stanza, "SHA256") == Some(&candidate.sha256) {
+        candidate.stanza = stanza.trim().to_owned();
     }
-    let fields = ["Pre-Depends", "Depends"].map(|name| field(name).unwrap_or_default());
-    candidate.depends = fields.into_iter().flat_map(depends::parse).collect();
-    candidate.provides = depends::parse(field("Provides").unwrap_or_default());
+}
+
+impl Candidate {
+    /// The packages it depends on, alternatives among them, without versions.
+    pub fn depends(&self) -> Vec<&str> {
+        let fields = ["Pre-Depends", "Depends"].map(|name| field(&self.stanza, name));
+        let entries = fields
+            .into_iter()
+            .flatten()
+            .flat_map(|field| field.split([',', '|']));
+        let names =
+            entries.filter_map(|entry| entry.trim().split([' ', '(', '[', ':', '<']).next());
+        names.filter(|name| !name.is_empty()).collect()
+    }
 }
 
 /// Why apt knows no such installation.
-fn unknown(failed: &ToolFailure) -> Error {
+fn unknown(stop: &Stop, failed: &ToolFailure) -> Result<Error> {
     let line = failed.line();
-    let name = line
-        .strip_prefix("Unable to locate package ")
-        .or_else(|| quoted(line).filter(|_| line.ends_with("has no installation candidate")));
-    match name {
-        Some(name) => Error::UnknownPackage(name.to_owned()),
-        None => Error::NoChoice(line.to_owned()),
-    }
+    let Some(name) = unknown_name(line) else {
+        return Ok(Error::NoChoice(line.to_owned()));
+    };
+    let names = output(stop, apt("apt-cache")?.arg("pkgnames"))?.unwrap_or_default();
+    Ok(Error::UnknownPackage {
+        name: name.to_owned(),
+        near: near::nearest(name, names.lines()),
+    })
+}
+
+/// The package apt does not know, by what it says.
+fn unknown_name(line: &str) -> Option<&str> {
+    line.strip_prefix("Unable to locate package ")
+        .or_else(|| quoted(line).filter(|_| line.ends_with("has no installation candidate")))
 }
 
 fn quoted(line: &str) -> Option<&str> {
@@ -218,20 +245,18 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_come_from_the_stanza_of_the_same_version() {
+    fn dependencies_come_from_the_stanza_of_the_same_file() {
         let candidate = Candidate {
             name: "a".into(),
-            version: "2".into(),
+            sha256: "22".into(),
             ..Candidate::default()
         };
         let mut all = BTreeMap::from([("a".to_owned(), candidate)]);
-        add_fields("Package: a\nVersion: 1\nDepends: old", &mut all);
-        assert!(all["a"].depends.is_empty());
-        let stanza = "Package: a\nVersion: 2\nDepends: b, c | d\nPre-Depends: e\nProvides: v (= 1)";
-        add_fields(stanza, &mut all);
-        let expected = [vec!["e"], vec!["b"], vec!["c", "d"]];
-        assert_eq!(all["a"].depends, expected);
-        assert_eq!(all["a"].provides, [vec!["v"]]);
+        add_stanza("Package: a\nVersion: 1\nDepends: old\nSHA256: 11", &mut all);
+        assert!(all["a"].depends().is_empty());
+        let stanza = "Package: a\nDepends: b (>= 2), c | d:any\nPre-Depends: e\nSHA256: 22";
+        add_stanza(stanza, &mut all);
+        assert_eq!(all["a"].depends(), ["e", "b", "c", "d"]);
     }
 
     #[test]
@@ -248,10 +273,12 @@ mod tests {
 
     #[test]
     fn an_unknown_package_is_named() {
-        let no = unknown(&failed("E: Unable to locate package nosuch\n")).to_string();
-        assert!(no.contains("no package 'nosuch'"), "{no}");
-        let no = unknown(&failed("E: Package 'gone' has no installation candidate\n")).to_string();
-        assert!(no.contains("no package 'gone'"), "{no}");
+        let name = |stderr: &str| unknown_name(failed(stderr).line()).map(str::to_owned);
+        let no = name("E: Unable to locate package nosuch\n");
+        assert_eq!(no.as_deref(), Some("nosuch"));
+        let no = name("E: Package 'gone' has no installation candidate\n");
+        assert_eq!(no.as_deref(), Some("gone"));
+        assert_eq!(name("E: something else\n"), None);
     }
 
     #[test]

@@ -2,21 +2,22 @@
 
 use crate::apt::{self, Candidate};
 use crate::cache::{Cache, Sums, file_sha256};
-use crate::closure::{self, Closure, PackageFiles};
+use crate::debian::{self, Installation};
 use crate::error::{During, Error, Result};
 use crate::modules::{self, Module};
 use crate::plan::{Plan, Request};
-use crate::tools::Stop;
+use crate::rootfs::{self, Busybox};
+use crate::tools::{Stop, output};
 use crate::tree::{Kind, Tree};
-use crate::{deb, ext4, rootfs};
+use crate::{deb, ext4};
 use bundle::{Bundle, FORMAT, Manifest, Package, sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where the kernel's modules are, and what it has built in.
 const MODULES: &str = "usr/lib/modules/";
-/// Memory of the kernel itself, in MiB, with room to breathe.
-const KERNEL_MIB: u64 = 96;
 
 /// What is at hand while building.
 pub struct Builder<'a> {
@@ -36,28 +37,38 @@ struct Kernel {
 }
 
 impl Builder<'_> {
-    /// Builds, and puts the result into the cache. Gives back what programs ask for that is not there.
+    /// Builds, and puts the result into the cache.
     ///
     /// # Errors
-    /// If packages cannot be fetched or read, or a tool or the disk fails.
-    pub fn build(&self, request: &Request, plan: &Plan) -> Result<Vec<String>> {
+    /// If packages cannot be fetched, read or installed, or a tool or the disk fails.
+    pub fn build(&self, request: &Request, plan: &Plan) -> Result {
+        if !plan.installed.is_empty() {
+            debian::check_tools()?;
+        }
         let debs = self.fetch(plan)?;
         let work = self.cache.work()?;
-        let kernel = self.kernel(&plan.kernel, &debs)?;
-        let closure = self.closure(request, plan, &debs)?;
+        let kernel = self.kernel(&plan.kernel, &debs, request.disk)?;
+        let busybox = self.busybox(&plan.busybox, &debs, work.path())?;
+        let installed = self.install(request, plan, &debs)?;
         (self.says)("building the image".into());
-        let package = self.read(&plan.busybox, &debs, |path| path == "usr/bin/busybox")?;
-        let busybox = rootfs::busybox(&package).ok_or_else(|| lacks(&plan.busybox, "busybox"))?;
-        let root = rootfs::root(busybox, &closure.tree, &request.root());
+        let options = request.root(&plan.inputs);
+        let root = rootfs::root(&busybox, installed.as_ref(), &options);
+        drop(installed);
         let mut first = if request.disk {
-            rootfs::base(busybox)
+            rootfs::alone(&busybox)
         } else {
             root.clone()
         };
-        rootfs::add_boot(&mut first, &kernel.modules, request.disk);
-        let initrd = first.to_cpio()?;
+        rootfs::add_boot(&mut first, &kernel.modules, options.on_disk);
+        let initrd = first.to_cpio(rootfs::END)?;
         self.stop.check()?;
-        let manifest = manifest(request, plan, &kernel, &initrd);
+        let memory_mib = request.memory_mib(&first, initrd.len() as u64)?;
+        let disk_mib = request.disk.then(|| request.disk_mib(&root));
+        let manifest = Manifest {
+            memory_mib,
+            disk_bytes: disk_mib.map(|mib| mib << 20),
+            ..manifest(request, plan, &kernel, &initrd)
+        };
         let bundle = Bundle {
             kernel: &kernel.image,
             initrd: &initrd,
@@ -70,25 +81,39 @@ impl Builder<'_> {
         let mut sums = Sums {
             image: sha256(&image),
             disk: None,
-            missing: closure.missing,
         };
-        if request.disk {
+        if let Some(mib) = disk_mib {
             (self.says)("building the disk".into());
             let disk = built.join("disk");
-            let mib = request.disk_mib(&root);
             ext4::make(self.stop, &root, &disk, mib, work.path(), &plan.inputs)?;
             sums.disk = Some(file_sha256(self.stop, &disk)?);
         }
-        self.cache.keep_built(&plan.inputs, &built, &sums)?;
-        Ok(sums.missing)
+        self.cache.keep_built(&plan.inputs, &built, &sums)
+    }
+
+    /// Debian with the packages asked for; none if there are none.
+    fn install(
+        &self,
+        request: &Request,
+        plan: &Plan,
+        debs: &BTreeMap<String, PathBuf>,
+    ) -> Result<Option<Tree>> {
+        if plan.installed.is_empty() {
+            return Ok(None);
+        }
+        (self.says)(format!("installing {} packages", plan.installed.len()));
+        let installation = Installation {
+            names: &request.installed_names(),
+            packages: &plan.installed,
+            debs,
+        };
+        debian::install(self.stop, &installation).map(Some)
     }
 
     /// The package files, by package name, each found whole.
     fn fetch(&self, plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
         let wanted = [&plan.kernel, &plan.busybox];
-        let wanted = wanted
-            .into_iter()
-            .chain(plan.sources.iter().map(|(c, _)| c));
+        let wanted = wanted.into_iter().chain(&plan.installed);
         let (mut found, mut absent) = (BTreeMap::new(), Vec::new());
         for candidate in wanted {
             match self.cache.deb(self.stop, &candidate.sha256)? {
@@ -135,7 +160,13 @@ impl Builder<'_> {
         })
     }
 
-    fn kernel(&self, candidate: &Candidate, debs: &BTreeMap<String, PathBuf>) -> Result<Kernel> {
+    /// The kernel, with what it needs for a root on a disk if there is to be one.
+    fn kernel(
+        &self,
+        candidate: &Candidate,
+        debs: &BTreeMap<String, PathBuf>,
+        disk: bool,
+    ) -> Result<Kernel> {
         let keep = |path: &str| path.starts_with("boot/vmlinuz-") || path.starts_with(MODULES);
         let package = self.read(candidate, debs, keep)?;
         let file = |path: &str| match &package.get(path)?.kind {
@@ -155,7 +186,16 @@ impl Builder<'_> {
             Kind::File(bytes) => Some((path, bytes.as_ref())),
             _ => None,
         });
-        let modules = modules::order(files, &built_in, &modules::WANTED)?;
+        let needs = if disk {
+            [&modules::NEEDED[..], &modules::NEEDED_FOR_DISK].concat()
+        } else {
+            modules::NEEDED.to_vec()
+        };
+        let ordered = modules::order(files, &built_in, &needs);
+        let modules = ordered.map_err(|source| Error::Package {
+            package: candidate.name.clone(),
+            source: Box::new(source.into()),
+        })?;
         Ok(Kernel {
             release: release.to_owned(),
             image: image.to_vec(),
@@ -163,27 +203,32 @@ impl Builder<'_> {
         })
     }
 
-    fn closure(
+    /// busybox, and the names it gives its programs. `work` is a folder.
+    fn busybox(
         &self,
-        request: &Request,
-        plan: &Plan,
+        candidate: &Candidate,
         debs: &BTreeMap<String, PathBuf>,
-    ) -> Result<Closure> {
-        let mut sources = Vec::new();
-        for (candidate, whole) in &plan.sources {
-            let tree = self.read(candidate, debs, |path| !closure::is_ballast(path))?;
-            sources.push(PackageFiles {
-                tree,
-                whole: *whole,
-            });
-        }
-        let roots = request.service.map_or(&[][..], |service| service.roots);
-        let closure = closure::select(&sources, roots, rootfs::has_program);
-        let own = closure.tree_lacks(roots);
-        match own {
-            Some(root) => Err(Error::NoRoot(root.to_owned())),
-            None => Ok(closure),
-        }
+        work: &Path,
+    ) -> Result<Busybox> {
+        const BUSYBOX: &str = "usr/bin/busybox";
+        let package = self.read(candidate, debs, |path| path == BUSYBOX)?;
+        let file = package.get(BUSYBOX);
+        let file = file.ok_or_else(|| lacks(candidate, "busybox"))?.clone();
+        let Kind::File(bytes) = &file.kind else {
+            return Err(lacks(candidate, "busybox"));
+        };
+        let program = work.join("busybox");
+        std::fs::write(&program, bytes).during("cannot write to the cache")?;
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))
+            .during("cannot write to the cache")?;
+        let mut command = Command::new(&program);
+        command.arg("--list-full").env("LC_ALL", "C");
+        let list = output(self.stop, &mut command)??;
+        let programs = list.lines().filter(|path| !path.ends_with("/busybox"));
+        Ok(Busybox {
+            programs: programs.map(str::to_owned).collect(),
+            file,
+        })
     }
 }
 
@@ -196,17 +241,10 @@ fn lacks(package: &Candidate, what: &'static str) -> Error {
 
 fn manifest(request: &Request, plan: &Plan, kernel: &Kernel, initrd: &[u8]) -> Manifest {
     let fixed = [&plan.kernel, &plan.busybox];
-    let others = plan.sources.iter().map(|(candidate, _)| candidate);
-    let mut packages: Vec<Package> = fixed
-        .into_iter()
-        .chain(others)
-        .map(Candidate::package)
-        .collect();
+    let all = fixed.into_iter().chain(&plan.installed);
+    let mut packages: Vec<Package> = all.map(Candidate::package).collect();
     packages.sort_by(|a, b| a.name.cmp(&b.name));
-    let service = request.service.map_or(64, |service| service.memory_mib);
-    // The archive is in memory twice while the kernel unpacks it.
-    let initrd_mib = 2 * (initrd.len() as u64).div_ceil(1 << 20);
-    let memory = KERNEL_MIB + initrd_mib + u64::from(service);
+    packages.dedup();
     Manifest {
         format: FORMAT,
         kernel: plan.kernel.package(),
@@ -215,8 +253,9 @@ fn manifest(request: &Request, plan: &Plan, kernel: &Kernel, initrd: &[u8]) -> M
         modules: kernel.modules.iter().map(|m| m.name.clone()).collect(),
         command: request.command.clone(),
         cmdline: request.cmdline.clone(),
-        memory_mib: u32::try_from(memory.next_multiple_of(32)).unwrap_or(u32::MAX),
+        memory_mib: 0,
         disk: request.disk,
+        disk_bytes: None,
         tells_status: true,
         inputs_sha256: plan.inputs.clone(),
         kernel_sha256: sha256(&kernel.image),

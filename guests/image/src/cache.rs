@@ -41,8 +41,6 @@ pub struct Sums {
     pub image: String,
     /// The disk's.
     pub disk: Option<String>,
-    /// What programs ask for that no package has, and who asks; words for people.
-    pub missing: Vec<String>,
 }
 
 /// Where it is.
@@ -334,7 +332,6 @@ mod tests {
         let sums = Sums {
             image: sha256(b"image"),
             disk: Some(sha256(&disk)),
-            missing: Vec::new(),
         };
         let work = cache.work().unwrap();
         fs::write(work.path().join("image"), b"image").unwrap();

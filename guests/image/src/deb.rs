@@ -1,8 +1,8 @@
-//! What is in a Debian package.
+//! What is in a Debian package, and in the archive an installation comes as.
 
 use crate::error::{During, Result};
 use crate::tools::{Stop, stream, tool};
-use crate::tree::{Kind, Node, Tree, normal};
+use crate::tree::{Kind, Node, TIME, Tree, normal};
 use std::io::Read;
 use std::path::Path;
 use tar::EntryType;
@@ -23,6 +23,9 @@ pub enum PackageError {
     /// One of its files is larger than is taken.
     #[error("{0} is too large")]
     TooLarge(String),
+    /// A file's name is none that is kept.
+    #[error("a file's name is no UTF-8, or more than a line: {0}")]
+    Name(String),
     /// A file's owner is none there can be.
     #[error("an owner's number is too large: {0}")]
     Owner(u64),
@@ -47,12 +50,16 @@ pub fn read(stop: &Stop, package: &Path, keep: impl Fn(&str) -> bool) -> Result<
     Ok(tree?)
 }
 
-fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, PackageError> {
+/// Reads a tar archive's files that `keep` wants, by their path.
+///
+/// # Errors
+/// If it is no archive, or holds what is not understood.
+pub fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, PackageError> {
     let mut tree = Tree::default();
     let mut archive = tar::Archive::new(pipe);
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let Some(path) = text(&entry.path_bytes()).and_then(|path| normal(&path)) else {
+        let Some(path) = normal(&text(&entry.path_bytes())?) else {
             continue;
         };
         if !keep(&path) {
@@ -61,7 +68,12 @@ fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, Packag
         let header = entry.header();
         let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
         let mode = header.mode()? & 0o7777;
-        let target = entry.link_name_bytes().and_then(|name| text(&name));
+        // Beyond 2106 there is no time in an archive for Linux either.
+        let mtime = u32::try_from(header.mtime()?).unwrap_or(u32::MAX).max(TIME);
+        let target = entry
+            .link_name_bytes()
+            .map(|name| text(&name))
+            .transpose()?;
         let kind = match entry.header().entry_type() {
             EntryType::Directory => Kind::Dir,
             EntryType::Symlink => Kind::Link(target.unwrap_or_default()),
@@ -73,6 +85,11 @@ fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, Packag
                     Some(node) => node.kind.clone(),
                     None => return Err(PackageError::LinkToNothing(path)),
                 }
+            }
+            EntryType::Char => {
+                let number = |part: Option<u32>| part.unwrap_or_default();
+                let (major, minor) = (header.device_major()?, header.device_minor()?);
+                Kind::Device(number(major), number(minor))
             }
             kind if kind.is_file() => {
                 if entry.size() > FILE_MAX {
@@ -89,14 +106,18 @@ fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, Packag
             mode,
             uid,
             gid,
+            mtime,
         };
         tree.insert(&path, node);
     }
     Ok(tree)
 }
 
-fn text(bytes: &[u8]) -> Option<String> {
-    String::from_utf8(bytes.to_vec()).ok()
+fn text(bytes: &[u8]) -> Result<String, PackageError> {
+    let text = std::str::from_utf8(bytes).ok();
+    let text = text.filter(|text| !text.contains('\n'));
+    text.map(str::to_owned)
+        .ok_or_else(|| PackageError::Name(bytes.escape_ascii().to_string()))
 }
 
 fn number(id: u64) -> Result<u32, PackageError> {
@@ -111,6 +132,7 @@ mod tests {
         let mut builder = tar::Builder::new(Vec::new());
         let mut add = |path: &str, kind: EntryType, mode: u32, link: &str, data: &[u8]| {
             let mut header = tar::Header::new_gnu();
+            header.set_mtime(1_700_000_000);
             header.set_entry_type(kind);
             header.set_mode(mode);
             header.set_uid(0);
@@ -145,7 +167,10 @@ mod tests {
             (0o2755, 42)
         );
         let long = format!("usr/share/{}/x", "long".repeat(40));
-        assert_eq!(node(&long).mode, 0o600);
+        assert_eq!(
+            (node(&long).mode, node(&long).mtime),
+            (0o600, 1_700_000_000)
+        );
         assert!(tree.get("usr/share/doc/x").is_none());
     }
 

@@ -64,7 +64,9 @@ pub enum Error {
         expected: String,
     },
     /// A tool of the system is not there.
-    #[error("{tool} is missing (Debian's package {package}); images are built with it")]
+    #[error(
+        "{tool} is missing (Debian's package {package}): images are built with it, apt install {package}"
+    )]
     ToolMissing {
         /// The tool.
         tool: String,
@@ -78,11 +80,13 @@ pub enum Error {
     #[error("debugfs failed: {0}")]
     Debugfs(String),
     /// apt knows no such package.
-    #[error(
-        "apt knows no package '{0}' (is the name right, and are the lists there? apt-get update \
-         fetches them)"
-    )]
-    UnknownPackage(String),
+    #[error("apt knows no package '{name}' ({})", near_words(.near))]
+    UnknownPackage {
+        /// The name.
+        name: String,
+        /// Names of packages it does know that are like it.
+        near: Vec<String>,
+    },
     /// apt knows no such installation.
     #[error("apt cannot choose packages: {0}")]
     NoChoice(String),
@@ -114,9 +118,30 @@ pub enum Error {
         /// What it lacks.
         what: &'static str,
     },
-    /// The service's program or files are in none of its packages.
-    #[error("the service's {0} is in none of its packages")]
-    NoRoot(String),
+    /// Packages could not be installed.
+    #[error("cannot install the packages: {0}")]
+    NotInstalled(String),
+    /// systemd is asked for along with what it leaves no room for.
+    #[error(
+        "systemd runs the units of the packages, from a disk: no command, no service, no root in memory"
+    )]
+    SystemdRuns,
+    /// A size was given for a disk that is not asked for.
+    #[error("a size of {0} MiB is given, and there is no disk")]
+    SizeOfNoDisk(u32),
+    /// The root is too large to be kept in memory, or more memory is asked for than there is.
+    #[error(
+        "a first root of {root_mib} MiB needs {needed_mib} MiB of memory; machines have {most_mib} at most (a root on a \
+         disk needs less)"
+    )]
+    TooLargeForMemory {
+        /// Its files' size, in MiB.
+        root_mib: u64,
+        /// Memory it needs, in MiB.
+        needed_mib: u64,
+        /// Most memory of a machine, in MiB.
+        most_mib: u64,
+    },
     /// A kernel module cannot be used.
     #[error(transparent)]
     Module(#[from] ModuleError),
@@ -134,6 +159,14 @@ pub enum Error {
         /// Why not.
         source: serde_json::Error,
     },
+}
+
+/// What to do about a name that is not known.
+fn near_words(near: &[String]) -> String {
+    match near {
+        [] => "is the name right, and are the lists there? apt-get update fetches them".to_owned(),
+        near => format!("the nearest it knows: {}", near.join(", ")),
+    }
 }
 
 /// What most of this crate returns.

@@ -2,26 +2,31 @@
 //!
 //! `mke2fs -d` takes a folder's files with their owners, and a user's files are the user's. So it is given
 //! contents and names, and `debugfs -w` then writes owners, modes, times and devices into the inodes.
-//! Identifiers come from the inputs' digest and times are one fixed second, so that the same inputs give
-//! the same bytes.
+//! Identifiers come from the inputs' digest and times are the tree's, so that the same inputs give the same bytes.
 
 use crate::error::{During, Error, Result};
 use crate::tools::{Stop, output, tool};
-use crate::tree::{Kind, Node, Tree};
+use crate::tree::{BLOCK, Kind, Node, TIME, Tree};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// Bytes of a block and of an inode.
-const BLOCK: u64 = 4096;
-/// The time files have, in seconds since 1970: 0 would read as "never" in some fields.
-const TIME: &str = "1";
+/// Bytes of an inode.
+const INODE: u64 = 256;
 /// Room for the service's own data beside its files, in MiB, if nobody says how much.
-const ROOM_MIB: u64 = 256;
+const ROOM_MIB: u64 = 512;
+/// Inodes beside those of the tree's files: what the guest may add.
+const ROOM_INODES: u64 = 16384;
 
 /// MiB of a disk for these files, if nobody says how many.
 pub fn size_mib(tree: &Tree) -> u64 {
-    (tree.bytes() * 5 / 4).div_ceil(1 << 20) + ROOM_MIB
+    least_mib(tree) + ROOM_MIB
+}
+
+/// MiB of a disk these files fit on, with next to no room beside them: blocks, inodes, the journal of 8 MiB.
+fn least_mib(tree: &Tree) -> u64 {
+    let inodes = (tree.count() + ROOM_INODES) * INODE;
+    ((tree.bytes() + inodes) * 17 / 16).div_ceil(1 << 20) + 16
 }
 
 /// Makes the image `out` of `size_mib` with these files. `work` is an empty folder; `inputs` a digest, in
@@ -37,11 +42,11 @@ pub fn make(
     work: &Path,
     inputs: &str,
 ) -> Result {
-    let needed = tree.bytes() / (1 << 20) + 8;
-    if size_mib < needed {
+    let least_mib = least_mib(tree);
+    if size_mib < least_mib {
         return Err(Error::DiskTooSmall {
             size_mib,
-            least_mib: self::size_mib(tree) - ROOM_MIB + 16,
+            least_mib,
         });
     }
     let staged = work.join("files");
@@ -50,7 +55,8 @@ pub fn make(
     let mut command = tool("mke2fs")?;
     command
         .args(["-q", "-F", "-t", "ext4", "-L", "tandem", "-m", "0"])
-        .args(["-b", &BLOCK.to_string(), "-I", "256"])
+        .args(["-b", &BLOCK.to_string(), "-I", &INODE.to_string()])
+        .args(["-N", &(tree.count() + ROOM_INODES).to_string()])
         // Nothing is left for the kernel to initialize, and the log is small for a small disk.
         .args(["-J", "size=8", "-U", &id])
         .arg("-E")
@@ -80,8 +86,8 @@ pub fn make(
 /// Has e2fsprogs take [`TIME`] for the time it is.
 fn fixed_time(command: &mut std::process::Command) {
     command
-        .env("E2FSPROGS_FAKE_TIME", TIME)
-        .env("SOURCE_DATE_EPOCH", TIME)
+        .env("E2FSPROGS_FAKE_TIME", TIME.to_string())
+        .env("SOURCE_DATE_EPOCH", TIME.to_string())
         .env("MKE2FS_DEVICE_SECTSIZE", "512");
 }
 
@@ -113,16 +119,16 @@ fn debugfs_script(tree: &Tree) -> String {
     let mut set = |path: &str, field: &str, value: &str| {
         let _ = writeln!(script, "set_inode_field {} {field} {value}", quoted(path));
     };
-    let mut times = |path: &str| {
+    let mut times = |path: &str, time: u32| {
         for field in ["atime", "ctime", "mtime", "crtime"] {
-            set(path, field, &format!("@{TIME}"));
+            set(path, field, &format!("@{time}"));
             set(path, &format!("{field}_extra"), "0");
         }
     };
-    times("/");
-    times("/lost+found");
-    for (path, _) in tree.iter().filter(|(_, node)| !is_device(node)) {
-        times(&format!("/{path}"));
+    times("/", TIME);
+    times("/lost+found", TIME);
+    for (path, node) in tree.iter().filter(|(_, node)| !is_device(node)) {
+        times(&format!("/{path}"), node.mtime);
     }
     let mut rest = String::new();
     for (path, node) in tree.iter() {

@@ -1,10 +1,10 @@
 //! A bootable Linux guest from Debian packages, built without root.
 //!
 //! ```text
-//!  plan     what was asked for ─▶ packages      apt, depends: what apt knows of them, fetching
-//!  build    packages ─▶ archives                deb, elf: what is in a package, in a program
-//!           closure   which files go in         modules: the kernel's, and their order
-//!           rootfs    the base system           services: what is known by name
+//!  plan     what was asked for ─▶ packages      apt, near: what apt knows of them, fetching
+//!  build    packages ─▶ image and disk          deb, elf: what is in a package, in a module
+//!           debian    the root, by mmdebstrap   modules: the kernel's, and their order
+//!           rootfs    what starts it            services: what is known by name
 //!  tree     files in memory                     ext4: the same on a disk
 //!  cache    what was fetched and built before   tools: the system's own programs
 //! ```
@@ -17,11 +17,11 @@
 //! Debian's redis-server as a guest, its root on a disk. It takes the system's apt, and minutes the first time.
 //!
 //! ```no_run
-//! use image::{Spec, Stop, make};
+//! use image::{Place, Spec, Stop, make};
 //!
 //! let mut spec = Spec::new("redis.img");
 //! spec.packages = vec!["redis-server".into()];
-//! spec.disk = Some("redis.disk".into());
+//! spec.root = Place::Disk("redis.ext4".into());
 //! let built = make(&spec, &Stop::default(), &|doing| println!("{doing}"))?;
 //! println!("Linux {}, {} MiB", built.manifest.kernel_release, built.image_bytes >> 20);
 //! # Ok::<(), image::Error>(())
@@ -41,13 +41,13 @@
 mod apt;
 mod build;
 mod cache;
-mod closure;
 mod deb;
-mod depends;
+mod debian;
 mod elf;
 mod error;
 mod ext4;
 mod modules;
+mod near;
 mod plan;
 mod rootfs;
 mod services;
@@ -65,6 +65,7 @@ use bundle::{Bundle, Manifest};
 use cache::{Cache, Sums};
 use error::{During, Result};
 use plan::{Plan, Request};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The package the kernel is from, if nobody names another: it depends on the kernel itself.
@@ -77,18 +78,34 @@ pub struct Spec {
     pub packages: Vec<String>,
     /// The image to write.
     pub output: PathBuf,
-    /// Where to write the disk, if the root goes on one.
-    pub disk: Option<PathBuf>,
+    /// Where the root goes.
+    pub root: Place,
     /// The disk's size in MiB; if there is none, what its files need and some more.
     pub size_mib: Option<u32>,
+    /// The guest's memory in MiB; if there is none, what it is comfortable with.
+    pub memory_mib: Option<u32>,
     /// The kernel's package, or one that depends on it.
     pub kernel_package: String,
     /// The known service to run; if there is neither this nor a command, that of the packages.
     pub service: Option<String>,
     /// The command to run, one line for a shell.
     pub command: Option<String>,
+    /// Whether systemd is to run the packages' units.
+    pub systemd: bool,
     /// The kernel command line, if not the usual one.
     pub cmdline: Option<String>,
+}
+
+/// Where a guest's root is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// On a disk beside the image ([`bundle::disk_beside`]); in memory, if the guest has no packages.
+    #[default]
+    Usual,
+    /// On this disk.
+    Disk(PathBuf),
+    /// In memory, which data in it does not outlive.
+    Memory,
 }
 
 impl Spec {
@@ -97,11 +114,13 @@ impl Spec {
         Self {
             packages: Vec::new(),
             output: output.into(),
-            disk: None,
+            root: Place::Usual,
             size_mib: None,
+            memory_mib: None,
             kernel_package: KERNEL_PACKAGE.to_owned(),
             service: None,
             command: None,
+            systemd: false,
             cmdline: None,
         }
     }
@@ -116,14 +135,14 @@ pub struct Built {
     pub image_sha256: String,
     /// Size of the first root in it.
     pub initrd_bytes: usize,
-    /// Size of the disk, if there is one.
+    /// The disk, if there is one.
+    pub disk: Option<PathBuf>,
+    /// Its size.
     pub disk_bytes: Option<u64>,
     /// SHA-256 of the disk, in hexadecimal.
     pub disk_sha256: Option<String>,
     /// The description in the image.
     pub manifest: Manifest,
-    /// What programs ask for that no package has, and who asks; words for people.
-    pub missing: Vec<String>,
     /// Whether it was built before, and copied.
     pub cached: bool,
 }
@@ -135,50 +154,84 @@ pub struct Built {
 /// [`Error`]; what was written by then is whole, or not there.
 pub fn make(spec: &Spec, stop: &Stop, says: &dyn Fn(String)) -> Result<Built> {
     let request = Request::new(spec)?;
-    for out in [Some(&spec.output), spec.disk.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+    let disk = request.disk.then(|| match &spec.root {
+        Place::Disk(path) => path.clone(),
+        _ => bundle::disk_beside(&spec.output),
+    });
+    for out in [Some(&spec.output), disk.as_ref()].into_iter().flatten() {
         check_writable(out)?;
     }
-    if spec.disk.as_ref() == Some(&spec.output) {
+    if disk.as_ref() == Some(&spec.output) {
         return Err(Error::SameFile);
     }
-    let (sums, cached) = copy_or_build(spec, &request, stop, says)?;
-    built(spec, sums, cached)
-}
-
-/// From the cache, or built. The second value is whether it was in the cache.
-fn copy_or_build(
-    spec: &Spec,
-    request: &Request,
-    stop: &Stop,
-    says: &dyn Fn(String),
-) -> Result<(Sums, bool)> {
-    let cache = Cache::open(stop, || says("waiting for another tandem image".into()))?;
-    says("asking apt".into());
-    let plan = {
-        let empty = cache.work()?;
-        plan::plan(
-            request,
-            &apt::resolve(stop, &request.names(), empty.path())?,
-        )?
-    };
-    let copy = |plan: &Plan| {
-        let disk = spec.disk.as_deref();
-        cache.copy_built(stop, &plan.inputs, &spec.output, disk)
-    };
-    if let Some(sums) = copy(&plan)? {
-        return Ok((sums, true));
-    }
-    let builder = Builder {
+    let work = Work {
+        output: &spec.output,
+        disk: disk.as_deref(),
         stop,
-        cache: &cache,
         says,
     };
-    builder.build(request, &plan)?;
-    let sums = copy(&plan)?.ok_or(Error::CacheChanges)?;
-    Ok((sums, false))
+    let (sums, cached) = work.copy_or_build(&request)?;
+    work.built(sums, cached)
+}
+
+/// A build under way.
+struct Work<'a> {
+    output: &'a Path,
+    disk: Option<&'a Path>,
+    stop: &'a Stop,
+    says: &'a dyn Fn(String),
+}
+
+impl Work<'_> {
+    /// From the cache, or built. The second value is whether it was in the cache.
+    fn copy_or_build(&self, request: &Request) -> Result<(Sums, bool)> {
+        let (stop, says) = (self.stop, self.says);
+        let cache = Cache::open(stop, || says("waiting for another tandem image".into()))?;
+        says("asking apt".into());
+        let plan = {
+            let empty = cache.work()?;
+            let boot = apt::resolve(stop, &request.boot_names(), empty.path())?;
+            let installed = if request.packages.is_empty() {
+                BTreeMap::new()
+            } else {
+                let essential = [apt::ESSENTIAL.to_owned()];
+                let names = [&essential[..], &request.packages].concat();
+                apt::resolve(stop, &names, empty.path())?
+            };
+            plan::plan(request, &boot, installed)?
+        };
+        let copy = |plan: &Plan| cache.copy_built(stop, &plan.inputs, self.output, self.disk);
+        if let Some(sums) = copy(&plan)? {
+            return Ok((sums, true));
+        }
+        let builder = Builder {
+            stop,
+            cache: &cache,
+            says,
+        };
+        builder.build(request, &plan)?;
+        let sums = copy(&plan)?.ok_or(Error::CacheChanges)?;
+        Ok((sums, false))
+    }
+
+    /// What the files say that were written.
+    fn built(&self, sums: Sums, cached: bool) -> Result<Built> {
+        let path = self.output.display();
+        let bytes = std::fs::read(self.output).during(format_args!("cannot read {path}"))?;
+        let Bundle {
+            initrd, manifest, ..
+        } = Bundle::parse(&bytes)?;
+        Ok(Built {
+            image_bytes: bytes.len() as u64,
+            image_sha256: sums.image,
+            initrd_bytes: initrd.len(),
+            disk: self.disk.map(Path::to_owned),
+            disk_bytes: manifest.disk_bytes,
+            disk_sha256: sums.disk,
+            manifest,
+            cached,
+        })
+    }
 }
 
 /// A file that cannot be written is better known before minutes of work.
@@ -192,31 +245,4 @@ fn check_writable(out: &Path) -> Result {
     }
     tempfile::tempfile_in(folder).during(format_args!("cannot write {}", out.display()))?;
     Ok(())
-}
-
-/// What the files say that were written.
-fn built(spec: &Spec, sums: Sums, cached: bool) -> Result<Built> {
-    let path = spec.output.display();
-    let bytes = std::fs::read(&spec.output).during(format_args!("cannot read {path}"))?;
-    let Bundle {
-        initrd, manifest, ..
-    } = Bundle::parse(&bytes)?;
-    let disk_bytes = match &spec.disk {
-        None => None,
-        Some(disk) => {
-            let meta = std::fs::metadata(disk);
-            let meta = meta.during(format_args!("cannot read {}", disk.display()))?;
-            Some(meta.len())
-        }
-    };
-    Ok(Built {
-        image_bytes: bytes.len() as u64,
-        image_sha256: sums.image,
-        initrd_bytes: initrd.len(),
-        disk_bytes,
-        disk_sha256: sums.disk,
-        manifest,
-        missing: sums.missing,
-        cached,
-    })
 }

@@ -7,16 +7,12 @@ use crate::elf;
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
-/// The modules a guest asks for by name: its devices, its disk's file system. One that the kernel has
-/// built in is no module and is passed over.
-pub const WANTED: [&str; 6] = [
-    "virtio_mmio",
-    "virtio_blk",
-    "virtio_net",
-    "virtio_rng",
-    "ext4",
-    "crc32c_generic",
-];
+/// The modules no guest does without, since its devices are those. One that the kernel has built in is no module.
+pub const NEEDED: [&str; 2] = ["virtio_mmio", "virtio_net"];
+/// Those no guest with its root on a disk does without.
+pub const NEEDED_FOR_DISK: [&str; 2] = ["virtio_blk", "ext4"];
+/// Those that are loaded where there are any: a disk that is no root, randomness, ext4's checksums.
+const WELCOME: [&str; 4] = ["virtio_blk", "virtio_rng", "ext4", "crc32c_generic"];
 
 /// Most bytes of a module, decompressed.
 const MODULE_MAX: u64 = 64 << 20;
@@ -36,6 +32,14 @@ pub enum ModuleError {
     #[error("{name} is not a kernel module")]
     NotOne {
         /// Its name.
+        name: String,
+    },
+    /// The kernel has no driver for a device of the machine's.
+    #[error(
+        "the kernel has no {name}, neither as a module nor built in, and no guest runs without"
+    )]
+    NoDriver {
+        /// The module it would be in.
         name: String,
     },
     /// It depends on one that is not there.
@@ -67,15 +71,15 @@ pub fn name_of(path: &str) -> Option<String> {
     (known && !name.is_empty()).then(|| name.replace('-', "_"))
 }
 
-/// The modules in `files` (path and contents) that `wanted` needs, in the order to load them: each after
-/// those it depends on. `built_in` are the names of what the kernel has in itself.
+/// The modules in `files` (path and contents) that a guest loads: those it `needs` and what is welcome, in the order
+/// to load them: each after those it depends on. `built_in` are the names of what the kernel has in itself.
 ///
 /// # Errors
-/// [`ModuleError`]; a wanted module that is neither there nor built in is left out without one.
+/// [`ModuleError`], also for one that is needed and neither there nor built in.
 pub fn order<'a>(
     files: impl Iterator<Item = (&'a str, &'a [u8])>,
     built_in: &BTreeSet<String>,
-    wanted: &[&str],
+    needs: &[&str],
 ) -> Result<Vec<Module>, ModuleError> {
     let files: BTreeMap<String, (&str, &[u8])> = files
         .filter_map(|(path, bytes)| Some((name_of(path)?, (path, bytes))))
@@ -86,9 +90,16 @@ pub fn order<'a>(
         begun: BTreeSet::new(),
         done: Vec::new(),
     };
-    for name in wanted {
-        if files.contains_key(*name) && !built_in.contains(*name) {
+    for name in needs.iter().chain(&WELCOME) {
+        if built_in.contains(*name) {
+            continue;
+        }
+        if files.contains_key(*name) {
             order.visit(name)?;
+        } else if needs.contains(name) {
+            return Err(ModuleError::NoDriver {
+                name: (*name).to_owned(),
+            });
         }
     }
     Ok(order.done)
@@ -231,7 +242,7 @@ mod tests {
             ("k/virtio_mmio.ko", module("virtio,virtio_ring")),
             ("k/unasked.ko", module("")),
         ];
-        let order = loaded(&files, &["virtio_mmio", "virtio_net", "absent"]).unwrap();
+        let order = loaded(&files, &NEEDED).unwrap();
         let expected = [
             "virtio",
             "virtio_ring",
@@ -246,7 +257,15 @@ mod tests {
     #[test]
     fn what_is_built_in_is_not_loaded() {
         let files = [("k/ext4.ko", module("mbcache,crc16"))];
-        assert_eq!(loaded(&files, &["ext4"]).unwrap(), ["ext4"]);
+        assert_eq!(loaded(&files, &["ext4", "crc16"]).unwrap(), ["ext4"]);
+    }
+
+    #[test]
+    fn a_kernel_without_a_driver_that_is_needed_is_refused() {
+        let files = [("k/virtio_net.ko", module(""))];
+        let refused = loaded(&files, &NEEDED).unwrap_err();
+        assert!(matches!(refused, ModuleError::NoDriver { name } if name == "virtio_mmio"));
+        assert_eq!(loaded(&files, &["virtio_net"]).unwrap(), ["virtio_net"]);
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! From what was asked for and what apt knows, to what an image is built from.
 
-use crate::Spec;
-use crate::apt::Candidate;
-use crate::depends;
+use crate::apt::{Candidate, is_name};
 use crate::error::{Error, Result};
 use crate::ext4;
 use crate::rootfs::{self, Root};
 use crate::services::Service;
-use crate::tree::{Node, Tree};
+use crate::tree::Tree;
+use crate::{Place, Spec};
 use bundle::{FORMAT, Package, sha256};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// The packages that make systemd process 1, and tell it of devices: without those it waits for its console.
+const SYSTEMD: [&str; 2] = ["systemd-sysv", "udev"];
 /// The package busybox is from.
 pub const BUSYBOX: &str = "busybox-static";
 /// The kernel command line, if nobody gives another: messages on the console, but few (each byte of them
@@ -20,25 +21,37 @@ pub const BUSYBOX: &str = "busybox-static";
 /// speculation to be guarded against.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off";
 /// Counts changes of what is built from the same inputs.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
+/// Memory of the kernel itself, in MiB, with room to breathe.
+const KERNEL_MIB: u64 = 96;
+/// Memory of a shell, in MiB, beside the kernel's and its root's.
+const SHELL_MIB: u64 = 64;
+/// Memory of a command nothing is known of.
+const COMMAND_MIB: u64 = 416;
+/// Most memory of a machine, in MiB.
+const MEMORY_MAX_MIB: u64 = 3072;
 
 /// What is asked of an image, worked out.
 #[derive(Debug)]
 pub struct Request {
-    /// The service it is for.
-    pub service: Option<&'static Service>,
     /// The command it runs; none for a shell.
     pub command: Option<String>,
-    /// The packages asked for, the service's among them.
+    /// The packages asked for, the service's among them. If there are none, busybox is all there is.
     pub packages: Vec<String>,
     /// The kernel command line.
     pub cmdline: String,
     /// Whether the root goes on a disk.
     pub disk: bool,
     /// The disk's size, if it was given.
-    pub size_mib: Option<u32>,
+    size_mib: Option<u32>,
+    /// The guest's memory, if it was given.
+    memory_mib: Option<u32>,
     /// The kernel's package, or one that depends on it.
     pub kernel_package: String,
+    /// The service it is for.
+    service: Option<&'static Service>,
+    /// Whether systemd is its process 1.
+    systemd: bool,
 }
 
 /// What an image is built from.
@@ -48,10 +61,15 @@ pub struct Plan {
     pub kernel: Candidate,
     /// busybox's.
     pub busybox: Candidate,
-    /// Packages files are taken from, and whether all of them are.
-    pub sources: Vec<(Candidate, bool)>,
+    /// The packages that are installed in the root.
+    pub installed: Vec<Candidate>,
     /// SHA-256 over all that decides how the image comes out, in hexadecimal.
     pub inputs: String,
+}
+
+/// A package's name without its version.
+fn bare(name: &str) -> &str {
+    name.split('=').next().unwrap_or_default()
 }
 
 impl Request {
@@ -63,17 +81,24 @@ impl Request {
         let mut packages = spec.packages.clone();
         let kernel_package = spec.kernel_package.clone();
         for name in packages.iter().chain([&kernel_package]) {
-            if !crate::apt::is_name(name) {
+            if !is_name(name) {
                 return Err(Error::NoName(name.escape_debug().to_string()));
             }
         }
-        let bare = |name: &str| name.split('=').next().unwrap_or_default().to_owned();
+        if spec.systemd {
+            // Units say what runs, and systemd needs room to write.
+            if spec.command.is_some() || spec.service.is_some() || spec.root == Place::Memory {
+                return Err(Error::SystemdRuns);
+            }
+            packages.extend(SYSTEMD.map(str::to_owned));
+        }
         let service = match (&spec.service, &spec.command) {
+            _ if spec.systemd => None,
             (Some(name), _) => {
                 Some(Service::named(name).ok_or_else(|| Error::NoService(name.clone()))?)
             }
             (None, Some(_)) => None,
-            (None, None) => packages.iter().find_map(|name| Service::named(&bare(name))),
+            (None, None) => packages.iter().find_map(|name| Service::named(bare(name))),
         };
         if let Some(service) = service {
             // The service's own name is asked for where the package has another.
@@ -84,36 +109,52 @@ impl Request {
         }
         packages.sort();
         packages.dedup();
-        let disk = spec.disk.is_some();
+        let disk = match &spec.root {
+            Place::Disk(_) => true,
+            Place::Memory => false,
+            Place::Usual => !packages.is_empty(),
+        };
+        if let (false, Some(size_mib)) = (disk, spec.size_mib) {
+            return Err(Error::SizeOfNoDisk(size_mib));
+        }
         let command = spec.command.clone();
         let command = command.or_else(|| service.map(|service| service.command(disk)));
         if command.as_ref().is_some_and(|line| line.contains('\n')) {
             return Err(Error::CommandLines);
         }
         Ok(Self {
-            service,
             command,
             packages,
             cmdline: spec.cmdline.clone().unwrap_or_else(|| CMDLINE.to_owned()),
             disk,
             size_mib: spec.size_mib,
+            memory_mib: spec.memory_mib,
             kernel_package,
+            service,
+            systemd: spec.systemd,
         })
     }
 
-    /// All names apt is asked for.
-    pub fn names(&self) -> Vec<String> {
-        let base = [self.kernel_package.clone(), BUSYBOX.to_owned()];
-        base.into_iter().chain(self.packages.clone()).collect()
+    /// The names of what boots the guest, for apt.
+    pub fn boot_names(&self) -> Vec<String> {
+        vec![self.kernel_package.clone(), BUSYBOX.to_owned()]
     }
 
-    /// What the root is made for.
-    pub fn root(&self) -> Root<'_> {
+    /// The packages asked for, without versions.
+    pub fn installed_names(&self) -> Vec<String> {
+        self.packages
+            .iter()
+            .map(|name| bare(name).to_owned())
+            .collect()
+    }
+
+    /// What the root is made for; `name` is its name on a disk.
+    pub fn root<'a>(&'a self, name: &'a str) -> Root<'a> {
         Root {
             command: self.command.as_deref(),
-            folders: self.service.map_or(&[], |service| service.folders),
             files: self.service.map_or(&[], |service| service.files),
-            disk: self.disk,
+            on_disk: self.disk.then_some(name),
+            systemd: self.systemd,
         }
     }
 
@@ -122,54 +163,70 @@ impl Request {
         self.size_mib
             .map_or_else(|| ext4::size_mib(root), u64::from)
     }
+
+    /// Memory the guest is comfortable with, in MiB, if its first root has these files and is an archive of so
+    /// many bytes.
+    ///
+    /// # Errors
+    /// If no machine has so much.
+    pub fn memory_mib(&self, first: &Tree, initrd_bytes: u64) -> Result<u32> {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let (root, initrd) = (mib(first.bytes()), mib(initrd_bytes));
+        let work = match (self.service, &self.command) {
+            (Some(service), _) => u64::from(service.memory_mib),
+            (None, Some(_)) if !self.packages.is_empty() => COMMAND_MIB,
+            (None, None) if !self.packages.is_empty() => COMMAND_MIB,
+            _ => SHELL_MIB,
+        };
+        // While it is unpacked the archive is in memory, too, and the root may have half of all else.
+        let unpacked = KERNEL_MIB + initrd + 2 * root;
+        // Then there are the root and what works on it; in memory it is written to, too.
+        let room = if self.disk { 0 } else { work / 2 };
+        let needed = unpacked.max(KERNEL_MIB + root + work + room);
+        let needed = needed.next_multiple_of(32);
+        let asked = self.memory_mib.map_or(needed, u64::from);
+        match u32::try_from(asked) {
+            Ok(asked) if u64::from(asked) <= MEMORY_MAX_MIB => Ok(asked),
+            _ => Err(Error::TooLargeForMemory {
+                root_mib: root,
+                needed_mib: needed,
+                most_mib: MEMORY_MAX_MIB,
+            }),
+        }
+    }
 }
 
-/// Chooses the packages an image is built from, of all an installation would have.
+/// Chooses what an image is built from: `boot` are the packages an installation of what boots it would have,
+/// `installed` those of its root.
 ///
 /// # Errors
 /// If the kernel's or busybox's is not among them.
-pub fn plan(request: &Request, all: &BTreeMap<String, Candidate>) -> Result<Plan> {
-    let kernel = kernel(&request.kernel_package, all)?;
-    let busybox = all
+pub fn plan(
+    request: &Request,
+    boot: &BTreeMap<String, Candidate>,
+    installed: BTreeMap<String, Candidate>,
+) -> Result<Plan> {
+    let kernel = kernel(&request.kernel_package, boot)?;
+    let busybox = boot
         .get(BUSYBOX)
         .ok_or_else(|| Error::NotChosen(BUSYBOX.to_owned()))?;
-    let bare = |name: &String| name.split('=').next().unwrap_or_default().to_owned();
-    let named: Vec<String> = request.packages.iter().map(bare).collect();
-    // A service's packages give what it needs; others that were named are there whole.
-    let own = request.service.map(|service| service.package);
-    let for_whole: Vec<String> = named
-        .iter()
-        .filter(|name| own != Some(name.as_str()))
-        .cloned()
-        .collect();
-    let whole = depends::needed(&for_whole, all);
-    let sources: Vec<(Candidate, bool)> = depends::needed(&named, all)
-        .iter()
-        .filter_map(|name| {
-            Some((
-                all.get(name)?.clone(),
-                whole.contains(name) && name != "libc6",
-            ))
-        })
-        .filter(|(candidate, _)| candidate.name != BUSYBOX && candidate.name != kernel.name)
-        .collect();
-    let inputs = inputs(request, kernel, busybox, &sources)?;
+    let installed: Vec<_> = installed.into_values().collect();
+    let inputs = inputs(request, kernel, busybox, &installed)?;
     Ok(Plan {
         kernel: kernel.clone(),
         busybox: busybox.clone(),
-        sources,
+        installed,
         inputs,
     })
 }
 
 /// The package that has the kernel: the one named, or the one that depends on.
 fn kernel<'a>(named: &str, all: &'a BTreeMap<String, Candidate>) -> Result<&'a Candidate> {
-    let bare = named.split('=').next().unwrap_or_default();
-    let missing = || Error::NotChosen(format!("the kernel {bare}"));
-    let named = all.get(bare).ok_or_else(missing)?;
-    let image = |name: &&String| name.starts_with("linux-image-");
-    let other = named.depends.iter().flatten().find(image);
-    Ok(other.and_then(|name| all.get(name)).unwrap_or(named))
+    let missing = || Error::NotChosen(format!("the kernel {}", bare(named)));
+    let named = all.get(bare(named)).ok_or_else(missing)?;
+    let depends = named.depends();
+    let other = depends.iter().find(|name| name.starts_with("linux-image-"));
+    Ok(other.and_then(|name| all.get(*name)).unwrap_or(named))
 }
 
 /// What decides how an image comes out.
@@ -178,38 +235,49 @@ struct Inputs<'a> {
     format: u32,
     recipe: u32,
     program: &'static str,
-    packages: Vec<(&'a str, bool)>,
-    base: String,
-    roots: &'a [&'a str],
+    kernel: &'a str,
+    busybox: &'a str,
+    installed: Vec<&'a str>,
+    names: Vec<String>,
+    scripts: [&'static str; 5],
+    systemd: bool,
+    command: Option<&'a str>,
+    files: &'a [(&'a str, &'a str)],
     cmdline: &'a str,
     disk: bool,
     size_mib: Option<u32>,
+    memory_mib: Option<u32>,
 }
 
 fn inputs(
     request: &Request,
     kernel: &Candidate,
     busybox: &Candidate,
-    sources: &[(Candidate, bool)],
+    installed: &[Candidate],
 ) -> Result<String> {
-    let fixed = [(kernel, false), (busybox, false)];
-    let sources = sources.iter().map(|(candidate, whole)| (candidate, *whole));
-    let packages = fixed.into_iter().chain(sources);
-    // The scripts, the base system's files and the command, without what packages add to them.
-    let base = rootfs::root(&Node::file(*b"", 0o755), &Tree::default(), &request.root());
-    let base = [base.to_cpio()?, rootfs::INIT.as_bytes().to_vec()].concat();
+    let root = request.root("");
     let inputs = Inputs {
         format: FORMAT,
         recipe: RECIPE,
         program: env!("CARGO_PKG_VERSION"),
-        packages: packages
-            .map(|(candidate, whole)| (candidate.sha256.as_str(), whole))
-            .collect(),
-        base: sha256(&base),
-        roots: request.service.map_or(&[], |service| service.roots),
+        kernel: &kernel.sha256,
+        busybox: &busybox.sha256,
+        installed: installed.iter().map(|c| c.sha256.as_str()).collect(),
+        names: request.installed_names(),
+        scripts: [
+            rootfs::INIT,
+            rootfs::START,
+            rootfs::INITTAB,
+            rootfs::NETWORK,
+            rootfs::NETWORK_UNIT,
+        ],
+        systemd: root.systemd,
+        command: root.command,
+        files: root.files,
         cmdline: &request.cmdline,
         disk: request.disk,
         size_mib: request.size_mib,
+        memory_mib: request.memory_mib,
     };
     let inputs = serde_json::to_vec(&inputs).map_err(|source| Error::Json {
         what: "inputs",
@@ -232,6 +300,7 @@ impl Candidate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::Node;
 
     /// What is asked for by these words, which are those of the command line.
     fn request(line: &str) -> Result<Request> {
@@ -242,7 +311,11 @@ mod tests {
                 "--service" => spec.service = words.next(),
                 "--run" => spec.command = words.next(),
                 "--cmdline" => spec.cmdline = words.next(),
-                "--disk" => spec.disk = words.next().map(Into::into),
+                "--disk" => spec.root = Place::Disk(words.next().unwrap().into()),
+                "--in-memory" => spec.root = Place::Memory,
+                "--systemd" => spec.systemd = true,
+                "--size" => spec.size_mib = Some(words.next().unwrap().parse().unwrap()),
+                "--memory" => spec.memory_mib = Some(words.next().unwrap().parse().unwrap()),
                 _ => spec.packages.push(word),
             }
         }
@@ -254,7 +327,7 @@ mod tests {
             let candidate = Candidate {
                 name: (*name).to_owned(),
                 sha256: sha256(name.as_bytes()),
-                depends: depends::parse(needs),
+                stanza: format!("Package: {name}\nDepends: {needs}"),
                 ..Candidate::default()
             };
             ((*name).to_owned(), candidate)
@@ -262,17 +335,15 @@ mod tests {
         packages.iter().map(candidate).collect()
     }
 
-    fn debian() -> BTreeMap<String, Candidate> {
+    fn boot() -> BTreeMap<String, Candidate> {
         all(&[
-            ("linux-image-cloud-amd64", "linux-image-6.1.0-9-cloud-amd64"),
+            (
+                "linux-image-cloud-amd64",
+                "linux-image-6.1.0-9-cloud-amd64 (= 6.1)",
+            ),
             ("linux-image-6.1.0-9-cloud-amd64", "kmod, initramfs-tools"),
             ("kmod", "libc6"),
             ("busybox-static", ""),
-            ("redis-server", "redis-tools"),
-            ("redis-tools", "libc6"),
-            ("strace", "libc6, libunwind8"),
-            ("libunwind8", "libc6"),
-            ("libc6", ""),
         ])
     }
 
@@ -287,13 +358,7 @@ mod tests {
         ] {
             let request = request(line).unwrap();
             assert_eq!(request.service, redis, "{line}");
-            assert!(
-                request
-                    .packages
-                    .iter()
-                    .any(|name| name.starts_with("redis-server"))
-            );
-            assert!(!request.packages.contains(&"redis".to_owned()));
+            assert_eq!(request.installed_names(), ["redis-server"], "{line}");
         }
         let shell = request("").unwrap();
         assert_eq!((shell.service, shell.command), (None, None));
@@ -305,37 +370,69 @@ mod tests {
     }
 
     #[test]
+    fn systemd_runs_the_units_of_the_packages() {
+        let request = request("--systemd redis-server").unwrap();
+        assert_eq!(
+            request.installed_names(),
+            ["redis-server", "systemd-sysv", "udev"]
+        );
+        assert!(request.disk && request.command.is_none());
+        assert!(request.root("name").systemd);
+    }
+
+    #[test]
+    fn the_root_is_on_a_disk_unless_busybox_is_all_or_it_was_asked_otherwise() {
+        let disk = |line: &str| request(line).unwrap().disk;
+        assert!(disk("redis") && disk("--run x strace") && disk("--disk d.ext4"));
+        assert!(!disk("") && !disk("--run x") && !disk("--in-memory redis"));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let error = |line: &str| request(line).unwrap_err().to_string();
         assert!(error("--service nothing").contains("redis, memcached, nginx"));
         assert!(error("Bad").contains("'Bad' is no package's name"));
+        assert!(error("--in-memory --size 64 redis").contains("no disk"));
+        for line in [
+            "--systemd --run x",
+            "--systemd --service redis",
+            "--systemd --in-memory",
+        ] {
+            assert!(error(line).contains("systemd"), "{line}");
+        }
     }
 
     #[test]
-    fn a_services_packages_give_what_it_needs_and_others_all() {
-        let plan = plan(&request("redis-server strace").unwrap(), &debian()).unwrap();
-        let sources: Vec<_> = plan
-            .sources
-            .iter()
-            .map(|(c, whole)| (c.name.as_str(), *whole))
-            .collect();
-        let expected = [
-            ("libc6", false),
-            ("libunwind8", true),
-            ("redis-server", false),
-            ("redis-tools", false),
-            ("strace", true),
-        ];
-        assert_eq!(sources, expected);
+    fn the_kernel_is_the_one_its_package_depends_on() {
+        let plan = plan(&request("strace").unwrap(), &boot(), all(&[("strace", "")])).unwrap();
         assert_eq!(plan.kernel.name, "linux-image-6.1.0-9-cloud-amd64");
+        let none = super::plan(&request("").unwrap(), &all(&[]), all(&[])).unwrap_err();
+        assert!(none.to_string().contains("linux-image-cloud-amd64"));
+    }
+
+    #[test]
+    fn memory_holds_the_archive_and_twice_the_root_while_that_is_unpacked() {
+        let mut tree = Tree::default();
+        tree.insert("x", Node::file(vec![0; 300 << 20], 0o644));
+        let memory = |line: &str| request(line).unwrap().memory_mib(&tree, 300 << 20);
+        assert!(memory("--in-memory --run x y").unwrap() >= 900 + 96);
+        assert_eq!(memory("--in-memory --memory 200 redis").unwrap(), 200);
+        tree.insert("y", Node::file(vec![0; 900 << 20], 0o644));
+        let most = request("--in-memory redis")
+            .unwrap()
+            .memory_mib(&tree, 1200 << 20);
+        assert!(most.unwrap_err().to_string().contains("1200 MiB"));
     }
 
     #[test]
     fn inputs_differ_when_anything_does() {
-        let inputs = |line: &str, all: &BTreeMap<String, Candidate>| {
-            plan(&request(line).unwrap(), all).unwrap().inputs
+        let inputs = |line: &str, boot: &BTreeMap<String, Candidate>| {
+            let request = request(line).unwrap();
+            let installed = request.packages.iter().map(|name| (name.as_str(), ""));
+            let installed = all(&installed.collect::<Vec<_>>());
+            plan(&request, boot, installed).unwrap().inputs
         };
-        let mut newer = debian();
+        let mut newer = boot();
         newer.get_mut("busybox-static").unwrap().sha256 = sha256(b"newer");
         let lines = [
             "",
@@ -344,10 +441,12 @@ mod tests {
             "--run true",
             "--cmdline x",
             "--disk d.ext4",
+            "--memory 99",
+            "--systemd",
         ];
-        let mut found: Vec<_> = lines.iter().map(|line| inputs(line, &debian())).collect();
+        let mut found: Vec<_> = lines.iter().map(|line| inputs(line, &boot())).collect();
         found.push(inputs("", &newer));
-        assert_eq!(found[0], inputs("", &debian()));
+        assert_eq!(found[0], inputs("", &boot()));
         let count = found.len();
         found.sort();
         found.dedup();

@@ -1,16 +1,12 @@
 //! The services an image can be built for by name.
 
-/// A service: where it is from, what of it goes in, how it is run.
+/// A service: where it is from and how it is run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its name on the command line.
     pub name: &'static str,
     /// The Debian package it is in.
     pub package: &'static str,
-    /// Its program and the files it reads: all else of its packages is left out, but for what these need.
-    pub roots: &'static [&'static str],
-    /// Folders it writes to.
-    pub folders: &'static [&'static str],
     /// Files of ours for it: path and contents.
     pub files: &'static [(&'static str, &'static str)],
     command: &'static str,
@@ -25,8 +21,6 @@ pub const SERVICES: [Service; 3] = [
     Service {
         name: "redis",
         package: "redis-server",
-        roots: &["usr/bin/redis-server"],
-        folders: &["var/lib/redis"],
         files: &[],
         command: "exec redis-server --bind 0.0.0.0 --protected-mode no --daemonize no \
                   --dir /var/lib/redis",
@@ -36,8 +30,6 @@ pub const SERVICES: [Service; 3] = [
     Service {
         name: "memcached",
         package: "memcached",
-        roots: &["usr/bin/memcached"],
-        folders: &[],
         files: &[],
         command: "exec memcached -u root -l 0.0.0.0 -p 11211 -m 64",
         memory_or_disk: ["", ""],
@@ -46,8 +38,6 @@ pub const SERVICES: [Service; 3] = [
     Service {
         name: "nginx",
         package: "nginx",
-        roots: &["usr/sbin/nginx", "etc/nginx/mime.types"],
-        folders: &["var/lib/nginx", "var/log/nginx"],
         files: &[
             ("etc/tandem/nginx.conf", include_str!("nginx.conf")),
             ("srv/www/index.html", include_str!("index.html")),

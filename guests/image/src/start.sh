@@ -1,32 +1,33 @@
-#!/bin/sh
+#!/usr/lib/tandem/busybox sh
 # The machine from here on: network, then the command; when that ends, so does the machine.
 #
-# Kernel command line: tandem.ip=ADDRESS/PREFIX or none, tandem.gw=ADDRESS or none,
-# tandem.run="COMMAND" or tandem.run=COMMAND,WITH,COMMAS,FOR,SPACES.
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Kernel command line: those of the network (see there), and
+# tandem.run="COMMAND", in which \" is a quote and \\ a backslash, or tandem.run=COMMAND,WITH,COMMAS,FOR,SPACES.
+export PATH=/usr/lib/tandem/bin
 export HOME=/root TERM=linux
 
-cmdline=$(cat /proc/cmdline)
-ip=10.77.0.2/24
-gw=10.77.0.1
+# The end of the machine by a reset, for what is no command's own end.
+give_up() {
+    echo "tandem: cannot go on: $1"
+    sync
+    reboot -f
+}
+# init starts this script again when something killed it.
+[ ! -e /dev/tandem-started ] || give_up "what runs the command was killed"
+touch /dev/tandem-started
+
 run=
-for word in $cmdline; do
+for word in $(cat /proc/cmdline); do
     case $word in
-    tandem.ip=*) ip=${word#*=} ;;
-    tandem.gw=*) gw=${word#*=} ;;
     tandem.run=*) run=$(echo "${word#*=}" | tr , ' ') ;;
     esac
 done
-case $cmdline in
-*tandem.run=\"*)
-    run=${cmdline#*tandem.run=\"}
-    run=${run%%\"*}
-    ;;
-*\"tandem.run=*)
-    run=${cmdline#*\"tandem.run=}
-    run=${run%%\"*}
-    ;;
-esac
+# What is in quotes, to the first one with no backslash before it.
+inside='\(\([^"\\]\|\\.\)*\)"'
+for begin in 'tandem\.run="' '"tandem\.run='; do
+    quoted=$(sed -n "s/.*$begin$inside.*/\1/p" /proc/cmdline)
+    [ -z "$quoted" ] || run=$(echo "$quoted" | sed 's/\\\(["\\]\)/\1/g')
+done
 
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
@@ -35,27 +36,24 @@ ln -sf /proc/self/fd /dev/fd
 ln -sf /proc/self/fd/0 /dev/stdin
 ln -sf /proc/self/fd/1 /dev/stdout
 ln -sf /proc/self/fd/2 /dev/stderr
-if [ -e /etc/tandem/disk ]; then
-    mount -t tmpfs tmpfs /run
-    mount -t tmpfs tmpfs /tmp
-fi
-while read -r folder; do
-    mkdir -p "/run/$folder"
-done </etc/tandem/run-folders
+[ ! -e /etc/tandem/root ] || mount -t tmpfs tmpfs /run
+
+# The folders in /run that packages ask for (tmpfiles.d(5), lines "d" and "D"): it begins empty.
+mkdir -p /run/lock
+cat /usr/lib/tmpfiles.d/*.conf /etc/tmpfiles.d/*.conf 2>/dev/null | while read -r kind path mode user group _; do
+    case $kind$path in
+    *%*) ;;
+    [dD]*/run/*)
+        mkdir -p "$path"
+        [ "${mode:--}" = - ] || chmod "${mode#[~:]}" "$path"
+        [ "${user:--}" = - ] || chown "$user" "$path"
+        [ "${group:--}" = - ] || chgrp "$group" "$path"
+        ;;
+    esac
+done
 
 hostname -F /etc/hostname
-ip link set lo up
-if [ -e /sys/class/net/eth0 ]; then
-    ip link set eth0 up
-    if [ "$ip" != none ]; then
-        ip addr add "$ip" dev eth0
-        [ "$gw" = none ] || ip route add default via "$gw"
-    fi
-elif [ "$ip" != none ]; then
-    echo "tandem: cannot go on: no network device: the kernel lacks virtio_mmio or virtio_net" \
-        "(tandem.ip=none does without)"
-    reboot -f
-fi
+/usr/lib/tandem/network || reboot -f
 # Servers that fork to save a copy of themselves (redis) ask for this.
 echo 1 >/proc/sys/vm/overcommit_memory
 ulimit -n 65536
@@ -63,24 +61,28 @@ ulimit -n 65536
 if [ -z "$run" ] && [ -e /etc/tandem/command ]; then
     run=$(cat /etc/tandem/command)
 fi
+# Keys that interrupt are for the command alone. It has the signals as they are by default.
+trap : INT QUIT
+# Debian's own programs come first; busybox's are there for what is not installed.
+path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/tandem/bin
 if [ -n "$run" ]; then
     echo "tandem: runs $run"
-    sh -c "$run" &
-    wait $!
+    PATH=$path /bin/sh -c "$run"
 else
     echo "tandem: a shell; its end ends the machine"
-    setsid cttyhack sh
+    shell=/bin/sh
+    [ ! -x /bin/bash ] || shell=/bin/bash
+    PATH=$path $shell
 fi
 status=$?
+# A command that took the terminal for a session of its own left it hung up.
+exec </dev/console >/dev/console 2>&1
 echo "tandem: ended with status $status"
 # It becomes the machine's: power-off ends with what was written to this register, and else with 0.
 if [ "$status" != 0 ] && ! devmem 0xd0001020 8 "$status"; then
-    echo "tandem: cannot go on: the status $status of the command cannot be told through /dev/mem"
-    sync
-    reboot -f
+    give_up "the status $status of the command cannot be told through /dev/mem"
 fi
 sync
-if [ -e /etc/tandem/disk ]; then
-    mount -o remount,ro /
-fi
+# Of no use where something still writes; then the root's journal has it.
+[ ! -e /etc/tandem/root ] || mount -o remount,ro / 2>/dev/null
 poweroff -f

@@ -15,7 +15,9 @@ use thiserror::Error;
 const MORE_PATHS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// The tools used, and the Debian package each is in.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 7] = [
+    ("mmdebstrap", "mmdebstrap"),
+    ("newuidmap", "uidmap"),
     ("apt-get", "apt"),
     ("apt-cache", "apt"),
     ("dpkg-deb", "dpkg"),
@@ -31,20 +33,21 @@ pub struct Stop(Arc<Mutex<StopState>>);
 struct StopState {
     asked: bool,
     waits: bool,
-    child: Option<Pid>,
+    /// With the signal that ends it.
+    child: Option<(Pid, Signal)>,
 }
 
 impl Stop {
-    /// Asks to end: kills the child that runs, and lets no other start. True if the build waits for another
+    /// Asks to end: ends the child that runs, and lets no other start. True if the build waits for another
     /// one to end, which nothing but the end of this process cuts short; there is nothing it would leave
     /// behind.
     #[must_use]
     pub fn ask(&self) -> bool {
         let mut state = self.state();
         state.asked = true;
-        if let Some(child) = state.child {
+        if let Some((child, signal)) = state.child {
             // The child is not reaped while it stands here, so the number is still its own.
-            let _ = kill(child, Signal::SIGKILL);
+            let _ = kill(child, signal);
         }
         state.waits
     }
@@ -70,7 +73,7 @@ impl Stop {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, command: &mut Command) -> Result<Child> {
+    fn start(&self, command: &mut Command, signal: Signal) -> Result<Child> {
         let mut state = self.state();
         if state.asked {
             return Err(error::Error::Interrupted);
@@ -79,7 +82,7 @@ impl Stop {
             "cannot start {}",
             command.get_program().display()
         ))?;
-        state.child = Some(Pid::from_raw(child.id() as i32));
+        state.child = Some((Pid::from_raw(child.id() as i32), signal));
         Ok(child)
     }
 
@@ -154,11 +157,24 @@ pub fn stream<T>(
     command: &mut Command,
     consume: impl FnOnce(&mut dyn Read) -> Result<T>,
 ) -> Result<std::result::Result<T, ToolFailure>> {
+    stream_ended_by(Signal::SIGKILL, stop, command, consume)
+}
+
+/// As [`stream`], of a tool that has to clean up when the user asks to end: `signal` has it do so.
+///
+/// # Errors
+/// As there.
+pub fn stream_ended_by<T>(
+    signal: Signal,
+    stop: &Stop,
+    command: &mut Command,
+    consume: impl FnOnce(&mut dyn Read) -> Result<T>,
+) -> Result<std::result::Result<T, ToolFailure>> {
     let tool = Path::new(command.get_program())
         .file_name()
         .map_or_else(String::new, |name: &OsStr| name.display().to_string());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = stop.start(command)?;
+    let mut child = stop.start(command, signal)?;
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
     let words = std::thread::spawn(move || {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 /// Folders that are links into `usr`.
 pub const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
-/// Links followed before a path counts as a circle, as Linux does.
-const LINKS_MAX: usize = 40;
+/// Bytes of a page of memory, and of a block of a disk.
+pub const BLOCK: u64 = 4096;
 
 /// What stands under a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,12 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// When it was changed last, in seconds since 1970.
+    pub mtime: u32,
 }
+
+/// The time files of ours have: 0 would read as "never" in some of ext4's fields.
+pub const TIME: u32 = 1;
 
 impl Node {
     /// A directory of root's that everyone may enter.
@@ -65,6 +70,7 @@ impl Node {
             mode,
             uid: 0,
             gid: 0,
+            mtime: TIME,
         }
     }
 
@@ -79,6 +85,7 @@ impl Node {
             mode: kind | self.mode,
             uid: self.uid,
             gid: self.gid,
+            mtime: self.mtime,
             device,
         }
     }
@@ -153,57 +160,30 @@ impl Tree {
         self.nodes.iter().map(|(path, node)| (path.as_str(), node))
     }
 
-    /// The bytes of all its regular files.
-    pub fn bytes(&self) -> u64 {
-        self.nodes
-            .values()
-            .map(|node| node.data().len() as u64)
-            .sum()
+    /// How many files there are, directories and links among them.
+    pub fn count(&self) -> u64 {
+        self.nodes.len() as u64
     }
 
-    /// As a cpio archive.
+    /// The bytes it takes where each file takes whole blocks, as in memory and on a disk.
+    pub fn bytes(&self) -> u64 {
+        let blocks = |node: &Node| (node.data().len() as u64).next_multiple_of(BLOCK);
+        self.nodes.values().map(blocks).sum()
+    }
+
+    /// As a cpio archive. `last` is added behind all else, as an empty file: where that was unpacked, all was.
     ///
     /// # Errors
     /// [`CpioError::TooLarge`] for a file of 4 GiB.
-    pub fn to_cpio(&self) -> Result<Vec<u8>, CpioError> {
+    pub fn to_cpio(&self, last: &str) -> Result<Vec<u8>, CpioError> {
         let mut writer = Writer::default();
         for (path, node) in &self.nodes {
             writer.add(path, node.meta(), node.data())?;
         }
+        let end = Node::file(*b"", 0o444);
+        writer.add(last, end.meta(), end.data())?;
         Ok(writer.finish())
     }
-}
-
-/// Where the link at `path` with this target points to.
-pub fn link_target(path: &str, target: &str) -> Option<String> {
-    if target.starts_with('/') {
-        return normal(target);
-    }
-    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    normal(&format!("{folder}/{target}"))
-}
-
-/// The paths passed on the way from `path` to what it stands for: itself, and each link's target. Empty
-/// if `get` knows nothing there, or if links go in a circle.
-pub fn follow<'a>(path: &str, get: impl Fn(&str) -> Option<&'a Node>) -> Vec<String> {
-    let mut way = Vec::new();
-    let mut next = normal(path);
-    while let Some(path) = next {
-        let Some(node) = get(&path) else { break };
-        next = match &node.kind {
-            Kind::Link(target) => link_target(&path, target),
-            _ => None,
-        };
-        let last = next.is_none();
-        way.push(path);
-        if last {
-            return way;
-        }
-        if way.len() > LINKS_MAX {
-            break;
-        }
-    }
-    Vec::new()
 }
 
 #[cfg(test)]
@@ -228,21 +208,8 @@ mod tests {
         tree.insert("lib", Node::link("usr/lib"));
         let paths: Vec<_> = tree.iter().map(|(path, _)| path).collect();
         assert_eq!(paths, ["lib", "usr", "usr/lib", "usr/lib/x", "usr/lib/x/y"]);
-        let bytes = tree.to_cpio().unwrap();
+        let bytes = tree.to_cpio("end").unwrap();
         let members: Vec<_> = Reader::new(&bytes).map(|m| m.unwrap().name).collect();
-        assert_eq!(members, paths);
-    }
-
-    #[test]
-    fn links_are_followed_and_circles_end() {
-        let mut tree = Tree::default();
-        tree.insert("usr/bin/redis-server", Node::link("redis-check-rdb"));
-        tree.insert("usr/bin/redis-check-rdb", Node::file(*b"", 0o755));
-        tree.insert("a", Node::link("/b"));
-        tree.insert("b", Node::link("a"));
-        let way = follow("/bin/redis-server", |path| tree.get(path));
-        assert_eq!(way, ["usr/bin/redis-server", "usr/bin/redis-check-rdb"]);
-        assert!(follow("a", |path| tree.get(path)).is_empty());
-        assert!(follow("nothing", |path| tree.get(path)).is_empty());
+        assert_eq!(members, [&paths[..], &["end"]].concat());
     }
 }

@@ -70,15 +70,14 @@ fn linux_image(folder: &Path) -> KitResult<PathBuf> {
     }
 }
 
-/// Has the program itself build an image of `packages` at `path`, or find it in its cache; returns why it
-/// could not. A process of its own: it starts threads, which its caller may not have yet.
+/// Has the program itself build an image of `packages`, its root in memory, at `path`, or find it in its cache;
+/// returns why it could not. A process of its own: it starts threads, which its caller may not have yet.
 ///
 /// # Errors
 /// If the process cannot be started.
 pub fn make_image(path: &Path, packages: &[&str]) -> KitResult<Option<String>> {
     let output = Command::new(program()?)
-        .arg("image")
-        .arg("-o")
+        .args(["image", "--in-memory", "-o"])
         .arg(path)
         .args(packages)
         .output()

@@ -8,8 +8,7 @@
 //! ```
 //!
 //! Source: Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
-//! Archives written here depend on what was put in and on nothing else: times are 0, inode numbers count
-//! from 1.
+//! Archives written here depend on what was put in and on nothing else: inode numbers count from 1.
 
 use thiserror::Error;
 
@@ -72,6 +71,8 @@ pub struct Meta {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// When it was changed last, in seconds since 1970.
+    pub mtime: u32,
     /// Major and minor number of a device.
     pub device: (u32, u32),
 }
@@ -112,7 +113,8 @@ impl Writer {
         let (major, minor) = meta.device;
         let name_size = name.len() as u32 + 1;
         let fields = [
-            ino, meta.mode, meta.uid, meta.gid, links, 0, size, 0, 0, major, minor, name_size, 0,
+            ino, meta.mode, meta.uid, meta.gid, links, meta.mtime, size, 0, 0, major, minor,
+            name_size, 0,
         ];
         self.bytes.extend_from_slice(MAGIC);
         for field in fields {
@@ -194,6 +196,7 @@ impl<'a> Reader<'a> {
             mode: fields[1],
             uid: fields[2],
             gid: fields[3],
+            mtime: fields[5],
             device: (fields[9], fields[10]),
         };
         Ok(Some(Member { name, meta, data }))

@@ -29,6 +29,7 @@
 //! #   modules: Vec::new(),
 //! #   command: None,
 //! #   disk: false,
+//! #   disk_bytes: None,
 //! #   tells_status: true,
 //! #   inputs_sha256: sha256(b"inputs"),
 //!     // ...
@@ -49,6 +50,7 @@ pub mod cpio;
 use cpio::{CpioError, Meta, Reader, S_IFREG, Writer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// The format written here.
@@ -94,6 +96,9 @@ pub struct Manifest {
     pub memory_mib: u32,
     /// Whether the root is on a disk image made along with this one.
     pub disk: bool,
+    /// The size of that disk, if it is known: one that is smaller is not whole.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
     /// Whether its guest's power-off ends with the command's exit status; one made before that could be
     /// ends with 0 whatever came of the command.
     #[serde(default)]
@@ -150,6 +155,12 @@ pub enum BundleError {
 #[derive(Deserialize)]
 struct Format {
     format: u32,
+}
+
+/// Where the disk of the image at `path` is, unless somebody says otherwise: beside it, under its name with the
+/// ending `ext4`.
+pub fn disk_beside(path: &Path) -> PathBuf {
+    path.with_extension("ext4")
 }
 
 impl<'a> Bundle<'a> {
@@ -261,6 +272,7 @@ mod tests {
             cmdline: "console=ttyS0".into(),
             memory_mib: 128,
             disk: false,
+            disk_bytes: None,
             tells_status: true,
             inputs_sha256: sha256(b"inputs"),
             kernel_sha256: sha256(kernel),

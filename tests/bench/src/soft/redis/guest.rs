@@ -171,6 +171,7 @@ mod tests {
             modules: Vec::new(),
             command: command.map(str::to_owned),
             disk: false,
+            disk_bytes: None,
             tells_status: true,
             inputs_sha256: sha256(b"inputs"),
         };
