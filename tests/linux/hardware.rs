@@ -12,11 +12,7 @@ use std::path::Path;
 
 /// Debian's kernels, in the order in which they are asked for. That for real time comes last: it may hang by itself (see
 /// docs/OPERATIONS.md, "Linux guests").
-const KERNELS: [&str; 3] = [
-    "linux-image-amd64",
-    "linux-image-cloud-amd64",
-    "linux-image-rt-amd64",
-];
+const KERNELS: [&str; 3] = ["linux-image-amd64", images::CLOUD, "linux-image-rt-amd64"];
 
 /// What a program prints that reads the Super-I/O port 0x2e, and an address where an HPET would be.
 const NOTHING_THERE: [&str; 2] = ["port ff", "address 0xFFFFFFFF"];

@@ -82,7 +82,10 @@ pub fn tools() -> Option<PathBuf> {
     found(TOOLS.get_or_init(|| build("tools", &args)))
 }
 
-/// A shell on the kernel in the package `kernel`.
+/// The package of the kernel that images have unless another is asked for.
+pub const CLOUD: &str = "linux-image-cloud-amd64";
+
+/// A shell on the kernel in the package `kernel`, and nothing else.
 pub fn shell(kernel: &str) -> Option<PathBuf> {
     found(&build(kernel, &["--kernel-package", kernel]))
 }
