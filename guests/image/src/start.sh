@@ -61,6 +61,8 @@ ulimit -n 65536
 if [ -z "$run" ] && [ -e /etc/tandem/command ]; then
     run=$(cat /etc/tandem/command)
 fi
+# A serial line says no size, and programs that page would page each line (psql).
+stty rows 25 columns 80 2>/dev/null
 # Keys that interrupt are for the command alone. It has the signals as they are by default.
 trap : INT QUIT
 # Debian's own programs come first; busybox's are there for what is not installed.
