@@ -72,12 +72,14 @@ pub fn diff(args: &DiffArgs) -> Outcome {
     machines([&left, &right], paths, &mut found)?;
     entries(&mut left, &mut right, &mut found)?;
     for (log, path) in [&left, &right].into_iter().zip(paths) {
-        if let Some(tail) = log.tail() {
-            let path = path.display();
-            found
-                .cut
-                .push(format!("{path}: {} at byte {}", tail.what, tail.offset));
-        }
+        let path = path.display();
+        let why = match log.tail() {
+            Some(tail) => format!("{} at byte {}", tail.what, tail.offset),
+            // Known only of logs that were read to where they stop.
+            None if found.entry.is_none() && !log.ended() => "it has no end entry".into(),
+            None => continue,
+        };
+        found.cut.push(format!("{path}: {why}"));
     }
     if args.json {
         crate::sayln!("{}", serde_json::to_string(&found).during("report")?);

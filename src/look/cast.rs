@@ -5,12 +5,12 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-use super::witness::{Now, Witness};
-use crate::failure::{During, Outcome};
+use super::witness::{Now, Sheet, Witness};
+use crate::failure::Outcome;
 use replay::{Event, Output};
 use serde_json::json;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,23 +21,21 @@ const SIZE: (u32, u32) = (80, 25);
 
 /// The console as a file that is being written.
 struct Recording<W> {
-    out: W,
+    sheet: Sheet<W>,
     /// The beginning of a character whose end was not printed yet.
     rest: Vec<u8>,
     at_us: u64,
-    failed: Option<io::Error>,
 }
 
 impl<W: Write> Recording<W> {
-    fn new(mut out: W) -> io::Result<Self> {
+    fn new(mut sheet: Sheet<W>) -> Self {
         let head = json!({ "version": 2, "width": SIZE.0, "height": SIZE.1 });
-        writeln!(out, "{head}")?;
-        Ok(Self {
-            out,
+        sheet.write(format!("{head}\n").as_bytes());
+        Self {
+            sheet,
             rest: Vec::new(),
             at_us: 0,
-            failed: None,
-        })
+        }
     }
 
     /// Adds what was printed at `at_us`. Bytes that are no characters become the one that says so.
@@ -52,18 +50,18 @@ impl<W: Write> Recording<W> {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() || self.failed.is_some() {
+        if bytes.is_empty() {
             return;
         }
         let seconds = self.at_us as f64 / 1e6;
         let line = json!([seconds, "o", String::from_utf8_lossy(bytes)]);
-        self.failed = writeln!(self.out, "{line}").err();
+        self.sheet.write(format!("{line}\n").as_bytes());
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    /// Adds what is left of a character that did not end.
+    fn end(&mut self) {
         let rest = std::mem::take(&mut self.rest);
         self.write(&rest);
-        self.failed.take().map_or_else(|| self.out.flush(), Err)
     }
 }
 
@@ -89,10 +87,9 @@ impl Cast {
     /// # Errors
     /// If it cannot be written.
     pub fn create(path: &Path) -> Outcome<Self> {
-        let create = || Recording::new(BufWriter::new(File::create(path)?));
         Ok(Self {
             path: path.to_owned(),
-            recording: create().during(format_args!("cannot write {}", path.display()))?,
+            recording: Recording::new(Sheet::create(path)?),
         })
     }
 }
@@ -107,10 +104,9 @@ impl Witness for Cast {
     }
 
     fn finish(&mut self) -> Outcome<String> {
-        let path = self.path.display();
-        let finished = self.recording.finish();
-        finished.during(format_args!("cannot write {path}"))?;
-        Ok(format!("the console is in {path}"))
+        self.recording.end();
+        self.recording.sheet.finish(&self.path)?;
+        Ok(format!("the console is in {}", self.path.display()))
     }
 }
 
@@ -153,12 +149,12 @@ mod tests {
     use super::*;
 
     fn lines(prints: &[(u64, &[u8])]) -> Vec<serde_json::Value> {
-        let mut recording = Recording::new(Vec::new()).unwrap();
+        let mut recording = Recording::new(Sheet::new(Vec::new()));
         for (at_us, bytes) in prints {
             recording.add(*at_us, bytes);
         }
-        recording.finish().unwrap();
-        let text = String::from_utf8(recording.out).unwrap();
+        recording.end();
+        let text = std::str::from_utf8(recording.sheet.out()).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()

@@ -5,11 +5,11 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-use super::witness::{Now, Witness};
-use crate::failure::{During, Outcome};
+use super::witness::{Now, Sheet, Witness};
+use crate::failure::Outcome;
 use replay::{Arrival, Event, Output};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Numbers of the blocks (4.1, 4.2, 4.3).
@@ -28,12 +28,10 @@ const FLAGS: u16 = 2;
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
 
-/// A capture file that is being written.
+/// A capture that is being written.
 struct Capture<W> {
-    out: W,
+    sheet: Sheet<W>,
     frames: u64,
-    /// What the first failure was, after which nothing is written.
-    failed: Option<io::Error>,
 }
 
 /// A block: its number, its body, and its length before and behind that (3.1).
@@ -71,27 +69,20 @@ fn end_of_options() -> Vec<u8> {
 
 impl<W: Write> Capture<W> {
     /// A capture with no frames, of a machine's only network device.
-    fn new(mut out: W) -> io::Result<Self> {
+    fn new(mut sheet: Sheet<W>) -> Self {
         // Version 1.0; how long the section is is not said.
         let version = [1u16.to_le_bytes(), 0u16.to_le_bytes()].concat();
         let section = [&ORDER.to_le_bytes()[..], &version, &[0xff; 8]].concat();
-        out.write_all(&block(SECTION, &section))?;
+        sheet.write(&block(SECTION, &section));
         // Frames are not cut. Times are in microseconds unless an option says otherwise.
         let kind = [ETHERNET.to_le_bytes(), [0; 2]].concat();
         let options = [option(NAME, b"eth0"), end_of_options()].concat();
-        out.write_all(&block(INTERFACE, &[kind, vec![0; 4], options].concat()))?;
-        Ok(Self {
-            out,
-            frames: 0,
-            failed: None,
-        })
+        sheet.write(&block(INTERFACE, &[kind, vec![0; 4], options].concat()));
+        Self { sheet, frames: 0 }
     }
 
     /// Adds a frame that came or went with the entry `now`.
     fn add(&mut self, now: Now, frame: &[u8], direction: u32) {
-        if self.failed.is_some() {
-            return;
-        }
         let comment = format!("entry {}, clock {}", now.index, now.clock);
         let length = u32::try_from(frame.len()).expect("a frame is short");
         let body = [
@@ -107,7 +98,7 @@ impl<W: Write> Capture<W> {
             &end_of_options(),
         ]
         .concat();
-        self.failed = self.out.write_all(&block(PACKET, &body)).err();
+        self.sheet.write(&block(PACKET, &body));
         self.frames += 1;
     }
 }
@@ -124,10 +115,9 @@ impl Pcap {
     /// # Errors
     /// If it cannot be written.
     pub fn create(path: &Path) -> Outcome<Self> {
-        let create = || Capture::new(BufWriter::new(File::create(path)?));
         Ok(Self {
             path: path.to_owned(),
-            capture: create().during(format_args!("cannot write {}", path.display()))?,
+            capture: Capture::new(Sheet::create(path)?),
         })
     }
 }
@@ -146,10 +136,7 @@ impl Witness for Pcap {
     }
 
     fn finish(&mut self) -> Outcome<String> {
-        let failed = self.capture.failed.take();
-        failed
-            .map_or_else(|| self.capture.out.flush(), Err)
-            .during(format_args!("cannot write {}", self.path.display()))?;
+        self.capture.sheet.finish(&self.path)?;
         let frames = self.capture.frames;
         Ok(format!("{frames} frames in {}", self.path.display()))
     }
@@ -159,30 +146,13 @@ impl Witness for Pcap {
 mod tests {
     use super::*;
 
-    /// A file that takes so many bytes.
-    struct Small(usize);
-
-    impl Write for Small {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 = self
-                .0
-                .checked_sub(bytes.len())
-                .ok_or(io::ErrorKind::StorageFull)?;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn blocks_are_as_long_as_they_say_and_end_on_four_bytes() {
         for length in 60..68 {
-            let mut capture = Capture::new(Vec::new()).unwrap();
-            let before = capture.out.len();
+            let mut capture = Capture::new(Sheet::new(Vec::new()));
+            let before = capture.sheet.out().len();
             capture.add(Now::default(), &vec![7; length], INBOUND);
-            let packet = &capture.out[before..];
+            let packet = &capture.sheet.out()[before..];
             let number = |at: usize| u32::from_le_bytes(packet[at..at + 4].try_into().unwrap());
             assert_eq!(number(0), PACKET);
             assert_eq!(number(4) as usize, packet.len());
@@ -190,18 +160,5 @@ mod tests {
             assert_eq!(number(20) as usize, length);
             assert_eq!(packet.len() % 4, 0);
         }
-    }
-
-    #[test]
-    fn a_disk_that_is_full_is_told_of_once_and_for_all() {
-        let mut capture = Capture::new(Small(200)).unwrap();
-        capture.add(Now::default(), &[0; 60], INBOUND);
-        assert!(capture.failed.is_none());
-        capture.add(Now::default(), &[0; 60], OUTBOUND);
-        let kind = capture.failed.as_ref().map(io::Error::kind);
-        assert_eq!(kind, Some(io::ErrorKind::StorageFull));
-        capture.out.0 = 1000;
-        capture.add(Now::default(), &[0; 60], OUTBOUND);
-        assert_eq!(capture.out.0, 1000, "nothing is written behind a hole");
     }
 }

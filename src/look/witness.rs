@@ -8,11 +8,13 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{During, Failure, Outcome};
 use replay::file::LogReader;
 use replay::{Event, InputsError, LogIndex, LogPlace, LogSource, NextEntry, Outlet, Output};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -41,6 +43,56 @@ pub trait Witness {
     /// # Errors
     /// If it could not be written, at any time.
     fn finish(&mut self) -> Outcome<String>;
+}
+
+/// What a witness writes to. Nothing is written behind what could not be.
+pub struct Sheet<W> {
+    out: W,
+    failed: Option<io::Error>,
+}
+
+impl Sheet<BufWriter<File>> {
+    /// A new file at `path`.
+    ///
+    /// # Errors
+    /// If there can be none.
+    pub fn create(path: &Path) -> Outcome<Self> {
+        let file = File::create(path).during(format_args!("cannot write {}", path.display()))?;
+        Ok(Self::new(BufWriter::new(file)))
+    }
+}
+
+impl<W: Write> Sheet<W> {
+    /// One that is kept in `out`.
+    pub fn new(out: W) -> Self {
+        Self { out, failed: None }
+    }
+
+    /// Writes more. That it fails is told at the end.
+    pub fn write(&mut self, bytes: &[u8]) {
+        if self.failed.is_none() {
+            self.failed = self.out.write_all(bytes).err();
+        }
+    }
+
+    /// All is written, to the file at `path`.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn finish(&mut self, path: &Path) -> Outcome {
+        let failed = self.failed.take();
+        failed
+            .map_or_else(|| self.out.flush(), Err)
+            .during(format_args!("cannot write {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+impl<W> Sheet<W> {
+    /// Where it is kept.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
 }
 
 /// All that watch one replay.
@@ -241,5 +293,32 @@ mod tests {
         assert!(told.borrow().len() > 20, "not all is kept to the end");
         witnesses.finish(LogIndex(37));
         assert_eq!(told.borrow().last(), Some(&36));
+    }
+
+    /// A file that takes so many bytes.
+    struct Small(usize);
+
+    impl Write for Small {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let left = self.0.checked_sub(bytes.len());
+            self.0 = left.ok_or(io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_full_is_told_of_once_and_for_all() {
+        let mut sheet = Sheet::new(Small(10));
+        sheet.write(b"six by");
+        sheet.write(b"and as many");
+        sheet.out().0 = 1000;
+        sheet.write(b"more");
+        assert_eq!(sheet.out().0, 1000, "nothing is written behind a hole");
+        let said = sheet.finish(Path::new("it")).unwrap_err().to_string();
+        assert!(said.starts_with("cannot write it: "), "{said}");
     }
 }
