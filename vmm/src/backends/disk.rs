@@ -215,15 +215,8 @@ impl DiskFile {
     /// # Errors
     /// [`DiskError::Locked`], or `Io` where the file system has no locks.
     pub fn lock_exclusive(&self) -> Result<(), DiskError> {
-        let whole = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole)) {
-            Ok(_) => Ok(()),
+        match self.whole_lock(libc::F_WRLCK) {
+            Ok(()) => Ok(()),
             Err(Errno::EAGAIN | Errno::EACCES) => Err(DiskError::Locked(self.path.clone())),
             Err(error) => Err(DiskError::Io {
                 path: self.path.clone(),
@@ -231,6 +224,18 @@ impl DiskFile {
                 source: error.into(),
             }),
         }
+    }
+
+    /// Locks or unlocks all of it, for its open file description.
+    fn whole_lock(&self, kind: libc::c_int) -> Result<(), Errno> {
+        let whole = libc::flock {
+            l_type: kind as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
     }
 
     /// Takes a disk request; requests are executed in this order. Waits only while [`QUEUE_MAX`] others
@@ -278,6 +283,9 @@ impl Drop for DiskFile {
         {
             tracing::error!(path = %self.path.display(), "the disk's thread panicked");
         }
+        // Closing would not do: a child between fork and exec has a copy of the descriptor, and `Contents` may have
+        // one, too.
+        let _ = self.whole_lock(libc::F_UNLCK);
     }
 }
 
@@ -562,8 +570,13 @@ mod tests {
         first.lock_exclusive().expect("free");
         first.lock_exclusive().expect("ours already");
         assert!(matches!(second.lock_exclusive(), Err(DiskError::Locked(_))));
+        let copy = first
+            .file
+            .try_clone()
+            .expect("as a child before its exec has it");
         drop(first);
         second.lock_exclusive().expect("free again");
+        drop(copy);
     }
 
     #[test]
