@@ -78,7 +78,8 @@ pub fn is_fenced() -> bool {
 struct Watch {
     ticks: u64,
     ticks_max: u64,
-    /// Times it goes round before it writes: one, or more for a test that wants to find it there.
+    /// Times it goes round between the last look at the counter and the write: one, or more for a test that wants to
+    /// find it there.
     rounds: u64,
 }
 
@@ -127,14 +128,15 @@ impl Watch {
                 "lea {scratch}, [rip + 2b]",
                 "mov qword ptr [{area} + {section}], {scratch}",
                 "3:",
-                "dec {rounds}",
-                "jnz 3b",
                 "rdtsc",
                 "shl rdx, 32",
                 "or rax, rdx",
                 "sub rax, {ticks}",
                 "cmp rax, {ticks_max}",
                 "jae 5f",
+                "7:",
+                "dec {rounds}",
+                "jnz 7b",
                 "mov rdx, {len}",
                 "mov eax, {pwrite}",
                 "syscall",
@@ -215,7 +217,7 @@ mod tests {
     use crate::backends::testing::isolated;
     use nix::sys::signal::{Signal, kill};
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    use nix::unistd::{ForkResult, fork};
+    use nix::unistd::{ForkResult, Pid, fork};
     use std::io::Write;
     use std::time::Duration;
 
@@ -272,13 +274,16 @@ mod tests {
         assert_eq!(content(&file)[..4], *b"abc\x11");
     }
 
+    /// Ticks of a pause that is found out wherever it begins: many times what the rounds of [`write_on`] take.
+    const PAUSE_TICKS: u64 = 1 << 26;
+
     /// Writes one number after the other to `file`, for as long as `over` is empty.
     fn write_on(file: &File, over: &File) {
         for number in 0u64.. {
-            // Milliseconds of them: nearly always it is found there.
+            // A millisecond of them: nearly always it is found there.
             let watch = Watch {
-                ticks_max: u64::MAX,
-                rounds: 1 << 22,
+                ticks_max: PAUSE_TICKS,
+                rounds: 1 << 20,
                 ..Watch::begin()
             };
             if over.metadata().expect("it is ours").len() > 0 {
@@ -286,6 +291,16 @@ mod tests {
             }
             let wrote = watch.pwrite(file, &number.to_le_bytes(), 0);
             assert!(wrote.is_none_or(|wrote| wrote.is_ok()));
+        }
+    }
+
+    /// Waits until a stopped process has lost its processor. It is told of as stopped a moment before; if it may go
+    /// on by then, it never was away, and nothing aborts what it is at.
+    fn has_left_its_processor(process: Pid) {
+        // proc(5): "running", or where it is blocked, once the kernel has seen it off its processor.
+        let blocked = format!("/proc/{process}/syscall");
+        while std::fs::read_to_string(&blocked).expect("procfs").trim() == "running" {
+            std::thread::yield_now();
         }
     }
 
@@ -314,8 +329,15 @@ mod tests {
                 kill(child, Signal::SIGSTOP).expect("it is ours");
                 let stopped = waitpid(child, Some(WaitPidFlag::WUNTRACED));
                 assert_eq!(stopped, Ok(WaitStatus::Stopped(child, Signal::SIGSTOP)));
+                has_left_its_processor(child);
+                // SAFETY: every x86-64 processor has it.
+                let ticks = || unsafe { _rdtsc() };
+                let since = ticks();
                 (&over).write_all(b"over").expect("room");
                 let then = content(&file);
+                while ticks().wrapping_sub(since) <= PAUSE_TICKS {
+                    std::thread::yield_now();
+                }
                 kill(child, Signal::SIGCONT).expect("it is ours");
                 assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
                 assert_eq!(content(&file), then, "a late write");
