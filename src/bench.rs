@@ -17,6 +17,7 @@ pub fn bench(args: &BenchArgs) -> Outcome {
         image: args.image.clone(),
         network: args.net.clone(),
         suspect_ms: args.suspect_ms,
+        paced: args.paced,
         json: args.json,
     })?)
 }

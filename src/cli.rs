@@ -585,6 +585,9 @@ pub struct BenchArgs {
     /// pair that a busy host tore apart
     #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
+    /// Compare the latency of kv at 10, 30 and 60 % of its peak, too
+    #[arg(long)]
+    pub paced: bool,
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     pub json: bool,

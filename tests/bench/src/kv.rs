@@ -1,5 +1,6 @@
-//! Load on the guest `kv`: its peak on one connection and on fifty, and latency at a third of it.
+//! Load on the guest `kv`: its peak on one connection and on fifty, and latency at shares of it.
 
+use super::cpu::{Cost, Meter};
 use super::logs::{EntryBytes, LogCost, cost_between, counters};
 use super::memory::Memory;
 use super::mode::Mode;
@@ -15,8 +16,25 @@ use vmm::hostclock;
 pub const CONNECTIONS: [u16; 2] = [1, 50];
 /// Not measured at the start of each.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// The share of the peak at which latency is compared.
-const SHARE: f64 = 3.0;
+
+/// The rates at which latency is compared: the same for a machine with and without fault tolerance.
+#[derive(Clone, Debug)]
+pub struct Rates {
+    /// Of the peak, in percent.
+    pub percents: Vec<u32>,
+    /// The peak without FT, in requests a second, once it was measured.
+    pub peak_per_s: Option<f64>,
+}
+
+impl Rates {
+    /// Each of them in requests a second, with its share; none before the peak is known.
+    #[must_use]
+    pub fn per_s(&self) -> Vec<(u32, u32)> {
+        let peak = self.peak_per_s.unwrap_or_default();
+        let rate = |percent: u32| ((peak * f64::from(percent) / 100.0) as u32).max(1);
+        self.percents.iter().map(|p| (*p, rate(*p))).collect()
+    }
+}
 
 /// One measurement of the peak.
 #[derive(Clone, Debug)]
@@ -25,6 +43,8 @@ pub struct Peak {
     pub stats: Stats,
     /// Under FT: what the log cost meanwhile.
     pub log: Option<LogCost>,
+    /// Processor time meanwhile.
+    pub cpu: Cost,
 }
 
 /// What one machine came to.
@@ -32,8 +52,8 @@ pub struct Peak {
 pub struct KvRound {
     /// For each of [`CONNECTIONS`].
     pub peaks: Vec<Peak>,
-    /// At a third of the peak without FT.
-    pub paced: Option<Stats>,
+    /// At each of [`Rates::percents`].
+    pub paced: Vec<Stats>,
     /// Under FT: memory.
     pub memory: Option<Memory>,
     /// Recording: what entries took.
@@ -45,8 +65,9 @@ pub fn measure(
     address: SocketAddr,
     mode: Mode,
     seconds: u32,
-    rate_per_s: &mut Option<u32>,
+    rates: &mut Rates,
     pair: Option<&Pair>,
+    mut meter: Meter<'_>,
 ) -> Outcome<KvRound> {
     let duration = Duration::from_secs(seconds.into());
     let options = |connections| SpeedOptions {
@@ -63,8 +84,9 @@ pub fn measure(
     };
     let mut peaks = Vec::new();
     for connections in CONNECTIONS {
-        let stats = run_closed(address, &options(connections), 1)
+        let stats = run_closed(address, &options(connections), 1, &mut || meter.restart())
             .during(format_args!("{connections} connections"))?;
+        let cpu = meter.read(stats.ops as f64);
         let ended_ns = hostclock::monotonic_ns();
         let log = pair
             .map(|pair| {
@@ -73,22 +95,38 @@ pub fn measure(
             })
             .transpose()?;
         look(pair);
-        peaks.push(Peak { stats, log });
+        peaks.push(Peak { stats, log, cpu });
     }
-    let paced = if mode == Mode::Recording {
-        None
-    } else {
+    let mut paced = Vec::new();
+    if mode != Mode::Recording {
         let peak = peaks.last().map_or(0.0, |peak| peak.stats.ops_per_s());
-        let rate = *rate_per_s.get_or_insert((peak / SHARE).max(1.0) as u32);
-        let stats = run_paced(address, &options(CONNECTIONS[1]), rate)
-            .during(format_args!("{rate} requests a second"))?;
-        look(pair);
-        Some(stats)
-    };
+        rates.peak_per_s.get_or_insert(peak);
+        for (_, rate) in rates.per_s() {
+            let stats = run_paced(address, &options(CONNECTIONS[1]), rate, &mut || {})
+                .during(format_args!("{rate} requests a second"))?;
+            look(pair);
+            paced.push(stats);
+        }
+    }
     Ok(KvRound {
         peaks,
         paced,
         memory,
         entry_bytes: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_shares_of_the_peak() {
+        let rates = |peak_per_s| Rates {
+            percents: vec![10, 60],
+            peak_per_s,
+        };
+        assert_eq!(rates(Some(5000.0)).per_s(), [(10, 500), (60, 3000)]);
+        assert_eq!(rates(None).per_s(), [(10, 1), (60, 1)]);
+    }
 }

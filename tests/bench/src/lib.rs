@@ -25,6 +25,7 @@
 //!     image: None,
 //!     network: "auto".into(),
 //!     suspect_ms: 300,
+//!     paced: false,
 //!     json: false,
 //! })?;
 //! # Ok::<(), bench::BenchError>(())
@@ -42,6 +43,7 @@
 //! #   image: None,
 //! #   network: "auto".into(),
 //! #   suspect_ms: 300,
+//! #   paced: false,
 //! #   json: false,
 //!     // ...
 //! };
@@ -49,6 +51,7 @@
 //! assert!(refused.starts_with("no workload 'netperf': there are counter, kv, "), "{refused}");
 //! ```
 
+mod cpu;
 mod error;
 mod goals;
 mod kv;
@@ -68,6 +71,7 @@ mod words;
 pub use error::BenchError;
 
 use check::speed::Stats;
+use cpu::CpuPerOp;
 use error::Outcome;
 use indicatif::{ProgressBar, ProgressStyle};
 use kit::During;
@@ -76,6 +80,7 @@ use kit::guest::Served;
 use kit::host::HostFacts;
 use kit::leftovers;
 use kit::round::{self, RoundOptions};
+use kv::{KvRound, Rates};
 use logs::{EntryBytes, LogCost};
 use measure::{Bench, SelfEnding};
 use memory::{GUEST_MIB, Memory};
@@ -100,6 +105,10 @@ const DISK_WORKLOADS: [&str; 3] = ["disk-read", "disk-copy", "disk-copy-read"];
 const SOFT_WORKLOADS: [&str; 3] = ["cpu", "boot", "idle"];
 /// And of it under fault tolerance, too.
 const REDIS: &str = "redis";
+/// The share of its peak, in percent, at which the latency of `kv` is always compared.
+const THIRD: u32 = 33;
+/// And at which others if that is asked for.
+pub const PERCENTS: [u32; 3] = [10, 30, 60];
 /// Kills for each round asked for.
 const KILLS: u32 = 2;
 
@@ -121,6 +130,8 @@ pub struct Spec {
     pub network: String,
     /// Silence after which one replica suspects the other, in milliseconds.
     pub suspect_ms: u32,
+    /// Latency of `kv` at [`PERCENTS`] of its peak, too.
+    pub paced: bool,
     /// One JSON object on stdout instead of a table.
     pub json: bool,
 }
@@ -178,6 +189,7 @@ pub fn bench(spec: &Spec) -> Result<(), BenchError> {
             others_percent: None,
             workloads: Vec::new(),
             latency: None,
+            paced: Vec::new(),
             failover: None,
             memory: None,
             tick_late: None,
@@ -357,17 +369,23 @@ impl Session<'_> {
             self.results.tick_late = TickLate::of(late);
         }
         let rates = runs.map(|runs| runs.iter().map(|run| run.rate).collect());
-        self.results
-            .workloads
-            .push(Workload::new(guest.name(), unit, rates, &log, None));
+        let costs = runs.without_ft.iter().chain(&runs.under_ft);
+        let cpu = CpuPerOp::of(costs.map(|run| &run.cpu));
+        let workload = Workload::new(guest.name(), unit, rates, &log, None, cpu);
+        self.results.workloads.push(workload);
         Ok(())
     }
 
     fn kv(&mut self) -> Outcome {
-        let mut rate_per_s = None;
-        let runs = self.interleaved("kv", |bench, mode, round| {
-            bench.kv(mode, round, &mut rate_per_s)
-        })?;
+        let mut rates = Rates {
+            percents: vec![THIRD],
+            peak_per_s: None,
+        };
+        if self.spec.paced {
+            rates.percents.extend(PERCENTS);
+        }
+        let runs =
+            self.interleaved("kv", |bench, mode, round| bench.kv(mode, round, &mut rates))?;
         for run in &runs.under_ft {
             self.memory = self.memory.max(run.memory.unwrap_or_default());
         }
@@ -387,24 +405,34 @@ impl Session<'_> {
             let rates = stats.map(|stats| stats.iter().map(Stats::ops_per_s).collect());
             let plural = if connections == 1 { "" } else { "s" };
             let name = format!("kv, {connections} connection{plural}");
-            let latency = stats.map(|stats| latency_us(stats));
-            self.results.workloads.push(Workload::new(
-                name,
-                "requests",
-                rates,
-                &log,
-                Some(latency),
-            ));
+            let latency = Some(stats.map(|stats| latency_us(stats)));
+            let costs = runs.without_ft.iter().chain(&runs.under_ft);
+            let cpu = CpuPerOp::of(costs.map(|run| &run.peaks[n].cpu));
+            let workload = Workload::new(name, "requests", rates, &log, latency, cpu);
+            self.results.workloads.push(workload);
         }
-        let paced = runs.map(|runs| runs.iter().filter_map(|run| run.paced.clone()).collect());
-        let (without, under): (Vec<Stats>, Vec<Stats>) = (paced.without_ft, paced.under_ft);
-        let rate = rate_per_s.unwrap_or(0);
-        self.results.latency = Some(Latency::new(rate, kv::CONNECTIONS[1], &without, &under));
-        self.distributions = Some(Distributions {
-            without_ft: merged(&without),
-            under_ft: merged(&under),
-        });
+        self.paced(&rates, &runs);
         Ok(())
+    }
+
+    /// What was measured of `kv` at the same rates with and without FT.
+    fn paced(&mut self, rates: &Rates, runs: &PerMode<Vec<KvRound>>) {
+        for (n, at) in rates.per_s().into_iter().enumerate() {
+            let of = |runs: &Vec<KvRound>| -> Vec<Stats> {
+                runs.iter().map(|run| run.paced[n].clone()).collect()
+            };
+            let (without, under) = (of(&runs.without_ft), of(&runs.under_ft));
+            let latency = Latency::new(at, kv::CONNECTIONS[1], &without, &under);
+            if n > 0 {
+                self.results.paced.push(latency);
+                continue;
+            }
+            self.results.latency = Some(latency);
+            self.distributions = Some(Distributions {
+                without_ft: merged(&without),
+                under_ft: merged(&under),
+            });
+        }
     }
 
     fn failover(&mut self) -> Outcome {

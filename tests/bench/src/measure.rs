@@ -5,13 +5,14 @@
 //!  round 2:  without FT │ recording │ under FT       hits all three alike
 //! ```
 
-use super::kv::{self, KvRound};
+use super::cpu::{Cost, Meter, Process};
+use super::kv::{self, KvRound, Rates};
 use super::logs::{Counters, EntryBytes, LogCost, cost_so_far, counters};
 use super::memory::{GUEST_MIB, Memory};
 use super::mode::Mode;
 use crate::error::{BenchError, Outcome};
 use kit::During;
-use kit::cluster::{Cluster, PairOptions};
+use kit::cluster::{Cluster, Pair, PairOptions};
 use kit::daemon::Daemon;
 use kit::guest::value_of;
 use std::ffi::OsString;
@@ -41,6 +42,8 @@ pub struct GuestRun {
     pub tick_late_us: Vec<(u64, u64)>,
     /// Under FT: memory.
     pub memory: Option<Memory>,
+    /// Processor time, from the start of the processes to the guest's line; not of a recording.
+    pub cpu: Cost,
 }
 
 /// A guest that computes for a while, prints one line and ends.
@@ -88,6 +91,14 @@ impl SelfEnding {
                 copy: true,
                 read: true,
             } => "disk-copy-read",
+        }
+    }
+
+    /// Of what its line counts as work, so much is an operation.
+    fn op(self) -> f64 {
+        match self {
+            Self::Counter => 1.0,
+            Self::Disk { .. } => f64::from(1 << 20),
         }
     }
 
@@ -192,7 +203,9 @@ impl Bench<'_> {
             args.extend(["--disk".into(), disk.into()]);
         }
         let mut daemon = self.single(mode, &guest.args(self.seconds), &mut args, false)?;
+        let meter = Meter::begin(unprotected(mode, &daemon));
         let line = self.wait_result(&daemon, guest, || {})?;
+        let cpu = meter.read(ops(&line, guest)?);
         wait_good(&mut daemon)?;
         let entry_bytes = match mode {
             Mode::Recording => Some(take_recording(&log)?),
@@ -201,6 +214,7 @@ impl Bench<'_> {
         Ok(GuestRun {
             rate: rate(&line, guest)?,
             entry_bytes,
+            cpu,
             ..GuestRun::default()
         })
     }
@@ -245,7 +259,9 @@ impl Bench<'_> {
             .cluster
             .start_pair(&vm, &guest.args(self.seconds), &options)?;
         let mut memory = Memory::default();
+        let meter = Meter::begin(replicas(&pair));
         let line = self.wait_result(&pair.primary, guest, || memory.look(&pair))?;
+        let cpu = meter.read(ops(&line, guest)?);
         wait_good(&mut pair.primary)?;
         wait_good(&mut pair.backup)?;
         let counters = counters(&pair.metrics())?;
@@ -263,6 +279,7 @@ impl Bench<'_> {
             entry_bytes: None,
             tick_late_us: last.tick_late_us.clone(),
             memory: Some(memory),
+            cpu,
         })
     }
 
@@ -284,9 +301,9 @@ impl Bench<'_> {
         }
     }
 
-    /// Measures `kv` once in the way of `mode`. `rate_per_s` is that of paced requests; measured, and set
-    /// to a third of the peak, if it is not known yet.
-    pub fn kv(&self, mode: Mode, round: u32, rate_per_s: &mut Option<u32>) -> Outcome<KvRound> {
+    /// Measures `kv` once in the way of `mode`. The peak `rates` are shares of is measured, too, if it is not known
+    /// yet.
+    pub fn kv(&self, mode: Mode, round: u32, rates: &mut Rates) -> Outcome<KvRound> {
         let what = || format!("kv {}, round {}", mode.name(), round + 1);
         let guest: Vec<OsString> =
             vec!["kv".into(), "--memory".into(), GUEST_MIB.to_string().into()];
@@ -301,8 +318,15 @@ impl Bench<'_> {
                 .cluster
                 .start_pair(&self.vm("kv", round), &guest, &options)?;
             pair.wait_ready("ready")?;
-            let result = kv::measure(address, mode, seconds, rate_per_s, Some(&pair))
-                .during(format_args!("{}{}", what(), pair.primary.complaint()))?;
+            let result = kv::measure(
+                address,
+                mode,
+                seconds,
+                rates,
+                Some(&pair),
+                Meter::begin(replicas(&pair)),
+            )
+            .during(format_args!("{}{}", what(), pair.primary.complaint()))?;
             pair.primary.ask_to_end();
             wait_good(&mut pair.primary)?;
             wait_good(&mut pair.backup)?;
@@ -310,8 +334,15 @@ impl Bench<'_> {
         }
         let mut daemon = self.single(mode, &guest, &mut Vec::new(), true)?;
         daemon.wait_line(LIMIT, |line| line.contains("ready"))?;
-        let mut result = kv::measure(address, mode, seconds, rate_per_s, None)
-            .during(format_args!("{}{}", what(), daemon.complaint()))?;
+        let mut result = kv::measure(
+            address,
+            mode,
+            seconds,
+            rates,
+            None,
+            Meter::begin(unprotected(mode, &daemon)),
+        )
+        .during(format_args!("{}{}", what(), daemon.complaint()))?;
         daemon.ask_to_end();
         wait_good(&mut daemon)?;
         if mode == Mode::Recording {
@@ -319,6 +350,22 @@ impl Bench<'_> {
         }
         Ok(result)
     }
+}
+
+/// Whose processor time is measured of a machine alone.
+fn unprotected(mode: Mode, daemon: &Daemon) -> Vec<(Process, &Daemon)> {
+    match mode {
+        Mode::Without => vec![(Process::WithoutFt, daemon)],
+        Mode::Recording | Mode::UnderFt => Vec::new(),
+    }
+}
+
+/// Whose processor time is measured of a pair.
+fn replicas(pair: &Pair) -> Vec<(Process, &Daemon)> {
+    vec![
+        (Process::Primary, &pair.primary),
+        (Process::Backup, &pair.backup),
+    ]
 }
 
 /// A copy of this disk, for a backup that has one of its own: whatever was written to either before.
@@ -363,6 +410,11 @@ fn number(line: &str, key: &str) -> Outcome<u64> {
 fn rate(line: &str, guest: SelfEnding) -> Outcome<f64> {
     let (work, ns) = (number(line, guest.work())?, number(line, "ns")?);
     Ok(work as f64 * 1e9 / ns.max(1) as f64)
+}
+
+/// Operations the guest's line tells of.
+fn ops(line: &str, guest: SelfEnding) -> Outcome<f64> {
+    Ok(number(line, guest.work())? as f64 / guest.op())
 }
 
 #[cfg(test)]

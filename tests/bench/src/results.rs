@@ -1,5 +1,6 @@
 //! What a benchmark comes to: medians, ratios, goals; the JSON of `tandem bench`.
 
+use super::cpu::CpuPerOp;
 use super::logs::{Bytes, EntryBytes, LogCost, quantile_of_counts};
 use super::medians::{median, ratio};
 use super::memory::Memory;
@@ -52,6 +53,8 @@ pub struct LatencyUs {
     pub p50: u64,
     /// 99 % took no longer.
     pub p99: u64,
+    /// 99.9 % took no longer.
+    pub p999: u64,
 }
 
 /// One workload.
@@ -79,12 +82,17 @@ pub struct Workload {
     pub lag_ms_max: f64,
     /// With requests sent as fast as replies come.
     pub latency_us: Option<PerMode<LatencyUs>>,
+    /// Processor time for one of `unit`; of bytes, for a MiB.
+    #[serde(flatten)]
+    pub cpu: CpuPerOp,
 }
 
 /// `kv` at the same rate with and without FT.
 #[derive(Clone, Debug, Serialize)]
 pub struct Latency {
-    /// Requests a second: a third of the peak without FT.
+    /// Percent of the peak without FT.
+    pub percent: u32,
+    /// That in requests a second.
     pub rate_per_s: u32,
     /// Connections.
     pub connections: u16,
@@ -105,6 +113,8 @@ pub struct AddedUs {
     pub p50: i64,
     /// Of the 99th percentiles.
     pub p99: i64,
+    /// Of what 99.9 % do not exceed.
+    pub p999: i64,
 }
 
 /// Kills of a primary under load.
@@ -209,6 +219,8 @@ pub struct Goal {
     pub measured: String,
     /// Whether that is within the bound.
     pub met: bool,
+    /// The workload it is about, if it is about one.
+    pub workload: Option<&'static str>,
 }
 
 /// Everything.
@@ -228,8 +240,10 @@ pub struct Results {
     pub others_percent: Option<u64>,
     /// By name.
     pub workloads: Vec<Workload>,
-    /// If `kv` was measured.
+    /// If `kv` was measured: at a third of its peak.
     pub latency: Option<Latency>,
+    /// If that was asked for: at other shares of it.
+    pub paced: Vec<Latency>,
     /// If it was measured.
     pub failover: Option<Failover>,
     /// If anything ran under FT.
@@ -258,6 +272,7 @@ pub fn latency_us(rounds: &[Stats]) -> LatencyUs {
     LatencyUs {
         p50: at(500),
         p99: at(990),
+        p999: at(999),
     }
 }
 
@@ -270,6 +285,7 @@ impl Workload {
         rounds: PerMode<Vec<f64>>,
         log: &LogCost,
         latency_us: Option<PerMode<LatencyUs>>,
+        cpu: CpuPerOp,
     ) -> Self {
         let rate = rounds.map(|rates| median(rates));
         let seconds = (log.us as f64 / 1e6).max(1e-6);
@@ -293,6 +309,7 @@ impl Workload {
             kinds: kinds.collect(),
             lag_ms_max: log.lag_us_max as f64 / 1000.0,
             latency_us,
+            cpu,
         }
     }
 }
@@ -300,7 +317,12 @@ impl Workload {
 impl Latency {
     /// The comparison of paced rounds.
     #[must_use]
-    pub fn new(rate_per_s: u32, connections: u16, without: &[Stats], under: &[Stats]) -> Self {
+    pub fn new(
+        (percent, rate_per_s): (u32, u32),
+        connections: u16,
+        without: &[Stats],
+        under: &[Stats],
+    ) -> Self {
         let (without_ft, under_ft) = (latency_us(without), latency_us(under));
         let added =
             |a: u64, b: u64| i64::try_from(a).unwrap_or(i64::MAX) - i64::try_from(b).unwrap_or(0);
@@ -311,6 +333,7 @@ impl Latency {
                 .sum::<u64>() as f64
         };
         Self {
+            percent,
             rate_per_s,
             connections,
             without_ft,
@@ -318,6 +341,7 @@ impl Latency {
             added_us: AddedUs {
                 p50: added(under_ft.p50, without_ft.p50),
                 p99: added(under_ft.p99, without_ft.p99),
+                p999: added(under_ft.p999, without_ft.p999),
             },
             throughput_ratio: ratio(good(under), good(without)),
         }
@@ -395,14 +419,20 @@ pub(super) mod tests {
             recording: vec![90.0, 114.0, 130.0],
             under_ft: vec![108.0, 90.0, 110.0],
         };
-        let slow = LatencyUs { p50: 300, p99: 900 };
+        let slow = LatencyUs {
+            p50: 300,
+            p99: 900,
+            p999: 990,
+        };
         let latencies = PerMode {
             without_ft: slow,
             recording: slow,
             under_ft: slow,
         };
-        let workload =
-            |name: &str, unit, latency| Workload::new(name, unit, rounds.clone(), &log, latency);
+        let workload = |name: &str, unit, latency| {
+            let cpu = super::super::cpu::example();
+            Workload::new(name, unit, rounds.clone(), &log, latency, cpu)
+        };
         let mut stalls_us = vec![90_000, 120_000, 400_000];
         let bytes = Bytes {
             entries_by_bytes: BTreeMap::from([(10, 98), (11, 1), (12, 1)]),
@@ -421,11 +451,17 @@ pub(super) mod tests {
                 workload("disk", "bytes", None),
             ],
             latency: Some(Latency::new(
-                40,
+                (33, 40),
                 50,
                 &[stats(&[100, 100])],
                 &[stats(&[220, 260])],
             )),
+            paced: vec![Latency::new(
+                (10, 12),
+                50,
+                &[stats(&[90])],
+                &[stats(&[190])],
+            )],
             failover: Some(Failover {
                 kills: 3,
                 connections_broken: 0,
@@ -480,7 +516,7 @@ pub(super) mod tests {
     fn latency_is_compared_by_medians_of_rounds() {
         let without = [stats(&[100]), stats(&[120]), stats(&[5000])];
         let under = [stats(&[110]), stats(&[90]), stats(&[101])];
-        let latency = Latency::new(10, 50, &without, &under);
+        let latency = Latency::new((33, 10), 50, &without, &under);
         assert_eq!((latency.without_ft.p50, latency.under_ft.p50), (120, 101));
         assert!(latency.added_us.p50 < 0, "chance may have it so");
         assert_eq!(latency.throughput_ratio, 1.0);
@@ -505,6 +541,11 @@ pub(super) mod tests {
         assert_eq!(counter["rounds"]["under_ft"][1], 90.0);
         assert_eq!(json["memory"]["backup_kib"], 10_000);
         assert_eq!(json["latency"]["rate_per_s"], 40);
+        assert_eq!(json["paced"][0]["percent"], 10);
+        assert_eq!(json["paced"][0]["added_us"]["p999"], 100);
+        assert_eq!(counter["cpu_us_per_op"]["without_ft"], 10.0);
+        assert_eq!(counter["cpu_us_per_op"]["backup"], 6.0);
+        assert_eq!(counter["cpu_us_per_op_by_thread"]["primary"]["vcpu"], 9.0);
         assert_eq!(json["entry_sizes"]["timer"]["entries_by_bytes"]["10"], 98);
         assert_eq!(json["failover"]["stall_ms"]["p50"], 120.0);
         assert_eq!(json["tick_late"]["p99_us"], 900);

@@ -1,9 +1,10 @@
 //! Results for people, in 80 columns.
 
+use super::cpu::Process;
 use super::paper;
-use super::results::{Failover, Latency, Results, Workload};
+use super::results::{Failover, Goal, LatencyUs, Results, Workload};
 use replay::Kind;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use terminal::table::WIDTH;
 use terminal::table::wrap;
@@ -38,6 +39,13 @@ pub fn render(results: &Results) -> String {
     }
     if results.latency.is_some() || results.workloads.iter().any(|w| w.latency_us.is_some()) {
         let _ = write!(out, "\nLatency of kv, us\n\n{}", latencies(results));
+    }
+    if results.workloads.iter().any(has_cpu) {
+        let _ = write!(
+            out,
+            "\nProcessor time for an operation, us\n\n{}",
+            cpu(results)
+        );
     }
     out.push('\n');
     if let Some(late) = &results.tick_late {
@@ -77,6 +85,7 @@ pub fn render(results: &Results) -> String {
         .for_each(|failover| out += &failover_words(failover));
     if !results.goals.is_empty() {
         let _ = write!(out, "\n{}", goals(results));
+        out += &whose(results);
     }
     if let Some(soft) = &results.soft {
         out += &super::soft::render(soft);
@@ -194,46 +203,126 @@ fn latencies(results: &Results) -> Table {
     let mut table = Table::new(&[
         ("load", Align::Left),
         ("p50 no FT", Align::Right),
-        ("FT", Align::Right),
         ("added", Align::Right),
         ("p99 no FT", Align::Right),
-        ("FT", Align::Right),
+        ("added", Align::Right),
+        ("p99.9 no FT", Align::Right),
         ("added", Align::Right),
     ]);
-    let mut add = |name: String, p50: (u64, u64), p99: (u64, u64)| {
+    let mut add = |name: String, without: &LatencyUs, under: &LatencyUs| {
         let mut row = vec![name];
-        for (without, under) in [p50, p99] {
+        for (without, under) in [
+            (without.p50, under.p50),
+            (without.p99, under.p99),
+            (without.p999, under.p999),
+        ] {
             let signed = |us: u64| i64::try_from(us).unwrap_or(i64::MAX);
-            row.extend([without.to_string(), under.to_string()]);
+            row.push(without.to_string());
             row.push(format!("{:+}", signed(under) - signed(without)));
         }
         table.row(row);
     };
     for workload in &results.workloads {
         if let Some(latency) = &workload.latency_us {
-            let (a, b) = (latency.without_ft, latency.under_ft);
+            let name = workload.name.replace("connection", "conn");
             add(
-                format!("{}, peak", workload.name),
-                (a.p50, b.p50),
-                (a.p99, b.p99),
+                format!("{name}, peak"),
+                &latency.without_ft,
+                &latency.under_ft,
             );
         }
     }
-    if let Some(Latency {
-        rate_per_s,
-        without_ft: a,
-        under_ft: b,
-        ..
-    }) = &results.latency
-    {
-        add(
-            format!("a third of that, {rate_per_s}/s"),
-            (a.p50, b.p50),
-            (a.p99, b.p99),
-        );
+    for latency in results.latency.iter().chain(&results.paced) {
+        let name = format!("{} %, {}/s", latency.percent, latency.rate_per_s);
+        add(name, &latency.without_ft, &latency.under_ft);
     }
     table
 }
+
+fn has_cpu(workload: &Workload) -> bool {
+    !workload.cpu.cpu_us_per_op.is_empty()
+}
+
+/// Microseconds, with three digits that say something.
+fn us(value: f64) -> String {
+    if value == 0.0 {
+        return "0".into();
+    }
+    let decimals = (2 - value.abs().log10().floor() as i32).max(0);
+    format!("{value:.*}", decimals as usize)
+}
+
+fn cpu(results: &Results) -> Table {
+    let mut table = Table::new(&[
+        ("operation", Align::Left),
+        ("no FT", Align::Right),
+        ("primary", Align::Right),
+        ("backup", Align::Right),
+        ("primary/no", Align::Right),
+        ("backup/no", Align::Right),
+    ]);
+    for workload in results.workloads.iter().filter(|w| has_cpu(w)) {
+        let of = |process| workload.cpu.cpu_us_per_op.get(&process).copied();
+        let over = |process| workload.cpu.over_without(process);
+        let op = match workload.unit {
+            "bytes" => "a MiB",
+            "iterations" => "an iteration",
+            _ => "a request",
+        };
+        table.row([
+            format!("{}, {op}", workload.name.replace("connection", "conn")),
+            of(Process::WithoutFt).map_or(String::new(), us),
+            of(Process::Primary).map_or(String::new(), us),
+            of(Process::Backup).map_or(String::new(), us),
+            over(Process::Primary).map_or(String::new(), |ratio| format!("{ratio:.2}")),
+            over(Process::Backup).map_or(String::new(), |ratio| format!("{ratio:.2}")),
+        ]);
+    }
+    table
+}
+
+/// Whose processor time it was, thread by thread, where a goal is missed.
+fn whose(results: &Results) -> String {
+    let mut out = String::new();
+    for workload in &results.workloads {
+        let missed = |goal: &Goal| !goal.met && goal.workload == Some(workload.name.as_str());
+        if !results.goals.iter().any(missed) || !has_cpu(workload) {
+            continue;
+        }
+        let _ = writeln!(
+            out,
+            "\n{}: whose processor time, us an operation",
+            workload.name
+        );
+        for (process, threads) in &workload.cpu.cpu_us_per_op_by_thread {
+            let words = shares(threads);
+            for (n, line) in wrap(&words, WIDTH - INDENT.len()).iter().enumerate() {
+                let start = if n == 0 { process.name() } else { "" };
+                let _ = writeln!(out, "  {start:<15}{line}");
+            }
+        }
+    }
+    out
+}
+
+/// Threads with what each took, most first; those that took next to nothing as one.
+fn shares(threads: &BTreeMap<String, f64>) -> String {
+    let all: f64 = threads.values().sum();
+    let mut threads: Vec<_> = threads.iter().collect();
+    threads.sort_by(|a, b| b.1.total_cmp(a.1));
+    let (much, little): (Vec<_>, Vec<_>) = threads
+        .into_iter()
+        .partition(|(_, time)| **time >= all / 100.0);
+    let rest: f64 = little.iter().map(|(_, time)| **time).sum();
+    let words = much
+        .iter()
+        .map(|(name, time)| format!("{name} {}", us(**time)))
+        .chain((rest > 0.0).then(|| format!("others {}", us(rest))));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// Where the second column of what is no table begins.
+const INDENT: &str = "                 ";
 
 fn failover_words(failover: &Failover) -> String {
     let stall = failover.stall_ms;
@@ -265,7 +354,6 @@ fn failover_words(failover: &Failover) -> String {
         Some(format!("{words} {:.1}", *us as f64 / 1000.0))
     })
     .collect();
-    const INDENT: &str = "                 ";
     let lines = wrap(&phases.join(", "), WIDTH - INDENT.len());
     for (n, line) in lines.iter().filter(|line| !line.is_empty()).enumerate() {
         let start = if n == 0 { "  ms after it    " } else { INDENT };
@@ -310,7 +398,11 @@ mod tests {
             "Oracle Swingbench",
             "0.64-0.91",
             "heartbeats",
-            "a third of that, 40/s",
+            "33 %, 40/s",
+            "10 %, 12/s",
+            "counter, an iteration",
+            "whose processor time",
+            "vcpu 9.00",
             "tick lateness    p50 40 us, p99 900 us",
             "noticed 250.3, flag won 250.7",
             "first byte 251.0",
@@ -332,6 +424,13 @@ mod tests {
             (scaled(0), scaled(1), scaled(3)),
             ("M it/s", "op/s", "MiB/s")
         );
+    }
+
+    #[test]
+    fn threads_that_took_little_are_one() {
+        let threads = [("vcpu", 6.0), ("acks", 2.0), ("views", 0.004), ("a", 0.002)];
+        let threads = threads.map(|(name, us)| (name.to_owned(), us)).into();
+        assert_eq!(shares(&threads), "vcpu 6.00, acks 2.00, others 0.00600");
     }
 
     #[test]

@@ -281,16 +281,18 @@ fn measurements_count_every_request() {
         duration: Duration::from_millis(200),
         ..SpeedOptions::default()
     };
+    let mut begun = 0;
     for pipeline in [1, 16] {
-        let stats = run_closed(server.addr, &options, pipeline).unwrap();
+        let stats = run_closed(server.addr, &options, pipeline, &mut || begun += 1).unwrap();
         assert!(stats.ops >= 5 && stats.ops.is_multiple_of(pipeline.into()));
         assert_eq!((stats.errors, stats.latency.count()), (0, stats.ops));
         assert!(stats.latency.max_us() > 0);
     }
-    let stats = run_paced(server.addr, &options, 1000).unwrap();
+    let stats = run_paced(server.addr, &options, 1000, &mut || begun += 1).unwrap();
     assert_eq!((stats.ops, stats.errors), (200, 0));
     assert_eq!(stats.ops_per_s(), 1000.0);
     assert_eq!(stats.ops_per_s().round(), 1000.0);
+    assert_eq!(begun, 3, "told once in each");
 }
 
 #[test]
@@ -304,6 +306,6 @@ fn large_values_go_through_a_full_socket() {
         duration: Duration::from_millis(100),
         ..SpeedOptions::default()
     };
-    let stats = run_closed(server.addr, &options, 16).unwrap();
+    let stats = run_closed(server.addr, &options, 16, &mut || {}).unwrap();
     assert!(stats.ops >= 32);
 }

@@ -225,7 +225,7 @@ impl Requests {
 }
 
 /// All connections, and what they wait on.
-struct Driver {
+struct Driver<'a> {
     epoll: Epoll,
     conns: Vec<Conn>,
     requests: Requests,
@@ -235,6 +235,8 @@ struct Driver {
     end_ns: u64,
     stats: Stats,
     last_reply_ns: u64,
+    /// To be called when the measured time begins, once.
+    begun: Option<&'a mut dyn FnMut()>,
 }
 
 fn system(op: &'static str) -> impl Fn(nix::Error) -> SpeedError {
@@ -245,8 +247,12 @@ fn ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Driver {
-    fn new(addr: SocketAddr, options: &SpeedOptions) -> Result<Self, SpeedError> {
+impl<'a> Driver<'a> {
+    fn new(
+        addr: SocketAddr,
+        options: &SpeedOptions,
+        begun: &'a mut dyn FnMut(),
+    ) -> Result<Self, SpeedError> {
         if options.connections == 0 || options.keys == 0 || options.duration.is_zero() {
             return Err(SpeedError::Options("no connections, no keys or no time"));
         }
@@ -293,6 +299,7 @@ impl Driver {
             end_ns: warm_ns.saturating_add(measured),
             stats,
             last_reply_ns: 0,
+            begun: Some(begun),
         })
     }
 
@@ -345,6 +352,11 @@ impl Driver {
 
     /// Waits for events; fails if replies are owed and none has come for too long.
     fn wait(&mut self, events: &mut Vec<EpollEvent>) -> Result<(), SpeedError> {
+        if self.now_ns() >= self.warm_ns
+            && let Some(begun) = self.begun.take()
+        {
+            begun();
+        }
         let owed = self
             .conns
             .iter()
@@ -406,7 +418,7 @@ fn fill(addr: SocketAddr, requests: &mut Requests) -> Result<(), SpeedError> {
 }
 
 /// Measures with every connection asking again as soon as it has its answers: `pipeline` requests
-/// at a time.
+/// at a time. `begun` is called once the measured time has begun.
 ///
 /// # Errors
 /// [`SpeedError`]; a connection that breaks ends the measurement.
@@ -414,13 +426,14 @@ pub fn run_closed(
     addr: SocketAddr,
     options: &SpeedOptions,
     pipeline: u16,
+    begun: &mut dyn FnMut(),
 ) -> Result<Stats, SpeedError> {
     if pipeline == 0 {
         return Err(SpeedError::Options("no requests at a time"));
     }
-    let mut driver = Driver::new(addr, options)?;
+    let mut driver = Driver::new(addr, options, begun)?;
     let mut events = Vec::new();
-    let batch = |driver: &mut Driver, connection| {
+    let batch = |driver: &mut Driver<'_>, connection| {
         let since_ns = driver.now_ns();
         (0..pipeline).for_each(|_| driver.ask(connection, since_ns));
         driver.flush(connection)
@@ -444,7 +457,8 @@ pub fn run_closed(
     Ok(driver.stats)
 }
 
-/// Measures with `rate_per_s` requests a second, evenly spaced, on the connections in turn.
+/// Measures with `rate_per_s` requests a second, evenly spaced, on the connections in turn. `begun` is called once
+/// the measured time has begun.
 ///
 /// # Errors
 /// [`SpeedError`]; a connection that breaks ends the measurement, and so does a server that falls
@@ -453,6 +467,7 @@ pub fn run_paced(
     addr: SocketAddr,
     options: &SpeedOptions,
     rate_per_s: u32,
+    begun: &mut dyn FnMut(),
 ) -> Result<Stats, SpeedError> {
     if rate_per_s == 0 {
         return Err(SpeedError::Options("a rate of no requests a second"));
@@ -462,7 +477,7 @@ pub fn run_paced(
         TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK,
     )
     .map_err(system("make a timer"))?;
-    let mut driver = Driver::new(addr, options)?;
+    let mut driver = Driver::new(addr, options, begun)?;
     let event = EpollEvent::new(EpollFlags::EPOLLIN, TIMER);
     driver
         .epoll
@@ -502,7 +517,7 @@ pub fn run_paced(
 
 /// Sends every request that is due, from number `next` on; returns the first that is not.
 fn ask_due(
-    driver: &mut Driver,
+    driver: &mut Driver<'_>,
     mut next: u64,
     due_ns: impl Fn(u64) -> u64,
 ) -> Result<u64, SpeedError> {
