@@ -268,6 +268,9 @@ pub struct Live {
     told_ns: u64,
     /// Until when the guest counts as busy with frames.
     busy_until_ns: u64,
+    /// The host's clock at this stop, once it was asked: many frames may be delivered at one, and where the vCPU's
+    /// thread has its counter switched off each look is a system call.
+    stop_ns: Option<u64>,
 }
 
 impl Live {
@@ -293,6 +296,7 @@ impl Live {
             followed,
             told_ns: now,
             busy_until_ns: 0,
+            stop_ns: None,
         })
     }
 
@@ -359,9 +363,15 @@ impl Live {
         [self.pace.due_ns(), clock].into_iter().flatten().min()
     }
 
+    /// The host's clock, as it was when this stop was first asked for.
+    fn stop_ns(&mut self) -> u64 {
+        *self.stop_ns.get_or_insert_with(hostclock::monotonic_ns)
+    }
+
     fn timer(&mut self) -> Option<Arrival> {
         self.pace.due_ns()?;
-        let tick = self.pace.tick(hostclock::monotonic_ns())?;
+        let now_ns = self.stop_ns();
+        let tick = self.pace.tick(now_ns)?;
         self.inbox.lateness.record(tick.late_ns);
         Some(Arrival::Timer {
             periods: tick.periods,
@@ -414,18 +424,23 @@ impl Source for Live {
         } else {
             None
         };
-        if frame.is_some() && self.busy_until_ns == 0 {
-            self.busy_until_ns = hostclock::monotonic_ns() + BUSY_NS;
-        }
         drop(queues);
+        if frame.is_some() && self.busy_until_ns == 0 {
+            self.busy_until_ns = self.stop_ns() + BUSY_NS;
+        }
         let alone = frame.is_none() && now.time_ns.is_some();
-        if alone && self.pace.is_behind(now, hostclock::monotonic_ns()) {
+        if !alone {
+            return Ok(frame.map(Arrival::Frame));
+        }
+        let host_ns = self.stop_ns();
+        if self.pace.is_behind(now, host_ns) {
             return Ok(Some(Arrival::IrqWindow));
         }
-        Ok(frame.map(Arrival::Frame))
+        Ok(None)
     }
 
     fn wait(&mut self, now: &Situation) -> Result<(), InputsError> {
+        self.stop_ns = None;
         let tick = self
             .pace
             .due_ns()
@@ -447,6 +462,7 @@ impl Source for Live {
     }
 
     fn next_stop(&mut self, now: &Situation) -> Stop {
+        self.stop_ns = None;
         self.pace.follow(now, hostclock::monotonic_ns);
         let mut place = place::GUEST;
         let derived = now.time_ns.is_some();
