@@ -36,7 +36,7 @@ impl Cursors {
 /// Each cursor is the index of the first entry whose output is not known to be safe.
 ///
 /// Invariant: `released >= printed`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Delivered {
     /// Outputs marked by entries below this one have left the gate. For frames and power-off that is enough.
     pub released: LogIndex,

@@ -62,7 +62,7 @@ pub enum Beat {
 }
 
 /// The detector: no socket, no clock, no thread.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Detector {
     heartbeat_us: u64,
     suspect_us: u64,

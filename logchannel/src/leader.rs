@@ -21,10 +21,11 @@ pub trait Leader: Send + Sync {
     /// link, by the thread that starts the sender.
     fn begins(&self, settled: Settled);
 
-    /// An ack was read that is believed: the backup has not gone live before it sent it. Called by the thread
-    /// that reads acks, once a millisecond at most, before [`Self::acked`] of the same ack. It may come once
-    /// more after [`Self::undecided`] or what follows that, and must have no effect then. Must not wait.
-    fn heard(&self);
+    /// The backup has heard what was said to it at `since_us`, on the clock of [`crate::clock::boot_us`], and not
+    /// gone live before: an ack was read that is believed and answers a heartbeat that was sent then. Called by
+    /// the thread that reads acks, with moments that grow, before [`Self::acked`] of the same ack. It may come
+    /// once more after [`Self::undecided`] or what follows that, and must have no effect then. Must not wait.
+    fn heard(&self, since_us: u64);
 
     /// The backup holds every entry below `upto`, and the outputs that those mark may leave. Called by the
     /// thread that reads acks, for every ack that is believed (of several read at once, for the last). So they

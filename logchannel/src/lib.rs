@@ -13,7 +13,7 @@
 //! nobody.
 //!
 //! The data path uses plain threads and blocking sockets, since the time from append to ack is what
-//! counts. Its cores touch no socket and no clock: [`framing`], [`heartbeat`] and `trust`.
+//! counts. Its cores touch no socket and no clock: [`framing`], [`heartbeat`], [`calls`] and [`trust`].
 //!
 //! Every thread that calls [`Sender`] or [`Receiver`] may be a vCPU thread. Reading the clock through the
 //! vDSO faults there. So this crate never reads the clock through `std` (see [`clock`]), and only
@@ -43,7 +43,7 @@
 //!         Ok(()) // outputs marked by entries below `_upto` may leave now
 //!     }
 //! #   fn begins(&self, _: Settled) {}
-//! #   fn heard(&self) {}
+//! #   fn heard(&self, _: u64) {}
 //! #   fn unprinted(&self) -> Option<LogIndex> { None }
 //! #   fn undecided(&self) {}
 //! #   fn solo(&self) -> Result<(), InputsError> { Ok(()) }
@@ -86,6 +86,7 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod backlog;
+pub mod calls;
 pub mod clock;
 pub mod cursors;
 pub mod error;
@@ -103,7 +104,7 @@ pub mod receiver;
 pub mod sender;
 mod tether;
 pub mod transfer;
-mod trust;
+pub mod trust;
 
 pub use cursors::{Cursors, Delivered};
 pub use error::{FrameError, HandshakeError, LinkEnd, LinkLost};

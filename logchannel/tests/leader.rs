@@ -110,7 +110,7 @@ struct Slow {
 impl Leader for Slow {
     fn begins(&self, _: Settled) {}
 
-    fn heard(&self) {}
+    fn heard(&self, _: u64) {}
 
     fn acked(&self, upto: LogIndex) -> Result<(), InputsError> {
         self.entered.send(upto).unwrap();

@@ -87,7 +87,7 @@ pub enum Arrival {
 }
 
 /// Something that leaves the machine (or, for disk reads, a request that leaves it).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Output {
     /// A frame sent by the network device.
     Frame(Vec<u8>),

@@ -18,7 +18,7 @@ use replay::{InputsError, LogIndex, Output, sink::Outlet};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     Closed,
     Open,
@@ -29,7 +29,7 @@ enum State {
 ///
 /// Why: a backup going live must never contradict output that was seen.
 /// Order: what comes out has the order of what went in.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OutputGate<T> {
     held: VecDeque<(LogIndex, T)>,
     acked: LogIndex,

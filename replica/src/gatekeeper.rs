@@ -82,8 +82,8 @@ impl Leader for Gatekeeper {
         self.lease.begin(settled);
     }
 
-    fn heard(&self) {
-        self.lease.heard();
+    fn heard(&self, since_us: u64) {
+        self.lease.heard(since_us);
     }
 
     fn acked(&self, upto: LogIndex) -> Result<(), InputsError> {

@@ -1,10 +1,10 @@
 //! How long a primary may go on changing what it shares with its backup: the disk.
 //!
 //! ```text
-//!   heard from the backup            no sign of it
-//!   ├──── held ────────────────────▶├─ lapsed: wait ─ ─ ─
-//!   0      suspect − 2 heartbeats − round trip   the backup may be live from here on, if it wins the flag
-//!          └ renewed with every ack that is believed
+//!   sent to the backup, which heard it          the backup hears nothing more
+//!   ├──── held ──────────────────────────────▶├─ lapsed: wait ─ ─ ─ ─ ─ ─ ─ ─
+//!   0                          suspect − suspect / 8   suspect: the backup may be live from here on,
+//!          └ renewed with every heartbeat that is answered        if it wins the flag
 //!
 //!   link over ─▶ undecided: wait ─┬─ flag won ──▶ free
 //!                                 └─ flag lost ─▶ over, for ever
@@ -14,14 +14,17 @@
 //! host), its backup goes live and writes newer data; the old write must not follow when the process wakes.
 //! Whoever writes asks here first, right before the system call.
 //!
-//! A backup goes live `suspect_ms` after it last heard its primary, at the earliest, or at once after it
-//! has closed the link; and the primary sends it something every heartbeat. So two heartbeats are taken
-//! off. An ack was true when it was sent, which is up to a round trip before it is read: that is taken off,
-//! too, as the handshake measured it. A link that gets slower later is not measured again.
+//! A backup that hears nothing goes live `suspect_ms` after it last heard its primary, at the earliest. So the lease
+//! counts from the moment before something was *sent* that the backup is known to have heard: a heartbeat it has
+//! answered (`logchannel/src/calls.rs`). When the answer is read does not matter, and an ack that answers nothing
+//! new renews nothing: where only the way to the backup is cut its acks go on arriving until it is live. Nor does
+//! an answer that was found after a pause: it answers what was sent before that.
 //!
-//! What is read right after a pause may be from before the backup went live. So an ack that is not believed
-//! (`logchannel/src/trust.rs`) renews nothing; and after a pause as long as the lease nothing at all renews it for
-//! `suspect_ms`, by which time a link its other end has closed is over.
+//! An eighth is taken off, since the two clocks do not run alike.
+//!
+//! Assumed: a backup whose connection is closed, though it has heard of its primary since, has lost it to a death,
+//! not to somebody between the two who resets connections of either. Such a backup goes live at once, and this
+//! replica's lease ends when it finds its own end closed.
 
 // Links tell it of acks, and of their ends, on whatever thread finds them (see clippy.toml).
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -30,42 +33,39 @@ use logchannel::Settled;
 use logchannel::clock::boot_us;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+/// Part of the time to suspicion that is taken off: as much as two clocks may differ in that time, and more.
+const MARGIN: u64 = 8;
+
 /// The term of a lease. It has no clock and no thread of its own: times are given to it, in microseconds of a
 /// clock that goes on while the host is suspended.
-#[derive(Clone, Copy, Debug)]
-struct Term {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Term {
     lease_us: u64,
-    pause_us: u64,
-    heard_us: u64,
-    /// Nothing renews the lease before this moment.
-    trusted_from_us: u64,
     until_us: u64,
 }
 
 impl Term {
-    fn new(settled: Settled, now_us: u64) -> Self {
+    /// Of a link that both ends agreed on, which the backup did a round trip ago or later.
+    #[must_use]
+    pub fn new(settled: Settled, now_us: u64) -> Self {
         let suspect_us = u64::from(settled.settings.suspect_ms) * 1_000;
-        let beats_us = u64::from(settled.settings.heartbeat_ms) * 2_000;
-        let away_us = beats_us + u64::from(settled.round_trip_us);
-        // Settings allow a suspicion as short as two heartbeats.
-        let lease_us = suspect_us.saturating_sub(away_us).max(suspect_us / 4);
+        let lease_us = suspect_us - suspect_us / MARGIN;
+        let agreed_us = now_us.saturating_sub(settled.round_trip_us.into());
         Self {
             lease_us,
-            pause_us: suspect_us,
-            heard_us: now_us,
-            trusted_from_us: now_us,
-            until_us: now_us + lease_us,
+            until_us: agreed_us + lease_us,
         }
     }
 
-    fn heard(&mut self, now_us: u64) {
-        if now_us.saturating_sub(self.heard_us) >= self.lease_us {
-            self.trusted_from_us = now_us + self.pause_us;
-        }
-        self.heard_us = now_us;
-        if now_us >= self.trusted_from_us {
-            self.until_us = now_us + self.lease_us;
-        }
+    /// The backup has heard what was sent after `since_us`.
+    pub fn heard(&mut self, since_us: u64) {
+        self.until_us = self.until_us.max(since_us.saturating_add(self.lease_us));
+    }
+
+    /// Whether something may be written at `now_us`.
+    #[must_use]
+    pub fn holds(&self, now_us: u64) -> bool {
+        now_us < self.until_us
     }
 }
 
@@ -133,11 +133,11 @@ impl Lease {
         self.change(|state| *state = State::Linked(term));
     }
 
-    /// An ack was read that is believed.
-    pub(crate) fn heard(&self) {
+    /// The backup has heard what was sent after `since_us`, and not gone live before.
+    pub(crate) fn heard(&self, since_us: u64) {
         self.change(|state| {
             if let State::Linked(term) = state {
-                term.heard((self.now_us)());
+                term.heard(since_us);
             }
         });
     }
@@ -184,16 +184,16 @@ impl Lease {
         }
     }
 
-    /// [`Self::verdict`] now.
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> Option<bool> {
+    /// Whether something may be written now; none while that is undecided. Whoever writes asks [`Self::wait`].
+    #[must_use]
+    pub fn held(&self) -> Option<bool> {
         self.verdict(self.inner().state)
     }
 
     /// Whether something may be written; none while that is undecided.
     fn verdict(&self, state: State) -> Option<bool> {
         match state {
-            State::Linked(term) => ((self.now_us)() < term.until_us).then_some(true),
+            State::Linked(term) => term.holds((self.now_us)()).then_some(true),
             State::Undecided => None,
             State::Free => Some(true),
             State::Over => Some(false),
@@ -215,7 +215,7 @@ mod tests {
         round_trip_us: 0,
     };
     /// Of a lease, with these settings.
-    const LEASE_US: u64 = 260_000;
+    const LEASE_US: u64 = 262_500;
 
     thread_local! {
         static NOW: Cell<u64> = const { Cell::new(0) };
@@ -231,10 +231,11 @@ mod tests {
         assert_eq!(lease.held(), None, "not before the link is up");
         lease.begin(NEAR);
         for beat in 1..100 {
-            NOW.set(beat * 20_000);
-            lease.heard();
+            NOW.set(beat * 20_000 + 5_000);
+            lease.heard(beat * 20_000);
         }
-        let last = NOW.get();
+        // The backup hears nothing after this.
+        let last = 99 * 20_000;
         NOW.set(last + LEASE_US - 1);
         assert_eq!(lease.held(), Some(true));
         NOW.set(last + LEASE_US);
@@ -242,62 +243,39 @@ mod tests {
     }
 
     #[test]
-    fn it_lapses_earlier_by_the_distance() {
+    fn it_begins_when_the_backup_agreed() {
         let lease = Lease::on_clock(now);
+        NOW.set(1_000_000);
         lease.begin(Settled {
             round_trip_us: 60_000,
             ..NEAR
         });
-        NOW.set(LEASE_US - 60_000 - 1);
+        NOW.set(1_000_000 + LEASE_US - 60_000 - 1);
         assert_eq!(lease.held(), Some(true));
-        NOW.set(LEASE_US - 60_000);
+        NOW.set(1_000_000 + LEASE_US - 60_000);
         assert_eq!(lease.held(), None);
     }
 
+    /// As the link tells it: when the answer is read, late or not, does not matter.
     #[test]
-    fn what_is_read_after_a_pause_does_not_renew_it() {
+    fn what_was_sent_before_a_pause_does_not_renew_it() {
         let lease = Lease::on_clock(now);
         lease.begin(NEAR);
+        lease.heard(80_000);
         NOW.set(1_000_000);
-        lease.heard();
-        lease.heard();
-        NOW.set(1_000_500);
-        lease.heard();
+        lease.heard(100_000);
         assert_eq!(lease.held(), None);
-        // A backup that is there all the same is believed once it could have closed the link.
-        for ms in (1_020..1_300).step_by(20) {
-            NOW.set(ms * 1_000);
-            lease.heard();
-            assert_eq!(lease.held(), None, "at {ms} ms");
-        }
-        NOW.set(1_300_000);
-        lease.heard();
+        // A backup that is there all the same answers what was sent after it.
+        lease.heard(990_000);
         assert_eq!(lease.held(), Some(true));
-    }
-
-    /// The acks that a link tells of after a pause, the first of them not believed, and so not heard: as in
-    /// `acks_that_are_not_believed_are_not_heard` of `logchannel/src/sender/shared.rs`.
-    #[test]
-    fn acks_that_are_not_believed_do_not_renew_it() {
-        let lease = Lease::on_clock(now);
-        lease.begin(NEAR);
-        for ms in (20..=1_000).step_by(20) {
-            NOW.set(ms * 1_000);
-            lease.heard();
-            assert_eq!(lease.held(), Some(true), "at {ms} ms");
-        }
-        for ms in (2_000..2_500).step_by(20) {
-            NOW.set(ms * 1_000);
-            assert_eq!(lease.held(), None, "at {ms} ms");
-        }
-        for ms in (2_500..2_800).step_by(20) {
-            NOW.set(ms * 1_000);
-            lease.heard();
-            assert_eq!(lease.held(), None, "at {ms} ms");
-        }
-        NOW.set(2_800_000);
-        lease.heard();
-        assert_eq!(lease.held(), Some(true));
+        NOW.set(990_000 + LEASE_US);
+        assert_eq!(lease.held(), None);
+        lease.heard(500_000);
+        assert_eq!(
+            lease.held(),
+            None,
+            "an older answer takes nothing back and gives nothing"
+        );
     }
 
     #[test]
@@ -306,7 +284,7 @@ mod tests {
         lease.begin(NEAR);
         lease.suspend();
         assert_eq!(lease.held(), None);
-        lease.heard();
+        lease.heard(NOW.get());
         assert_eq!(lease.held(), None, "the last acks renew nothing");
         lease.free();
         NOW.set(u64::MAX);
@@ -336,17 +314,24 @@ mod tests {
         }
     }
 
+    /// An answer is as old as a heartbeat and a round trip.
     #[test]
     fn a_short_suspicion_leaves_a_lease_too() {
         let settings = Settings {
             heartbeat_ms: 100,
             suspect_ms: 200,
         };
-        let settled = Settled {
-            settings,
-            round_trip_us: 50_000,
-        };
-        let term = Term::new(settled, 0);
-        assert!(term.lease_us > 0 && term.lease_us < 200_000);
+        let round_trip_us = 50_000;
+        let mut term = Term::new(
+            Settled {
+                settings,
+                round_trip_us,
+            },
+            0,
+        );
+        for beat in 1..10 {
+            term.heard(beat * 100_000);
+            assert!(term.holds(beat * 100_000 + 100_000 + u64::from(round_trip_us)));
+        }
     }
 }

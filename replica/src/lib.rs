@@ -159,7 +159,7 @@ pub use gatekeeper::{GateOutlet, Gatekeeper, Unprinted};
 pub use join::Cost;
 pub use journal::{Exit, Journal};
 pub use last_words::{LastWords, is_well, of_status};
-pub use lease::Lease;
+pub use lease::{Lease, Term};
 pub use notice::{Counters, Events, Notice};
 pub use reads::DiskReads;
 pub use role::{Role, RoleMachine};

@@ -147,7 +147,7 @@ pub enum RoleCommand {
 }
 
 /// Where the machine stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     Primary,
     /// The link ended; `done` if the guest has ended meanwhile.
@@ -179,7 +179,7 @@ enum Phase {
 }
 
 /// The role of one replica, in one view at a time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RoleMachine {
     phase: Phase,
     view: ViewNumber,

@@ -33,7 +33,7 @@ fn is_among(delivered: Delivered, index: LogIndex, output: &Output) -> bool {
 }
 
 /// Keeps suppressed outputs until the primary has surely delivered them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Suppressed {
     kept: VecDeque<(LogIndex, Output)>,
     bytes: usize,

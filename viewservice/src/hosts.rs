@@ -12,7 +12,7 @@ name! {
 /// Where a host's daemon listens, as it says itself: 1 to 255 printable ASCII characters, no space.
 ///
 /// The service hands it on and never uses it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address(String);
 

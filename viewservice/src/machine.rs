@@ -56,7 +56,7 @@ const MAX_LEARNT_VIEW: ViewNumber = ViewNumber(1 << 32);
 pub(crate) const MAX_HOSTS: usize = 256;
 
 /// How hosts are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// How often hosts are to ping, in milliseconds.
     pub ping_interval_ms: u64,
@@ -187,7 +187,7 @@ pub enum Rejected {
 }
 
 /// What is known of a host's life, and what it last said it runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Life {
     state: HostState,
     /// Ticks since it was heard of.
@@ -200,7 +200,7 @@ struct Life {
 /// Hosts, VMs and their views. See the module's head for the rules.
 ///
 /// The caller sends [`ViewEvent::Tick`] every [`Settings::ping_interval_ms`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Views {
     settings: Settings,
     state: State,

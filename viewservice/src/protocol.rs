@@ -27,7 +27,7 @@ pub(crate) const PROTOCOL: lines::Protocol = lines::Protocol {
 };
 
 /// A replica as its host sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Held {
     /// The VM.
     pub vm: VmId,

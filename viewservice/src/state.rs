@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Who is primary and backup of one VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct View {
     /// Its number; no two views of a VM share one.
@@ -64,7 +64,7 @@ impl fmt::Display for View {
 ///
 /// Invariant: at least one of the two is there. If both are, `acked` has no backup, and `named` is the
 /// next view, of the same primary.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VmViews {
     /// Acknowledged by its primary, or reported by the arbiter's winner.
@@ -113,7 +113,7 @@ impl VmViews {
 
 /// What the service must not forget: hosts and views. Who is alive, and how far behind a backup is, it is
 /// told again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// A number no lower than any view of a VM that was removed. A new VM begins after it, so that a flag set

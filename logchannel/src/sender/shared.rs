@@ -2,6 +2,7 @@
 
 use super::{Lag, SenderOptions};
 use crate::backlog::Backlog;
+use crate::calls::Calls;
 use crate::clock::{boot_us, now_us};
 use crate::cursors::{Delivered, SharedCursors};
 use crate::error::{LinkEnd, LinkLost};
@@ -20,9 +21,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 /// Time between two samples for [`Lag::us`], and most samples kept.
 const SAMPLE_US: u64 = 1_000;
 const SAMPLES_MAX: usize = 4096;
-
-/// Least time between two calls of [`Leader::heard`]: acks come far more often.
-const HEARD_US: u64 = 1_000;
 
 /// What becomes of an entry that is appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +95,8 @@ pub(super) struct SenderState {
     pub(super) released_cost: AtomicU64,
     /// [`Lag::drain_us`]: read at every entry to the guest.
     pub(super) drain_us: AtomicU64,
-    /// What the next heartbeat calls: see [`Trust`].
-    pub(super) call: AtomicU64,
+    /// What heartbeats call: see [`Trust`]. No other lock is taken while this one is held.
+    calls: Mutex<Calls>,
     pub(super) ledger: Mutex<Ledger>,
     /// With `ledger`: room was made, everything was acked, or the mode changed.
     pub(super) changed: Condvar,
@@ -114,6 +112,7 @@ impl SenderState {
         leader: Arc<dyn Leader>,
         options: SenderOptions,
     ) -> Self {
+        let calls = Mutex::new(Calls::new(link.settings));
         Self {
             link,
             base,
@@ -124,7 +123,7 @@ impl SenderState {
             appended_cost: AtomicU64::new(0),
             released_cost: AtomicU64::new(0),
             drain_us: AtomicU64::new(0),
-            call: AtomicU64::new(0),
+            calls,
             ledger: Mutex::new(Ledger::at(&base)),
             changed: Condvar::new(),
             out: Mutex::new(Out {
@@ -146,6 +145,10 @@ impl SenderState {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().expect("no panic with the ledger locked")
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().expect("no panic with the calls locked")
     }
 
     pub(super) fn out(&self) -> MutexGuard<'_, Out> {
@@ -274,7 +277,7 @@ impl SenderState {
         }
         let heartbeat = Heartbeat {
             delivered: self.delivered(),
-            call: self.call.load(SeqCst),
+            call: self.calls().make(boot_us()),
         };
         let sent = out.queue.sent();
         out.queue.push(heartbeat.to_frame(), sent);
@@ -392,8 +395,6 @@ struct Reader<'a> {
     /// The same on the clock that pauses are told by.
     read_boot_us: u64,
     trust: Trust,
-    /// When the leader was last told that an ack was heard.
-    told_us: u64,
 }
 
 impl<'a> Reader<'a> {
@@ -404,7 +405,6 @@ impl<'a> Reader<'a> {
             read_us: now,
             read_boot_us: boot_us,
             trust: Trust::new(shared.link.settings),
-            told_us: now,
         }
     }
 
@@ -431,8 +431,8 @@ impl<'a> Reader<'a> {
         // A pause within the outlet is not seen here, but by who is told of what is heard.
         let waited_us = boot_us.saturating_sub(self.read_boot_us.saturating_add(outlet_us));
         (self.read_us, self.read_boot_us) = (now, boot_us);
-        if let Some(call) = self.trust.read(waited_us)? {
-            self.shared.call.store(call, SeqCst);
+        let next = self.shared.calls().last() + 1;
+        if self.trust.read(waited_us, next)? {
             self.shared.beat(true);
         }
         Ok(())
@@ -450,7 +450,8 @@ impl<'a> Reader<'a> {
                     add(&self.shared.link.metrics.frames_received, 1);
                     match frame {
                         Frame::Ack(newer) => {
-                            ack = Some(newer).filter(|ack| self.trust.has(ack.answers))
+                            let last = self.shared.calls().last();
+                            ack = Some(newer).filter(|ack| self.trust.has(ack.answers, last));
                         }
                         Frame::Bye(bye) => break Some(LinkEnd::Bye(bye)),
                         other => {
@@ -465,19 +466,19 @@ impl<'a> Reader<'a> {
         let mut outlet_us = 0;
         if let Some(ack) = ack.filter(|_| !self.shared.link.over()) {
             if end.is_none() {
-                self.tell_heard(now);
+                self.tell_heard(ack);
             }
             outlet_us = self.shared.acked(ack, now)?;
         }
         end.map_or(Ok(outlet_us), Err)
     }
 
-    /// Tells the leader of an ack that is believed: one from before a pause says nothing of who is live now.
-    /// Before the outputs leave, so that the time they take is not added.
-    fn tell_heard(&mut self, now: u64) {
-        if now.saturating_sub(self.told_us) >= HEARD_US {
-            self.told_us = now;
-            self.shared.leader.heard();
+    /// Tells the leader of an ack that is believed: one from before a pause says nothing of who is live now. It
+    /// counts from the moment the heartbeat was sent that it answers. Before the outputs leave, which may take time.
+    fn tell_heard(&self, ack: Ack) {
+        let since_us = self.shared.calls().answered(ack.answers);
+        if let Some(since_us) = since_us {
+            self.shared.leader.heard(since_us);
         }
     }
 }
@@ -511,16 +512,10 @@ pub(super) fn write_rest(shared: &SenderState) {
     }
 }
 
-/// Sends heartbeats, and ends the link when the backup is silent.
+/// Sends heartbeats, and ends the link when the backup is silent. One goes at each tick, whatever else was sent: the
+/// leader relies on the backup for as long as they are answered.
 pub(super) fn watch(shared: &SenderState) {
-    let mut told = Delivered::before(shared.base.index);
-    let beat = |nothing_sent: bool| {
-        let delivered = shared.delivered();
-        if nothing_sent || delivered != told {
-            shared.beat(false);
-            told = delivered;
-        }
-    };
+    let beat = |_nothing_sent: bool| shared.beat(false);
     shared.link.watch(beat, |lost| shared.lose(lost));
 }
 
@@ -540,14 +535,16 @@ mod tests {
     #[derive(Default)]
     struct Counts {
         heard: AtomicU64,
+        since_us: AtomicU64,
         acked: AtomicU64,
     }
 
     impl Leader for Counts {
         fn begins(&self, _: Settled) {}
 
-        fn heard(&self) {
+        fn heard(&self, since_us: u64) {
             self.heard.fetch_add(1, SeqCst);
+            self.since_us.store(since_us, SeqCst);
         }
 
         fn acked(&self, _: LogIndex) -> Result<(), InputsError> {
@@ -596,7 +593,7 @@ mod tests {
         reader.take().unwrap();
     }
 
-    /// What a lease makes of the acks it hears in this story is tested where it is kept.
+    /// What a lease makes of what it hears in this story is tested where it is kept.
     #[test]
     fn acks_that_are_not_believed_are_not_heard() {
         let (shared, leader, _backup) = linked();
@@ -607,32 +604,39 @@ mod tests {
             told()
         };
         for (before, ms) in (0..).zip((20..=1_000).step_by(20)) {
-            assert_eq!(read(ms, 0), [before + 1; 2], "at {ms} ms");
+            let call = shared.calls().make(ms * 1_000);
+            assert_eq!(read(ms, call), [before + 1; 2], "at {ms} ms");
         }
-        let before = told();
-        // A pause, and after it acks from before it, one at a time, for longer than a lease waits.
+        let (before, old) = (told(), shared.calls().last());
+        // A pause, and after it acks from before it, one at a time.
         for ms in (2_000..2_500).step_by(20) {
-            assert_eq!(read(ms, 0), before, "at {ms} ms");
+            assert_eq!(read(ms, old), before, "at {ms} ms");
         }
-        let call = shared.call.load(SeqCst);
         for (more, ms) in (1..).zip((2_500..=2_800).step_by(20)) {
-            assert_eq!(
-                read(ms, call),
-                before.map(|count| count + more),
-                "at {ms} ms"
-            );
+            let call = shared.calls().make(ms * 1_000);
+            let now = before.map(|count| count + more);
+            assert_eq!(read(ms, call), now, "at {ms} ms");
         }
     }
 
+    /// The way to the backup is cut, and the way back is not: what the backup says is no sign that it hears.
     #[test]
-    fn of_acks_that_come_often_one_a_millisecond_is_heard() {
+    fn acks_of_a_backup_that_hears_nothing_are_acks_but_are_not_heard() {
         let (shared, leader, _backup) = linked();
         let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
-        for (us, heard) in [(999, 0), (1_000, 1), (1_999, 1), (2_500, 2), (3_499, 2)] {
-            read_at(&mut reader, us, 0);
-            assert_eq!(leader.heard.load(SeqCst), heard, "at {us} us");
+        let heard = shared.calls().make(5_000);
+        read_at(&mut reader, 20_000, heard);
+        assert_eq!(
+            leader.since_us.load(SeqCst),
+            5_000,
+            "when it was sent, not read"
+        );
+        for (more, ms) in (1..).zip((40..300).step_by(20)) {
+            shared.calls().make(ms * 1_000);
+            read_at(&mut reader, ms * 1_000, heard);
+            let counts = [&leader.heard, &leader.acked].map(|count| count.load(SeqCst));
+            assert_eq!(counts, [1, 1 + more], "at {ms} ms");
         }
-        assert_eq!(leader.acked.load(SeqCst), 5, "outputs leave with every one");
     }
 
     #[test]
@@ -640,11 +644,11 @@ mod tests {
         let (shared, _leader, _backup) = linked();
         let mut reader = Reader::new(&shared, FrameBuffer::new(), 0, 0);
         reader.read_at(20_000, 20_000, 0).unwrap();
-        assert_eq!(shared.call.load(SeqCst), 0);
+        assert_eq!(shared.calls().last(), 0);
         reader.read_at(40_000, 1_000_000, 0).unwrap();
-        assert_eq!(shared.call.load(SeqCst), 1);
+        assert_eq!(shared.calls().last(), 1);
         reader.read_at(60_000, 1_020_000, 0).unwrap();
         reader.read_at(4_060_000, 5_020_000, 3_900_000).unwrap();
-        assert_eq!(shared.call.load(SeqCst), 1, "the outlet took its time");
+        assert_eq!(shared.calls().last(), 1, "the outlet took its time");
     }
 }

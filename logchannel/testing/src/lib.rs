@@ -149,7 +149,7 @@ impl Leader for Notes {
         self.note(Call::Begins(settled));
     }
 
-    fn heard(&self) {
+    fn heard(&self, _: u64) {
         self.note(Call::Heard);
     }
 
@@ -265,9 +265,14 @@ pub fn entries_frame(base: Base, encoder: &mut Encoder, first: u64, count: u16) 
 
 /// An ack of so many entries of a log that begins at `base`.
 pub fn ack_frame(base: Base, received: u64, executed: u64) -> Vec<u8> {
+    ack_answering(base, received, executed, 0)
+}
+
+/// The same of a backup that has heard the call `answers` last.
+pub fn ack_answering(base: Base, received: u64, executed: u64, answers: u64) -> Vec<u8> {
     logchannel::framing::frame(logchannel::framing::FrameKind::Ack, |out| {
         let (received, executed) = (nth(base, received).0, nth(base, executed).0);
-        for value in [received, executed, base.clock.0, 0] {
+        for value in [received, executed, base.clock.0, answers] {
             out.extend_from_slice(&value.to_le_bytes());
         }
     })
