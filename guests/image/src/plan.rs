@@ -82,8 +82,8 @@ impl Request {
     /// # Errors
     /// If a name can be no package's, or no service is known by it.
     pub fn new(spec: &Spec) -> Result<Self> {
-        let alone = spec.packages.is_empty() && spec.command.is_none() && spec.service.is_none();
-        if spec.container.is_some() && !(alone && !spec.systemd) {
+        let says = spec.command.is_some() || spec.service.is_some() || spec.systemd;
+        if spec.container.is_some() && (says || !spec.packages.is_empty()) {
             return Err(Error::ContainerAlone);
         }
         let container = spec.container.as_deref().map(Container::open).transpose()?;
