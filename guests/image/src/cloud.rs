@@ -19,7 +19,7 @@ use crate::{Built, bootfiles};
 use bundle::{Bundle, FORMAT, Manifest, Package, sha256};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -104,6 +104,7 @@ pub fn make(spec: &CloudSpec, stop: &Stop, says: &dyn Fn(String)) -> Result<Buil
     }
     let cloud = Cloud {
         spec,
+        disk: &disk,
         stop,
         inputs: inputs(spec, stop, &user_data)?,
     };
@@ -238,6 +239,7 @@ fn info(stop: &Stop, from: &Path) -> Result<Info> {
 /// A guest being made.
 struct Cloud<'a> {
     spec: &'a CloudSpec,
+    disk: &'a Path,
     stop: &'a Stop,
     inputs: String,
 }
@@ -257,7 +259,14 @@ impl Cloud<'_> {
             .arg(&self.spec.from)
             .arg(raw);
         let converted = output(self.stop, &mut command)?;
-        converted.map_err(|failed| self.no(failed.line())).map(drop)
+        match converted {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.stderr.contains("No space left on device") => {
+                Err(std::io::Error::from(ErrorKind::StorageFull))
+                    .during(format_args!("cannot write {}", self.disk.display()))
+            }
+            Err(failed) => Err(self.no(failed.line())),
+        }
     }
 
     /// The seed: what cloud-init reads at the first boot, as a file system.
