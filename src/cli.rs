@@ -630,6 +630,17 @@ pub struct ImageArgs {
     /// The kernel command line to boot with, in place of the usual one
     #[arg(long, value_name = "WORDS")]
     pub cmdline: Option<String>,
+    /// Make the guest of a distribution's cloud image, a qcow2 file
+    #[arg(long, value_name = "CLOUD.qcow2",
+        conflicts_with_all = ["packages", "run", "service", "systemd", "in_memory", "kernel_package", "from_oci"])]
+    pub from: Option<PathBuf>,
+    /// What its cloud-init is to do: a #cloud-config, a script, or what else that takes as user data
+    #[arg(long, value_name = "FILE", requires = "from")]
+    pub user_data: Option<PathBuf>,
+    /// Run this container's image: an OCI layout (as skopeo and podman make) or an archive of docker save; of several
+    /// in it the one called NAME, as PATH:NAME
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["packages", "run", "service", "systemd"])]
+    pub from_oci: Option<PathBuf>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,

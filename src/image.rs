@@ -3,10 +3,11 @@
 use crate::cli::ImageArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::signals;
-use ::image::{Built, Error, Place, Spec, Stop};
+use ::image::{Built, CloudSpec, Error, Place, Spec, Stop};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use terminal::say;
 
@@ -25,7 +26,10 @@ struct Summary {
     packages: usize,
     command: Option<String>,
     systemd: bool,
+    from: Option<String>,
     cmdline: String,
+    ports: Vec<String>,
+    without_capabilities: Vec<String>,
     memory_mib: u32,
     inputs_sha256: String,
     cached: bool,
@@ -48,7 +52,10 @@ pub fn image(args: &ImageArgs) -> Outcome {
     signals::watch(signals::block()?, end)?;
     let progress = progress();
     let says = |what: String| progress.set_message(what);
-    let built = ::image::make(&args.into(), &stop, &says);
+    let built = match &args.from {
+        Some(from) => ::image::make_from_cloud(&cloud(args, from), &stop, &says),
+        None => ::image::make(&args.into(), &stop, &says),
+    };
     progress.finish_and_clear();
     let mut summary = summary(args, built.map_err(failure)?);
     summary.seconds = begun.elapsed().as_secs_f64();
@@ -77,7 +84,21 @@ impl From<&ImageArgs> for Spec {
             command: args.run.clone(),
             systemd: args.systemd,
             cmdline: args.cmdline.clone(),
+            container: args.from_oci.clone(),
         }
+    }
+}
+
+/// What is asked of a guest from a cloud image.
+fn cloud(args: &ImageArgs, from: &Path) -> CloudSpec {
+    CloudSpec {
+        from: from.to_owned(),
+        output: args.output.clone(),
+        disk: args.disk.clone(),
+        user_data: args.user_data.clone(),
+        size_mib: args.size,
+        memory_mib: args.memory,
+        cmdline: args.cmdline.clone(),
     }
 }
 
@@ -124,7 +145,10 @@ fn summary(args: &ImageArgs, built: Built) -> Summary {
         packages: manifest.packages.len(),
         command: manifest.command,
         systemd: args.systemd,
+        from: args.from.as_ref().map(|from| from.display().to_string()),
         cmdline: manifest.cmdline,
+        ports: manifest.ports,
+        without_capabilities: manifest.without_capabilities,
         memory_mib: manifest.memory_mib,
         inputs_sha256: manifest.inputs_sha256,
         cached: built.cached,
@@ -144,14 +168,36 @@ fn words(summary: &Summary) -> String {
         lines.push(format!("disk      {disk}, {}", mib(bytes)));
     }
     let (kernel, version) = (&summary.kernel, &summary.kernel_version);
-    lines.push(format!("kernel    Linux {kernel} (Debian {version})"));
+    lines.push(match summary.from.is_some() {
+        true => format!("kernel    Linux {kernel}"),
+        false => format!("kernel    Linux {kernel} (Debian {version})"),
+    });
     lines.push(format!("packages  {}", summary.packages));
-    let otherwise = match summary.systemd {
-        true => "systemd, with the packages' units",
-        false => "a shell",
+    let otherwise = match (summary.systemd, summary.from.is_some()) {
+        (true, _) => "systemd, with the packages' units",
+        (_, true) => "what is on its disk, set up by cloud-init",
+        _ => "a shell",
     };
     let command = summary.command.as_deref().unwrap_or(otherwise);
     lines.push(format!("runs      {command}"));
+    if !summary.ports.is_empty() {
+        let forward = summary
+            .ports
+            .iter()
+            .filter_map(|port| port.strip_suffix("/tcp"));
+        let forward: String = forward.map(|port| format!(" --forward {port}")).collect();
+        let ports = summary.ports.join(", ");
+        lines.push(format!(
+            "ports     {ports} (tandem run {}{forward})",
+            summary.image
+        ));
+    }
+    if !summary.without_capabilities.is_empty() {
+        let programs = summary.without_capabilities.join(", ");
+        lines.push(format!(
+            "lost      the file capabilities of {programs}, which a root on a disk keeps"
+        ));
+    }
     lines.push(format!("memory    {} MiB", summary.memory_mib));
     let how = if summary.cached {
         "from the cache"

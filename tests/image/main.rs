@@ -1,5 +1,7 @@
 //! Images are built from packages, by Debian's own tools, and come out the same each time.
 
+mod from;
+
 use bundle::Bundle;
 use bundle::cpio::{Member, Reader, S_IFCHR, S_IFMT};
 use std::path::{Path, PathBuf};

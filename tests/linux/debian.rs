@@ -26,16 +26,19 @@ fn assert_said(console: &[String], expected: &str) {
     assert!(said, "no '{expected}' in {console:?}");
 }
 
-/// A library that is opened by name, an alternative, tables of the C library, a user, the packages' own list.
+/// A library that is opened by name, an alternative, tables of the C library, a user, the packages' own list, a
+/// program's capabilities.
 const INSTALLED: &str = "python3 -c 'import magic; print(magic.from_file(\"/bin/dash\"))'; \
                          awk -W version; printf '\\351\\n' | iconv -f ISO-8859-1 -t UTF-8; \
                          id _apt; dpkg-query -W -f '${Status} ${Package}\\n' python3-magic; \
-                         python3 -c 'print(sum(range(10)))'; df /";
+                         python3 -c 'print(sum(range(10)))'; df /; \
+                         getcap /usr/bin/ping";
 
 #[test]
 fn what_debians_installation_does_is_done_in_a_guest() {
     let _machine = machine();
-    let args = ["--run", INSTALLED, "python3-magic"];
+    let packages = ["python3-magic", "iputils-ping", "libcap2-bin"];
+    let args = [&["--run", INSTALLED][..], &packages].concat();
     let Some(image) = images::on_disk("magic", &args) else {
         return;
     };
@@ -48,6 +51,7 @@ fn what_debians_installation_does_is_done_in_a_guest() {
         "install ok installed python3-magic",
         "45",
         "/dev/",
+        "/usr/bin/ping cap_net_raw=ep",
     ] {
         assert_said(&console, expected);
     }

@@ -9,6 +9,8 @@
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
 //!  lives      redis, of one machine that outlives its hosts, with a new backup after each
 //!  gdb        a look inside a replayed boot
+//!  cloud      a cloud image, with cloud-init
+//!  containers containers' images as guests
 //!  servers    small clients for memcached and nginx
 //!  console    typed to, and rebooted
 //!  engines    which engine runs Linux, and what is said of the other
@@ -33,7 +35,9 @@ mod drive;
 
 mod bad_input;
 mod capture;
+mod cloud;
 mod console;
+mod containers;
 mod debian;
 mod engines;
 mod failover;

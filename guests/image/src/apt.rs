@@ -31,6 +31,10 @@ pub struct Candidate {
 /// them.
 pub const ESSENTIAL: &str = "?and(?essential,?not(?exact-name(apt)))";
 
+/// The package that says a root's `/bin`, `/sbin` and `/lib` are links into `/usr`, where the lists have it: named
+/// before apt chooses. init-system-helpers wants that or usrmerge, which makes such a root of another, with all of perl.
+pub const MERGED: &str = "?exact-name(usr-is-merged)";
+
 /// Whether this can be a package's name on apt's command line, with a version or not, and nothing else.
 pub fn is_name(text: &str) -> bool {
     let name = text.split('=').next().unwrap_or_default();

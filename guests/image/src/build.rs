@@ -50,10 +50,19 @@ impl Builder<'_> {
         let kernel = self.kernel(&plan.kernel, &debs, request.disk)?;
         let busybox = self.busybox(&plan.busybox, &debs, work.path())?;
         let installed = self.install(request, plan, &debs)?;
+        self.stop.check()?;
         (self.says)("building the image".into());
         let options = request.root(&plan.inputs);
-        let root = rootfs::root(&busybox, installed.as_ref(), &options);
+        let root = match &request.container {
+            Some(container) => {
+                rootfs::of_container(&busybox, container.root(self.stop)?, &options)?
+            }
+            None => rootfs::root(&busybox, installed.as_ref(), &options),
+        };
         drop(installed);
+        if let Some(path) = root.misplaced() {
+            return Err(Error::Misplaced(path.to_owned()));
+        }
         let mut first = if request.disk {
             rootfs::alone(&busybox)
         } else {
@@ -64,8 +73,13 @@ impl Builder<'_> {
         self.stop.check()?;
         let memory_mib = request.memory_mib(&first, initrd.len() as u64)?;
         let disk_mib = request.disk.then(|| request.disk_mib(&root));
+        let capable = root.iter().filter(|(_, node)| node.capability.is_some());
         let manifest = Manifest {
             memory_mib,
+            without_capabilities: match request.disk {
+                true => Vec::new(),
+                false => capable.map(|(path, _)| format!("/{path}")).collect(),
+            },
             disk_bytes: disk_mib.map(|mib| mib << 20),
             ..manifest(request, plan, &kernel, &initrd)
         };
@@ -257,6 +271,12 @@ fn manifest(request: &Request, plan: &Plan, kernel: &Kernel, initrd: &[u8]) -> M
         disk: request.disk,
         disk_bytes: None,
         tells_status: true,
+        without_capabilities: Vec::new(),
+        ports: request
+            .container
+            .as_ref()
+            .map(|container| container.ports())
+            .unwrap_or_default(),
         inputs_sha256: plan.inputs.clone(),
         kernel_sha256: sha256(&kernel.image),
         initrd_sha256: sha256(initrd),

@@ -5,11 +5,16 @@ use crate::tools::{Stop, stream, tool};
 use crate::tree::{Kind, Node, TIME, Tree, normal};
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use tar::EntryType;
 use thiserror::Error;
 
 /// Most bytes of one file in a package.
 const FILE_MAX: u64 = 1 << 30;
+/// Most bytes of all files of a container's layers, in GiB: they are kept in memory.
+pub const LAYERS_MAX_GIB: u64 = 4;
+/// Most files of them.
+pub const LAYERS_FILES_MAX: u64 = 2_000_000;
 
 /// Why a package's archive is not understood.
 #[derive(Debug, Error)]
@@ -26,6 +31,12 @@ pub enum PackageError {
     /// A file's name is none that is kept.
     #[error("a file's name is no UTF-8, or more than a line: {0}")]
     Name(String),
+    /// A file of a layer would be outside of the root, or below something that is no directory.
+    #[error("{0} is not within the root")]
+    Outside(String),
+    /// There is more than is taken.
+    #[error("it unpacks to more than {LAYERS_MAX_GIB} GiB or {LAYERS_FILES_MAX} files")]
+    TooMuch,
     /// A file's owner is none there can be.
     #[error("an owner's number is too large: {0}")]
     Owner(u64),
@@ -56,40 +67,113 @@ pub fn read(stop: &Stop, package: &Path, keep: impl Fn(&str) -> bool) -> Result<
 /// If it is no archive, or holds what is not understood.
 pub fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, PackageError> {
     let mut tree = Tree::default();
+    let wanted = |path: &str| normal(path).is_some_and(|path| keep(&path));
+    read_items(pipe, wanted, |item| {
+        let Some(path) = normal(&item.path) else {
+            return Ok(());
+        };
+        let kind = match item.what {
+            What::Is(kind) => kind,
+            // A hard link comes after the file it is another name of.
+            What::NameOf(first) => {
+                let first = normal(&first).and_then(|first| tree.get(&first));
+                let first = first.ok_or(PackageError::LinkToNothing(path.clone()))?;
+                first.kind.clone()
+            }
+            What::Other => return Ok(()),
+        };
+        let node = item.node.with(kind);
+        tree.insert(&path, node);
+        Ok(())
+    })?;
+    Ok(tree)
+}
+
+/// A member of a tar archive.
+#[derive(Debug)]
+pub struct Item {
+    /// Its path, as it stands there.
+    pub path: String,
+    /// Its owner, permissions and times.
+    pub node: About,
+    /// What it is.
+    pub what: What,
+}
+
+/// What a member of an archive is.
+#[derive(Debug)]
+pub enum What {
+    /// Itself.
+    Is(Kind),
+    /// Another name of the file with this path.
+    NameOf(String),
+    /// Nothing a root needs: a pipe, a block device.
+    Other,
+}
+
+/// A file but for what it is.
+#[derive(Clone, Debug)]
+pub struct About {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: u32,
+    capability: Option<Arc<[u8]>>,
+}
+
+impl About {
+    /// A file of this kind.
+    pub fn with(self, kind: Kind) -> Node {
+        Node {
+            kind,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+            capability: self.capability,
+        }
+    }
+}
+
+/// Gives the members of a tar archive whose paths `keep` wants to `each`, in their order. The bytes of others are
+/// passed over.
+///
+/// # Errors
+/// If it is no archive, holds what is not understood, or what `each` fails with.
+pub fn read_items(
+    pipe: impl Read,
+    keep: impl Fn(&str) -> bool,
+    mut each: impl FnMut(Item) -> Result<(), PackageError>,
+) -> Result<(), PackageError> {
     let mut archive = tar::Archive::new(pipe);
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let Some(path) = normal(&text(&entry.path_bytes())?) else {
-            continue;
-        };
+        let path = text(&entry.path_bytes())?;
         if !keep(&path) {
             continue;
         }
+        let capability = capability(&mut entry)?;
         let header = entry.header();
-        let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
-        let mode = header.mode()? & 0o7777;
-        // Beyond 2106 there is no time in an archive for Linux either.
-        let mtime = u32::try_from(header.mtime()?).unwrap_or(u32::MAX).max(TIME);
+        let node = About {
+            mode: header.mode()? & 0o7777,
+            uid: number(header.uid()?)?,
+            gid: number(header.gid()?)?,
+            // Beyond 2106 there is no time in an archive for Linux either.
+            mtime: u32::try_from(header.mtime()?).unwrap_or(u32::MAX).max(TIME),
+            capability,
+        };
         let target = entry
             .link_name_bytes()
             .map(|name| text(&name))
             .transpose()?;
-        let kind = match entry.header().entry_type() {
-            EntryType::Directory => Kind::Dir,
-            EntryType::Symlink => Kind::Link(target.unwrap_or_default()),
-            EntryType::Link => {
-                // A hard link comes after the file it is another name of; here it is a copy.
-                let first = target.and_then(|name| normal(&name));
-                let first = first.as_deref().and_then(|first| tree.get(first));
-                match first {
-                    Some(node) => node.kind.clone(),
-                    None => return Err(PackageError::LinkToNothing(path)),
-                }
-            }
+        let what = match entry.header().entry_type() {
+            EntryType::Directory => What::Is(Kind::Dir),
+            EntryType::Symlink => What::Is(Kind::Link(target.unwrap_or_default())),
+            EntryType::Link => What::NameOf(target.unwrap_or_default()),
             EntryType::Char => {
                 let number = |part: Option<u32>| part.unwrap_or_default();
                 let (major, minor) = (header.device_major()?, header.device_minor()?);
-                Kind::Device(number(major), number(minor))
+                What::Is(Kind::Device(number(major), number(minor)))
             }
             kind if kind.is_file() => {
                 if entry.size() > FILE_MAX {
@@ -97,20 +181,24 @@ pub fn read_tar(pipe: impl Read, keep: impl Fn(&str) -> bool) -> Result<Tree, Pa
                 }
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes)?;
-                Kind::File(bytes.into())
+                What::Is(Kind::File(bytes.into()))
             }
-            _ => continue,
+            _ => What::Other,
         };
-        let node = Node {
-            kind,
-            mode,
-            uid,
-            gid,
-            mtime,
-        };
-        tree.insert(&path, node);
+        each(Item { path, node, what })?;
     }
-    Ok(tree)
+    Ok(())
+}
+
+/// A file's capabilities, which an archive has as an extended attribute (pax(5), star's keyword).
+fn capability(entry: &mut tar::Entry<'_, impl Read>) -> Result<Option<Arc<[u8]>>, PackageError> {
+    for extension in entry.pax_extensions()?.into_iter().flatten() {
+        let extension = extension?;
+        if extension.key_bytes() == b"SCHILY.xattr.security.capability" {
+            return Ok(Some(extension.value_bytes().into()));
+        }
+    }
+    Ok(None)
 }
 
 fn text(bytes: &[u8]) -> Result<String, PackageError> {

@@ -34,6 +34,9 @@ use std::path::{Path, PathBuf};
 const SUITE: &str = "tandem";
 /// Where the list of packages is within the release.
 const LIST: &str = "main/binary-amd64/Packages";
+/// Has the root begin merged, as Debian's own installer has it since release 12: else packages would have to merge it.
+const MERGE: &str = "for name in bin sbin lib lib64; do mkdir -p \"$1/usr/$name\"; \
+                     ln -s \"usr/$name\" \"$1/$name\"; done";
 /// Where a member's time stands in a package file, which is an ar archive: behind its magic (8 bytes) and the
 /// member's name (16); 12 decimal digits (deb(5), ar(5)).
 const TIME_AT: usize = 24;
@@ -97,6 +100,7 @@ pub fn install(stop: &Stop, installation: &Installation) -> Result<Tree> {
             "--format=tar",
         ])
         .arg(format!("--include={}", installation.names.join(",")))
+        .arg(format!("--setup-hook={MERGE}"))
         .arg("--aptopt=Apt::Install-Recommends \"false\"")
         // A host that fails leaves no root half installed: it leaves none.
         .arg("--dpkgopt=force-unsafe-io")

@@ -126,6 +126,38 @@ pub enum Error {
         "systemd runs the units of the packages, from a disk: no command, no service, no root in memory"
     )]
     SystemdRuns,
+    /// A cloud image cannot be used.
+    #[error("{path} makes no guest: {why}")]
+    Cloud {
+        /// Where it is.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// What cloud-init is to do is larger than is taken.
+    #[error("{path} is larger than {most} bytes", path = path.display())]
+    UserDataTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most bytes.
+        most: u64,
+    },
+    /// A container's image cannot be used.
+    #[error("{path} is no container's image for a guest: {why}")]
+    Container {
+        /// Where it is.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// A container's image is asked for along with what it leaves no room for.
+    #[error(
+        "a container's image says what is in the root and what runs: no packages, command, service or systemd"
+    )]
+    ContainerAlone,
+    /// A file of the root stands below something that is no directory.
+    #[error("the root has {0} below something that is no directory")]
+    Misplaced(String),
     /// A size was given for a disk that is not asked for.
     #[error("a size of {0} MiB is given, and there is no disk")]
     SizeOfNoDisk(u32),

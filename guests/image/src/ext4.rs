@@ -69,8 +69,22 @@ pub fn make(
         .arg(format!("{size_mib}M"));
     fixed_time(&mut command);
     output(stop, &mut command)??;
+    let failed = "cannot write a script";
+    let mut text = debugfs_script(tree);
+    let capable = tree
+        .iter()
+        .filter_map(|(path, node)| Some((path, node.capability.as_ref()?)));
+    for (n, (path, capability)) in capable.enumerate() {
+        let value = work.join(format!("capability-{n}"));
+        fs::write(&value, capability).during(failed)?;
+        let (path, value) = (
+            quoted(&format!("/{path}")),
+            quoted(&value.display().to_string()),
+        );
+        let _ = writeln!(text, "ea_set -f {value} {path} security.capability");
+    }
     let script = work.join("script");
-    fs::write(&script, debugfs_script(tree)).during("cannot write a script")?;
+    fs::write(&script, text).during(failed)?;
     let mut command = tool("debugfs")?;
     command.args(["-w", "-f"]).arg(&script).arg(out);
     fixed_time(&mut command);
@@ -99,9 +113,13 @@ fn is_complaint(line: &str) -> bool {
 fn stage(stop: &Stop, tree: &Tree, folder: &Path) -> Result {
     let failed = "cannot lay out the disk's files";
     fs::create_dir(folder).during(failed)?;
-    for (path, node) in tree.iter() {
+    for (path, node, first) in tree.with_names() {
         stop.check()?;
         let to = folder.join(path);
+        if let Some(first) = first {
+            fs::hard_link(folder.join(first), to).during(failed)?;
+            continue;
+        }
         match &node.kind {
             Kind::Dir => fs::create_dir(to),
             Kind::File(bytes) => fs::write(to, bytes),
@@ -161,7 +179,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// An identifier in the usual form, of the digest's first 16 bytes.
-fn uuid(digest: &str) -> String {
+pub fn uuid(digest: &str) -> String {
     let part = |from: usize, to: usize| digest.get(from..to).unwrap_or_default();
     format!(
         "{}-{}-4{}-8{}-{}",
@@ -181,7 +199,15 @@ mod tests {
         let mut tree = Tree::default();
         let mut owned = Node::file(*b"hello", 0o4750);
         (owned.uid, owned.gid) = (1, 42);
+        tree.insert("usr/another", owned.clone());
         tree.insert("usr/a \"b\" c", owned);
+        let mut ping = Node::file(*b"ping", 0o755);
+        // cap_net_raw, permitted and effective (linux/capability.h: VFS_CAP_REVISION_2, VFS_CAP_FLAGS_EFFECTIVE).
+        let raw = [
+            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        ping.capability = Some(raw.into());
+        tree.insert("ping", ping);
         tree.insert("dev/null", Node::device(1, 3, 0o666));
         tree.insert("link", Node::link("usr"));
         tree
@@ -224,6 +250,9 @@ mod tests {
         assert!(file.contains("Mode:  04750"), "{file}");
         assert!(file.contains("User:     1   Group:    42"), "{file}");
         assert!(file.contains("Size: 5"), "{file}");
+        assert!(file.contains("Links: 2"), "{file}");
+        let capability = debugfs(&first, "ea_get -x /ping security.capability");
+        assert!(capability.contains("01 00 00 02 00 20 00"), "{capability}");
         let device = debugfs(&first, "stat /dev/null");
         assert!(device.contains("Type: character special"), "{device}");
         assert!(

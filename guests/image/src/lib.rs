@@ -5,6 +5,8 @@
 //!  build    packages ─▶ image and disk          deb, elf: what is in a package, in a module
 //!           debian    the root, by mmdebstrap   modules: the kernel's, and their order
 //!           rootfs    what starts it            services: what is known by name
+//!           oci       a container's root        store: files in an archive; layers: upon each other
+//!  cloud    a cloud image ─▶ image and disk     partition, bootfiles: what is on its disk
 //!  tree     files in memory                     ext4: the same on a disk
 //!  cache    what was fetched and built before   tools: the system's own programs
 //! ```
@@ -39,22 +41,29 @@
 //! ```
 
 mod apt;
+mod bootfiles;
 mod build;
 mod cache;
+mod cloud;
 mod deb;
 mod debian;
 mod elf;
 mod error;
 mod ext4;
+mod layers;
 mod modules;
 mod near;
+mod oci;
+mod partition;
 mod plan;
 mod rootfs;
 mod services;
+mod store;
 mod tools;
 mod tree;
 
 pub use cache::folder as cache_folder;
+pub use cloud::{CloudSpec, make as make_from_cloud};
 pub use deb::PackageError;
 pub use error::Error;
 pub use modules::ModuleError;
@@ -94,6 +103,8 @@ pub struct Spec {
     pub systemd: bool,
     /// The kernel command line, if not the usual one.
     pub cmdline: Option<String>,
+    /// The container's image the root is of, in place of packages: a folder or an archive, or `PATH:NAME`.
+    pub container: Option<PathBuf>,
 }
 
 /// Where a guest's root is.
@@ -122,6 +133,7 @@ impl Spec {
             command: None,
             systemd: false,
             cmdline: None,
+            container: None,
         }
     }
 }
@@ -194,7 +206,7 @@ impl Work<'_> {
             let installed = if request.packages.is_empty() {
                 BTreeMap::new()
             } else {
-                let essential = [apt::ESSENTIAL.to_owned()];
+                let essential = [apt::ESSENTIAL, apt::MERGED].map(str::to_owned);
                 let names = [&essential[..], &request.packages].concat();
                 apt::resolve(stop, &names, empty.path())?
             };

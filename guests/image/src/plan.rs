@@ -3,7 +3,8 @@
 use crate::apt::{Candidate, is_name};
 use crate::error::{Error, Result};
 use crate::ext4;
-use crate::rootfs::{self, Root};
+use crate::oci::Container;
+use crate::rootfs::Root;
 use crate::services::Service;
 use crate::tree::Tree;
 use crate::{Place, Spec};
@@ -11,8 +12,9 @@ use bundle::{FORMAT, Package, sha256};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The packages that make systemd process 1, and tell it of devices: without those it waits for its console.
-const SYSTEMD: [&str; 2] = ["systemd-sysv", "udev"];
+/// The packages that make systemd process 1, tell it of devices (without those it waits for its console), and let
+/// systemctl ask logind for the machine's end.
+const SYSTEMD: [&str; 3] = ["systemd-sysv", "udev", "dbus"];
 /// The package busybox is from.
 pub const BUSYBOX: &str = "busybox-static";
 /// The kernel command line, if nobody gives another: messages on the console, but few (each byte of them
@@ -20,8 +22,8 @@ pub const BUSYBOX: &str = "busybox-static";
 /// time-stamp counter is derived from the instruction clock, and no other clock checks it; there is no
 /// speculation to be guarded against.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off";
-/// Counts changes of what is built from the same inputs.
-const RECIPE: u32 = 3;
+/// A digest of this crate's sources (build.rs of the crate), in hexadecimal: lists, scripts, what the tools are told.
+const SOURCES: &str = env!("TANDEM_IMAGE_SOURCES");
 /// Memory of the kernel itself, in MiB, with room to breathe.
 const KERNEL_MIB: u64 = 96;
 /// Memory of a shell, in MiB, beside the kernel's and its root's.
@@ -52,6 +54,8 @@ pub struct Request {
     service: Option<&'static Service>,
     /// Whether systemd is its process 1.
     systemd: bool,
+    /// The container's image its root is of.
+    pub container: Option<Container>,
 }
 
 /// What an image is built from.
@@ -78,6 +82,11 @@ impl Request {
     /// # Errors
     /// If a name can be no package's, or no service is known by it.
     pub fn new(spec: &Spec) -> Result<Self> {
+        let says = spec.command.is_some() || spec.service.is_some() || spec.systemd;
+        if spec.container.is_some() && (says || !spec.packages.is_empty()) {
+            return Err(Error::ContainerAlone);
+        }
+        let container = spec.container.as_deref().map(Container::open).transpose()?;
         let mut packages = spec.packages.clone();
         let kernel_package = spec.kernel_package.clone();
         for name in packages.iter().chain([&kernel_package]) {
@@ -112,12 +121,22 @@ impl Request {
         let disk = match &spec.root {
             Place::Disk(_) => true,
             Place::Memory => false,
-            Place::Usual => !packages.is_empty(),
+            Place::Usual => !packages.is_empty() || container.is_some(),
         };
         if let (false, Some(size_mib)) = (disk, spec.size_mib) {
             return Err(Error::SizeOfNoDisk(size_mib));
         }
         let command = spec.command.clone();
+        let command = command.or_else(|| {
+            Some(
+                container
+                    .as_ref()?
+                    .words()
+                    .join(" ")
+                    .escape_debug()
+                    .to_string(),
+            )
+        });
         let command = command.or_else(|| service.map(|service| service.command(disk)));
         if command.as_ref().is_some_and(|line| line.contains('\n')) {
             return Err(Error::CommandLines);
@@ -132,6 +151,7 @@ impl Request {
             kernel_package,
             service,
             systemd: spec.systemd,
+            container,
         })
     }
 
@@ -155,6 +175,7 @@ impl Request {
             files: self.service.map_or(&[], |service| service.files),
             on_disk: self.disk.then_some(name),
             systemd: self.systemd,
+            container: self.container.as_ref(),
         }
     }
 
@@ -174,8 +195,7 @@ impl Request {
         let (root, initrd) = (mib(first.bytes()), mib(initrd_bytes));
         let work = match (self.service, &self.command) {
             (Some(service), _) => u64::from(service.memory_mib),
-            (None, Some(_)) if !self.packages.is_empty() => COMMAND_MIB,
-            (None, None) if !self.packages.is_empty() => COMMAND_MIB,
+            _ if !self.packages.is_empty() || self.container.is_some() => COMMAND_MIB,
             _ => SHELL_MIB,
         };
         // While it is unpacked the archive is in memory, too, and the root may have half of all else.
@@ -233,14 +253,13 @@ fn kernel<'a>(named: &str, all: &'a BTreeMap<String, Candidate>) -> Result<&'a C
 #[derive(Serialize)]
 struct Inputs<'a> {
     format: u32,
-    recipe: u32,
-    program: &'static str,
+    sources: &'static str,
     kernel: &'a str,
     busybox: &'a str,
     installed: Vec<&'a str>,
     names: Vec<String>,
-    scripts: [&'static str; 5],
     systemd: bool,
+    container: Option<&'a str>,
     command: Option<&'a str>,
     files: &'a [(&'a str, &'a str)],
     cmdline: &'a str,
@@ -258,20 +277,13 @@ fn inputs(
     let root = request.root("");
     let inputs = Inputs {
         format: FORMAT,
-        recipe: RECIPE,
-        program: env!("CARGO_PKG_VERSION"),
+        sources: SOURCES,
         kernel: &kernel.sha256,
         busybox: &busybox.sha256,
         installed: installed.iter().map(|c| c.sha256.as_str()).collect(),
         names: request.installed_names(),
-        scripts: [
-            rootfs::INIT,
-            rootfs::START,
-            rootfs::INITTAB,
-            rootfs::NETWORK,
-            rootfs::NETWORK_UNIT,
-        ],
         systemd: root.systemd,
+        container: root.container.map(|container| container.digest.as_str()),
         command: root.command,
         files: root.files,
         cmdline: &request.cmdline,
@@ -374,7 +386,7 @@ mod tests {
         let request = request("--systemd redis-server").unwrap();
         assert_eq!(
             request.installed_names(),
-            ["redis-server", "systemd-sysv", "udev"]
+            ["dbus", "redis-server", "systemd-sysv", "udev"]
         );
         assert!(request.disk && request.command.is_none());
         assert!(request.root("name").systemd);

@@ -12,19 +12,21 @@
 //! busybox and the scripts are in `/usr/lib/tandem`, where no package has anything. Its programs are there, too,
 //! for the scripts, and for commands that name one the root does not have.
 
+use crate::error::Result;
 use crate::modules::Module;
-use crate::tree::{Kind, MERGED, Node, Tree};
+use crate::oci::Container;
+use crate::tree::{Kind, MERGED, Node, TIME, Tree};
 
 /// The guest's scripts: what begins, and what goes on from there.
-pub const INIT: &str = include_str!("init.sh");
+const INIT: &str = include_str!("init.sh");
 /// The second of them.
-pub const START: &str = include_str!("start.sh");
+const START: &str = include_str!("start.sh");
 /// The guest's network.
-pub const NETWORK: &str = include_str!("network.sh");
+const NETWORK: &str = include_str!("network.sh");
 /// The same for systemd.
-pub const NETWORK_UNIT: &str = include_str!("network.service");
+const NETWORK_UNIT: &str = include_str!("network.service");
 /// What process 1 does.
-pub const INITTAB: &str = include_str!("inittab");
+const INITTAB: &str = include_str!("inittab");
 /// The last file of a first root, which is not there unless all others are.
 pub const END: &str = "tandem-end";
 /// The file in a first root that has the name of the root on a disk.
@@ -38,6 +40,9 @@ const SYSTEMD: &str = "etc/tandem/systemd";
 const BUSYBOX: &str = "usr/lib/tandem/busybox";
 /// Where its programs are.
 const PROGRAMS: &str = "usr/lib/tandem/bin";
+
+/// What runs a container's command.
+const CONTAINER: &str = "usr/lib/tandem/container";
 
 /// The folders of a root without packages.
 const FOLDERS: &[&str] = &[
@@ -104,13 +109,17 @@ const LEFTOVERS: &[&str] = &[
     "var/log/apt",
 ];
 
-/// What people read, which a root in memory goes without.
-const TO_READ: &[&str] = &[
+/// What a root in memory goes without, since each MiB of it costs every boot: what people read, and what only another
+/// installation would use. dpkg's list of what is installed stays.
+const NOT_IN_MEMORY: &[&str] = &[
     "usr/share/doc",
     "usr/share/info",
     "usr/share/lintian",
     "usr/share/locale",
     "usr/share/man",
+    "var/cache/debconf",
+    "var/lib/dpkg/alternatives",
+    "var/lib/dpkg/info",
 ];
 
 /// busybox's program.
@@ -133,6 +142,8 @@ pub struct Root<'a> {
     pub on_disk: Option<&'a str>,
     /// Whether systemd is process 1, and not busybox's init.
     pub systemd: bool,
+    /// The container's image it is of.
+    pub container: Option<&'a Container>,
 }
 
 /// Whether a path is one of these, or in one.
@@ -173,14 +184,76 @@ pub fn root(busybox: &Busybox, installed: Option<&Tree>, root: &Root) -> Tree {
     tree
 }
 
+/// The root of a container's image, with what runs it. Its own files stay as they are but for those that say where it
+/// is.
+///
+/// # Errors
+/// If what it is to run is not in it.
+pub fn of_container(busybox: &Busybox, mut tree: Tree, root: &Root) -> Result<Tree> {
+    let script = match root.container {
+        Some(container) => Some(container.script(&tree, &format!("/{PROGRAMS}"))?),
+        None => None,
+    };
+    for folder in [
+        "dev",
+        "etc/tandem",
+        "proc",
+        "root",
+        "run",
+        "sys",
+        "tmp",
+        "var",
+    ] {
+        tree.insert(folder, Node::dir());
+    }
+    if tree
+        .get("tmp")
+        .is_some_and(|node| node.mtime == TIME && node.mode == 0o755)
+    {
+        let mut node = Node::dir();
+        node.mode = 0o1777;
+        tree.replace("tmp", node);
+    }
+    add_start(&mut tree, busybox);
+    for (path, text) in PLACE {
+        tree.replace(path, Node::file(text.as_bytes(), 0o644));
+    }
+    tree.replace("etc/inittab", Node::file(INITTAB.as_bytes(), 0o644));
+    if let Some((script, user)) = script {
+        tree.replace(CONTAINER, Node::file(script.into_bytes(), 0o755));
+        if let Some(line) = user {
+            let mut users = match tree.get("etc/passwd").map(|node| &node.kind) {
+                Some(Kind::File(bytes)) => bytes.to_vec(),
+                _ => Vec::new(),
+            };
+            if users.last().is_some_and(|last| *last != b'\n') {
+                users.push(b'\n');
+            }
+            users.extend_from_slice(line.as_bytes());
+            tree.replace("etc/passwd", Node::file(users, 0o644));
+        }
+    }
+    if let Some(command) = root.command {
+        tree.replace(
+            "etc/tandem/command",
+            Node::file(format!("{command}\n").into_bytes(), 0o644),
+        );
+    }
+    if let Some(name) = root.on_disk {
+        tree.insert(ROOT, named(name));
+    }
+    Ok(tree)
+}
+
 /// What is kept of an installation.
 fn kept(installed: &Tree, in_memory: bool) -> Tree {
     let mut tree = Tree::default();
     for (path, node) in installed.iter() {
-        let emptied = within(path, LEFTOVERS) || in_memory && within(path, TO_READ);
+        let left_out = in_memory && within(path, NOT_IN_MEMORY);
+        let emptied = left_out || within(path, LEFTOVERS);
         match &node.kind {
             // apt wants its folders.
-            Kind::Dir if !in_memory || !within(path, TO_READ) => tree.insert(path, node.clone()),
+            Kind::Dir if !left_out => tree.insert(path, node.clone()),
             _ if emptied => {}
             // What logs say differs each time; who may write them does not.
             Kind::File(_) if within(path, &["var/log"]) => {
@@ -333,6 +406,8 @@ mod tests {
             ("var/lib/apt/lists/x", Node::file(*b"", 0o644)),
             ("var/lib/dpkg/status-old", Node::file(*b"", 0o644)),
             ("usr/share/doc/x/copyright", Node::file(*b"words", 0o644)),
+            ("var/lib/dpkg/info/x.list", Node::file(*b"files", 0o644)),
+            ("var/lib/dpkg/status", Node::file(*b"packages", 0o644)),
         ]);
         let on_disk = Root {
             command: Some("exec x"),
@@ -358,6 +433,9 @@ mod tests {
         );
         let in_memory = root(&busybox(), Some(&debian), &Root::default());
         assert!(in_memory.get("usr/share/doc/x/copyright").is_none());
+        assert!(in_memory.get("var/lib/dpkg/info").is_none());
+        assert_eq!(text(&in_memory, "var/lib/dpkg/status"), "packages");
+        assert_eq!(text(&tree, "var/lib/dpkg/info/x.list"), "files");
         assert!(in_memory.get("etc/tandem/root").is_none());
     }
 

@@ -58,7 +58,10 @@ hostname -F /etc/hostname
 echo 1 >/proc/sys/vm/overcommit_memory
 ulimit -n 65536
 
-if [ -z "$run" ] && [ -e /etc/tandem/command ]; then
+container=
+if [ -z "$run" ] && [ -e /usr/lib/tandem/container ]; then
+    container=yes
+elif [ -z "$run" ] && [ -e /etc/tandem/command ]; then
     run=$(cat /etc/tandem/command)
 fi
 # A serial line says no size, and programs that page would page each line (psql).
@@ -67,12 +70,17 @@ stty rows 25 columns 80 2>/dev/null
 trap : INT QUIT
 # Debian's own programs come first; busybox's are there for what is not installed.
 path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/tandem/bin
-if [ -n "$run" ]; then
+# A container may have no shell.
+shell=/usr/lib/tandem/bin/sh
+[ ! -x /bin/sh ] || shell=/bin/sh
+if [ -n "$container" ]; then
+    echo "tandem: runs $(cat /etc/tandem/command)"
+    /usr/lib/tandem/container
+elif [ -n "$run" ]; then
     echo "tandem: runs $run"
-    PATH=$path /bin/sh -c "$run"
+    PATH=$path $shell -c "$run"
 else
     echo "tandem: a shell; its end ends the machine"
-    shell=/bin/sh
     [ ! -x /bin/bash ] || shell=/bin/bash
     PATH=$path $shell
 fi

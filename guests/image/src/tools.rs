@@ -15,7 +15,7 @@ use thiserror::Error;
 const MORE_PATHS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// The tools used, and the Debian package each is in.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 10] = [
     ("mmdebstrap", "mmdebstrap"),
     ("newuidmap", "uidmap"),
     ("apt-get", "apt"),
@@ -23,6 +23,9 @@ const TOOLS: [(&str, &str); 7] = [
     ("dpkg-deb", "dpkg"),
     ("mke2fs", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
+    ("qemu-img", "qemu-utils"),
+    ("sfdisk", "fdisk"),
+    ("xorriso", "xorriso"),
 ];
 
 /// Whether the user has asked to end, and the child to end then.

@@ -1,10 +1,11 @@
 //! A tree of files in memory: what a package holds, and what a guest's root is made of.
 //!
 //! Paths are relative to the root, without a leading slash, and merged: what stands in `bin`, `sbin`,
-//! `lib` or `lib64` is kept under `usr`, as Debian's own systems have had it since release 12.
+//! `lib` or `lib64` is kept under `usr`, as Debian's own systems have had it since release 12. Only a tree that is made
+//! as [`Tree::as_it_is`] has them where they stand.
 
 use bundle::cpio::{self, CpioError, Meta, Writer};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Folders that are links into `usr`.
@@ -38,6 +39,8 @@ pub struct Node {
     pub gid: u32,
     /// When it was changed last, in seconds since 1970.
     pub mtime: u32,
+    /// The capabilities a program gets (capabilities(7)), as the extended attribute `security.capability` has them.
+    pub capability: Option<Arc<[u8]>>,
 }
 
 /// The time files of ours have: 0 would read as "never" in some of ext4's fields.
@@ -71,6 +74,7 @@ impl Node {
             uid: 0,
             gid: 0,
             mtime: TIME,
+            capability: None,
         }
     }
 
@@ -103,11 +107,29 @@ impl Node {
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
     nodes: BTreeMap<String, Node>,
+    /// Whether paths are not merged.
+    as_it_is: bool,
 }
+
+/// Symbolic links followed on the way to a file, at most (Linux, MAXSYMLINKS).
+const LINKS_MAX: u32 = 40;
 
 /// `path` as it is kept: merged, without leading `/` or `./` and without a slash at its end. `None` for the
 /// root itself and for a path that leaves it.
 pub fn normal(path: &str) -> Option<String> {
+    let clean = clean(path)?;
+    let merged = clean
+        .split_once('/')
+        .is_some_and(|(first, _)| MERGED.contains(&first));
+    Some(if merged {
+        format!("usr/{clean}")
+    } else {
+        clean
+    })
+}
+
+/// The same, not merged.
+fn clean(path: &str) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -118,18 +140,27 @@ pub fn normal(path: &str) -> Option<String> {
             part => parts.push(part),
         }
     }
-    if parts.len() > 1 && MERGED.contains(&parts[0]) {
-        parts.insert(0, "usr");
-    }
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
 impl Tree {
+    /// An empty tree whose paths are not merged.
+    pub fn as_it_is() -> Self {
+        Self {
+            as_it_is: true,
+            ..Self::default()
+        }
+    }
+
     /// Puts a file under a path, and directories of root's above it where there are none. A directory
     /// leaves what is there as it is.
     pub fn insert(&mut self, path: &str, node: Node) {
-        let Some(path) = normal(path) else { return };
-        let merged = MERGED.contains(&path.as_str());
+        let path = match self.as_it_is {
+            true => clean(path),
+            false => normal(path),
+        };
+        let Some(path) = path else { return };
+        let merged = !self.as_it_is && MERGED.contains(&path.as_str());
         if merged && !matches!(node.kind, Kind::Link(_)) {
             return;
         }
@@ -155,6 +186,66 @@ impl Tree {
         self.nodes.get(path)
     }
 
+    /// Takes away what stands under exactly this path, and all below it but what is to stay.
+    pub fn remove(&mut self, path: &str, stays: impl Fn(&str) -> bool) {
+        if !stays(path) {
+            self.nodes.remove(path);
+        }
+        self.remove_below(path, stays);
+    }
+
+    /// Takes away all below exactly this path (all there is, if it is empty) but what is to stay.
+    pub fn remove_below(&mut self, path: &str, stays: impl Fn(&str) -> bool) {
+        let begin = match path {
+            "" => String::new(),
+            path => format!("{path}/"),
+        };
+        let below = self.nodes.range(begin.clone()..);
+        let below = below.take_while(|(path, _)| path.starts_with(&begin));
+        let gone: Vec<_> = below.map(|(path, _)| path.clone()).collect();
+        for path in gone.iter().filter(|path| !stays(path)) {
+            self.nodes.remove(path);
+        }
+    }
+
+    /// Where `path` leads once links are followed as a process in this root would follow them: the path of what is
+    /// there, or would be. That of the root is empty. `None` if there are links without end, or a file on the way.
+    pub fn resolve(&self, path: &str) -> Option<String> {
+        let mut left: Vec<String> = path.rsplit('/').map(str::to_owned).collect();
+        let (mut at, mut links) = (Vec::<String>::new(), 0);
+        while let Some(part) = left.pop() {
+            match part.as_str() {
+                "" | "." => continue,
+                ".." => drop(at.pop()),
+                _ => at.push(part),
+            }
+            match self.nodes.get(&at.join("/")).map(|node| &node.kind) {
+                Some(Kind::Link(target)) => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return None;
+                    }
+                    match target.starts_with('/') {
+                        true => at.clear(),
+                        false => drop(at.pop()),
+                    }
+                    left.extend(target.rsplit('/').map(str::to_owned));
+                }
+                Some(Kind::Dir) | None => {}
+                Some(_) if left.iter().all(|part| matches!(part.as_str(), "" | ".")) => {}
+                Some(_) => return None,
+            }
+        }
+        Some(at.join("/"))
+    }
+
+    /// The first file that stands below something that is no directory, as none may.
+    pub fn misplaced(&self) -> Option<&str> {
+        let parent = |path: &str| Some(self.nodes.get(path.rsplit_once('/')?.0)?.kind == Kind::Dir);
+        let mut paths = self.nodes.keys().map(String::as_str);
+        paths.find(|path| path.contains('/') && parent(path) != Some(true))
+    }
+
     /// All of it, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Node)> {
         self.nodes.iter().map(|(path, node)| (path.as_str(), node))
@@ -165,10 +256,25 @@ impl Tree {
         self.nodes.len() as u64
     }
 
+    /// All of it, in order, each with the path of the file it is another name of (a hard link), if it is.
+    pub fn with_names(&self) -> impl Iterator<Item = (&str, &Node, Option<&str>)> {
+        let mut seen: HashMap<*const u8, (&str, &Node)> = HashMap::new();
+        self.iter().map(move |(path, node)| {
+            let Kind::File(bytes) = &node.kind else {
+                return (path, node, None);
+            };
+            let (first, other) = *seen.entry(bytes.as_ptr()).or_insert((path, node));
+            // One file has one owner, and what has no bytes has none to share.
+            let same = first != path && !bytes.is_empty() && other == node;
+            (path, node, same.then_some(first))
+        })
+    }
+
     /// The bytes it takes where each file takes whole blocks, as in memory and on a disk.
     pub fn bytes(&self) -> u64 {
         let blocks = |node: &Node| (node.data().len() as u64).next_multiple_of(BLOCK);
-        self.nodes.values().map(blocks).sum()
+        let files = self.with_names().filter(|(.., first)| first.is_none());
+        files.map(|(_, node, _)| blocks(node)).sum()
     }
 
     /// As a cpio archive. `last` is added behind all else, as an empty file: where that was unpacked, all was.
@@ -176,9 +282,24 @@ impl Tree {
     /// # Errors
     /// [`CpioError::TooLarge`] for a file of 4 GiB.
     pub fn to_cpio(&self, last: &str) -> Result<Vec<u8>, CpioError> {
-        let mut writer = Writer::default();
-        for (path, node) in &self.nodes {
-            writer.add(path, node.meta(), node.data())?;
+        let mut links: HashMap<&str, u32> = HashMap::new();
+        for first in self.with_names().filter_map(|(.., first)| first) {
+            *links.entry(first).or_insert(1) += 1;
+        }
+        let (mut writer, mut inodes) = (Writer::default(), HashMap::new());
+        for (path, node, first) in self.with_names() {
+            let meta = node.meta();
+            let links = |path: &str| links.get(path).copied();
+            match (first, links(path)) {
+                (Some(first), _) => {
+                    writer.add_name(path, meta, inodes[first], links(first).unwrap_or(1))?;
+                }
+                (None, Some(links)) => {
+                    let inode = writer.add_named(path, meta, node.data(), links)?;
+                    inodes.insert(path, inode);
+                }
+                (None, None) => writer.add(path, meta, node.data())?,
+            }
         }
         let end = Node::file(*b"", 0o444);
         writer.add(last, end.meta(), end.data())?;
@@ -198,6 +319,41 @@ mod tests {
         assert_eq!(normal("lib"), Some("lib".into()));
         assert_eq!(normal("../etc"), None);
         assert_eq!(normal("/"), None);
+    }
+
+    #[test]
+    fn links_are_followed_within_the_root_and_not_without_end() {
+        let mut tree = Tree::as_it_is();
+        tree.insert("lib", Node::link("usr/lib"));
+        tree.insert("usr/lib/x", Node::file(*b"1", 0o644));
+        tree.insert("out", Node::link("../../../usr"));
+        tree.insert("round", Node::link("/round"));
+        let resolve = |path: &str| tree.resolve(path);
+        assert_eq!(resolve("lib/x").as_deref(), Some("usr/lib/x"));
+        assert_eq!(resolve("/out/lib/new").as_deref(), Some("usr/lib/new"));
+        assert_eq!(resolve("..").as_deref(), Some(""));
+        assert_eq!(resolve("round/x"), None);
+        assert_eq!(resolve("lib/x/y"), None);
+        assert_eq!(tree.misplaced(), None);
+        tree.insert("lib/y", Node::file(*b"1", 0o644));
+        assert_eq!(tree.misplaced(), Some("lib/y"));
+    }
+
+    #[test]
+    fn a_file_of_two_names_is_kept_once() {
+        let mut tree = Tree::default();
+        let file = Node::file(vec![7; 5000], 0o755);
+        tree.insert("a/one", file.clone());
+        tree.insert("b/two", file.clone());
+        let mut anothers = file;
+        anothers.uid = 5;
+        tree.insert("c", anothers);
+        let names: Vec<_> = tree.with_names().filter_map(|(.., first)| first).collect();
+        assert_eq!(names, ["a/one"]);
+        assert_eq!(tree.bytes(), 4 * BLOCK);
+        let bytes = tree.to_cpio("end").unwrap();
+        let sizes = Reader::new(&bytes).map(|m| m.unwrap().data.len());
+        assert_eq!(sizes.collect::<Vec<_>>(), [0, 5000, 0, 0, 5000, 0]);
     }
 
     #[test]

@@ -90,13 +90,55 @@ impl Writer {
     /// # Errors
     /// [`CpioError::TooLarge`] for data of 4 GiB or a name over 4095 bytes.
     pub fn add(&mut self, name: &str, meta: Meta, data: &[u8]) -> Result<(), CpioError> {
+        let links = if meta.mode & S_IFMT == S_IFDIR { 2 } else { 1 };
+        self.members += 1;
+        self.member(self.members, name, meta, links, data)
+    }
+
+    /// Adds a file of so many names (`links`) under the first of them; gives its inode's number, for the others.
+    ///
+    /// # Errors
+    /// As [`Writer::add`].
+    pub fn add_named(
+        &mut self,
+        name: &str,
+        meta: Meta,
+        data: &[u8],
+        links: u32,
+    ) -> Result<u32, CpioError> {
+        self.members += 1;
+        self.member(self.members, name, meta, links, data)?;
+        Ok(self.members)
+    }
+
+    /// Adds another name of the file with the inode number `ino`, which was added with as many `links`. It stands
+    /// there without the file's bytes.
+    ///
+    /// # Errors
+    /// As [`Writer::add`].
+    pub fn add_name(
+        &mut self,
+        name: &str,
+        meta: Meta,
+        ino: u32,
+        links: u32,
+    ) -> Result<(), CpioError> {
+        self.member(ino, name, meta, links, b"")
+    }
+
+    fn member(
+        &mut self,
+        ino: u32,
+        name: &str,
+        meta: Meta,
+        links: u32,
+        data: &[u8],
+    ) -> Result<(), CpioError> {
         let size = u32::try_from(data.len()).map_err(|_| CpioError::TooLarge)?;
         if name.len() >= NAME_MAX {
             return Err(CpioError::TooLarge);
         }
-        self.members += 1;
-        let links = if meta.mode & S_IFMT == S_IFDIR { 2 } else { 1 };
-        self.put(self.members, name, meta, links, size);
+        self.put(ino, name, meta, links, size);
         self.bytes.extend_from_slice(data);
         self.pad();
         Ok(())

@@ -31,6 +31,8 @@
 //! #   disk: false,
 //! #   disk_bytes: None,
 //! #   tells_status: true,
+//! #   without_capabilities: Vec::new(),
+//! #   ports: Vec::new(),
 //! #   inputs_sha256: sha256(b"inputs"),
 //!     // ...
 //! };
@@ -103,6 +105,12 @@ pub struct Manifest {
     /// ends with 0 whatever came of the command.
     #[serde(default)]
     pub tells_status: bool,
+    /// The programs that have lost their file capabilities (capabilities(7)): the archive of a root in memory has none.
+    #[serde(default)]
+    pub without_capabilities: Vec<String>,
+    /// The ports its server listens on, where that is known, each as a number and a protocol (`80/tcp`).
+    #[serde(default)]
+    pub ports: Vec<String>,
     /// SHA-256 over what the image was built from, in hexadecimal.
     pub inputs_sha256: String,
     /// SHA-256 of the member `kernel`, in hexadecimal.
@@ -274,6 +282,8 @@ mod tests {
             disk: false,
             disk_bytes: None,
             tells_status: true,
+            without_capabilities: Vec::new(),
+            ports: Vec::new(),
             inputs_sha256: sha256(b"inputs"),
             kernel_sha256: sha256(kernel),
             initrd_sha256: sha256(initrd),

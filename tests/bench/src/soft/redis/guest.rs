@@ -173,6 +173,8 @@ mod tests {
             disk: false,
             disk_bytes: None,
             tells_status: true,
+            without_capabilities: Vec::new(),
+            ports: Vec::new(),
             inputs_sha256: sha256(b"inputs"),
         };
         let path = folder.join("image");

@@ -1,0 +1,355 @@
+//! A distribution's cloud image as a guest: its disk, the kernel and first root in it, and a seed for cloud-init.
+//!
+//! ```text
+//!  CLOUD.qcow2 ─ qemu-img ─▶ raw disk ─ sfdisk ─▶ partitions
+//!                              │   └ debugfs ─▶ /boot: vmlinuz-R, initrd, config-R          ─▶ OUT.img
+//!                              └ longer by a partition: ISO 9660, label CIDATA (xorriso)    ─▶ OUT.ext4
+//! ```
+//!
+//! Nothing is mounted, so no root is needed, and nobody's file system is given to the host's kernel. A machine has one
+//! disk: the seed is a partition of it. The guest's own boot loader is not run.
+//!
+//! Source of the seed's form: cloud-init's documentation, "NoCloud", "Networking config Version 2".
+
+use crate::cache::file_sha256;
+use crate::error::{During, Error, Result};
+use crate::partition::{Partition, partitions};
+use crate::tools::{Stop, output, tool};
+use crate::{Built, bootfiles};
+use bundle::{Bundle, FORMAT, Manifest, Package, sha256};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// What the kernel is told beside where its root is. Interfaces keep the kernel's names, as the seed has them.
+const CMDLINE: &str = "console=ttyS0 panic=-1 tsc=reliable mitigations=off net.ifnames=0";
+/// Memory such a guest is comfortable with, in MiB.
+const MEMORY_MIB: u32 = 1024;
+/// Most bytes of what cloud-init is to do.
+const USER_DATA_MAX: u64 = 1 << 20;
+/// A partition begins at a multiple of this.
+const ALIGN: u64 = 1 << 20;
+/// Room behind the last partition, for the second copy of a GPT.
+const TAIL: u64 = 1 << 20;
+/// Digest of this crate's sources.
+const SOURCES: &str = env!("TANDEM_IMAGE_SOURCES");
+
+/// What is asked of a guest from a cloud image.
+#[derive(Clone, Debug)]
+pub struct CloudSpec {
+    /// The cloud image, a qcow2 file.
+    pub from: PathBuf,
+    /// The image to write.
+    pub output: PathBuf,
+    /// The disk to write; if there is none, beside the image.
+    pub disk: Option<PathBuf>,
+    /// What cloud-init is to do (user data); if there is none, nothing but the network.
+    pub user_data: Option<PathBuf>,
+    /// The disk's size in MiB; if there is none, the cloud image's own.
+    pub size_mib: Option<u32>,
+    /// The guest's memory in MiB; if there is none, 1024.
+    pub memory_mib: Option<u32>,
+    /// The kernel command line, if not the usual one.
+    pub cmdline: Option<String>,
+}
+
+/// What qemu-img says of a file.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Info {
+    format: String,
+    virtual_size: u64,
+    full_backing_filename: Option<String>,
+}
+
+/// What decides how the guest comes out.
+#[derive(Serialize)]
+struct Inputs<'a> {
+    sources: &'a str,
+    from: String,
+    user_data: String,
+    size_mib: Option<u32>,
+    memory_mib: Option<u32>,
+    cmdline: Option<&'a str>,
+}
+
+/// Makes a guest of a cloud image. `says` is told what is being done; `stop` ends it from another thread.
+///
+/// # Errors
+/// [`Error`]; what was written by then is whole, or not there.
+pub fn make(spec: &CloudSpec, stop: &Stop, says: &dyn Fn(String)) -> Result<Built> {
+    let disk = spec.disk.clone();
+    let disk = disk.unwrap_or_else(|| bundle::disk_beside(&spec.output));
+    if disk == spec.output || disk == spec.from || spec.output == spec.from {
+        return Err(Error::SameFile);
+    }
+    for out in [&spec.output, &disk] {
+        crate::check_writable(out)?;
+    }
+    let user_data = user_data(spec.user_data.as_deref())?;
+    for name in ["qemu-img", "sfdisk", "debugfs", "xorriso"] {
+        tool(name)?;
+    }
+    let info = info(stop, &spec.from)?;
+    let asked = spec.size_mib.map(|mib| u64::from(mib) << 20);
+    if let (Some(asked), Some(size_mib)) = (asked, spec.size_mib)
+        && asked < info.virtual_size
+    {
+        return Err(Error::DiskTooSmall {
+            size_mib: size_mib.into(),
+            least_mib: info.virtual_size.div_ceil(1 << 20),
+        });
+    }
+    let cloud = Cloud {
+        spec,
+        disk: &disk,
+        stop,
+        inputs: inputs(spec, stop, &user_data)?,
+    };
+    let folder = match disk.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let failed = format!("cannot write {}", disk.display());
+    // Everything is done in a folder of its own, under names that mean nothing to the tools.
+    let work = tempfile::Builder::new()
+        .prefix(".tandem-")
+        .tempdir_in(folder)
+        .during(&failed)?;
+    says("converting the disk".into());
+    let raw = work.path().join("disk");
+    cloud.convert(&raw)?;
+    says("looking for the kernel".into());
+    let partitions = partitions(stop, &raw, || cloud.no("it has no partition table"))?;
+    let boot = bootfiles::find(stop, &raw, &partitions, work.path(), &|why| cloud.no(&why))?;
+    says("adding the seed".into());
+    let seed = cloud.seed(work.path(), &user_data)?;
+    cloud.add_seed(&raw, &seed, info.virtual_size.max(asked.unwrap_or(0)))?;
+    let disk_bytes = fs::metadata(&raw).during(&failed)?.len();
+    let image = cloud.image(&boot, disk_bytes)?;
+    let disk_sum = file_sha256(stop, &raw)?;
+    let file = work.path().join("image");
+    fs::write(&file, &image).during(format_args!("cannot write {}", spec.output.display()))?;
+    let public = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(&raw, public).during(&failed)?;
+    fs::rename(&raw, &disk).during(&failed)?;
+    move_to(&file, &spec.output)?;
+    let Bundle {
+        manifest, initrd, ..
+    } = Bundle::parse(&image)?;
+    Ok(Built {
+        image_bytes: image.len() as u64,
+        image_sha256: sha256(&image),
+        initrd_bytes: initrd.len(),
+        disk: Some(disk),
+        disk_bytes: Some(disk_bytes),
+        disk_sha256: Some(disk_sum),
+        manifest,
+        cached: false,
+    })
+}
+
+/// Renames a file, or copies it where that is another file system.
+fn move_to(from: &Path, to: &Path) -> Result {
+    let failed = format!("cannot write {}", to.display());
+    if fs::rename(from, to).is_ok() {
+        return Ok(());
+    }
+    let folder = match to.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut copy = tempfile::Builder::new()
+        .prefix(".tandem-")
+        .permissions(PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder)
+        .during(&failed)?;
+    let mut from = File::open(from).during(&failed)?;
+    std::io::copy(&mut from, copy.as_file_mut()).during(&failed)?;
+    let kept = copy.persist(to).map_err(std::io::Error::from);
+    kept.during(&failed).map(drop)
+}
+
+/// What cloud-init is to do.
+fn user_data(path: Option<&Path>) -> Result<Vec<u8>> {
+    let Some(path) = path else {
+        return Ok(b"#cloud-config\n{}\n".to_vec());
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).during(format_args!("cannot read {}", path.display()))?;
+    let read = file.take(USER_DATA_MAX + 1).read_to_end(&mut bytes);
+    read.during(format_args!("cannot read {}", path.display()))?;
+    if bytes.len() as u64 > USER_DATA_MAX {
+        return Err(Error::UserDataTooLarge {
+            path: path.to_owned(),
+            most: USER_DATA_MAX,
+        });
+    }
+    Ok(bytes)
+}
+
+fn inputs(spec: &CloudSpec, stop: &Stop, user_data: &[u8]) -> Result<String> {
+    let inputs = Inputs {
+        sources: SOURCES,
+        from: file_sha256(stop, &spec.from)?,
+        user_data: sha256(user_data),
+        size_mib: spec.size_mib,
+        memory_mib: spec.memory_mib,
+        cmdline: spec.cmdline.as_deref(),
+    };
+    let inputs = serde_json::to_vec(&inputs).map_err(|source| Error::Json {
+        what: "inputs",
+        source,
+    })?;
+    Ok(sha256(&inputs))
+}
+
+/// What the file is: a qcow2 image whose backing file, if it has one, is there.
+fn info(stop: &Stop, from: &Path) -> Result<Info> {
+    let no = |why: String| Error::Cloud {
+        path: from.display().to_string(),
+        why,
+    };
+    let mut begin = Vec::new();
+    let reading = format!("cannot read {}", from.display());
+    let file = File::open(from).during(&reading)?;
+    file.take(4).read_to_end(&mut begin).during(&reading)?;
+    // Other formats are guessed by their contents, which a guest may have written.
+    if begin != b"QFI\xfb" {
+        let words = "it is no qcow2 file (qemu-img convert -O qcow2 makes one of other formats)";
+        return Err(no(words.into()));
+    }
+    let mut command = tool("qemu-img")?;
+    command
+        .args(["info", "-f", "qcow2", "--output=json"])
+        .arg(from);
+    let words = output(stop, &mut command)?.map_err(|failed| no(failed.line().to_owned()))?;
+    let info: Info = serde_json::from_str(&words).map_err(|why| no(why.to_string()))?;
+    if let Some(backing) = &info.full_backing_filename
+        && !Path::new(backing).exists()
+    {
+        return Err(no(format!("its backing file {backing} is missing")));
+    }
+    debug_assert_eq!(info.format, "qcow2");
+    Ok(info)
+}
+
+/// A guest being made.
+struct Cloud<'a> {
+    spec: &'a CloudSpec,
+    disk: &'a Path,
+    stop: &'a Stop,
+    inputs: String,
+}
+
+impl Cloud<'_> {
+    fn no(&self, why: &str) -> Error {
+        Error::Cloud {
+            path: self.spec.from.display().to_string(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn convert(&self, raw: &Path) -> Result {
+        let mut command = tool("qemu-img")?;
+        command
+            .args(["convert", "-f", "qcow2", "-O", "raw"])
+            .arg(&self.spec.from)
+            .arg(raw);
+        let converted = output(self.stop, &mut command)?;
+        match converted {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.stderr.contains("No space left on device") => {
+                Err(std::io::Error::from(ErrorKind::StorageFull))
+                    .during(format_args!("cannot write {}", self.disk.display()))
+            }
+            Err(failed) => Err(self.no(failed.line())),
+        }
+    }
+
+    /// The seed: what cloud-init reads at the first boot, as a file system.
+    fn seed(&self, work: &Path, user_data: &[u8]) -> Result<Vec<u8>> {
+        let failed = "cannot write the seed";
+        let folder = work.join("seed");
+        fs::create_dir(&folder).during(failed)?;
+        let id = self.inputs.get(..16).unwrap_or_default();
+        let meta = format!("instance-id: tandem-{id}\nlocal-hostname: tandem\n");
+        let network = "version: 2\nethernets:\n  eth0:\n    addresses: [10.77.0.2/24]\n    \
+                       gateway4: 10.77.0.1\n    nameservers: {addresses: [10.77.0.1]}\n";
+        for (name, bytes) in [
+            ("meta-data", meta.as_bytes()),
+            ("network-config", network.as_bytes()),
+            ("user-data", user_data),
+        ] {
+            fs::write(folder.join(name), bytes).during(failed)?;
+        }
+        let image = work.join("seed.iso");
+        let mut command = tool("xorriso")?;
+        command
+            .args(["-as", "mkisofs", "-quiet", "-V", "CIDATA", "-J", "-r", "-o"])
+            .arg(&image)
+            .arg("--set_all_file_dates")
+            .arg("1980010100000000")
+            .arg(&folder)
+            .env("SOURCE_DATE_EPOCH", "315532800");
+        output(self.stop, &mut command)??;
+        fs::read(&image).during(failed)
+    }
+
+    /// Makes the disk longer by the seed, a partition behind all others. `size` is what the disk has without.
+    fn add_seed(&self, raw: &Path, seed: &[u8], size: u64) -> Result {
+        let failed = "cannot write the disk";
+        let begin = size.next_multiple_of(ALIGN);
+        let length = (seed.len() as u64).next_multiple_of(ALIGN);
+        let file = File::options().write(true).open(raw).during(failed)?;
+        file.set_len(begin + length + TAIL).during(failed)?;
+        Partition {
+            begin,
+            bytes: length,
+        }
+        .append(self.stop, raw, &self.inputs)
+        .map_err(|why| self.no(&format!("its partition table takes no other: {why}")))?;
+        let mut file = file;
+        file.seek(SeekFrom::Start(begin)).during(failed)?;
+        file.write_all(seed).during(failed)
+    }
+
+    fn image(&self, boot: &bootfiles::BootFiles, disk_bytes: u64) -> Result<Vec<u8>> {
+        let cmdline = match &self.spec.cmdline {
+            Some(given) => given.clone(),
+            None => format!("{CMDLINE} root={} ro", boot.root),
+        };
+        let kernel = Package {
+            name: format!("vmlinuz-{}", boot.release),
+            version: boot.release.clone(),
+            sha256: sha256(&boot.kernel),
+        };
+        let manifest = Manifest {
+            format: FORMAT,
+            kernel_sha256: kernel.sha256.clone(),
+            packages: vec![kernel.clone()],
+            kernel,
+            kernel_release: boot.release.clone(),
+            modules: Vec::new(),
+            command: None,
+            cmdline,
+            memory_mib: self.spec.memory_mib.unwrap_or(MEMORY_MIB),
+            disk: true,
+            disk_bytes: Some(disk_bytes),
+            // Its power-off is its own: no command's status is kept from anybody.
+            tells_status: true,
+            without_capabilities: Vec::new(),
+            ports: Vec::new(),
+            inputs_sha256: self.inputs.clone(),
+            initrd_sha256: sha256(&boot.initrd),
+        };
+        let bundle = Bundle {
+            kernel: &boot.kernel,
+            initrd: &boot.initrd,
+            manifest,
+        };
+        Ok(bundle.write()?)
+    }
+}

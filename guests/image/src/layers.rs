@@ -1,0 +1,272 @@
+//! The layers of a container's image, laid upon each other.
+//!
+//! ```text
+//!  a layer   a tar archive of what it adds and changes
+//!            DIR/.wh.NAME       NAME of the layers below is gone
+//!            DIR/.wh..wh..opq   all of DIR that the layers below had is gone
+//! ```
+//!
+//! Source: "Image Layer Filesystem Changeset" of the OCI image specification. Layers are whoever's: no name leads out of
+//! the root, and none below something that is no directory. Links in them are followed as within the root.
+
+use crate::deb::{Item, LAYERS_FILES_MAX, LAYERS_MAX_GIB, PackageError, What, read_items};
+use crate::tree::{Kind, Node, Tree};
+use std::collections::BTreeSet;
+use std::io::Read;
+
+/// What begins the name of a file that is gone.
+const GONE: &str = ".wh.";
+/// What begins the names of files with another meaning.
+const MARK: &str = ".wh..wh.";
+/// That of one which says that nothing of a folder's is left.
+const NOTHING_LEFT: &str = ".wh..wh..opq";
+
+/// The root that comes of layers.
+#[derive(Debug)]
+pub struct Layers {
+    root: Tree,
+    bytes: u64,
+    files: u64,
+}
+
+impl Layers {
+    /// No layer yet.
+    pub fn new() -> Self {
+        Self {
+            root: Tree::as_it_is(),
+            bytes: 0,
+            files: 0,
+        }
+    }
+
+    /// The root.
+    pub fn into_root(self) -> Tree {
+        self.root
+    }
+
+    /// Lays another layer on top, a tar archive.
+    ///
+    /// # Errors
+    /// If it is none, or holds what no layer may.
+    pub fn add(&mut self, archive: impl Read) -> Result<(), PackageError> {
+        let mut added = BTreeSet::new();
+        read_items(archive, |_| true, |item| self.add_item(item, &mut added))
+    }
+
+    /// One file of a layer; `added` are the paths it has added so far.
+    fn add_item(&mut self, item: Item, added: &mut BTreeSet<String>) -> Result<(), PackageError> {
+        let outside = || PackageError::Outside(item.path.escape_debug().to_string());
+        let Some((folder, name)) = split(&item.path).ok_or_else(outside)? else {
+            return Ok(());
+        };
+        self.count(&item)?;
+        let folder = self.folder(&folder).ok_or_else(outside)?;
+        let within = |name: &str| match folder.as_str() {
+            "" => name.to_owned(),
+            folder => format!("{folder}/{name}"),
+        };
+        if name == NOTHING_LEFT {
+            self.root.remove_below(&folder, |path| has(added, path));
+            return Ok(());
+        }
+        if name.starts_with(MARK) {
+            return Ok(());
+        }
+        if let Some(gone) = name.strip_prefix(GONE) {
+            if matches!(gone, "" | "." | "..") {
+                return Err(outside());
+            }
+            self.root.remove(&within(gone), |path| has(added, path));
+            return Ok(());
+        }
+        let kind = match &item.what {
+            What::Is(kind) => kind.clone(),
+            What::NameOf(first) => {
+                let (folder, name) = split(first).ok_or_else(outside)?.ok_or_else(outside)?;
+                let folder = self.root.resolve(&folder).ok_or_else(outside)?;
+                let first = match folder.as_str() {
+                    "" => name,
+                    folder => format!("{folder}/{name}"),
+                };
+                let first = self.root.get(&first);
+                let first = first.filter(|node| node.kind != Kind::Dir);
+                let nothing = || PackageError::LinkToNothing(item.path.clone());
+                first.ok_or_else(nothing)?.kind.clone()
+            }
+            What::Other => return Ok(()),
+        };
+        let path = within(&name);
+        let there = self.root.get(&path).map(|node| &node.kind);
+        if !(kind == Kind::Dir && there == Some(&Kind::Dir)) {
+            self.root.remove(&path, |_| false);
+        }
+        self.root.replace(&path, item.node.with(kind));
+        added.insert(path);
+        Ok(())
+    }
+
+    /// The folder under `path`, made if it is not there.
+    fn folder(&mut self, path: &str) -> Option<String> {
+        let folder = self.root.resolve(path)?;
+        if folder.is_empty() {
+            return Some(folder);
+        }
+        match self.root.get(&folder).map(|node| &node.kind) {
+            Some(Kind::Dir) => {}
+            None => self.root.insert(&folder, Node::dir()),
+            Some(_) => return None,
+        }
+        Some(folder)
+    }
+
+    fn count(&mut self, item: &Item) -> Result<(), PackageError> {
+        if let What::Is(Kind::File(bytes)) = &item.what {
+            self.bytes += bytes.len() as u64;
+        }
+        self.files += 1;
+        if self.bytes > LAYERS_MAX_GIB << 30 || self.files > LAYERS_FILES_MAX {
+            return Err(PackageError::TooMuch);
+        }
+        Ok(())
+    }
+}
+
+/// Whether one of these paths is this one, or below it.
+fn has(paths: &BTreeSet<String>, path: &str) -> bool {
+    let below = format!("{path}/");
+    let mut after = paths.range(below.clone()..);
+    paths.contains(path) || after.next().is_some_and(|next| next.starts_with(&below))
+}
+
+/// A path's folder and its last name; `None` within `Some` for the root itself, and `None` for a path that goes up.
+fn split(path: &str) -> Option<Option<(String, String)>> {
+    let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+    let mut parts: Vec<&str> = parts.collect();
+    if parts.contains(&"..") {
+        return None;
+    }
+    let Some(name) = parts.pop() else {
+        return Some(None);
+    };
+    Some(Some((parts.join("/"), name.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tar::EntryType;
+
+    /// A layer of these: path, what, contents or target.
+    fn layer(members: &[(&str, EntryType, &str)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (path, kind, data) in members {
+            let mut header = tar::Header::new_gnu();
+            // Names no builder takes are put in as they are.
+            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1);
+            let data = match kind {
+                EntryType::Regular => data.as_bytes(),
+                _ => {
+                    header.as_mut_bytes()[157..157 + data.len()].copy_from_slice(data.as_bytes());
+                    b""
+                }
+            };
+            header.set_size(data.len() as u64);
+            header.set_cksum();
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.extend_from_slice(data);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+
+    use EntryType::{Directory as D, Link as H, Regular as F, Symlink as L};
+
+    fn root(layers: &[&[(&str, EntryType, &str)]]) -> Result<Tree, PackageError> {
+        let mut all = Layers::new();
+        for members in layers {
+            all.add(layer(members).as_slice())?;
+        }
+        Ok(all.into_root())
+    }
+
+    fn paths(tree: &Tree) -> Vec<&str> {
+        tree.iter().map(|(path, _)| path).collect()
+    }
+
+    #[test]
+    fn whiteouts_take_away_what_the_layers_below_had_and_no_more() {
+        let below: &[_] = &[
+            ("a", D, ""),
+            ("a/old", F, "1"),
+            ("a/deep/x", F, "1"),
+            ("b/kept", F, "1"),
+            ("b/gone/x", F, "1"),
+        ];
+        let above: &[_] = &[
+            ("a/new", F, "2"),
+            ("a/deep/new", F, "2"),
+            ("a/.wh..wh..opq", F, ""),
+            ("b/.wh.gone", F, ""),
+            ("b/.wh.never", F, ""),
+            (".wh..wh.plnk", D, ""),
+        ];
+        let tree = root(&[below, above]).unwrap();
+        assert_eq!(
+            paths(&tree),
+            ["a", "a/deep", "a/deep/new", "a/new", "b", "b/kept"]
+        );
+    }
+
+    #[test]
+    fn a_layer_is_laid_through_links_as_the_root_has_them() {
+        let below: &[_] = &[
+            ("usr/lib/x", F, "1"),
+            ("lib", L, "usr/lib"),
+            ("usr/abs", L, "/usr/lib"),
+        ];
+        let above: &[_] = &[
+            ("lib/y", F, "2"),
+            ("usr/abs/z", H, "lib/x"),
+            ("new", L, "../../out"),
+            ("new/w", F, "3"),
+        ];
+        let tree = root(&[below, above]).unwrap();
+        for path in ["usr/lib/y", "usr/lib/z", "out/w"] {
+            assert!(tree.get(path).is_some(), "{path}: {:?}", paths(&tree));
+        }
+        let names: Vec<_> = tree.with_names().filter_map(|(.., first)| first).collect();
+        assert_eq!(names, ["usr/lib/x"], "a hard link is one");
+        assert_eq!(tree.misplaced(), None);
+    }
+
+    #[test]
+    fn a_file_takes_the_place_of_a_folder_and_the_other_way_round() {
+        let below: &[_] = &[("a/x", F, "1"), ("b", F, "1"), ("c", L, "a")];
+        let above: &[_] = &[("a", F, "2"), ("b", D, ""), ("b/y", F, "2"), ("c", D, "")];
+        let tree = root(&[below, above]).unwrap();
+        assert_eq!(paths(&tree), ["a", "b", "b/y", "c"]);
+        assert_eq!(tree.get("c").unwrap().kind, Kind::Dir);
+    }
+
+    #[test]
+    fn what_leads_out_of_the_root_or_below_a_file_is_refused() {
+        let refused =
+            |members: &[(&str, EntryType, &str)]| root(&[members]).unwrap_err().to_string();
+        for path in ["../out", "a/../../out", "a/../b", ".wh...", ".wh.."] {
+            assert!(
+                refused(&[(path, F, "1")]).contains("is not within the root"),
+                "{path}"
+            );
+        }
+        assert!(refused(&[("f", F, "1"), ("f/x", F, "1")]).contains("f/x is not within"));
+        assert!(refused(&[("h", H, "../../passwd")]).contains("h is not within"));
+        assert!(refused(&[("h", H, "nothing")]).contains("link to no file"));
+        assert!(refused(&[("l", L, "l"), ("l/x", F, "1")]).contains("l/x is not within"));
+    }
+}

@@ -1,0 +1,163 @@
+//! Files by name, in a folder or in a tar archive that is read where it lies.
+
+use crate::error::{During, Error, Result};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use tar::EntryType;
+
+/// Most bytes of a file that is read whole.
+const JSON_MAX: u64 = 4 << 20;
+/// Most files of an archive: a few for each layer.
+const FILES_MAX: usize = 100_000;
+
+/// Where the files are.
+#[derive(Debug)]
+pub enum Store {
+    /// In this folder.
+    Folder(PathBuf),
+    /// In this archive.
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// The place and size of each file's bytes in it.
+        files: BTreeMap<String, (u64, u64)>,
+    },
+}
+
+impl Store {
+    /// Opens a folder or an archive.
+    ///
+    /// # Errors
+    /// If it is neither.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Self::Folder(path.to_owned()));
+        }
+        let words = path.display().to_string();
+        let no = |why: &str| Error::Container {
+            path: words.clone(),
+            why: why.to_owned(),
+        };
+        let reading = format!("cannot read {words}");
+        let mut file = File::open(path).during(&reading)?;
+        let mut begin = Vec::new();
+        (&mut file)
+            .take(2)
+            .read_to_end(&mut begin)
+            .during(&reading)?;
+        if begin == [0x1f, 0x8b] {
+            return Err(no("it is compressed as a whole; gzip -d unpacks it"));
+        }
+        file.rewind().during(&reading)?;
+        let not_one = |_| no("it is no folder and no tar archive");
+        let mut archive = tar::Archive::new(&file);
+        let (mut files, mut links) = (BTreeMap::new(), Vec::new());
+        for entry in archive.entries_with_seek().map_err(not_one)? {
+            let entry = entry.map_err(not_one)?;
+            let Some(name) = plain(&entry.path_bytes()) else {
+                continue;
+            };
+            if files.len() + links.len() > FILES_MAX {
+                return Err(no("it has more files than images have"));
+            }
+            match entry.header().entry_type() {
+                EntryType::Regular => {
+                    files.insert(name, (entry.raw_file_position(), entry.size()));
+                }
+                // docker save names a layer that two images share twice.
+                EntryType::Symlink | EntryType::Link => {
+                    let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                    links.push((name, target, entry.header().entry_type()));
+                }
+                _ => {}
+            }
+        }
+        for (name, target, kind) in links {
+            let target = String::from_utf8_lossy(&target);
+            let target = match (kind, name.rsplit_once('/')) {
+                (EntryType::Symlink, Some((folder, _))) => format!("{folder}/{target}"),
+                _ => target.into_owned(),
+            };
+            let there = plain(target.as_bytes()).and_then(|target| files.get(&target).copied());
+            if let Some(there) = there {
+                files.insert(name, there);
+            }
+        }
+        if files.is_empty() {
+            return Err(no("it is no folder and no tar archive"));
+        }
+        Ok(Self::Archive {
+            path: path.to_owned(),
+            files,
+        })
+    }
+
+    /// Whether there is such a file.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join(name).is_file(),
+            Self::Archive { files, .. } => files.contains_key(name),
+        }
+    }
+
+    /// A file of few bytes; if it cannot be read, why.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn json_bytes(&self, name: &str) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let reader = self.reader(name)?;
+        let read = reader.take(JSON_MAX + 1).read_to_end(&mut bytes);
+        read.map_err(|why| format!("{}: {why}", name.escape_debug()))?;
+        match bytes.len() as u64 > JSON_MAX {
+            true => Err(format!(
+                "{} is larger than {JSON_MAX} bytes",
+                name.escape_debug()
+            )),
+            false => Ok(bytes),
+        }
+    }
+
+    /// A file's bytes; if it is not there, why.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn reader(&self, name: &str) -> Result<Box<dyn Read>, String> {
+        let lacks = || format!("it has no {}", name.escape_debug());
+        let failed = |why: std::io::Error| format!("{}: {why}", name.escape_debug());
+        let name = plain(name.as_bytes()).ok_or_else(lacks)?;
+        match self {
+            Self::Folder(folder) => {
+                let file = File::open(folder.join(&name)).map_err(|why| match why.kind() {
+                    std::io::ErrorKind::NotFound => lacks(),
+                    _ => failed(why),
+                })?;
+                Ok(Box::new(file))
+            }
+            Self::Archive { path, files } => {
+                let (at, size) = *files.get(&name).ok_or_else(lacks)?;
+                let mut file = File::open(path).map_err(failed)?;
+                file.seek(SeekFrom::Start(at)).map_err(failed)?;
+                Ok(Box::new(file.take(size)))
+            }
+        }
+    }
+}
+
+/// A name below the folder or archive, and nowhere else.
+fn plain(name: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(name)
+        .ok()
+        .filter(|name| !name.starts_with('/'))?;
+    let mut parts = Vec::new();
+    for part in name.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}

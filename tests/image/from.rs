@@ -1,0 +1,179 @@
+//! What is no cloud image, and what is no container's image: one clear line each, and nothing left behind.
+
+use super::{Place, skip_this};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::Command;
+
+/// Programs that make cloud images here, and that make guests of them.
+const PROGRAMS: [&str; 5] = ["qemu-img", "sfdisk", "mke2fs", "debugfs", "xorriso"];
+
+fn programs_are_missing() -> bool {
+    let missing = PROGRAMS.into_iter().find(|program| {
+        let tried = Command::new(program).arg("--version").output();
+        let path = format!("/usr/sbin/{program}");
+        tried.is_err() && !Path::new(&path).exists()
+    });
+    if let Some(missing) = missing {
+        skip_this(&format!("no {missing}"));
+    }
+    missing.is_some()
+}
+
+fn run(place: &Place, line: &str) {
+    let output = Command::new("sh")
+        .args(["-ec", line])
+        .current_dir(place.0.path())
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+}
+
+/// A qcow2 file called `name` of a disk with one partition, an ext4 file system with these files.
+fn cloud_image(place: &Place, name: &str, files: &[(&str, &str)]) {
+    let root = place.path("root");
+    std::fs::create_dir_all(&root).unwrap();
+    for (path, text) in files {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    run(place, "mke2fs -q -F -t ext4 -d root part 4M");
+    disk_of(place, name);
+    std::fs::remove_dir_all(root).unwrap();
+}
+
+/// A qcow2 file called `name` of a disk with one partition, which holds the file `part`.
+fn disk_of(place: &Place, name: &str) {
+    let mut raw = std::fs::File::create(place.path("raw")).unwrap();
+    raw.set_len(8 << 20).unwrap();
+    run(
+        place,
+        "printf 'label: gpt\\nstart=2048, size=8192\\n' | sfdisk -q raw",
+    );
+    raw.seek(SeekFrom::Start(1 << 20)).unwrap();
+    raw.write_all(&std::fs::read(place.path("part")).unwrap())
+        .unwrap();
+    drop(raw);
+    run(
+        place,
+        &format!("qemu-img convert -f raw -O qcow2 raw {name}; rm raw part"),
+    );
+}
+
+fn line(place: &Place, args: &[&str]) -> String {
+    let output = place.image(&[&["-o", "x.img"], args].concat());
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert_eq!(words.lines().count(), 1, "{words}");
+    assert!(!place.path("x.img").exists() && !place.path("x.ext4").exists());
+    let left = std::fs::read_dir(place.0.path()).unwrap().flatten();
+    let mut left = left.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    assert!(!left.any(|name| name.starts_with(".tandem-")));
+    words
+}
+
+#[test]
+fn a_cloud_image_that_makes_no_guest_is_told_why_in_one_line() {
+    if programs_are_missing() {
+        return;
+    }
+    let place = Place::new();
+    let cloud = |name: &str| line(&place, &["--from", name]);
+    assert!(cloud("none.qcow2").contains("cannot read none.qcow2: No such file"));
+    std::fs::write(place.path("text"), "no disk").unwrap();
+    assert!(cloud("text").contains("text makes no guest: it is no qcow2 file"));
+    run(
+        &place,
+        "qemu-img create -q -u -f qcow2 -b gone.qcow2 -F qcow2 over.qcow2 8M",
+    );
+    let words = cloud("over.qcow2");
+    assert!(
+        words.contains("its backing file gone.qcow2 is missing"),
+        "{words}"
+    );
+    run(&place, "qemu-img create -q -f qcow2 empty.qcow2 8M");
+    assert!(cloud("empty.qcow2").contains("it has no partition table"));
+
+    let root = [("etc/fstab", ""), ("usr/x", "")];
+    cloud_image(&place, "kernelless.qcow2", &root);
+    let words = cloud("kernelless.qcow2");
+    assert!(
+        words.contains("it has no kernel (vmlinuz-*) on an ext4 partition"),
+        "{words}"
+    );
+    let mut other = vec![0u8; 4 << 20];
+    other[0x10040..0x10048].copy_from_slice(b"_BHRfS_M");
+    std::fs::write(place.path("part"), other).unwrap();
+    disk_of(&place, "btrfs.qcow2");
+    let words = cloud("btrfs.qcow2");
+    assert!(
+        words.contains("partition 1 is btrfs, which is not read"),
+        "{words}"
+    );
+    let kernel = [
+        ("boot/vmlinuz-6.1", "kernel"),
+        ("boot/initrd.img-6.1", "initrd"),
+    ];
+    let without = [("boot/config-6.1", "# CONFIG_VIRTIO_MMIO is not set\n")];
+    cloud_image(
+        &place,
+        "driverless.qcow2",
+        &[&root[..], &kernel, &without].concat(),
+    );
+    let words = cloud("driverless.qcow2");
+    assert!(
+        words.contains("its kernel 6.1 is built without CONFIG_VIRTIO_MMIO"),
+        "{words}"
+    );
+    cloud_image(
+        &place,
+        "rootless.qcow2",
+        &[&root[..], &kernel[..1]].concat(),
+    );
+    let words = cloud("rootless.qcow2");
+    assert!(
+        words.contains("has no first root (initrd.img-6.1"),
+        "{words}"
+    );
+    let small = line(
+        &place,
+        &[
+            "--from",
+            "kernelless.qcow2",
+            "--size",
+            "16",
+            "--user-data",
+            "none",
+        ],
+    );
+    assert!(small.contains("cannot read none"), "{small}");
+}
+
+#[test]
+fn what_is_no_containers_image_is_told_why_in_one_line() {
+    let place = Place::new();
+    let oci = |name: &str| line(&place, &["--from-oci", name]);
+    assert!(oci("none").contains("cannot read none: No such file"));
+    std::fs::write(place.path("text"), "no archive").unwrap();
+    assert!(oci("text").contains("it is no folder and no tar archive"));
+    std::fs::create_dir(place.path("empty")).unwrap();
+    assert!(oci("empty").contains("it has neither index.json"));
+    let index = |text: &str| std::fs::write(place.path("empty/index.json"), text).unwrap();
+    index("{");
+    assert!(oci("empty").contains("index.json is not understood"));
+    let of = |digest: &str, architecture: &str| {
+        format!(
+            r#"{{"manifests": [{{"digest": "{digest}", "annotations": {{"org.opencontainers.image.ref.name": "one"}},
+                "platform": {{"architecture": "{architecture}", "os": "linux"}}}}]}}"#
+        )
+    };
+    index(&of("sha256:../../x", "amd64"));
+    assert!(oci("empty").contains("a digest is no SHA-256"));
+    index(&of(&format!("sha256:{}", "0".repeat(64)), "arm64"));
+    assert!(oci("empty").contains("it has no image for linux/amd64"));
+    index(&of(&format!("sha256:{}", "0".repeat(64)), "amd64"));
+    assert!(oci("empty").contains("it has no blobs/sha256/000"));
+    assert!(oci("empty:two").contains("it has no image 'two' for linux/amd64; there are: one"));
+}
