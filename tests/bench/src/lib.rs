@@ -24,6 +24,7 @@
 //!     folder: "bench-results".into(),
 //!     image: None,
 //!     network: "auto".into(),
+//!     tls: false,
 //!     suspect_ms: 300,
 //!     json: false,
 //! })?;
@@ -41,6 +42,7 @@
 //! #   folder: "bench-results".into(),
 //! #   image: None,
 //! #   network: "auto".into(),
+//! #   tls: false,
 //! #   suspect_ms: 300,
 //! #   json: false,
 //!     // ...
@@ -119,6 +121,8 @@ pub struct Spec {
     pub image: Option<PathBuf>,
     /// As for [`choose_network`].
     pub network: String,
+    /// As for [`Cluster::start`].
+    pub tls: bool,
     /// Silence after which one replica suspects the other, in milliseconds.
     pub suspect_ms: u32,
     /// One JSON object on stdout instead of a table.
@@ -154,7 +158,7 @@ pub fn bench(spec: &Spec) -> Result<(), BenchError> {
         .transpose()?;
     guard()?;
     let cluster = network
-        .map(|network| Cluster::start(network, "file"))
+        .map(|network| Cluster::start(network, "file", spec.tls))
         .transpose()?;
     let mut session = Session {
         bench: cluster.as_ref().map(|cluster| Bench {
