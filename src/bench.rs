@@ -16,6 +16,7 @@ pub fn bench(args: &BenchArgs) -> Outcome {
         folder: args.output.clone(),
         image: args.image.clone(),
         network: args.net.clone(),
+        tls: args.tls,
         suspect_ms: args.suspect_ms,
         paced: args.paced,
         json: args.json,

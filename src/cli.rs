@@ -12,6 +12,7 @@ use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
+use tls::{Security, Tls, TlsError};
 use vmm::backends::switch::ForwardedPort;
 use vmm::cpu::CpuModel;
 use vmm::machine::{MEMORY_MIB_MAX, MEMORY_MIB_MIN, TscMode, parse_mac};
@@ -62,6 +63,8 @@ pub enum Command {
     Move(MoveArgs),
     /// Have a machine's primary, on this host, and its backup change roles
     Failover(FailoverArgs),
+    /// Make the cluster's certificates: its authority, and an identity for each member
+    Init(InitArgs),
     /// Serve test-and-set flags to replicas
     Arbiter(ArbiterArgs),
     /// Keep the views: who is primary and backup of each machine
@@ -289,6 +292,58 @@ const SUSPECT_MS: u32 = 300;
 /// What it may be: two heartbeats at least ([`logchannel::Settings::check`]), a minute at most.
 const SUSPECT_RANGE: RangeInclusive<i64> = 40..=60_000;
 
+/// How connections to other machines are protected.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SecurityArgs {
+    /// Speak TLS, and only with members of the cluster: the folder with this one's identity, which `tandem init`
+    /// made. Without it there is plaintext, within this machine only
+    #[arg(long, value_name = "DIR")]
+    pub tls: Option<PathBuf>,
+    /// Speak plaintext to other machines, too: anyone on the way can read and forge it
+    #[arg(long, conflicts_with = "tls")]
+    pub insecure: bool,
+}
+
+impl SecurityArgs {
+    /// What they come to; certificates are read.
+    ///
+    /// # Errors
+    /// If the folder holds no identity.
+    pub fn open(&self) -> Result<Security, TlsError> {
+        Ok(match &self.tls {
+            Some(folder) => Security::Tls(Tls::open(folder)?),
+            None if self.insecure => Security::Insecure,
+            None => Security::Loopback,
+        })
+    }
+}
+
+/// `tandem init`.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The authority's folder. What members get is in folders below it, to be copied to their machines
+    #[arg(long, default_value = "tandem-cluster", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Make the identity of this host (without one of --host, --service, --operator: make the authority)
+    #[arg(long, value_name = "NAME", requires = "vm", group = "member")]
+    pub host: Option<String>,
+    /// A machine of which that host may run replicas; may be repeated. '*' stands for every one
+    #[arg(long, value_name = "VM", requires = "host")]
+    pub vm: Vec<String>,
+    /// Make the identity of an arbiter or a viewservice
+    #[arg(long, value_name = "NAME", group = "member")]
+    pub service: Option<String>,
+    /// Make the identity of an operator, who may ask arbiter and viewservice for anything
+    #[arg(long, value_name = "NAME", group = "member")]
+    pub operator: Option<String>,
+    /// Replace the one there is
+    #[arg(long, requires = "member")]
+    pub renew: bool,
+    /// How long it holds [default: 365; the authority 3650]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub days: Option<u32>,
+}
+
 /// What primary and backup have in common.
 #[derive(Clone, Debug, Args)]
 pub struct ReplicaArgs {
@@ -299,12 +354,15 @@ pub struct ReplicaArgs {
     /// etcd:HOST:PORT[,HOST:PORT...] with ,ca=FILE ,cert=FILE ,key=FILE ,user=NAME ,password-file=FILE ,prefix=KEYS
     #[arg(long, value_name = "WHERE")]
     pub arbiter: String,
+    /// How connections are protected
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// A viewservice to report to
     #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
     pub viewservice: Option<HostPort>,
-    /// This host's name in views
-    #[arg(long, default_value = "host", value_name = "NAME")]
-    pub name: String,
+    /// This host's name in views [default: the name in its certificate, or host]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Bound of the log buffer in MiB
     #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub log_buffer: u32,
@@ -413,6 +471,9 @@ pub struct ArbiterArgs {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
     pub listen: HostPort,
+    /// Who is let in
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// The folder flags are kept in: on a disk that outlives a reboot. Made if it is not there
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
@@ -431,6 +492,9 @@ pub struct ViewserviceArgs {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
     pub listen: HostPort,
+    /// Who is let in
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// The folder views are kept in
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
@@ -442,6 +506,9 @@ pub struct StatusArgs {
     /// The viewservice
     #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
     pub viewservice: HostPort,
+    /// How it is spoken to
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// One JSON object on stdout instead of a table
     #[arg(long)]
     pub json: bool,
@@ -455,6 +522,9 @@ pub struct DownArgs {
     /// The viewservice
     #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
     pub viewservice: HostPort,
+    /// How it is spoken to
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// A question to the replica on this host that leads a machine.
@@ -542,6 +612,9 @@ pub struct DemoArgs {
     /// Arbiter: file (shared directory) or server, which are started; or one there is, as replicas are told of it
     #[arg(long, default_value = "file", value_name = "ARBITER", value_parser = demo_arbiter)]
     pub arbiter: String,
+    /// Have all connections between its processes protected by certificates, which are made for it
+    #[arg(long)]
+    pub tls: bool,
     /// Milliseconds of silence after which one replica suspects the other; more on a slow host
     #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
     pub suspect_ms: u32,
@@ -581,6 +654,9 @@ pub struct BenchArgs {
     /// Network: auto, tap (private bridge) or switch (userspace)
     #[arg(long, default_value = "auto", value_parser = ["auto", "tap", "switch"])]
     pub net: String,
+    /// Have the pairs' connections protected by certificates, which are made for it
+    #[arg(long)]
+    pub tls: bool,
     /// Milliseconds of silence after which one replica suspects the other: speed is not to be measured of a
     /// pair that a busy host tore apart
     #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
@@ -652,6 +728,9 @@ pub struct DoctorArgs {
     /// Look at this arbiter, too: whether it would take a flag from this host, as --arbiter of a replica
     #[arg(long, value_name = "WHERE")]
     pub arbiter: Option<String>,
+    /// How it is spoken to
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,

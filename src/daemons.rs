@@ -1,10 +1,11 @@
 //! `tandem arbiter`, `tandem viewservice`, `tandem status`.
 
-use crate::cli::{ArbiterArgs, DownArgs, StatusArgs, ViewserviceArgs};
-use crate::failure::{During, Outcome};
+use crate::cli::{ArbiterArgs, DownArgs, SecurityArgs, StatusArgs, ViewserviceArgs};
+use crate::failure::{During, Failure, Outcome};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use replica::HostPort;
 use terminal::table::{Align, Table};
+use tls::Security;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,10 +34,23 @@ fn allow_connections() {
     }
 }
 
-fn listen(address: &HostPort) -> Outcome<TcpListener> {
+/// How a daemon that is a service of the cluster protects its connections.
+fn service(args: &SecurityArgs) -> Outcome<Security> {
+    let security = args.open()?;
+    match security.identity().map(|own| own.is_service()) {
+        None | Some(Ok(())) => Ok(security),
+        Some(Err(_)) => Err(Failure::new(
+            "the identity in --tls is no service's (tandem init --service NAME makes one)",
+        )),
+    }
+}
+
+fn listen(address: &HostPort, security: &Security) -> Outcome<TcpListener> {
     let listener = address.listen().during(format_args!(
         "cannot listen on {address} (is the port taken?)"
     ))?;
+    let here = listener.local_addr().during("cannot listen")?;
+    security.permit(here.ip())?;
     listener.set_nonblocking(true).during("cannot listen")?;
     TcpListener::from_std(listener).during("cannot listen")
 }
@@ -62,13 +76,14 @@ fn asked_to_end() -> Outcome<impl Future<Output = ()>> {
 
 /// Serves flags.
 pub fn arbiter(args: &ArbiterArgs) -> Outcome {
+    let security = service(&args.security)?;
     on_runtime(async {
         let end = asked_to_end()?;
         // First: a port that is taken makes no store.
-        let listener = listen(&args.listen)?;
+        let listener = listen(&args.listen, &security)?;
         let store = open_flags(args)?;
         say_where(&listener)?;
-        testandset::serve(listener, store, end).await;
+        testandset::serve(listener, security, store, end).await;
         Ok(())
     })
 }
@@ -109,13 +124,15 @@ fn open_flags(args: &ArbiterArgs) -> Outcome<testandset::Store> {
 
 /// Keeps views.
 pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
+    let security = service(&args.security)?;
     let (store, state) = viewservice::Store::open(&args.store)?;
     on_runtime(async {
         let end = asked_to_end()?;
-        let listener = listen(&args.listen)?;
+        let listener = listen(&args.listen, &security)?;
         say_where(&listener)?;
         viewservice::serve(
             listener,
+            security,
             store,
             state,
             viewservice::Settings::default(),
@@ -126,9 +143,14 @@ pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
     })
 }
 
+fn client(service: &HostPort, security: &SecurityArgs) -> Outcome<viewservice::Client> {
+    let client = viewservice::Client::new(&service.to_string())?;
+    Ok(client.secured(security.open()?))
+}
+
 /// Asks for machines and hosts.
 pub fn status(args: &StatusArgs) -> Outcome {
-    let status = viewservice::Client::new(&args.viewservice.to_string())?.status()?;
+    let status = client(&args.viewservice, &args.security)?.status()?;
     if args.json {
         crate::sayln!("{}", serde_json::to_string(&status).during("report")?);
         return Ok(());
@@ -175,6 +197,6 @@ pub fn status(args: &StatusArgs) -> Outcome {
 
 /// Has a protected machine stopped.
 pub fn down(args: &DownArgs) -> Outcome {
-    let client = viewservice::Client::new(&args.viewservice.to_string())?;
+    let client = client(&args.viewservice, &args.security)?;
     Ok(client.down(&viewservice::VmId::new(args.vm.as_str())?)?)
 }

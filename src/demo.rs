@@ -37,6 +37,7 @@ pub fn demo(args: &DemoArgs) -> Outcome {
         same_machine: args.same_machine,
         network: args.net.clone(),
         arbiter: args.arbiter.clone(),
+        tls: args.tls,
         seed: args.seed,
         json: args.json,
     })?)

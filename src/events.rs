@@ -134,17 +134,20 @@ fn words(notice: &Notice<'_>) -> Option<(&'static str, String)> {
         Notice::FlagTaken(why) | Notice::NotMarked(why) => ("not_marked", (*why).to_owned()),
         Notice::Halted(why) => ("halted", (*why).to_owned()),
         Notice::Ended => ("ended", none()),
-        Notice::CallerTurnedAway(_)
-        | Notice::PrimaryTurnedAway(_)
-        | Notice::Engine(_)
-        | Notice::AlsoFailed(_) => return None,
+        Notice::CallerTurnedAway { why, so_far } => {
+            ("caller_turned_away", format!("{why} ({so_far} so far)"))
+        }
+        Notice::PrimaryTurnedAway(_) | Notice::Engine(_) | Notice::AlsoFailed(_) => return None,
     })
 }
 
 /// What the operator has to know of `notice`, in one line.
 fn complaint(notice: &Notice<'_>) -> Option<String> {
     Some(match notice {
-        Notice::CallerTurnedAway(why) => format!("a caller was turned away: {why}"),
+        Notice::CallerTurnedAway { why, so_far: 1 } => format!("a caller was turned away: {why}"),
+        Notice::CallerTurnedAway { why, so_far } => {
+            format!("a caller was turned away, as {so_far} by now: {why}")
+        }
         Notice::PrimaryTurnedAway(why) => format!("a primary was turned away: {why}"),
         Notice::Engine(remark) | Notice::UnlikeHosts(remark) => (*remark).to_owned(),
         Notice::FarApart {

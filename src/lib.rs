@@ -37,6 +37,7 @@ pub mod doctor;
 pub mod events;
 pub mod failure;
 pub mod image;
+pub mod init;
 pub mod log;
 pub mod look;
 pub mod node;
@@ -66,6 +67,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Diff(args) => diff::diff(&args),
         Command::Primary(args) => node::pair::primary(args),
         Command::Backup(args) => node::pair::backup(args),
+        Command::Init(args) => init::init(&args),
         Command::Arbiter(args) => daemons::arbiter(&args),
         Command::Viewservice(args) => daemons::viewservice(&args),
         Command::Status(args) => daemons::status(&args),

@@ -36,6 +36,9 @@ pub enum FrameError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The peer speaks TLS, and this side does not.
+    #[error("the peer speaks TLS: give --tls DIR here, too")]
+    Tls,
     /// The peer does not speak this protocol at all.
     #[error("the peer is not a tandem replica")]
     NotTandem,
@@ -141,6 +144,12 @@ pub enum LinkLost {
         what: &'static str,
         /// Why.
         source: std::io::Error,
+    },
+    /// What came is not the peer's, or came before, or in another order.
+    #[error("the connection is no longer the peer's: {why}")]
+    Forged {
+        /// What TLS says of it.
+        why: String,
     },
     /// Nothing was heard for too long.
     #[error("nothing heard for {silence_ms} ms")]

@@ -19,14 +19,15 @@ use crate::messages::{Hello, HelloReply, Probe, Settings, Settled};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use replay::Base;
 use socket2::SockRef;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
+use tls::{Peer, Stream};
 
 /// A connection after the handshake, ready for a [`crate::Sender`] or a [`crate::Receiver`].
 pub struct Connection {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Stream,
     pub(crate) peer: SocketAddr,
     pub(crate) incoming: FrameBuffer,
     pub(crate) base: Base,
@@ -84,7 +85,7 @@ const PROBES_MAX: u32 = 3;
 
 /// A connection within a handshake, which has to end by a deadline.
 pub(crate) struct Greeting {
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: Stream,
     /// Who is at its other end: a socket that was reset does not know any more (getpeername(2), ENOTCONN).
     peer: SocketAddr,
     incoming: FrameBuffer,
@@ -95,13 +96,33 @@ pub(crate) fn deadline_us(limit: Duration) -> u64 {
     now_us().saturating_add(u64::try_from(limit.as_micros()).unwrap_or(u64::MAX))
 }
 
+/// Gives each use of a socket the time that is left until `deadline_us`: its own limit is for each use anew,
+/// however little that takes.
+pub(crate) fn until(deadline_us: u64) -> impl Fn(&TcpStream) -> io::Result<()> {
+    move |socket| {
+        let left = time_until(deadline_us)?;
+        socket.set_write_timeout(Some(left))?;
+        socket.set_read_timeout(Some(left))
+    }
+}
+
+fn time_until(deadline_us: u64) -> io::Result<Duration> {
+    match deadline_us.saturating_sub(now_us()) {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        us => Ok(Duration::from_micros(us.max(1_000))),
+    }
+}
+
 impl Greeting {
-    fn new(socket: TcpStream, limit: Duration) -> Result<Self, HandshakeError> {
-        let peer = socket.peer_addr().map_err(|source| HandshakeError::Io {
-            what: "find the address of",
-            peer: "a peer that has left".into(),
-            source,
-        })?;
+    fn new(socket: Stream, limit: Duration) -> Result<Self, HandshakeError> {
+        let peer = socket
+            .socket()
+            .peer_addr()
+            .map_err(|source| HandshakeError::Io {
+                what: "find the address of",
+                peer: "a peer that has left".into(),
+                source,
+            })?;
         let greeting = Self {
             peer,
             socket,
@@ -110,6 +131,7 @@ impl Greeting {
         };
         greeting
             .socket
+            .socket()
             .set_nodelay(true)
             .map_err(|e| greeting.failed("switch off delays to", e))?;
         Ok(greeting)
@@ -124,21 +146,14 @@ impl Greeting {
     }
 
     pub(crate) fn remaining(&self) -> io::Result<Duration> {
-        match self.deadline_us.saturating_sub(now_us()) {
-            0 => Err(io::ErrorKind::TimedOut.into()),
-            us => Ok(Duration::from_micros(us.max(1_000))),
-        }
+        time_until(self.deadline_us)
     }
 
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), HandshakeError> {
         let mut rest = frame;
+        let in_time = until(self.deadline_us);
         while !rest.is_empty() {
-            // The limit of a socket is for each write anew, however little that takes.
-            let sent = self
-                .remaining()
-                .and_then(|limit| self.socket.set_write_timeout(Some(limit)))
-                .and_then(|()| self.socket.write(rest));
-            match sent {
+            match self.socket.write_with(rest, &in_time) {
                 Ok(0) => {
                     return Err(self.failed("send greeting to", io::ErrorKind::WriteZero.into()));
                 }
@@ -152,10 +167,8 @@ impl Greeting {
 
     fn read(&mut self) -> Result<(), HandshakeError> {
         loop {
-            let result = self
-                .remaining()
-                .and_then(|limit| self.socket.set_read_timeout(Some(limit)))
-                .and_then(|()| self.socket.read(self.incoming.space()));
+            let in_time = until(self.deadline_us);
+            let result = self.socket.read_with(self.incoming.space(), in_time);
             let error = match result {
                 Ok(0) => io::ErrorKind::UnexpectedEof.into(),
                 Ok(count) => {
@@ -200,7 +213,7 @@ impl Greeting {
     }
 
     fn block(&self, wait: bool) -> Result<(), HandshakeError> {
-        let set = self.socket.set_nonblocking(!wait);
+        let set = self.socket.socket().set_nonblocking(!wait);
         set.map_err(|e| self.failed("set up", e))
     }
 
@@ -227,14 +240,31 @@ impl Greeting {
     /// Has no more than `bytes` wait in the system for a wire that takes no more; 0: as many as the system
     /// allows (tcp(7), TCP_NOTSENT_LOWAT).
     pub(crate) fn leave_unsent(&self, bytes: u32) -> Result<(), HandshakeError> {
-        let set = SockRef::from(&self.socket).set_tcp_notsent_lowat(bytes);
+        let set = SockRef::from(self.socket.socket()).set_tcp_notsent_lowat(bytes);
         set.map_err(|e| self.failed("set up", e))
     }
 
     /// Whether the peer has said something, or has hung up.
-    pub(crate) fn is_answered(&self) -> bool {
+    pub(crate) fn is_answered(&mut self) -> bool {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        let readable = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        if !readable || self.socket.peer().is_none() {
+            return readable;
+        }
+        // What is there may be a word of TLS's own, as when keys are changed.
+        let read = self.block(false).map(|()| {
+            let space = self.incoming.space();
+            self.socket.read_with(space, |_| Ok(()))
+        });
+        match (read, self.block(true)) {
+            (Ok(Err(e)), Ok(())) if e.kind() == io::ErrorKind::WouldBlock => false,
+            (Ok(Ok(count)), Ok(())) => {
+                self.incoming.filled(count);
+                true
+            }
+            // Who receives next finds out.
+            _ => true,
+        }
     }
 
     /// Tells the primary the verdict; the remark, if it is welcome.
@@ -309,10 +339,10 @@ impl Greeting {
         settled: Settled,
         remark: Option<String>,
     ) -> Result<Connection, HandshakeError> {
-        let no_limits = self
-            .socket
+        let socket = self.socket.socket();
+        let no_limits = socket
             .set_read_timeout(None)
-            .and_then(|()| self.socket.set_write_timeout(None));
+            .and_then(|()| socket.set_write_timeout(None));
         no_limits.map_err(|e| self.failed("lift time limits of", e))?;
         Ok(Connection {
             socket: self.socket,
@@ -331,17 +361,17 @@ impl Greeting {
 /// # Errors
 /// See [`HandshakeError`]; [`HandshakeError::Refused`] in the backup's words.
 pub fn offer(
-    socket: TcpStream,
+    socket: impl Into<Stream>,
     hello: &Hello,
     limit: Duration,
 ) -> Result<Connection, HandshakeError> {
-    let (greeting, settled, remark) = greet(socket, hello, limit)?;
+    let (greeting, settled, remark) = greet(socket.into(), hello, limit)?;
     greeting.done(hello.base, settled, remark)
 }
 
 /// The greeting of [`offer`]: what was settled, and the backup's remark.
 pub(crate) fn greet(
-    socket: TcpStream,
+    socket: Stream,
     hello: &Hello,
     limit: Duration,
 ) -> Result<(Greeting, Settled, Option<String>), HandshakeError> {
@@ -385,11 +415,11 @@ pub(crate) fn welcome(reply: HelloReply) -> Result<Option<String>, HandshakeErro
 /// # Errors
 /// See [`HandshakeError`]; [`HandshakeError::Refused`] with what `decide` said.
 pub fn answer(
-    socket: TcpStream,
+    socket: impl Into<Stream>,
     limit: Duration,
     decide: impl FnOnce(&Hello) -> Result<Option<String>, String>,
 ) -> Result<(Connection, Hello), HandshakeError> {
-    let mut greeting = Greeting::new(socket, limit)?;
+    let mut greeting = Greeting::new(socket.into(), limit)?;
     let received = greeting.receive(hello);
     let hello = greeting.or_versions(received)?;
     let connection = greeting.reply(&hello, decide)?;
@@ -414,10 +444,16 @@ impl Caller {
     ///
     /// # Errors
     /// If the socket does not take its settings.
-    pub fn new(socket: TcpStream, limit: Duration) -> Result<Self, HandshakeError> {
-        let greeting = Greeting::new(socket, limit)?;
+    pub fn new(socket: impl Into<Stream>, limit: Duration) -> Result<Self, HandshakeError> {
+        let greeting = Greeting::new(socket.into(), limit)?;
         greeting.block(false)?;
         Ok(Self { greeting })
+    }
+
+    /// Who it is, by its certificate, once that was checked; `None` for plaintext.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Peer> {
+        self.greeting.socket.peer()
     }
 
     /// Takes what has come and says whether that is all of a greeting. Never waits.
@@ -435,7 +471,8 @@ impl Caller {
                     return greeting.or_versions(Err(error));
                 }
             }
-            let source = match greeting.socket.read(greeting.incoming.space()) {
+            let space = greeting.incoming.space();
+            let source = match greeting.socket.read_with(space, |_| Ok(())) {
                 Ok(0) => io::ErrorKind::UnexpectedEof.into(),
                 Ok(count) => {
                     greeting.incoming.filled(count);

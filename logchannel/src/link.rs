@@ -10,19 +10,30 @@ use crate::tether::Knot;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use tls::{Cipher, Session, Stream};
 
 /// Called once, from one of the link's threads, when the link has ended. Must not wait for that link.
 pub(crate) type OnEnd = Box<dyn FnOnce(LinkEnd) + Send>;
 
+/// What TLS needs on a link.
+struct Secret {
+    /// Held for one read, or one send, at a time: never while anything is waited for.
+    session: Mutex<Session>,
+    /// The reading thread's alone.
+    cipher: Mutex<Cipher>,
+}
+
 /// One end of a link.
 pub(crate) struct Link {
     pub(crate) socket: TcpStream,
+    /// TLS, if the two speak that.
+    secret: Option<Secret>,
     pub(crate) settings: Settings,
     pub(crate) metrics: Metrics,
     /// Set while this side does not read for reasons of its own; see [`Activity::deaf`].
@@ -46,9 +57,15 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(socket: TcpStream, settings: Settings, on_end: OnEnd) -> io::Result<Self> {
+    pub(crate) fn new(stream: Stream, settings: Settings, on_end: OnEnd) -> io::Result<Self> {
+        let (socket, secret) = stream.into_parts();
+        let secret = secret.map(|(session, cipher)| Secret {
+            session: Mutex::new(session),
+            cipher: Mutex::new(cipher),
+        });
         Ok(Self {
             socket,
+            secret,
             settings,
             metrics: Metrics::default(),
             deaf: AtomicBool::new(false),
@@ -162,8 +179,37 @@ impl Link {
         let _ = self.socket.shutdown(Shutdown::Read);
     }
 
+    /// Whether the two speak TLS: no vCPU's thread is to send then, since it would encrypt.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.secret.is_some()
+    }
+
     /// Reads once, waiting for at least one byte.
     pub(crate) fn read(&self, space: &mut [u8]) -> Result<usize, LinkLost> {
+        let Some(secret) = &self.secret else {
+            return self.receive(space);
+        };
+        let mut cipher = lock(&secret.cipher);
+        loop {
+            let mut session = lock(&secret.session);
+            match session.open(&mut cipher, space) {
+                Ok(Some(0)) => return Err(LinkLost::Closed),
+                Ok(Some(count)) => return Ok(count),
+                Ok(None) => {}
+                Err(e) => {
+                    add(&self.metrics.forged, 1);
+                    // Why is told to the peer, which need not hear.
+                    let _ = self.flush_of(&mut session);
+                    return Err(LinkLost::Forged { why: e.to_string() });
+                }
+            }
+            drop(session);
+            cipher.refill(|bytes| self.receive(bytes))?;
+        }
+    }
+
+    /// Takes from the socket what is there, waiting for at least one byte: that is what is heard of the peer.
+    fn receive(&self, space: &mut [u8]) -> Result<usize, LinkLost> {
         loop {
             match (&self.socket).read(space) {
                 Ok(0) => return Err(LinkLost::Closed),
@@ -178,12 +224,49 @@ impl Link {
         }
     }
 
-    /// Sends what the socket has room for, without waiting.
-    pub(crate) fn send(&self, bytes: &[u8]) -> Result<Option<usize>, LinkLost> {
+    /// Sends what the socket has room for, without waiting; none if it has no room. Of a secret link the last bytes
+    /// may wait for [`Self::flush`], or for what is sent next if there is `more`: several frames take one call then.
+    pub(crate) fn send(&self, bytes: &[u8], more: bool) -> Result<Option<usize>, LinkLost> {
+        let Some(secret) = &self.secret else {
+            return self.give(&[IoSlice::new(bytes)]);
+        };
+        let mut session = lock(&secret.session);
+        let mut count = seal(&mut session, bytes)?;
+        if count < bytes.len() || !more {
+            let emptied = self.flush_of(&mut session)?;
+            if count == 0 && emptied {
+                count = seal(&mut session, bytes)?;
+            }
+        }
+        Ok((count > 0).then_some(count))
+    }
+
+    /// Has the socket take what [`Self::send`] has left, without waiting; false if it has no room.
+    pub(crate) fn flush(&self) -> Result<bool, LinkLost> {
+        let Some(secret) = &self.secret else {
+            return Ok(true);
+        };
+        self.flush_of(&mut lock(&secret.session))
+    }
+
+    fn flush_of(&self, session: &mut Session) -> Result<bool, LinkLost> {
+        session
+            .flush(&mut NoWait(self))
+            .map_err(|e| match e.downcast::<LinkLost>() {
+                Ok(lost) => lost,
+                Err(e) => broken("send", e),
+            })
+    }
+
+    fn give(&self, bytes: &[IoSlice<'_>]) -> Result<Option<usize>, LinkLost> {
         let socket = socket2::SockRef::from(&self.socket);
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         loop {
-            match socket.send_with_flags(bytes, flags) {
+            let sent = match bytes {
+                [bytes] => socket.send_with_flags(bytes, flags),
+                bytes => socket.send_vectored_with_flags(bytes, flags),
+            };
+            match sent {
                 Ok(count) => {
                     self.sent.fetch_add(1, SeqCst);
                     add(&self.metrics.bytes_sent, count);
@@ -251,6 +334,35 @@ impl Link {
             }
         }
     }
+}
+
+/// A link's socket, for who is not to wait at it.
+struct NoWait<'a>(&'a Link);
+
+impl Write for NoWait<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let given = self.0.give(bytes).map_err(io::Error::other)?;
+        given.ok_or_else(|| ErrorKind::WouldBlock.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Encrypts what TLS has room for.
+fn seal(session: &mut Session, bytes: &[u8]) -> Result<usize, LinkLost> {
+    let what = "encrypt";
+    let sealed = session.seal(bytes);
+    sealed.map_err(|source| LinkLost::Io { what, source })
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().expect("no panic with a session locked")
 }
 
 fn eventfd() -> io::Result<EventFd> {

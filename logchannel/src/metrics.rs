@@ -38,6 +38,7 @@ pub struct Metrics {
     pub(crate) frames_received: AtomicU64,
     pub(crate) stalls: AtomicU64,
     pub(crate) socket_full: AtomicU64,
+    pub(crate) forged: AtomicU64,
     kinds: [PerKind; KINDS.len()],
     latency: [AtomicU64; LATENCY_BUCKETS],
 }
@@ -81,6 +82,7 @@ impl Metrics {
             entries: kinds.iter().map(|kind| kind.entries).sum(),
             stalls: self.stalls.load(Relaxed),
             socket_full: self.socket_full.load(Relaxed),
+            forged: self.forged.load(Relaxed),
             kinds: kinds.into_iter().filter(|kind| kind.entries > 0).collect(),
             ack_latency_us,
         }
@@ -115,6 +117,8 @@ pub struct MetricsSnapshot {
     pub stalls: u64,
     /// Times the socket had no room, so that the rest went out later.
     pub socket_full: u64,
+    /// Records that were not the peer's, or came before, or in another order. The first one ends the link.
+    pub forged: u64,
     /// Entries by kind, those that occurred.
     pub kinds: Vec<KindMetrics>,
     /// Time from flush to ack, one sample a frame: see [`LATENCY_BUCKETS`].

@@ -55,10 +55,17 @@ impl Outgoing {
         self.sent
     }
 
+    /// Takes all frames of `other`, to send them behind its own.
+    pub(crate) fn take(&mut self, other: &mut Self) {
+        self.queue.append(&mut other.queue);
+        std::mem::swap(&mut self.spares, &mut other.spares);
+    }
+
     /// Sends what the socket has room for, without waiting. True if nothing is left.
     pub(crate) fn pump(&mut self, link: &Link) -> Result<bool, LinkLost> {
         while let Some(front) = self.queue.front() {
-            let Some(count) = link.send(&front.bytes[self.written..])? else {
+            let more = self.queue.len() > 1;
+            let Some(count) = link.send(&front.bytes[self.written..], more)? else {
                 add(&link.metrics.socket_full, 1);
                 return Ok(false);
             };
@@ -67,6 +74,10 @@ impl Outgoing {
                 self.pop();
                 add(&link.metrics.frames_sent, 1);
             }
+        }
+        if !link.flush()? {
+            add(&link.metrics.socket_full, 1);
+            return Ok(false);
         }
         Ok(true)
     }

@@ -114,6 +114,9 @@ struct ReceiverState {
     kick: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Where the primary waits once it has left; port 0: it has not said so.
     yielded: AtomicU16,
+    /// With `asked`, of a secret link: whether an ack is to go out, and what wakes the thread that sends it.
+    ack_asked: Mutex<bool>,
+    asked: Condvar,
     /// The first entry that is executed but for what it asks of others.
     unfinished: OnceLock<Box<dyn Fn() -> Option<LogIndex> + Send + Sync>>,
 }
@@ -146,6 +149,8 @@ impl ReceiverState {
             ended: AtomicBool::new(false),
             kick: OnceLock::new(),
             yielded: AtomicU16::new(0),
+            ack_asked: Mutex::new(false),
+            asked: Condvar::new(),
             unfinished: OnceLock::new(),
         }
     }
@@ -165,7 +170,14 @@ impl ReceiverState {
         self.lag.lock().expect("no panic with the samples locked")
     }
 
+    /// Asks the thread for it to send an ack.
+    fn ask_for_ack(&self) {
+        *self.ack_asked.lock().expect("no panic with it locked") = true;
+        self.asked.notify_all();
+    }
+
     fn wake_all(&self) {
+        self.ask_for_ack();
         let _queue = self.queue();
         self.ended.store(true, SeqCst);
         self.filled.notify_all();
@@ -427,6 +439,22 @@ fn malformed(what: &'static str) -> LinkLost {
     FrameError::Malformed { frame, what }.into()
 }
 
+/// Sends an ack whenever one is asked for, until the link is over.
+fn tell_when_asked(shared: &ReceiverState) {
+    loop {
+        let mut asked = shared.ack_asked.lock().expect("no panic with it locked");
+        while !*asked {
+            asked = shared.asked.wait(asked).expect("no panic with it locked");
+        }
+        *asked = false;
+        drop(asked);
+        if shared.link.over() {
+            return;
+        }
+        shared.tell(false);
+    }
+}
+
 fn watch(shared: &ReceiverState) {
     let beat = |nothing_sent| {
         shared.tell(nothing_sent);
@@ -526,6 +554,11 @@ impl Receiver {
             }
             .run(incoming);
         })?);
+        if shared.link.is_secret() {
+            let shared = shared.clone();
+            let run = move || tell_when_asked(&shared);
+            receiver.threads.push(spawn("log-asked", run)?);
+        }
         receiver.threads.push(spawn_watch(move || watch(&shared))?);
         Ok(receiver)
     }
@@ -703,7 +736,12 @@ impl ReceiverHandle {
 
     /// Tells the primary now how far execution is: something waits for it there. Never waits.
     pub fn tell(&self) {
-        self.0.tell(false);
+        if self.0.link.is_secret() {
+            // The caller may be the vCPU's thread, and encrypting is not its work.
+            self.0.ask_for_ack();
+        } else {
+            self.0.tell(false);
+        }
     }
 
     /// Where the log begins.

@@ -182,7 +182,7 @@ impl Sender {
             let sent = out.queue.sent();
             out.queue.push(bye.to_frame(), sent);
             let mut sent = shared.pump(&mut out);
-            while sent.is_ok() && !out.queue.is_empty() && !shared.link.over() {
+            while sent.is_ok() && !out.is_idle() && !shared.link.over() {
                 out = shared
                     .writer
                     .wait(out)

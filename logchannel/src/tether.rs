@@ -30,6 +30,7 @@
 //!   is of a version that knows none, the channel alone tells, as above.
 
 use crate::clock::now_us;
+use crate::handshake::{deadline_us, until};
 use crate::link::{Link, spawn};
 use crate::prompt::be_punctual;
 use socket2::{SockRef, TcpKeepalive};
@@ -40,6 +41,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tls::Stream;
 
 /// The backup has taken the tether.
 const TIED: u8 = 1;
@@ -59,16 +61,18 @@ const NAME_MAX: usize = 255;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Where a tether is to be made.
-#[derive(Debug)]
 pub struct Tether {
     end: End,
     /// Length and name of the primary's incarnation.
     name: Vec<u8>,
     /// Whether its end ends the link.
     cuts: bool,
+    secure: Box<Secure>,
 }
 
-#[derive(Debug)]
+/// Makes a connection of a socket, as the channel's is.
+type Secure = dyn Fn(TcpStream) -> io::Result<Stream> + Send;
+
 enum End {
     Primary(SocketAddr),
     Backup(TcpListener),
@@ -92,8 +96,22 @@ impl Tether {
         let said = &incarnation.as_bytes()[..incarnation.len().min(NAME_MAX)];
         let length = u8::try_from(said.len()).expect("cut to 255");
         let name = [&[length], said].concat();
-        let cuts = true;
-        Self { end, name, cuts }
+        Self {
+            end,
+            name,
+            cuts: true,
+            secure: Box::new(|socket| Ok(socket.into())),
+        }
+    }
+
+    /// The same, its connection made of a socket by `secure`, as the channel's was.
+    #[must_use]
+    pub fn secured(
+        self,
+        secure: impl Fn(TcpStream) -> io::Result<Stream> + Send + 'static,
+    ) -> Self {
+        let secure = Box::new(secure);
+        Self { secure, ..self }
     }
 
     /// The same, but its end does not end the link: for the backup of a primary that writes to a shared disk.
@@ -112,14 +130,19 @@ impl Tether {
         shared: L,
         link: fn(&L) -> &Link,
     ) -> io::Result<JoinHandle<()>> {
-        let Self { end, name, cuts } = self;
+        let Self {
+            end,
+            name,
+            cuts,
+            secure,
+        } = self;
         let (owned, wait) = sync_channel(1);
         let (place, listener) = match end {
             End::Primary(backup) => (Place::There(backup), None),
             End::Backup(listener) => (Place::Here(listener.as_raw_fd()), Some(listener)),
         };
         let thread = spawn("log-tether", move || {
-            hold(link(&shared), place, (&name, cuts), &owned)
+            hold(link(&shared), place, (&name, cuts, &*secure), &owned)
         })?;
         // Closed here once that thread has its own, or is gone: it is to be nobody else's.
         let _ = wait.recv();
@@ -139,7 +162,12 @@ enum Place {
 
 /// Holds a tether until the link is over. The calling thread's descriptors are its own from now on, and all
 /// but a few closed; it says so to `owned`.
-fn hold(link: &Link, place: Place, (name, cuts): (&[u8], bool), owned: &SyncSender<()>) {
+fn hold(
+    link: &Link,
+    place: Place,
+    (name, cuts, secure): (&[u8], bool, &Secure),
+    owned: &SyncSender<()>,
+) {
     let _done = Done(link.knot());
     be_punctual();
     let mut kept = link.descriptors().to_vec();
@@ -153,13 +181,13 @@ fn hold(link: &Link, place: Place, (name, cuts): (&[u8], bool), owned: &SyncSend
     let tied = match place {
         Place::There(backup) => {
             let _ = owned.send(());
-            call(link, backup, name).map(|socket| (socket, false))
+            call(link, backup, name, secure).map(|socket| (socket, false))
         }
         Place::Here(descriptor) => {
             // SAFETY: it is open in this thread's table, where nothing else closes it.
             let listener = unsafe { TcpListener::from_raw_fd(descriptor) };
             let _ = owned.send(());
-            await_call(link, &listener, name).map(|socket| (socket, true))
+            await_call(link, &listener, name, secure).map(|socket| (socket, true))
         }
     };
     // None is no reason to end the link: nothing was heard of it.
@@ -296,12 +324,19 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
     clippy::disallowed_methods,
     reason = "the tether's own thread, which no vCPU's thread starts"
 )]
-fn call(link: &Link, backup: SocketAddr, name: &[u8]) -> Option<TcpStream> {
-    let mut socket = TcpStream::connect_timeout(&backup, GREETING).ok()?;
+fn call(link: &Link, backup: SocketAddr, name: &[u8], secure: &Secure) -> Option<Stream> {
+    let socket = TcpStream::connect_timeout(&backup, GREETING).ok()?;
     prepare(&socket).ok()?;
+    let mut socket = secure(socket).ok()?;
+    socket.handshake(in_time()).ok()?;
     let tied = link.knot().tie(|| socket.write_all(name));
-    socket.set_nonblocking(true).ok()?;
+    socket.socket().set_nonblocking(true).ok()?;
     tied.then_some(socket)
+}
+
+/// Gives each use of a socket what is left of the time to greet, from now on.
+fn in_time() -> impl Fn(&TcpStream) -> io::Result<()> {
+    until(deadline_us(GREETING))
 }
 
 fn is_transient(kind: io::ErrorKind) -> bool {
@@ -310,7 +345,7 @@ fn is_transient(kind: io::ErrorKind) -> bool {
 }
 
 /// The backup's tether, answered.
-fn await_call(link: &Link, listener: &TcpListener, name: &[u8]) -> Option<TcpStream> {
+fn await_call(link: &Link, listener: &TcpListener, name: &[u8], secure: &Secure) -> Option<Stream> {
     listener.set_nonblocking(true).ok()?;
     let until_us = now_us() + PATIENCE_US;
     while now_us() < until_us && !link.over() && link.knot().is_loose() {
@@ -318,38 +353,46 @@ fn await_call(link: &Link, listener: &TcpListener, name: &[u8]) -> Option<TcpStr
         if !at_port {
             continue;
         }
-        let mut socket = match listener.accept() {
+        let socket = match listener.accept() {
             Ok((socket, _)) => socket,
             // Whoever called is gone again.
             Err(e) if is_transient(e.kind()) => continue,
             // Out of descriptors, say: asked at once again it would spin, before all else of this host.
             Err(_) => return None,
         };
-        if !names(&mut socket, name).unwrap_or(false) {
+        let Ok(Some(mut socket)) = named(socket, name, secure) else {
             continue;
-        }
+        };
         let tied = link.knot().tie(|| socket.write_all(&[TIED]));
-        socket.set_nonblocking(true).ok()?;
+        socket.socket().set_nonblocking(true).ok()?;
         return tied.then_some(socket);
     }
     None
 }
 
-/// Whether whoever has called says `name`.
-fn names(socket: &mut TcpStream, name: &[u8]) -> io::Result<bool> {
+/// The connection to whoever has called, if that one says `name`.
+fn named(socket: TcpStream, name: &[u8], secure: &Secure) -> io::Result<Option<Stream>> {
     socket.set_nonblocking(false)?;
-    prepare(socket)?;
-    socket.set_read_timeout(Some(GREETING))?;
-    socket.set_write_timeout(Some(GREETING))?;
+    prepare(&socket)?;
+    let mut socket = secure(socket)?;
+    let in_time = in_time();
     let mut said = vec![0; name.len()];
-    socket.read_exact(&mut said)?;
-    Ok(said == name)
+    let mut rest = &mut said[..];
+    while !rest.is_empty() {
+        match socket.read_with(rest, &in_time) {
+            Ok(0) => return Ok(None),
+            Ok(count) => rest = &mut rest[count..],
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((said == name).then_some(socket))
 }
 
 /// A tether in the hands of the thread that alone has it.
 struct Held<'a> {
     link: &'a Link,
-    socket: TcpStream,
+    socket: Stream,
     /// Whether its end would say something: the primary does not know before it was answered.
     tied: bool,
     cuts: bool,

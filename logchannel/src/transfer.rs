@@ -28,8 +28,9 @@ use crate::packing::{Came, PIECE_MAX, Piece, Rule, STANDS_STILL, Took, unpack};
 use crate::prompt::be_punctual;
 use replay::{Base, DiskPart, ViewNumber};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::Duration;
+use tls::Stream;
 
 /// Longest time for one step of a transfer.
 const STEP: Duration = Duration::from_secs(10);
@@ -231,12 +232,12 @@ pub struct Given {
 /// # Errors
 /// See [`HandshakeError`]; [`HandshakeError::State`] with what `give` said.
 pub fn offer_running(
-    socket: TcpStream,
+    socket: impl Into<Stream>,
     hello: &Hello,
     limit: Duration,
     give: impl FnOnce(&mut StateWriter<'_>) -> Result<Given, String>,
 ) -> Result<Connection, HandshakeError> {
-    let (mut greeting, settled, remark) = greet(socket, hello, limit)?;
+    let (mut greeting, settled, remark) = greet(socket.into(), hello, limit)?;
     greeting.leave_unsent(UNSENT_MAX)?;
     let mut state = StateWriter::new(&mut greeting);
     let given = give(&mut state).and_then(|given| {
@@ -290,11 +291,12 @@ impl Caller {
 /// takes the refusal along (tcp(7), RST).
 fn hear_out(greeting: &mut Greeting) {
     greeting.deadline_us = deadline_us(HEAR_OUT);
-    let _ = greeting.socket.shutdown(Shutdown::Write);
+    let mut socket = greeting.socket.socket();
+    let _ = socket.shutdown(Shutdown::Write);
     let mut sink = [0; 16 << 10];
     while let Ok(left) = greeting.remaining() {
-        let limited = greeting.socket.set_read_timeout(Some(left));
-        if !limited.is_ok_and(|()| matches!(greeting.socket.read(&mut sink), Ok(1..))) {
+        let limited = socket.set_read_timeout(Some(left));
+        if !limited.is_ok_and(|()| matches!(socket.read(&mut sink), Ok(1..))) {
             return;
         }
     }
@@ -448,7 +450,7 @@ mod tests {
     use crate::framing::{FrameBuffer, HEADER_LEN};
     use crate::messages::{BESIDE_MAX, Settings, base_frame};
     use replay::{BaseOrigin, Clock, LogIndex};
-    use std::net::{SocketAddr, TcpListener};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     const LIMIT: Duration = Duration::from_secs(20);

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    BASES, LIMIT, PATIENT, backup, clock, entry, from_every_base, hello, nth, pair, primary,
-    sockets, until, wire,
+    BASES, LIMIT, PATIENT, backup, clock, entry, from_every_base, hello, nth, over_every_link,
+    pair, primary, sockets, until, wire,
 };
 use logchannel::framing::{FrameKind, VERSION, frame};
 use logchannel::{
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 #[test]
 fn a_backup_that_executes_nothing_lags_more_and_more() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         let options = (SenderOptions::default(), ReceiverOptions::default());
         let (mut primary, backup) = pair(base, PATIENT, options.0, options.1);
         let handle = backup.receiver.handle();
@@ -31,7 +31,7 @@ fn a_backup_that_executes_nothing_lags_more_and_more() {
 
 #[test]
 fn without_a_flush_an_entry_stays_so_that_its_output_can_be_held() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         let (mut primary, _backup) = pair(
             base,
             PATIENT,
@@ -53,7 +53,7 @@ fn without_a_flush_an_entry_stays_so_that_its_output_can_be_held() {
 /// What a console's reader has not got yet is told apart from what was let out, and holds up nothing else.
 #[test]
 fn the_backup_is_told_what_was_printed() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         let options = (SenderOptions::default(), ReceiverOptions::default());
         let (mut primary, backup) = pair(base, PATIENT, options.0, options.1);
         let notes = primary.notes.clone();
@@ -89,7 +89,7 @@ fn the_backup_is_told_what_was_printed() {
 /// Whoever waits for something else after the last ack may find the link gone, and the other side live.
 #[test]
 fn nobody_says_bye_on_a_link_that_was_lost() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         let (mut primary, backup) = pair(
             base,
             PATIENT,
@@ -107,7 +107,7 @@ fn nobody_says_bye_on_a_link_that_was_lost() {
 
 #[test]
 fn a_full_backup_holds_the_primary_back_and_nobody_is_suspected() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         const COUNT: u64 = 200_000;
         let sending = SenderOptions {
             buffer_max: 100_000,
@@ -155,7 +155,7 @@ fn a_full_backup_holds_the_primary_back_and_nobody_is_suspected() {
 
 #[test]
 fn a_socket_without_room_is_left_to_the_writer() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         // The backup reads nothing for a while, the primary's buffer is large: flush must not wait.
         let wire = wire(base, PATIENT);
         let mut primary = primary(wire.primary, SenderOptions::default());
@@ -184,7 +184,7 @@ fn a_socket_without_room_is_left_to_the_writer() {
 
 #[test]
 fn a_backup_may_leave() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         let (primary, backup) = pair(
             base,
             PATIENT,
@@ -203,7 +203,7 @@ fn a_backup_may_leave() {
 
 #[test]
 fn a_stopped_backup_lets_go_of_its_vcpu() {
-    from_every_base(|base| {
+    over_every_link(|base| {
         let (_primary, mut backup) = pair(
             base,
             PATIENT,

@@ -52,8 +52,8 @@ pub fn run(
 ) -> Outcome {
     loop {
         let callers = match port {
-            Some(port) => Callers::of(port)?,
-            None => Callers::at(&spec.listen)?,
+            Some(port) => Callers::of(port, spec.replica.partners())?,
+            None => Callers::at(&spec.listen, spec.replica.partners())?,
         };
         port = life(spec, callers, log, mailbox)?;
         if port.is_none() {
@@ -129,7 +129,9 @@ fn life(
         }
     };
     let mut receiver = started.during("cannot start the logging channel")?;
-    let tether = Tether::at(callers.into_listener(), &hello.incarnation);
+    let partners = replica.partners();
+    let tether = Tether::at(callers.into_listener(), &hello.incarnation)
+        .secured(move |socket| partners.answer(socket));
     // A killed primary may be in the midst of a write to a disk they share.
     let tether = match spec.plugs.disk {
         Some(_) if !spec.plugs.disk_copy => tether.of_life_only(),
@@ -151,6 +153,7 @@ fn life(
         vm: replica.vm.clone(),
         incarnation,
         store,
+        partners: replica.partners(),
         settings: replica.settings(),
         proposal: to_bytes(&around.proposal),
         log_buffer_bytes: replica.log_buffer_bytes,

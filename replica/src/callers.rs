@@ -5,6 +5,7 @@ use crate::address::HostPort;
 use crate::asked::Ask;
 use crate::error::{During, Outcome, ReplicaError};
 use crate::notice::{Log, Notice};
+use crate::partners::Partners;
 use logchannel::{Caller, Hello};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -12,6 +13,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
+use testandset::Contender;
+use tls::Strangers;
 
 /// Longest time for a caller to greet, once connected.
 const GREETING: Duration = Duration::from_secs(2);
@@ -23,6 +26,8 @@ const LOOK_MS: u16 = 100;
 /// A port, and who is connected there without having greeted.
 pub struct Callers {
     listener: TcpListener,
+    partners: Partners,
+    strangers: Strangers,
     /// The oldest first.
     silent: Vec<Caller>,
 }
@@ -32,22 +37,24 @@ impl Callers {
     ///
     /// # Errors
     /// If it is not to be had.
-    pub fn at(address: &HostPort) -> Outcome<Self> {
-        let listener = address.listen().during(format_args!(
+    pub fn at(address: &HostPort, partners: Partners) -> Outcome<Self> {
+        let listener = partners.listen(address).during(format_args!(
             "cannot listen on {address} (is another backup using the port?)"
         ))?;
-        Self::of(listener)
+        Self::of(listener, partners)
     }
 
     /// Of a port that is listened at.
     ///
     /// # Errors
     /// If the system refuses.
-    pub fn of(listener: TcpListener) -> Outcome<Self> {
+    pub fn of(listener: TcpListener, partners: Partners) -> Outcome<Self> {
         // A caller may be gone between being announced and accepted.
         listener.set_nonblocking(true).during("cannot listen")?;
         Ok(Self {
             listener,
+            partners,
+            strangers: Strangers::default(),
             silent: Vec::new(),
         })
     }
@@ -79,7 +86,7 @@ impl Callers {
                 return Err(ReplicaError::refused(STOPPED));
             }
             self.wait()?;
-            self.accept()?;
+            self.accept(log)?;
             if let Some(greeted) = self.listen(log) {
                 return Ok(greeted);
             }
@@ -99,7 +106,7 @@ impl Callers {
         }
     }
 
-    fn accept(&mut self) -> Outcome {
+    fn accept(&mut self, log: &mut Log) -> Outcome {
         use std::io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
         let socket = match self.listener.accept() {
             Ok((socket, _)) => socket,
@@ -108,16 +115,27 @@ impl Callers {
             }
             Err(e) => return Err(e).during("cannot accept a primary"),
         };
-        match Caller::new(socket, GREETING) {
+        let caller = self
+            .partners
+            .answer(socket)
+            .map_err(|e| e.to_string())
+            .and_then(|stream| Caller::new(stream, GREETING).map_err(|e| e.to_string()));
+        match caller {
             Ok(caller) => {
                 if self.silent.len() >= CALLERS_MAX {
                     self.silent.remove(0);
                 }
                 self.silent.push(caller);
             }
-            Err(e) => tracing::warn!("a caller was lost: {e}"),
+            Err(e) => self.turn_away(&e, log),
         }
         Ok(())
+    }
+
+    fn turn_away(&self, why: &str, log: &mut Log) {
+        if let Some(so_far) = self.strangers.add() {
+            log.note(Notice::CallerTurnedAway { why, so_far });
+        }
     }
 
     /// Takes what the callers have said; the first who has greeted.
@@ -126,15 +144,33 @@ impl Callers {
         while let Some(caller) = self.silent.get_mut(at) {
             match caller.listen() {
                 Ok(None) => at += 1,
-                Ok(Some(hello)) => return Some((self.silent.remove(at), hello)),
+                Ok(Some(hello)) => {
+                    let caller = self.silent.remove(at);
+                    match names_itself(&caller, &hello) {
+                        Ok(()) => return Some((caller, hello)),
+                        Err(why) => self.turn_away(&why, log),
+                    }
+                }
                 Err(e) => {
-                    log.note(Notice::CallerTurnedAway(&e.to_string()));
                     self.silent.remove(at);
+                    self.turn_away(&e.to_string(), log);
                 }
             }
         }
         None
     }
+}
+
+/// Whether a primary goes by the name of the host that its certificate names.
+fn names_itself(caller: &Caller, hello: &Hello) -> Result<(), String> {
+    let Some(peer) = caller.identity() else {
+        return Ok(());
+    };
+    let named = Contender::new(hello.incarnation.as_str()).ok();
+    if named.as_ref().and_then(Contender::host) == peer.host() {
+        return Ok(());
+    }
+    Err(format!("{peer} calls itself {}", hello.incarnation))
 }
 
 /// How a backup ends that is asked to before it has a primary.
@@ -162,7 +198,9 @@ mod tests {
     use super::*;
 
     fn anywhere() -> Callers {
-        Callers::at(&HostPort::to_listen("127.0.0.1:0").unwrap()).unwrap()
+        let vm = testandset::VmId::new("vm").unwrap();
+        let partners = Partners::new(tls::Security::Loopback, vm);
+        Callers::at(&HostPort::to_listen("127.0.0.1:0").unwrap(), partners).unwrap()
     }
     use logchannel::{Settings, offer};
     use replay::ViewNumber;
@@ -223,7 +261,7 @@ mod tests {
         let mut callers = anywhere();
         let _silent = TcpStream::connect(callers.address().unwrap()).unwrap();
         callers.wait().unwrap();
-        callers.accept().unwrap();
+        callers.accept(&mut Log(Box::new(()))).unwrap();
         assert_eq!(callers.silent.len(), 1);
         let (stop, messages) = channel();
         let begun = Instant::now();

@@ -10,6 +10,7 @@ use crate::join::{self, Cost, Joined, Orders, Pace, Resume, Stands};
 use crate::last_words::{is_well, of_status};
 use crate::lead::{self, Started, Terms};
 use crate::notice::{Log, Notice};
+use crate::partners::Partners;
 use crate::report::Reporter;
 use crate::role::{Role, RoleCommand, RoleEvent, RoleMachine};
 use crate::{Mailbox, Message};
@@ -107,8 +108,8 @@ struct Port {
 }
 
 impl Port {
-    fn at(address: &HostPort) -> Outcome<Self> {
-        let listener = address.listen()?;
+    fn at(address: &HostPort, partners: &Partners) -> Outcome<Self> {
+        let listener = partners.listen(address)?;
         let number = listener.local_addr()?.port();
         let number =
             NonZeroU16::new(number).ok_or_else(|| ReplicaError::refused("it has no port"))?;
@@ -566,7 +567,9 @@ impl Control<'_> {
                 if let Err(e) = self.arbiter.check() {
                     return asker.refuse(e.to_string());
                 }
-                let port = follows.then(|| Port::at(&self.listen)).transpose();
+                let port = follows
+                    .then(|| Port::at(&self.listen, &self.terms.partners))
+                    .transpose();
                 match port.during(format_args!("cannot wait at {} afterwards", self.listen)) {
                     Ok(port) => return self.want_to_leave(asker, port),
                     Err(e) => return asker.refuse(e.to_string()),
@@ -636,6 +639,7 @@ impl Control<'_> {
         self.prepare_flag();
         let hello = self.terms.hello(lead::offered(self.role.view()));
         let (orders, control) = (self.orders.clone(), self.mailbox.sender.clone());
+        let partners = self.terms.partners.clone();
         let (bytes_s, asker) = (self.terms.handover_bytes_s, offer.asker.clone());
         let disk = self.body.outside.disk.clone();
         let hand_over = move || {
@@ -644,7 +648,7 @@ impl Control<'_> {
                 bytes_s,
                 tell: &tell,
             };
-            let joined = join::hand_over(&backup, &hello, &orders, &disk, &pace);
+            let joined = join::hand_over(&backup, &partners, &hello, &orders, &disk, &pace);
             let _ = control.send(Message::Joined(joined));
         };
         let thread = std::thread::Builder::new().name("join".into());

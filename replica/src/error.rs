@@ -60,6 +60,7 @@ refused_by! {
     std::io::Error,
     testandset::ArbiterError,
     testandset::NameError,
+    tls::TlsError,
     viewservice::ViewError,
     vmm::backends::disk::DiskError,
     vmm::backends::switch::LinkError,

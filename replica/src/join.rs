@@ -393,6 +393,7 @@ impl Way<'_, '_> {
 /// Why the backup has not got the machine, which goes on alone.
 pub fn hand_over(
     backup: &HostPort,
+    partners: &crate::partners::Partners,
     hello: &Hello,
     orders: &Orders,
     disk: &Arc<Disk>,
@@ -412,6 +413,7 @@ pub fn hand_over(
         }
         given.map_err(|e| e.to_string())
     };
+    let socket = partners.call(socket).during("the link to the backup")?;
     let connection = offer_running(socket, hello, HANDSHAKE, give);
     // From here on the link is the control thread's to end.
     orders.call().take();

@@ -10,6 +10,7 @@ use crate::journal::{Channel, Exit};
 use crate::lease::Lease;
 use crate::notice::{Log, Notice};
 use crate::outside::{Outside, Released};
+use crate::partners::Partners;
 use logchannel::{Connection, Hello, Sender, SenderOptions, Settings, Tether};
 use replay::{Base, ViewNumber};
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ pub struct Terms {
     pub incarnation: Contender,
     /// Which store its arbiter keeps the flags in.
     pub store: StoreId,
+    /// Who may be its backup.
+    pub partners: Partners,
     /// How the link is to watch itself.
     pub settings: Settings,
     /// The machine's configuration, as [`crate::machine::Proposal`].
@@ -87,7 +90,9 @@ impl Terms {
         };
         let mut sender = Sender::start(connection, keeper.clone(), options, on_end)
             .during("cannot start the logging channel")?;
-        let tether = Tether::to(backup, &self.incarnation.to_string());
+        let partners = self.partners.clone();
+        let tether = Tether::to(backup, &self.incarnation.to_string())
+            .secured(move |socket| partners.call(socket));
         sender.tie(tether).during("cannot tie the replicas")?;
         Ok(Started { sender, keeper })
     }

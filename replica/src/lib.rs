@@ -61,6 +61,7 @@
 //!     vm: VmId::new("web").unwrap(),
 //!     host: "here".into(),
 //!     arbiter: Box::new(SharedDisk::open(flags.path()).unwrap()),
+//!     security: tls::Security::Loopback,
 //!     viewservice: None,
 //!     log_buffer_bytes: 64 << 20,
 //!     suspect_ms: 10_000,
@@ -140,6 +141,7 @@ mod lease;
 pub mod machine;
 mod notice;
 pub mod outside;
+mod partners;
 mod primary;
 mod reads;
 mod report;

@@ -14,7 +14,12 @@ pub enum Notice<'a> {
     /// A backup waits for its primary here.
     Listening(SocketAddr),
     /// Somebody who called a backup was no primary.
-    CallerTurnedAway(&'a str),
+    CallerTurnedAway {
+        /// Why.
+        why: &'a str,
+        /// How many were turned away since this backup listens, with those that were not told of.
+        so_far: u64,
+    },
     /// A primary called that this backup cannot follow.
     PrimaryTurnedAway(&'a str),
     /// The machine begins in this view.

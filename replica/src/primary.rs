@@ -73,6 +73,7 @@ pub fn run(spec: PrimarySpec, log: &mut Log, mailbox: &Mailbox) -> Outcome {
         vm: replica.vm.clone(),
         incarnation: incarnation.clone(),
         store,
+        partners: replica.partners(),
         settings: replica.settings(),
         proposal: to_bytes(&proposal),
         log_buffer_bytes: replica.log_buffer_bytes,
@@ -119,6 +120,10 @@ pub fn run(spec: PrimarySpec, log: &mut Log, mailbox: &Mailbox) -> Outcome {
         disk_digest,
         ..proposal
     });
+    let socket = terms
+        .partners
+        .call(socket)
+        .during("the link to the backup")?;
     let linked = offer(socket, &hello, HANDSHAKE + patience)
         .map_err(ReplicaError::from)
         .and_then(|connection| {

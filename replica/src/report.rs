@@ -56,7 +56,7 @@ pub fn identity(spec: &ReplicaSpec, address: &str) -> Outcome<Option<Identity>> 
         return Ok(None);
     };
     Ok(Some(Identity {
-        client: Client::new(&server.to_string())?,
+        client: Client::new(&server.to_string())?.secured(spec.security.clone()),
         host: HostId::new(spec.host.as_str())?,
         vm: spec.vm.clone(),
         address: Address::new(address)?,

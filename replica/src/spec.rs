@@ -6,11 +6,13 @@ use crate::error::Outcome;
 use crate::machine::{Blueprint, EngineChoice, Images};
 use crate::notice::{Log, Notice};
 use crate::outside::Plugs;
+use crate::partners::Partners;
 use crate::reads::DiskReads;
 use logchannel::Settings;
 use std::num::NonZeroU64;
 use std::time::Duration;
 use testandset::{Arbiter, Contender, StoreId, VmId};
+use tls::Security;
 use vmm::processor::HostProcessor;
 
 /// What both replicas of a machine are told.
@@ -21,6 +23,8 @@ pub struct ReplicaSpec {
     pub host: String,
     /// Who keeps the flags.
     pub arbiter: Box<dyn Arbiter>,
+    /// How connections to the other replica and the viewservice are protected.
+    pub security: Security,
     /// A viewservice to report to, as HOST:PORT.
     pub viewservice: Option<HostPort>,
     /// Bound of the log buffer, in bytes.
@@ -42,6 +46,10 @@ impl ReplicaSpec {
         }
     }
 
+    pub(crate) fn partners(&self) -> Partners {
+        Partners::new(self.security.clone(), self.vm.clone())
+    }
+
     /// Names this replica for the arbiter, and asks that for the store it keeps its flags in.
     pub(crate) fn at_arbiter(&self, role: &str, log: &mut Log) -> Outcome<(Contender, StoreId)> {
         let incarnation = self.incarnation(role)?;
@@ -53,13 +61,8 @@ impl ReplicaSpec {
 
     /// No two incarnations share a name.
     fn incarnation(&self, role: &str) -> Outcome<Contender> {
-        let name = format!(
-            "{}.{role}.{}.{}",
-            self.host,
-            std::process::id(),
-            vmm::hostclock::wall_ns()
-        );
-        let name = Contender::new(name)?;
+        let started_ns = vmm::hostclock::wall_ns();
+        let name = Contender::of(&self.host, role, std::process::id(), started_ns)?;
         // Its mark must fit too: better refused now than at the end.
         name.end_mark()?;
         Ok(name)

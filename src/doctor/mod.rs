@@ -2,7 +2,7 @@
 
 mod clocks;
 
-use crate::cli::DoctorArgs;
+use crate::cli::{DoctorArgs, SecurityArgs};
 use crate::failure::{During, Failure, Outcome};
 use clocks::ClockCheck;
 use kit::host::{self, HostFacts};
@@ -143,7 +143,10 @@ struct Report {
 /// Looks at this host. Fails if no guest can be protected on it, or not with the arbiter that is named.
 pub fn doctor(args: &DoctorArgs) -> Outcome {
     // On the host's own network, which is left next.
-    let arbiter = args.arbiter.as_deref().map(arbiter);
+    let arbiter = args
+        .arbiter
+        .as_deref()
+        .map(|address| arbiter(address, &args.security));
     // A network of one's own can only be made before any thread is.
     let networks = networks();
     let host = HostFacts::gather();
@@ -273,13 +276,16 @@ fn heartbeats(prompt: bool) -> Check {
 }
 
 /// Whether an arbiter would take a flag. Its store is made if there is none.
-fn arbiter(address: &str) -> Check {
+fn arbiter(address: &str, security: &SecurityArgs) -> Check {
     let given = address.split_once(':').map(|(kind, _)| kind);
     let kind = ["file", "tcp", "etcd"]
         .into_iter()
         .find(|kind| given == Some(kind));
     let name = kind.unwrap_or("unknown");
-    let looked = testandset::look(address);
+    let looked = match security.open() {
+        Ok(security) => testandset::look(address, &security),
+        Err(error) => return Check::no(name, Trouble::new(error.to_string())),
+    };
     // A name is looked up on a thread, which may be about to end.
     let begun = Instant::now();
     let threads = || std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
@@ -448,7 +454,7 @@ mod tests {
             heartbeats: heartbeats(false),
             disk: disk(false),
             executor: executor(None),
-            arbiter: Some(arbiter("tcp:127.0.0.1:1")),
+            arbiter: Some(arbiter("tcp:127.0.0.1:1", &SecurityArgs::default())),
             can_protect: false,
         };
         let json = serde_json::to_value(&report).unwrap();

@@ -4,7 +4,7 @@ use super::blueprint;
 use super::library::Library;
 use crate::cli::{BackupArgs, PrimaryArgs, ReplicaArgs};
 use crate::events::Events;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::signals;
 use control::{Server, Socket};
 use replica::outside::Plugs;
@@ -13,6 +13,8 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 use testandset::VmId;
 
+/// The name of a host that was given none.
+const UNNAMED: &str = "host";
 /// Bytes of a MiB.
 const MIB: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
 
@@ -70,10 +72,29 @@ pub fn backup(args: BackupArgs) -> Outcome {
 }
 
 fn spec(args: &ReplicaArgs) -> Outcome<ReplicaSpec> {
+    let vm = VmId::new(args.vm.as_str())?;
+    let security = args.security.open()?;
+    let own = security.identity();
+    if let Some(why) = own
+        .as_ref()
+        .and_then(|own| own.is_host_of(vm.as_str()).err())
+    {
+        return Err(Failure::new(format!("the identity in --tls: {why}")));
+    }
+    let certified = own.as_ref().and_then(|own| own.host());
+    let host = match (args.name.as_deref(), certified) {
+        (Some(name), Some(certified)) if name != certified => {
+            return Err(Failure::usage(format!(
+                "--name is {name}, and the certificate in --tls is of host {certified}"
+            )));
+        }
+        (name, certified) => name.or(certified).unwrap_or(UNNAMED),
+    };
     Ok(ReplicaSpec {
-        vm: VmId::new(args.vm.as_str())?,
-        host: args.name.clone(),
-        arbiter: testandset::parse(&args.arbiter)?,
+        vm,
+        host: host.to_owned(),
+        arbiter: testandset::parse(&args.arbiter, &security)?,
+        security: security.clone(),
         viewservice: args.viewservice.clone(),
         log_buffer_bytes: u64::from(args.log_buffer) << 20,
         suspect_ms: args.suspect_ms,

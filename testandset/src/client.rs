@@ -35,6 +35,15 @@ impl ServerArbiter {
         })
     }
 
+    /// Has connections protected as `security` says; else they are plaintext, and within this machine only.
+    #[must_use]
+    pub fn secured(self, security: tls::Security) -> Self {
+        Self {
+            client: self.client.secured(security),
+            ..self
+        }
+    }
+
     /// Limits a call to `timeout` (one second unless set); resolving a host's name comes on top.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {

@@ -16,6 +16,28 @@ name! {
 const END_MARK: &str = ".ended";
 
 impl Contender {
+    /// The name of one incarnation of a replica on `host`: no two share one.
+    ///
+    /// # Errors
+    /// [`NameError`] if `host` does not fit into one.
+    pub fn of(host: &str, role: &str, pid: u32, started_ns: u64) -> Result<Self, NameError> {
+        Self::new(format!("{host}.{role}.{pid}.{started_ns}"))
+    }
+
+    /// The host in a name that [`Self::of`] made, or in the [`Self::end_mark`] of one.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        let name = self.as_str();
+        let name = name.strip_suffix(END_MARK).unwrap_or(name);
+        // From behind: a host's name may have dots.
+        let mut parts = name.rsplitn(4, '.');
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !parts.next().is_some_and(is_number) || !parts.next().is_some_and(is_number) {
+            return None;
+        }
+        parts.nth(1).filter(|host| !host.is_empty())
+    }
+
     /// The name under which this contender says that the VM has ended in a view, by setting its flag:
     /// nobody goes live after that view any more, and a new start may follow.
     ///
@@ -50,6 +72,19 @@ impl fmt::Display for Flag {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_contenders_host_is_what_stands_before_role_and_numbers() {
+        for host in ["a", "a.b", "a.primary.1.2", "host-7_x"] {
+            let who = Contender::of(host, "backup", 71, 99).unwrap();
+            assert_eq!(who.host(), Some(host), "{who}");
+            assert_eq!(who.end_mark().unwrap().host(), Some(host), "{who}");
+        }
+        for other in ["a", "a.1.2", "a.b.c", "a.primary.1", ".primary.1.2"] {
+            let other = Contender::new(other).ok();
+            assert_eq!(other.as_ref().and_then(Contender::host), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn an_end_mark_is_told_from_an_incarnation() {

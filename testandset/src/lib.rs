@@ -53,6 +53,8 @@ pub use error::ArbiterError;
 pub use etcd::EtcdArbiter;
 pub use flag::{Contender, Flag};
 pub use identity::StoreId;
+use tls::Security;
+
 pub use names::{NameError, ViewNumber, VmId};
 pub use server::serve;
 pub use shared_disk::SharedDisk;
@@ -135,14 +137,19 @@ pub trait Arbiter: Send + Sync {
 
 /// Makes the arbiter that `address` names: `file:DIR` (a directory on storage both hosts share), `tcp:HOST:PORT` (an
 /// arbiter server) or `etcd:HOST:PORT,...` (a cluster of etcd, and how to ask it). Opens the directory, and reads
-/// certificates, but connects to nobody yet.
+/// certificates, but connects to nobody yet. An arbiter server is spoken to as `security` says; etcd has its own words
+/// for that.
 ///
 /// # Errors
 /// [`ArbiterError::BadAddress`] for anything else; what [`SharedDisk::open`] and [`EtcdArbiter::new`] say.
-pub fn parse(address: &str) -> Result<Box<dyn Arbiter>, ArbiterError> {
+pub fn parse(address: &str, security: &Security) -> Result<Box<dyn Arbiter>, ArbiterError> {
     match Kind::of(address)? {
         Kind::File(dir) => Ok(Box::new(SharedDisk::open(dir)?)),
-        Kind::Tcp(server) => Ok(Box::new(ServerArbiter::new(server)?.stays_connected())),
+        Kind::Tcp(server) => Ok(Box::new(
+            ServerArbiter::new(server)?
+                .secured(security.clone())
+                .stays_connected(),
+        )),
         Kind::Etcd(words) => Ok(Box::new(EtcdArbiter::new(words)?.stays_connected())),
     }
 }
@@ -152,10 +159,10 @@ pub fn parse(address: &str) -> Result<Box<dyn Arbiter>, ArbiterError> {
 ///
 /// # Errors
 /// What [`parse`] and [`Arbiter::check`] say.
-pub fn look(address: &str) -> Result<StoreId, ArbiterError> {
+pub fn look(address: &str, security: &Security) -> Result<StoreId, ArbiterError> {
     let arbiter: Box<dyn Arbiter> = match Kind::of(address)? {
         Kind::File(dir) => Box::new(SharedDisk::open(dir)?),
-        Kind::Tcp(server) => Box::new(ServerArbiter::new(server)?),
+        Kind::Tcp(server) => Box::new(ServerArbiter::new(server)?.secured(security.clone())),
         Kind::Etcd(words) => Box::new(EtcdArbiter::new(words)?),
     };
     arbiter.check()?;
@@ -206,7 +213,7 @@ mod tests {
             "etcd:host:1,other",
             "/dir",
         ] {
-            let Err(error) = parse(bad) else {
+            let Err(error) = parse(bad, &Security::Loopback) else {
                 panic!("{bad:?} was taken for an arbiter");
             };
             assert!(
@@ -222,10 +229,10 @@ mod tests {
             "etcd:host:1",
             "etcd:host:1,[::1]:2,prefix=/here/",
         ] {
-            assert!(parse(good).is_ok(), "{good}");
+            assert!(parse(good, &Security::Loopback).is_ok(), "{good}");
         }
         assert!(matches!(
-            parse("file:/nowhere/at/all"),
+            parse("file:/nowhere/at/all", &Security::Loopback),
             Err(ArbiterError::Unreachable { .. })
         ));
     }

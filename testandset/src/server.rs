@@ -1,12 +1,13 @@
 //! The arbiter server: a [`Store`] behind TCP.
 
 use crate::protocol::{MAX_LINE, Newest, PROTOCOL, Reply, Request};
-use crate::{ArbiterError, Flag, Store, Verdict};
-use lines::{Answer, Answerer, Limits};
+use crate::{ArbiterError, Contender, Flag, Store, Verdict, VmId};
+use lines::{Answer, Answerer, Asker, Limits};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tls::{Peer, Security, Strangers};
 use tokio::net::TcpListener;
 
 /// Replicas stay connected, so that a failover need not wait for a connection to be accepted.
@@ -21,9 +22,18 @@ const TIDY_PAUSE: Duration = Duration::from_millis(5);
 ///
 /// A reply leaves only after what it says is durable. At shutdown, requests already taken are answered,
 /// then connections and store are closed.
-pub async fn serve(listener: TcpListener, store: Store, shutdown: impl Future<Output = ()>) {
+///
+/// Who may ask is `security`'s to say. Of those who show certificates a host sets flags in its own name only, and of
+/// the machines its certificate names; an operator sets any; everyone may read.
+pub async fn serve(
+    listener: TcpListener,
+    security: Security,
+    store: Store,
+    shutdown: impl Future<Output = ()>,
+) {
     let server = Arc::new(Server {
         store: Mutex::new(store),
+        refused: Strangers::default(),
     });
     let answerer = Arc::clone(&server);
     let tidying = async {
@@ -36,17 +46,19 @@ pub async fn serve(listener: TcpListener, store: Store, shutdown: impl Future<Ou
         }
     };
     tokio::select! {
-        () = lines::serve(listener, LIMITS, answerer, shutdown) => {}
+        () = lines::serve(listener, security, LIMITS, answerer, shutdown) => {}
         () = tidying => {}
     }
 }
 
 struct Server {
     store: Mutex<Store>,
+    /// Requests that were not their asker's to make.
+    refused: Strangers,
 }
 
 impl Answerer for Server {
-    fn answer(&self, peer: IpAddr, line: Option<&[u8]>, first: bool) -> Answer {
+    fn answer(&self, asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer {
         let refused = |reason: String| Answer::Last(lines::to_line(&Reply::Refused { reason }));
         let Some(line) = line else {
             return refused(format!("a line is at most {MAX_LINE} bytes"));
@@ -58,7 +70,7 @@ impl Answerer for Server {
             };
         }
         match serde_json::from_slice(line) {
-            Ok(request) => Answer::Reply(lines::to_line(&self.handle(client_of(peer), request))),
+            Ok(request) => Answer::Reply(lines::to_line(&self.handle(asker, request))),
             Err(error) => refused(format!("no such request: {error}")),
         }
     }
@@ -70,7 +82,16 @@ impl Server {
         self.store.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn handle(&self, client: IpAddr, request: Request) -> Reply {
+    fn handle(&self, asker: &Asker, request: Request) -> Reply {
+        if let Request::TestAndSet { vm, who, .. } = &request
+            && let Err(reason) = asker.may(|peer| may_set(peer, vm, who))
+        {
+            if let Some(so_far) = self.refused.add() {
+                tracing::warn!(%asker, so_far, reason, "a request was refused");
+            }
+            return Reply::Refused { reason };
+        }
+        let client = client_of(asker.address);
         let mut store = self.lock();
         let here = match store.id() {
             Ok(id) => id,
@@ -116,6 +137,15 @@ impl Server {
             }
         }
     }
+}
+
+/// Whether `peer` may set flags of `vm` for `who`.
+fn may_set(peer: &Peer, vm: &VmId, who: &Contender) -> Result<(), String> {
+    peer.is_host_of(vm.as_str())?;
+    if who.host() == peer.host() {
+        return Ok(());
+    }
+    Err(format!("{peer} may not set a flag for {who}"))
 }
 
 /// The reply where there is no verdict.

@@ -45,7 +45,7 @@ fn say(address: SocketAddr, bytes: &[u8]) -> String {
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said);
-    String::from_utf8(said).unwrap()
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 #[test]
@@ -292,4 +292,103 @@ fn a_server_that_never_answers_is_out_of_reach_in_time() {
         error.to_string().contains("no answer within 50 ms"),
         "{error}"
     );
+}
+
+/// A cluster's authority, and the identity of a member of each kind.
+struct Members {
+    _folder: tempfile::TempDir,
+    authority: tls::Authority,
+}
+
+impl Members {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = tls::Authority::create(folder.path(), 2).unwrap();
+        Self {
+            _folder: folder,
+            authority,
+        }
+    }
+
+    fn member(&self, role: tls::Role, name: &str, vms: &[&str]) -> tls::Security {
+        let member = tls::Member::new(role, name).unwrap();
+        let vms: Vec<_> = vms.iter().map(|&vm| vm.to_owned()).collect();
+        let identity = self.authority.issue(&member, &vms, 1, false).unwrap();
+        tls::Security::Tls(tls::Tls::open(&identity).unwrap())
+    }
+}
+
+#[test]
+fn a_host_sets_flags_of_its_machines_in_its_own_name_and_no_others() {
+    use tls::Role::{Host, Operator, Service};
+    let dir = tempfile::tempdir().unwrap();
+    let members = Members::new();
+    let service = members.member(Service, "core", &[]);
+    let server = Running::start_as(service, Bounds::default(), dir.path(), any_port());
+    let ask = |security: tls::Security| client(server.address).secured(security);
+    let a = ask(members.member(Host, "a", &["web"]));
+    let other = ask(members.member(Host, "c", &["db"]));
+    let operator = ask(members.member(Operator, "ann", &[]));
+
+    let refused = |by: &ServerArbiter, name: &str| {
+        let error = by.test_and_set(&flag(1), &who(name)).unwrap_err();
+        assert!(matches!(error, ArbiterError::Refused { .. }), "{error}");
+        assert_eq!(operator.holder(&flag(1)).unwrap(), None, "{name}");
+        error.to_string()
+    };
+    let why = refused(&other, "c.backup.1.2");
+    assert!(why.contains("host c may not run 'web'"), "{why}");
+    for name in [
+        "b.backup.1.2",
+        "a",
+        "a.b.backup.1.2",
+        "b.a.backup.1.2",
+        "a.x",
+    ] {
+        let why = refused(&a, name);
+        assert!(why.contains("host a may not set a flag for"), "{why}");
+    }
+    let name = who("a.primary.1.2");
+    assert_eq!(a.test_and_set(&flag(1), &name).unwrap(), Verdict::Won);
+    let ended = name.end_mark().unwrap();
+    assert_eq!(a.test_and_set(&flag(2), &ended).unwrap(), Verdict::Won);
+    // Who may not set may read; an operator sets any.
+    assert_eq!(other.holder(&flag(1)).unwrap(), Some(name));
+    let by_hand = who("by-hand");
+    assert_eq!(
+        operator.test_and_set(&flag(3), &by_hand).unwrap(),
+        Verdict::Won
+    );
+}
+
+#[test]
+fn strangers_get_no_word_from_the_arbiter_and_none_is_taken_from_another() {
+    use tls::Role::{Host, Service};
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (Members::new(), Members::new());
+    let service = ours.member(Service, "core", &[]);
+    let server = Running::start_as(service, Bounds::default(), dir.path(), any_port());
+    let out_of_reach = |security: tls::Security, address| {
+        let error = client(address).secured(security).store().unwrap_err();
+        assert!(matches!(error, ArbiterError::Unreachable { .. }), "{error}");
+        error.to_string()
+    };
+    let host = ours.member(Host, "a", &["web"]);
+    let why = out_of_reach(theirs.member(Host, "a", &["web"]), server.address);
+    assert!(why.contains("not of this cluster's authority"), "{why}");
+    let why = out_of_reach(tls::Security::Loopback, server.address);
+    assert!(why.contains("it speaks TLS"), "{why}");
+    assert!(!say(server.address, HELLO.as_bytes()).contains("store"));
+    // A host that gives itself out for the arbiter, and one without TLS.
+    let dir = tempfile::tempdir().unwrap();
+    let false_one = Running::start_as(host.clone(), Bounds::default(), dir.path(), any_port());
+    let why = out_of_reach(host.clone(), false_one.address);
+    assert!(why.contains("not for what it is called for"), "{why}");
+    let dir = tempfile::tempdir().unwrap();
+    let plain = Running::start(dir.path(), any_port());
+    let why = out_of_reach(host.clone(), plain.address);
+    assert!(why.contains("does not speak TLS"), "{why}");
+    // Nobody of these kept anybody out.
+    let asked = client(server.address).secured(host);
+    assert_eq!(asked.store().unwrap(), server.id);
 }

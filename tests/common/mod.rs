@@ -46,7 +46,7 @@ pub fn have_kvm(test: &str) -> bool {
 /// A cluster on the best network there is for this thread. Where that is the userspace switch, what the
 /// test says of TAP is not shown, which is counted.
 pub fn cluster(arbiter: &str) -> Cluster {
-    let cluster = Cluster::start(choose_thread_network(), arbiter).expect("a cluster");
+    let cluster = Cluster::start(choose_thread_network(), arbiter, false).expect("a cluster");
     let note = cluster.network_note();
     eprintln!("network: {note}");
     if cluster.switch_socket().is_some() {
@@ -58,7 +58,7 @@ pub fn cluster(arbiter: &str) -> Cluster {
 /// A cluster on the userspace switch.
 pub fn switch_cluster(arbiter: &str) -> Cluster {
     let network = choose_network("switch").expect("the switch needs nothing of the host");
-    Cluster::start(network, arbiter).expect("a cluster")
+    Cluster::start(network, arbiter, false).expect("a cluster")
 }
 
 /// Starts a pair with the guest `words` on the network.

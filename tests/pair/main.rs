@@ -8,6 +8,7 @@ mod disks;
 mod etcd;
 mod far;
 mod fence;
+mod secret;
 mod spare;
 mod stopped;
 mod stores;
@@ -74,6 +75,10 @@ impl Site {
 
     /// Starts the arbiter, where it was before if it was.
     fn start_arbiter(&mut self) {
+        self.start_arbiter_as(&[]);
+    }
+
+    fn start_arbiter_as(&mut self, more: &[&str]) {
         let at = self.server.take().map(|(_, at)| at);
         let mut args = os(&[
             "arbiter",
@@ -81,6 +86,7 @@ impl Site {
             at.as_deref().unwrap_or("127.0.0.1:0"),
         ]);
         args.extend(["--store".into(), self.path("store").into()]);
+        args.extend(os(more));
         let daemon = Daemon::start("arbiter", &args, self.path("arbiter.err")).unwrap();
         let line = daemon
             .wait_line(LIMIT, |line| line.starts_with("listening on "))

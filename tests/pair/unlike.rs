@@ -137,7 +137,7 @@ fn a_greeting_with_less_than_a_processor_is_refused() {
     let _machine = machine();
     let site = Site::new();
     let (mut backup, at) = site.backup(&[]);
-    let arbiter = testandset::parse(&site.arbiter.borrow()).unwrap();
+    let arbiter = testandset::parse(&site.arbiter.borrow(), &tls::Security::Loopback).unwrap();
     let store = arbiter.store().unwrap().to_bytes();
     // What the version before this one sent: a machine, its engine, and no processor.
     for config in [&b""[..], &[0xff; 40], &[7; 60_000]] {

@@ -210,7 +210,7 @@ fn dies_when_asked(cluster: &mut Cluster, seed: u64, what: Break) -> String {
 
 /// What is left of the store's last page is taken, too, by flags that need less room than a replica's.
 fn fill_the_store(at: &str) {
-    let arbiter = testandset::parse(&format!("tcp:{at}")).unwrap();
+    let arbiter = testandset::parse(&format!("tcp:{at}"), &tls::Security::Loopback).unwrap();
     let (vm, who) = (VmId::new("f").unwrap(), Contender::new("w").unwrap());
     // A page of 4096 bytes has room for no more.
     let full = (1..5000).any(|view| {

@@ -26,6 +26,12 @@ impl Client {
         })
     }
 
+    /// Has connections protected as `security` says; else they are plaintext, and within this machine only.
+    #[must_use]
+    pub fn secured(self, security: tls::Security) -> Self {
+        Self(self.0.secured(security))
+    }
+
     /// Limits a call to `timeout` (one second unless set); resolving a host's name comes on top.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {

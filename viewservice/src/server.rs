@@ -1,12 +1,12 @@
 //! The service: the view machine behind TCP, on a durable state.
 
 use crate::protocol::{MAX_REQUEST, PROTOCOL, Reply, Request};
-use crate::{Change, Settings, State, Store, ViewError, ViewEvent, Views};
-use lines::{Answer, Answerer, Limits};
+use crate::{Change, HostId, Report, Settings, State, Store, ViewError, ViewEvent, Views, VmId};
+use lines::{Answer, Answerer, Asker, Limits};
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tls::{Peer, Security, Strangers};
 use tokio::net::TcpListener;
 use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
@@ -19,8 +19,12 @@ const LIMITS: Limits = Limits::for_lines(MAX_REQUEST);
 ///
 /// Nobody is told of a change before it is durable. While it cannot be made durable, every request
 /// fails.
+///
+/// Who may ask is `security`'s to say. Of those who show certificates a host speaks of itself only, and of the machines
+/// its certificate names; what has a machine end is an operator's; everyone may ask for the status.
 pub async fn serve(
     listener: TcpListener,
+    security: Security,
     store: Store,
     state: State,
     settings: Settings,
@@ -32,6 +36,7 @@ pub async fn serve(
             store,
             unsaved: false,
         }),
+        refused: Strangers::default(),
     });
     let answerer = Arc::clone(&service) as Arc<dyn Answerer>;
     let ticks = async {
@@ -52,13 +57,15 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        () = lines::serve(listener, LIMITS, answerer, shutdown) => {}
+        () = lines::serve(listener, security, LIMITS, answerer, shutdown) => {}
         () = ticks => {}
     }
 }
 
 struct Service {
     inner: Mutex<Inner>,
+    /// Requests that were not their asker's to make.
+    refused: Strangers,
 }
 
 struct Inner {
@@ -69,7 +76,7 @@ struct Inner {
 }
 
 impl Answerer for Service {
-    fn answer(&self, _peer: IpAddr, line: Option<&[u8]>, first: bool) -> Answer {
+    fn answer(&self, asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer {
         let refused = |reason: String| Answer::Last(lines::to_line(&Reply::Refused { reason }));
         let Some(line) = line else {
             return refused(format!("a line is at most {MAX_REQUEST} bytes"));
@@ -81,7 +88,7 @@ impl Answerer for Service {
             };
         }
         match serde_json::from_slice(line) {
-            Ok(request) => Answer::Reply(lines::to_line(&self.handle(request))),
+            Ok(request) => Answer::Reply(lines::to_line(&self.handle(asker, request))),
             Err(error) => refused(format!("no such request: {error}")),
         }
     }
@@ -100,7 +107,13 @@ impl Service {
         }
     }
 
-    fn handle(&self, request: Request) -> Reply {
+    fn handle(&self, asker: &Asker, request: Request) -> Reply {
+        if let Err(reason) = asker.may(|peer| may_ask(peer, &request)) {
+            if let Some(so_far) = self.refused.add() {
+                tracing::warn!(%asker, so_far, reason, "a request was refused");
+            }
+            return Reply::Refused { reason };
+        }
         let mut inner = self.lock();
         let outcome = match request {
             Request::Ping(ping) => {
@@ -136,6 +149,39 @@ impl Service {
                 }
             }
         })
+    }
+}
+
+/// Whether `peer`, who is no operator, may ask for this.
+fn may_ask(peer: &Peer, request: &Request) -> Result<(), String> {
+    let is_of = |host: &HostId| {
+        if peer.host() == Some(host.as_str()) {
+            return Ok(());
+        }
+        Err(format!("{peer} may not speak for host {host}"))
+    };
+    let may_run = |vm: &VmId| peer.is_host_of(vm.as_str());
+    match request {
+        Request::Ping(ping) => {
+            is_of(&ping.host)?;
+            ping.held.iter().try_for_each(|held| may_run(&held.vm))?;
+            ping.waits.iter().try_for_each(may_run)
+        }
+        Request::Report(Report::Solo { host, vm, .. } | Report::Ended { host, vm, .. }) => {
+            is_of(host)?;
+            may_run(vm)
+        }
+        Request::Register(wish) => {
+            // One that the service is to choose may be any.
+            let primary = wish
+                .primary
+                .as_ref()
+                .ok_or("it takes an operator to have a host chosen")?;
+            is_of(primary)?;
+            may_run(&wish.vm)
+        }
+        Request::Down { .. } => Err(format!("{peer} is no operator")),
+        Request::Status => Ok(()),
     }
 }
 

@@ -32,6 +32,15 @@ struct Running {
 
 impl Running {
     fn start(dir: &Path, address: Option<SocketAddr>, settings: Settings) -> Self {
+        Self::start_as(tls::Security::Loopback, dir, address, settings)
+    }
+
+    fn start_as(
+        security: tls::Security,
+        dir: &Path,
+        address: Option<SocketAddr>,
+        settings: Settings,
+    ) -> Self {
         let (store, state) = Store::open(dir).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -46,7 +55,7 @@ impl Running {
                 let _ = stopped.await;
             };
             runtime.block_on(viewservice::serve(
-                listener, store, state, settings, stopped,
+                listener, security, store, state, settings, stopped,
             ));
         });
         Self {
@@ -397,4 +406,60 @@ fn a_service_that_lost_its_state_learns_of_a_machine_and_can_end_it() {
     server.restart(dir.path());
     let orders = ping(&server.client(), "a", 2, Role::Primary);
     assert!(orders.assignments[0].stop, "{orders:?}");
+}
+
+#[test]
+fn a_host_speaks_of_itself_and_of_its_machines_and_an_operator_of_all() {
+    use tls::Role::{Host, Operator, Service};
+    let folder = tempfile::tempdir().unwrap();
+    let authority = tls::Authority::create(folder.path(), 2).unwrap();
+    let member = |role, name: &str, vms: &[&str]| {
+        let vms: Vec<_> = vms.iter().map(|&vm| vm.to_owned()).collect();
+        let member = tls::Member::new(role, name).unwrap();
+        let identity = authority.issue(&member, &vms, 1, false).unwrap();
+        tls::Security::Tls(tls::Tls::open(&identity).unwrap())
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let service = Running::start_as(member(Service, "core", &[]), dir.path(), None, SETTINGS);
+    let client = |security| service.client().secured(security);
+    let [a, b] = ["a", "b"].map(|name| client(member(Host, name, &["web"])));
+    let other = client(member(Host, "c", &["db"]));
+    let operator = client(member(Operator, "ann", &[]));
+
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(asked: Result<T, ViewError>, word: &str) {
+        let error = asked.unwrap_err();
+        assert!(matches!(error, ViewError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    refused(b.ping(&ping("a", &[])), "may not speak for host a");
+    refused(
+        other.ping(&ping("c", &[(1, Role::Backup)])),
+        "may not run 'web'",
+    );
+    let waits = Ping {
+        waits: vec![web()],
+        ..ping("c", &[])
+    };
+    refused(other.ping(&waits), "may not run 'web'");
+    a.ping(&ping("a", &[])).unwrap();
+    b.ping(&ping("b", &[])).unwrap();
+    let wish = |primary: Option<&str>| Register {
+        vm: web(),
+        primary: primary.map(host),
+        backup: Some(host("b")),
+    };
+    refused(other.register(&wish(Some("c"))), "may not run 'web'");
+    refused(b.register(&wish(Some("a"))), "may not speak for host a");
+    refused(b.register(&wish(None)), "operator");
+    a.register(&wish(Some("a"))).unwrap();
+    let solo = Report::Solo {
+        host: host("a"),
+        vm: web(),
+        view: ViewNumber(2),
+    };
+    refused(b.report(&solo), "may not speak for host a");
+    refused(a.down(&web()), "no operator");
+    assert_eq!(other.status().unwrap().vms.len(), 1);
+    operator.down(&web()).unwrap();
 }

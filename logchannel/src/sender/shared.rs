@@ -77,11 +77,22 @@ impl Ledger {
 
 pub(super) struct Out {
     pub(super) queue: Outgoing,
-    /// The writer thread is to send the rest.
+    /// The socket is full: the writer thread is to send the rest.
     blocked: bool,
+    /// Of a secret link: frames were taken to be encrypted, and have not all gone.
+    sealing: bool,
+    /// The writer thread waits for something to do.
+    writer_waits: bool,
 }
 
-/// Order of locks: `out` and `ledger` are never held together.
+impl Out {
+    /// Whether everything has gone.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && !self.blocked && !self.sealing
+    }
+}
+
+/// Order of locks: `out` and `ledger` are never held together; `seal` comes before `out`.
 pub(super) struct SenderState {
     pub(super) link: Link,
     /// Where the log begins.
@@ -101,6 +112,8 @@ pub(super) struct SenderState {
     /// With `ledger`: room was made, everything was acked, or the mode changed.
     pub(super) changed: Condvar,
     pub(super) out: Mutex<Out>,
+    /// Of a secret link: frames taken from `out` by who encrypts and sends them. No vCPU's thread takes this lock.
+    seal: Mutex<Outgoing>,
     /// With `out`: something for the writer, or nothing left.
     pub(super) writer: Condvar,
 }
@@ -129,7 +142,10 @@ impl SenderState {
             out: Mutex::new(Out {
                 queue: Outgoing::at(base.index),
                 blocked: false,
+                sealing: false,
+                writer_waits: false,
             }),
+            seal: Mutex::new(Outgoing::at(base.index)),
             writer: Condvar::new(),
         }
     }
@@ -223,19 +239,23 @@ impl SenderState {
     /// Puts a sealed frame of entries below `end` on its way, the last of them from `clock`.
     pub(super) fn send(&self, bytes: Vec<u8>, end: LogIndex, clock: Clock) {
         self.note_frame(end, clock);
-        let sent = {
-            let mut out = self.out();
-            out.queue.push(bytes, end);
-            self.pump(&mut out)
-        };
-        if let Err(lost) = sent {
+        let mut out = self.out();
+        out.queue.push(bytes, end);
+        if let Err(lost) = self.go(out) {
             self.send_failed(lost);
         }
     }
 
-    /// Sends what the socket takes; the writer thread gets the rest.
+    /// Sends what the socket takes; the writer thread gets the rest. Of a secret link it gets everything: the calling
+    /// thread may be the vCPU's, and encrypting is not its work.
     pub(super) fn pump(&self, out: &mut Out) -> Result<(), LinkLost> {
         if out.blocked {
+            return Ok(());
+        }
+        if self.link.is_secret() {
+            if out.writer_waits {
+                self.writer.notify_all();
+            }
             return Ok(());
         }
         let emptied = out.queue.pump(&self.link);
@@ -245,6 +265,60 @@ impl SenderState {
             self.writer.notify_all();
         }
         Ok(())
+    }
+
+    /// [`Self::pump`] for who has nothing else to do with the queue: the writer is woken when it can have that.
+    fn go(&self, mut out: MutexGuard<'_, Out>) -> Result<(), LinkLost> {
+        if !self.link.is_secret() {
+            return self.pump(&mut out);
+        }
+        let waits = out.writer_waits;
+        drop(out);
+        if waits {
+            self.writer.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Encrypts and sends what there is, with `seal` locked by the calling thread, as far as the socket takes it; the
+    /// writer thread gets the rest.
+    fn seal(&self, mut seal: MutexGuard<'_, Outgoing>) -> Result<(), LinkLost> {
+        loop {
+            let mut out = self.out();
+            (out.sealing, out.blocked) = (true, false);
+            seal.take(&mut out.queue);
+            drop(out);
+            let emptied = seal.pump(&self.link);
+            self.cursors.advance_sent(seal.sent());
+            let emptied = emptied?;
+            let mut out = self.out();
+            out.blocked = !emptied;
+            if emptied && !out.queue.is_empty() {
+                continue;
+            }
+            out.sealing = !emptied;
+            // The writer has to wait for the socket, or a goodbye waits for everything to have gone.
+            if out.blocked || self.link.leaving.load(SeqCst) {
+                self.writer.notify_all();
+            }
+            return Ok(());
+        }
+    }
+
+    /// Sends what is queued on the calling thread, which is no vCPU's, unless another one is at it.
+    fn pump_here(&self, mut out: MutexGuard<'_, Out>) -> Result<(), LinkLost> {
+        if !self.link.is_secret() || out.blocked {
+            return self.pump(&mut out);
+        }
+        drop(out);
+        match self.seal.try_lock() {
+            Ok(seal) => self.seal(seal),
+            Err(_) => {
+                // Who has it may have looked at the queue already; the writer looks again.
+                self.writer.notify_all();
+                Ok(())
+            }
+        }
     }
 
     /// What has left. The cursor is read first: console outputs let out since then are behind it. What the
@@ -258,13 +332,10 @@ impl SenderState {
 
     /// Puts a frame that carries no entries on its way.
     pub(super) fn say(&self, frame: Vec<u8>) {
-        let sent = {
-            let mut out = self.out();
-            let sent = out.queue.sent();
-            out.queue.push(frame, sent);
-            self.pump(&mut out)
-        };
-        if let Err(lost) = sent {
+        let mut out = self.out();
+        let sent = out.queue.sent();
+        out.queue.push(frame, sent);
+        if let Err(lost) = self.go(out) {
             self.send_failed(lost);
         }
     }
@@ -272,7 +343,7 @@ impl SenderState {
     /// Sends a sign of life. While frames wait for a full socket it does so only if it `must`.
     fn beat(&self, must: bool) {
         let mut out = self.out();
-        if !must && !out.queue.is_empty() {
+        if !must && (out.blocked || !out.queue.is_empty()) {
             return;
         }
         let heartbeat = Heartbeat {
@@ -281,9 +352,7 @@ impl SenderState {
         };
         let sent = out.queue.sent();
         out.queue.push(heartbeat.to_frame(), sent);
-        let sent = self.pump(&mut out);
-        drop(out);
-        if let Err(lost) = sent {
+        if let Err(lost) = self.pump_here(out) {
             self.send_failed(lost);
         }
     }
@@ -483,31 +552,41 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Sends what did not fit into the socket.
+/// Sends what did not fit into the socket; of a secret link, everything.
 pub(super) fn write_rest(shared: &SenderState) {
+    let secret = shared.link.is_secret();
+    let has_work = |out: &Out| out.blocked || secret && !out.queue.is_empty();
     loop {
         let mut out = shared.out();
-        while !out.blocked && !shared.link.over() {
+        while !has_work(&out) && !shared.link.over() {
+            out.writer_waits = true;
             out = shared
                 .writer
                 .wait(out)
                 .expect("no panic with the queue locked");
+            out.writer_waits = false;
         }
+        let full = out.blocked;
         drop(out);
         if shared.link.over() {
             return;
         }
-        shared.link.wait_writable();
-        let mut out = shared.out();
-        out.blocked = false;
-        let sent = shared.pump(&mut out);
-        let emptied = out.queue.is_empty();
-        drop(out);
+        if full {
+            shared.link.wait_writable();
+        }
+        let sent = if secret {
+            shared.seal(shared.seal.lock().expect("no panic with frames locked"))
+        } else {
+            let mut out = shared.out();
+            out.blocked = false;
+            let sent = shared.pump(&mut out);
+            if out.is_idle() {
+                shared.writer.notify_all();
+            }
+            sent
+        };
         if let Err(lost) = sent {
             return shared.send_failed(lost);
-        }
-        if emptied {
-            shared.writer.notify_all();
         }
     }
 }
@@ -573,7 +652,7 @@ mod tests {
     fn linked() -> (SenderState, Arc<Counts>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let link = Link::new(near, SETTINGS, Box::new(|_| {})).unwrap();
+        let link = Link::new(near.into(), SETTINGS, Box::new(|_| {})).unwrap();
         let leader = Arc::new(Counts::default());
         let options = SenderOptions::default();
         let shared = SenderState::new(link, Base::alone(0), leader.clone(), options);

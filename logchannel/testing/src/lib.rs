@@ -55,6 +55,37 @@ pub fn from_every_base(test: impl Fn(Base)) {
     BASES.into_iter().for_each(test);
 }
 
+thread_local! {
+    static SECRET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// [`from_every_base`], and once over TLS: whatever wires `test` makes on this thread are secret then.
+pub fn over_every_link(test: impl Fn(Base)) {
+    from_every_base(&test);
+    SECRET.set(true);
+    test(BASES[1]);
+    SECRET.set(false);
+}
+
+/// Both ends' identities, of a cluster of their own.
+pub fn identities() -> [tls::Security; 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = tls::Authority::create(folder.path(), 2).unwrap();
+    ["host-1", "host-2"].map(|name| {
+        let member = tls::Member::host(name).unwrap();
+        let identity = authority.issue(&member, &["kv".into()], 1, false).unwrap();
+        tls::Security::Tls(tls::Tls::open(&identity).unwrap())
+    })
+}
+
+/// The two ends of a connection: `near` called `far`.
+pub fn secured(near: TcpStream, far: TcpStream) -> (tls::Stream, tls::Stream) {
+    let of_kv = |peer: &tls::Peer| peer.is_host_of("kv");
+    let [a, b] = identities();
+    let near = a.call(near, tls::Role::Host, of_kv).unwrap();
+    (near, b.answer(far, of_kv).unwrap())
+}
+
 /// The index of entry number `n` of a log that begins at `base`.
 pub fn nth(base: Base, n: u64) -> LogIndex {
     LogIndex(base.index.0 + n)
@@ -93,6 +124,11 @@ pub struct Wire {
 pub fn wire(base: Base, settings: Settings) -> Wire {
     let (near, far) = sockets();
     let (primary_socket, backup_socket) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+    let (near, far) = if SECRET.get() {
+        secured(near, far)
+    } else {
+        (near.into(), far.into())
+    };
     let answering = std::thread::spawn(move || answer(far, LIMIT, |_| Ok(None)).unwrap().0);
     let primary = offer(near, &hello(base, settings), LIMIT).unwrap();
     Wire {

@@ -278,6 +278,7 @@ mod tests {
                     vm: vm.clone(),
                     host: "here".into(),
                     arbiter: Box::new(testandset::SharedDisk::open(&flags).unwrap()),
+                    security: tls::Security::Loopback,
                     viewservice: None,
                     log_buffer_bytes: 1 << 20,
                     suspect_ms: 1000,

@@ -184,6 +184,7 @@ impl Site {
             vm: VmId::new("vm").unwrap(),
             host: "here".into(),
             arbiter: Box::new(arbiter),
+            security: tls::Security::Loopback,
             viewservice: None,
             log_buffer_bytes: 64 << 20,
             // A busy host is no death.

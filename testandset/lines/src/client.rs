@@ -2,10 +2,14 @@
 
 use crate::Protocol;
 use serde::Serialize;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
+use tls::{Peer, Role, Security, Stream};
+
+/// How an answer in TLS begins to somebody who does not speak it.
+const TLS_ALERT: [u8; 2] = [0x15, 3];
 
 /// How long one call may take, unless set.
 const TIMEOUT: Duration = Duration::from_millis(1000);
@@ -48,6 +52,7 @@ pub struct Client {
     timeout: Duration,
     protocol: Protocol,
     reply_max: usize,
+    security: Security,
     /// The connection that is kept, while no call uses it. Clones share it.
     kept: Arc<Mutex<Option<Open>>>,
 }
@@ -65,8 +70,16 @@ impl Client {
             timeout: TIMEOUT,
             protocol,
             reply_max,
+            security: Security::default(),
             kept: Arc::default(),
         })
+    }
+
+    /// Has connections protected as `security` says; else they are plaintext, and within this machine only.
+    #[must_use]
+    pub fn secured(mut self, security: Security) -> Self {
+        self.security = security;
+        self
     }
 
     /// Limits a call to `timeout` (one second unless set); resolving a host's name comes on top.
@@ -132,7 +145,7 @@ impl Client {
                     format!("no answer within {} ms", self.timeout.as_millis())
                 }
                 io::ErrorKind::UnexpectedEof => "it closed the connection before answering".into(),
-                _ => e.to_string(),
+                _ => tls::said(&e),
             })
         };
         let mut open = self.open(request, deadline).map_err(unreachable)?;
@@ -150,8 +163,11 @@ impl Client {
 
     /// A new connection, on which greeting and `request` were sent.
     fn open(&self, request: &[u8], deadline: Instant) -> io::Result<Open> {
-        let stream = self.connect(deadline)?;
-        stream.set_nodelay(true)?;
+        let socket = self.connect(deadline)?;
+        socket.set_nodelay(true)?;
+        let stream = self
+            .security
+            .call(socket, Role::Service, Peer::is_service)?;
         let mut open = Open {
             stream,
             received: Vec::new(),
@@ -175,15 +191,23 @@ impl Client {
 /// A connection.
 #[derive(Debug)]
 struct Open {
-    stream: TcpStream,
+    stream: Stream,
     /// What came behind the last line that was taken.
     received: Vec<u8>,
 }
 
 impl Open {
     fn send(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-        self.stream.set_write_timeout(Some(left(deadline)?))?;
-        self.stream.write_all(bytes)
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.stream.write_with(rest, within(deadline)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => rest = &rest[count..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// The next line, without its end, of at most `max` bytes.
@@ -204,14 +228,25 @@ impl Open {
                 ));
             }
             let mut chunk = [0; 4096];
-            self.stream.set_read_timeout(Some(left(deadline)?))?;
-            match self.stream.read(&mut chunk) {
+            match self.stream.read_with(&mut chunk, within(deadline)) {
+                Ok(0) if self.received.starts_with(&TLS_ALERT) => {
+                    return Err(io::Error::other("it speaks TLS: give --tls DIR"));
+                }
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => self.received.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
+    }
+}
+
+/// Gives each use of a socket what is left until `deadline`.
+fn within(deadline: Instant) -> impl Fn(&TcpStream) -> io::Result<()> {
+    move |socket| {
+        let left = left(deadline)?;
+        socket.set_write_timeout(Some(left))?;
+        socket.set_read_timeout(Some(left))
     }
 }
 
@@ -226,6 +261,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     const OURS: Protocol = Protocol {

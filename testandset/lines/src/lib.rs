@@ -15,8 +15,7 @@
 //! A server that says back what it is asked, and one call.
 //!
 //! ```
-//! use lines::{Answer, Answerer, Client, Limits, Protocol, serve, to_line};
-//! use std::net::IpAddr;
+//! use lines::{Answer, Answerer, Asker, Client, Limits, Protocol, serve, to_line};
 //! use std::sync::Arc;
 //!
 //! const ECHO: Protocol = Protocol { name: "echo", version: 1 };
@@ -24,7 +23,7 @@
 //! struct Echo;
 //!
 //! impl Answerer for Echo {
-//!     fn answer(&self, _peer: IpAddr, line: Option<&[u8]>, first: bool) -> Answer {
+//!     fn answer(&self, _asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer {
 //!         match line {
 //!             None => Answer::Last(to_line(&"too long a line")),
 //!             Some(line) if first => match ECHO.check(line) {
@@ -47,7 +46,8 @@
 //!     });
 //!     let mut reply = None;
 //!     let called = async { reply = Some(call.await) };
-//!     serve(listener, Limits::for_lines(1024), Arc::new(Echo), called).await;
+//!     let limits = Limits::for_lines(1024);
+//!     serve(listener, tls::Security::Loopback, limits, Arc::new(Echo), called).await;
 //!     Ok::<_, std::io::Error>(reply.expect("it served until there was one"))
 //! })???;
 //! assert_eq!(reply, br#"["hello"]"#);
@@ -60,7 +60,7 @@ pub mod server;
 
 pub use client::{CallError, Client, check_address};
 pub use greeting::Protocol;
-pub use server::{Answer, Answerer, Limits, serve};
+pub use server::{Answer, Answerer, Asker, Limits, serve};
 
 use serde::Serialize;
 

@@ -9,11 +9,13 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tls::{Peer, Security, Strangers};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
 /// What a server grants its peers.
 #[derive(Clone, Copy, Debug)]
@@ -57,22 +59,60 @@ pub enum Answer {
     Last(Vec<u8>),
 }
 
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// From where.
+    pub address: IpAddr,
+    /// Whom its certificate names, which was checked; `None` where plaintext is spoken.
+    pub identity: Option<Peer>,
+}
+
+impl Asker {
+    /// Whether it may do what `rule` says of members of the cluster. Where plaintext is spoken everybody may do
+    /// everything, and so may operators.
+    ///
+    /// # Errors
+    /// What `rule` says.
+    pub fn may(&self, rule: impl FnOnce(&Peer) -> Result<(), String>) -> Result<(), String> {
+        match &self.identity {
+            Some(peer) if !peer.is_operator() => rule(peer),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.identity {
+            Some(peer) => write!(f, "{peer} at {}", self.address),
+            None => write!(f, "{}", self.address),
+        }
+    }
+}
+
 /// Answers lines; called where blocking is allowed. `first` marks a connection's first line; `None`
 /// is a line that was too long.
 pub trait Answerer: Send + Sync + 'static {
-    /// What to do with `line` of `peer`.
-    fn answer(&self, peer: IpAddr, line: Option<&[u8]>, first: bool) -> Answer;
+    /// What to do with `line` of `asker`.
+    fn answer(&self, asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer;
 }
 
-/// Serves until `shutdown` ends; then requests already being answered are, and all is closed.
+/// Serves until `shutdown` ends, to whoever `security` lets in; then requests already being answered are, and all is closed.
 pub async fn serve(
     listener: TcpListener,
+    security: Security,
     limits: Limits,
     answerer: Arc<dyn Answerer>,
     shutdown: impl Future<Output = ()>,
 ) {
     let crowd = Mutex::new(Crowd::new(limits.connections, limits.unread));
-    let room = Arc::new(Room { limits, crowd });
+    let room = Arc::new(Room {
+        limits,
+        crowd,
+        security,
+        strangers: Strangers::default(),
+    });
     let (closing, closed) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tokio::pin!(shutdown);
@@ -81,6 +121,10 @@ pub async fn serve(
             () = &mut shutdown => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
+                    if let Err(error) = room.security.permit(peer.ip()) {
+                        room.turn_away(peer.ip(), &error.to_string());
+                        continue;
+                    }
                     let Some(guest) = Guest::enter(&room, peer.ip()) else {
                         tracing::warn!(%peer, "turned away: all connections are being answered");
                         continue;
@@ -112,9 +156,18 @@ pub async fn serve(
 struct Room {
     limits: Limits,
     crowd: Mutex<Crowd>,
+    security: Security,
+    strangers: Strangers,
 }
 
 impl Room {
+    /// Notes that somebody is not let in.
+    fn turn_away(&self, peer: IpAddr, why: &str) {
+        if let Some(so_far) = self.strangers.add() {
+            tracing::warn!(%peer, so_far, why, "a stranger was turned away");
+        }
+    }
+
     fn crowd(&self) -> MutexGuard<'_, Crowd> {
         self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,9 +209,49 @@ impl Guest {
         answerer: Arc<dyn Answerer>,
         mut closed: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let limits = self.room.limits;
         stream.set_nodelay(true)?;
-        let (reader, mut writer) = stream.into_split();
+        let Security::Tls(tls) = &self.room.security else {
+            return self
+                .converse(stream.into_split(), None, answerer, closed)
+                .await;
+        };
+        let accepting = TlsAcceptor::from(tls.server_config()).accept(stream);
+        let accepted = tokio::select! {
+            accepted = timeout(self.room.limits.silent, accepting) => accepted?,
+            () = self.leave.notified() => return Ok(()),
+            _ = closed.wait_for(|closed| *closed) => return Ok(()),
+        };
+        let known = accepted
+            .map_err(|e| tls::said(&e))
+            .and_then(|stream| Ok((Peer::shown(stream.get_ref().1.peer_certificates())?, stream)));
+        match known {
+            Ok((identity, stream)) => {
+                let halves = tokio::io::split(stream);
+                self.converse(halves, Some(identity), answerer, closed)
+                    .await
+            }
+            Err(why) => {
+                self.room.turn_away(self.peer, &why);
+                Ok(())
+            }
+        }
+    }
+
+    /// What is said on one connection, to its end.
+    async fn converse<R, W>(
+        &self,
+        (reader, mut writer): (R, W),
+        identity: Option<Peer>,
+        answerer: Arc<dyn Answerer>,
+        mut closed: watch::Receiver<bool>,
+    ) -> io::Result<()>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let limits = self.room.limits;
+        let address = self.peer;
+        let asker = Arc::new(Asker { address, identity });
         let mut reader = BufReader::with_capacity(limits.line.min(4096), reader);
         // The first line is the greeting, the second the first request.
         let mut lines = 0_u64;
@@ -178,9 +271,9 @@ impl Guest {
             if !first {
                 self.does(Doing::Answering);
             }
-            let (answerer, peer) = (Arc::clone(&answerer), self.peer);
+            let (answerer, asker) = (Arc::clone(&answerer), Arc::clone(&asker));
             let answer = tokio::task::spawn_blocking(move || {
-                answerer.answer(peer, (!too_long).then_some(line.as_slice()), first)
+                answerer.answer(&asker, (!too_long).then_some(line.as_slice()), first)
             })
             .await
             .map_err(io::Error::other)?;
@@ -188,7 +281,11 @@ impl Guest {
                 Answer::Reply(reply) => (reply, too_long),
                 Answer::Last(reply) => (reply, true),
             };
-            timeout(limits.transfer, writer.write_all(&reply)).await??;
+            let told = async {
+                writer.write_all(&reply).await?;
+                writer.flush().await
+            };
+            timeout(limits.transfer, told).await??;
             if last {
                 writer.shutdown().await?;
                 // What the peer still sends is read and dropped, lest a reset overtake the last line.

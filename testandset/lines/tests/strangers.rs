@@ -1,8 +1,8 @@
 //! The server among strangers who connect and hold, and the client's connection that is kept.
 
-use lines::{Answer, Answerer, Client, Limits, Protocol};
+use lines::{Answer, Answerer, Asker, Client, Limits, Protocol};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -35,7 +35,7 @@ fn patient() -> Limits {
 struct Greeted(AtomicUsize);
 
 impl Answerer for Greeted {
-    fn answer(&self, _: IpAddr, _: Option<&[u8]>, first: bool) -> Answer {
+    fn answer(&self, _: &Asker, _: Option<&[u8]>, first: bool) -> Answer {
         if first {
             self.0.fetch_add(1, Ordering::SeqCst);
             return Answer::Reply(OURS.greeting());
@@ -64,7 +64,8 @@ impl Server {
         let answerer = Arc::clone(&greeted);
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
-            runtime.block_on(lines::serve(listener, limits, answerer, async {
+            let security = tls::Security::Loopback;
+            runtime.block_on(lines::serve(listener, security, limits, answerer, async {
                 let _ = stopped.await;
             }));
         });

@@ -42,7 +42,10 @@ impl Asked {
     fn new(address: &str) -> Result<Self, ArbiterError> {
         match address.strip_prefix("store:") {
             Some(dir) => Ok(Self::Unopened(dir.into())),
-            None => Ok(Self::Arbiter(testandset::parse(address)?)),
+            None => Ok(Self::Arbiter(testandset::parse(
+                address,
+                &tls::Security::Loopback,
+            )?)),
         }
     }
 

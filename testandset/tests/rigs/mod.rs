@@ -106,6 +106,16 @@ impl Running {
 
     /// The same, of a store with these `bounds`.
     pub fn start_within(bounds: Bounds, dir: &Path, address: SocketAddr) -> Self {
+        Self::start_as(tls::Security::Loopback, bounds, dir, address)
+    }
+
+    /// The same, to whoever `security` lets in.
+    pub fn start_as(
+        security: tls::Security,
+        bounds: Bounds,
+        dir: &Path,
+        address: SocketAddr,
+    ) -> Self {
         let (store, recovery) = Store::open(dir).unwrap();
         let mut store = store.with_bounds(bounds);
         let id = store.id().unwrap();
@@ -118,7 +128,7 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
-            runtime.block_on(testandset::serve(listener, store, async {
+            runtime.block_on(testandset::serve(listener, security, store, async {
                 let _ = stopped.await;
             }));
         });

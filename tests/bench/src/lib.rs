@@ -24,6 +24,7 @@
 //!     folder: "bench-results".into(),
 //!     image: None,
 //!     network: "auto".into(),
+//!     tls: false,
 //!     suspect_ms: 300,
 //!     paced: false,
 //!     json: false,
@@ -42,6 +43,7 @@
 //! #   folder: "bench-results".into(),
 //! #   image: None,
 //! #   network: "auto".into(),
+//! #   tls: false,
 //! #   suspect_ms: 300,
 //! #   paced: false,
 //! #   json: false,
@@ -128,6 +130,8 @@ pub struct Spec {
     pub image: Option<PathBuf>,
     /// As for [`choose_network`].
     pub network: String,
+    /// As for [`Cluster::start`].
+    pub tls: bool,
     /// Silence after which one replica suspects the other, in milliseconds.
     pub suspect_ms: u32,
     /// Latency of `kv` at [`PERCENTS`] of its peak, too.
@@ -165,7 +169,7 @@ pub fn bench(spec: &Spec) -> Result<(), BenchError> {
         .transpose()?;
     guard()?;
     let cluster = network
-        .map(|network| Cluster::start(network, "file"))
+        .map(|network| Cluster::start(network, "file", spec.tls))
         .transpose()?;
     let mut session = Session {
         bench: cluster.as_ref().map(|cluster| Bench {

@@ -23,6 +23,7 @@
 //!     same_machine: false,
 //!     network: "auto".into(),
 //!     arbiter: "file".into(),
+//!     tls: false,
 //!     seed: None,
 //!     json: false,
 //! })?;
@@ -76,6 +77,8 @@ pub struct Spec {
     pub network: String,
     /// As for [`Cluster::start`].
     pub arbiter: String,
+    /// As for [`Cluster::start`].
+    pub tls: bool,
     /// Seed of the clients' and the kills' randomness; one that is new each time if none is given.
     pub seed: Option<u64>,
     /// One JSON object on stdout instead of words.
@@ -90,7 +93,11 @@ impl Spec {
         } else {
             ""
         };
-        format!("tandem demo --kills {} --seed {seed}{same}", self.kills)
+        let tls = if self.tls { " --tls" } else { "" };
+        format!(
+            "tandem demo --kills {} --seed {seed}{same}{tls}",
+            self.kills
+        )
     }
 }
 
@@ -160,7 +167,7 @@ pub fn demo(spec: &Spec) -> Result<(), DemoError> {
     // Before anything starts a thread: the namespace is the thread's that makes it.
     let network = choose_network(&spec.network)?;
     guard()?;
-    let mut cluster = Cluster::start(network, &spec.arbiter)?;
+    let mut cluster = Cluster::start(network, &spec.arbiter, spec.tls)?;
     let seed = spec
         .seed
         .unwrap_or_else(|| vmm::hostclock::wall_ns() % 1_000_000);

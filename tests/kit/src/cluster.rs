@@ -36,6 +36,7 @@ enum Network {
 /// Everything but the replicas.
 pub struct Cluster {
     folder: Folder,
+    certificates: Option<Certificates>,
     network: Network,
     network_note: String,
     arbiter: String,
@@ -79,9 +80,14 @@ pub fn choose_thread_network() -> NetworkChoice {
 }
 
 impl Cluster {
-    /// Starts arbiter (`file` or `server`; none if `arbiter` is the address of one there is) and viewservice.
-    pub fn start(choice: NetworkChoice, arbiter: &str) -> KitResult<Self> {
+    /// Starts arbiter (`file` or `server`; none if `arbiter` is the address of one there is) and viewservice. With
+    /// `tls` all connections between its processes are protected by certificates, which are made for it.
+    pub fn start(choice: NetworkChoice, arbiter: &str, tls: bool) -> KitResult<Self> {
         let folder = Folder::new().during("cannot make a folder")?;
+        let certificates = folder.path().join("cluster");
+        let certificates = tls.then(|| Certificates::make(&certificates)).transpose()?;
+        let service = certificates.as_ref().map(|made| made.words(&made.service));
+        let service = service.unwrap_or_default();
         let (network, network_note) = match choice.private {
             Ok(private) => (
                 Network::Tap(private),
@@ -94,13 +100,14 @@ impl Cluster {
         let mut suffix = String::new();
         let arbiter = if arbiter == "server" {
             let address = free_port()?;
-            let args = [
+            let mut args = vec![
                 "arbiter".into(),
                 "--listen".into(),
                 address.to_string().into(),
                 "--store".into(),
                 folder.path().join("arbiter.flags").into_os_string(),
             ];
+            args.extend(service.iter().cloned());
             let daemon = Daemon::start::<_, OsString>("arbiter", args, log("arbiter"))?;
             daemon.wait_line(READY, |line| line.contains("listening"))?;
             arbiter_daemon = Some(daemon);
@@ -114,17 +121,19 @@ impl Cluster {
             format!("file:{}", flags.display())
         };
         let viewservice = free_port()?;
-        let args = [
+        let mut args = vec![
             "viewservice".into(),
             "--listen".into(),
             viewservice.to_string().into(),
             "--store".into(),
             folder.path().join("views").into_os_string(),
         ];
+        args.extend(service);
         let daemon = Daemon::start::<_, OsString>("viewservice", args, log("viewservice"))?;
         daemon.wait_line(READY, |line| line.contains("listening"))?;
         Ok(Self {
             folder,
+            certificates,
             network,
             network_note,
             arbiter,
@@ -244,7 +253,7 @@ impl Cluster {
                 network: options.network,
                 disk: options.disk.as_deref(),
             };
-            let name = ["host-a", "host-b"][place];
+            let name = HOSTS[place];
             let viewservice = self.viewservice.to_string();
             let mut words = self.replica_words(&replica);
             words.extend(["--viewservice".into(), viewservice.into()]);
@@ -258,7 +267,7 @@ impl Cluster {
         let listening = address_of(&events[1], &backup)?;
         let peer = options.via.map_or(listening, |via| via(listening));
         let mut args = primary_words(guest, peer, words(0, &options.primary));
-        args.extend(["--backup-name".into(), "host-b".into()]);
+        args.extend(["--backup-name".into(), HOSTS[1].into()]);
         let primary = Daemon::start("primary", &args, path("primary.err"))?;
         Ok(Pair {
             primary,
@@ -279,6 +288,9 @@ impl Cluster {
             "--metrics".into(),
             metrics_beside(replica.events).into(),
         ];
+        if let Some(made) = &self.certificates {
+            words.extend(made.words(&made.hosts[replica.place]));
+        }
         if replica.network {
             words.extend(["--net".into(), self.net_arg(replica.place)]);
         }
@@ -303,6 +315,36 @@ impl Cluster {
         }
         all.extend(args.iter().cloned());
         Daemon::start("machine", &all, self.folder.path().join("single.err"))
+    }
+}
+
+/// The names of the two hosts there are.
+const HOSTS: [&str; 2] = ["host-a", "host-b"];
+
+/// Where the identities of a cluster's members are.
+struct Certificates {
+    hosts: [PathBuf; 2],
+    service: PathBuf,
+}
+
+impl Certificates {
+    fn make(folder: &Path) -> KitResult<Self> {
+        const DAYS: u32 = 30;
+        let made = || -> Result<Self, tls::TlsError> {
+            let authority = tls::Authority::create(folder, DAYS)?;
+            let host =
+                |name| authority.issue(&tls::Member::host(name)?, &["*".into()], DAYS, false);
+            let service = tls::Member::new(tls::Role::Service, "services")?;
+            Ok(Self {
+                hosts: [host(HOSTS[0])?, host(HOSTS[1])?],
+                service: authority.issue(&service, &[], DAYS, false)?,
+            })
+        };
+        made().during("cannot make certificates")
+    }
+
+    fn words(&self, identity: &Path) -> Vec<OsString> {
+        vec!["--tls".into(), identity.into()]
     }
 }
 

@@ -25,7 +25,7 @@
 //! kit::use_program("/usr/local/bin/tandem");
 //! // Before any thread is started: a private network is the thread's that makes it.
 //! let network = choose_network("auto")?;
-//! let mut cluster = Cluster::start(network, "file")?;
+//! let mut cluster = Cluster::start(network, "file", false)?;
 //! let options = RoundOptions {
 //!     args: Default::default(),
 //!     clients: 8,
