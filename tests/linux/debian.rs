@@ -115,7 +115,7 @@ fn large_packages_run_in_the_memory_their_images_ask_for() {
 #[test]
 fn poweroff_reboot_and_halt_do_what_they_say() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let run = |command: &str| {
         let append = format!("tandem.ip=none tandem.run=\"{command}; exec sleep 1000\"");
         tandem(&["run", text(&image), "--append", &append])

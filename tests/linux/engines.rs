@@ -10,7 +10,7 @@ use vmm::kvm::KvmKind;
 #[test]
 fn auto_takes_the_software_engine_for_linux_and_says_so() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let args = [
@@ -40,7 +40,7 @@ fn kvm_is_refused_for_linux_in_one_line_that_says_what_to_do() {
         skip_this(&"this host's KVM is no software one");
         return;
     }
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     for cpu in ["v1", "v2"] {

@@ -90,6 +90,12 @@ pub fn shell(kernel: &str) -> Option<PathBuf> {
     found(&build(kernel, &["--kernel-package", kernel]))
 }
 
+/// busybox alone: for tests of the machine, which boots it sooner than any other.
+pub fn plain() -> Option<PathBuf> {
+    static PLAIN: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    found(PLAIN.get_or_init(|| build("plain", &[])))
+}
+
 /// Redis's image, which the tests of boots and of bad input take too.
 pub fn redis() -> Option<PathBuf> {
     image("redis-server")

@@ -15,7 +15,7 @@ const PLACES: u64 = 3;
 #[test]
 fn a_boot_goes_on_from_a_snapshot_at_any_instruction() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let record = ["record", text(&image), "--cpu", "v2", "--json", "--quiet"];

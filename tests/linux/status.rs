@@ -15,7 +15,7 @@ fn append(command: &str) -> String {
 #[test]
 fn a_commands_status_is_the_programs() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let run = |command: &str| tandem(&["run", text(&image), "--append", &append(command)]);
     for (command, status) in [
         ("exit 3", 3),
@@ -39,7 +39,7 @@ fn a_commands_status_is_the_programs() {
 #[test]
 fn a_status_is_recorded_and_replayed() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let log = folder().join(format!("status-{}.log", std::process::id()));
     let words = append("exit 42");
     let args = ["record", text(&image), "--json", "--append", &words, "-o"];
@@ -61,7 +61,7 @@ fn a_status_is_recorded_and_replayed() {
 #[test]
 fn a_status_is_that_of_both_replicas_and_of_a_survivor() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let cluster = cluster("file");
     for killed in [false, true] {
         let vm = if killed { "survived" } else { "whole" };
@@ -86,7 +86,7 @@ fn a_status_is_that_of_both_replicas_and_of_a_survivor() {
 #[test]
 fn an_image_that_cannot_tell_a_status_says_so() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let bytes = std::fs::read(&image).unwrap();
     let mut bundle = Bundle::parse(&bytes).unwrap();
     assert!(bundle.manifest.tells_status, "made by this version");

@@ -58,7 +58,7 @@ fn unpack(kernel: &[u8]) -> Result<Vec<u8>, String> {
 #[test]
 fn debians_kernel_boots_as_an_elf_file_too() {
     let _machine = machine();
-    let Some(image) = images::redis() else { return };
+    let Some(image) = images::plain() else { return };
     let bytes = std::fs::read(image).expect("the image");
     let bundle = Bundle::parse(&bytes).expect("an image");
     let vmlinux = match unpack(bundle.kernel) {

@@ -3,7 +3,7 @@
 
 use super::common::{machine, os, skipped, text};
 use super::known::{self, Server};
-use super::{LIMIT, Place, report, seconds};
+use super::{LIMIT, Place, seconds};
 use bundle::Bundle;
 use kit::daemon::Daemon;
 use nix::sys::signal::Signal;
@@ -28,13 +28,13 @@ fn on_tandem(place: &Place, image: &Path) -> f64 {
     let forward = format!("{}:{}", address.port(), place.server.port);
     let mut args = os(&["run"]);
     args.extend(place.words(image));
-    args.extend(os(&["--json", "--forward", &forward]));
+    args.extend(os(&["--forward", &forward]));
     let begun = Instant::now();
-    let guest = place.daemon("tandem", &args);
+    let mut guest = place.daemon("tandem", &args);
     drop(place.open(address, &guest));
     let serves = seconds(begun);
     guest.ask_to_end();
-    report(guest);
+    guest.wait(LIMIT).expect("it ends");
     serves
 }
 

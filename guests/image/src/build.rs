@@ -47,9 +47,16 @@ impl Builder<'_> {
         }
         let debs = self.fetch(plan)?;
         let work = self.cache.work()?;
-        let kernel = self.kernel(&plan.kernel, &debs, request.disk)?;
         let busybox = self.busybox(&plan.busybox, &debs, work.path())?;
-        let installed = self.install(request, plan, &debs)?;
+        (self.says)(format!("reading {}", plan.kernel.name));
+        // Seconds of unpacking, while mmdebstrap waits for the disk.
+        let stop = self.stop;
+        let (kernel, installed) = std::thread::scope(|scope| {
+            let kernel = scope.spawn(|| kernel(stop, &plan.kernel, &debs, request.disk));
+            let installed = self.install(request, plan, &debs);
+            (kernel.join().expect("no panic"), installed)
+        });
+        let (kernel, installed) = (kernel?, installed?);
         self.stop.check()?;
         (self.says)("building the image".into());
         let options = request.root(&plan.inputs);
@@ -157,66 +164,6 @@ impl Builder<'_> {
         Ok(found)
     }
 
-    fn read(
-        &self,
-        candidate: &Candidate,
-        debs: &BTreeMap<String, PathBuf>,
-        keep: impl Fn(&str) -> bool,
-    ) -> Result<Tree> {
-        let name = &candidate.name;
-        (self.says)(format!("reading {name}"));
-        let path = debs
-            .get(name)
-            .ok_or_else(|| Error::NotFetched(format!("{name} was left out")))?;
-        deb::read(self.stop, path, keep).map_err(|source| Error::Package {
-            package: name.clone(),
-            source: Box::new(source),
-        })
-    }
-
-    /// The kernel, with what it needs for a root on a disk if there is to be one.
-    fn kernel(
-        &self,
-        candidate: &Candidate,
-        debs: &BTreeMap<String, PathBuf>,
-        disk: bool,
-    ) -> Result<Kernel> {
-        let keep = |path: &str| path.starts_with("boot/vmlinuz-") || path.starts_with(MODULES);
-        let package = self.read(candidate, debs, keep)?;
-        let file = |path: &str| match &package.get(path)?.kind {
-            Kind::File(bytes) => Some(bytes.as_ref()),
-            _ => None,
-        };
-        let release = package
-            .iter()
-            .find_map(|(path, _)| path.strip_prefix("boot/vmlinuz-"));
-        let (release, image) = release
-            .and_then(|release| Some((release, file(&format!("boot/vmlinuz-{release}"))?)))
-            .ok_or_else(|| lacks(candidate, "kernel in it"))?;
-        let list = file(&format!("{MODULES}{release}/modules.builtin"));
-        let list = list.map_or_else(Default::default, String::from_utf8_lossy);
-        let built_in: BTreeSet<String> = modules::built_in(&list);
-        let files = package.iter().filter_map(|(path, node)| match &node.kind {
-            Kind::File(bytes) => Some((path, bytes.as_ref())),
-            _ => None,
-        });
-        let needs = if disk {
-            [&modules::NEEDED[..], &modules::NEEDED_FOR_DISK].concat()
-        } else {
-            modules::NEEDED.to_vec()
-        };
-        let ordered = modules::order(files, &built_in, &needs);
-        let modules = ordered.map_err(|source| Error::Package {
-            package: candidate.name.clone(),
-            source: Box::new(source.into()),
-        })?;
-        Ok(Kernel {
-            release: release.to_owned(),
-            image: image.to_vec(),
-            modules,
-        })
-    }
-
     /// busybox, and the names it gives its programs. `work` is a folder.
     fn busybox(
         &self,
@@ -225,7 +172,7 @@ impl Builder<'_> {
         work: &Path,
     ) -> Result<Busybox> {
         const BUSYBOX: &str = "usr/bin/busybox";
-        let package = self.read(candidate, debs, |path| path == BUSYBOX)?;
+        let package = read(self.stop, candidate, debs, |path| path == BUSYBOX)?;
         let file = package.get(BUSYBOX);
         let file = file.ok_or_else(|| lacks(candidate, "busybox"))?.clone();
         let Kind::File(bytes) = &file.kind else {
@@ -244,6 +191,66 @@ impl Builder<'_> {
             file,
         })
     }
+}
+
+/// The files of a package that are wanted.
+fn read(
+    stop: &Stop,
+    candidate: &Candidate,
+    debs: &BTreeMap<String, PathBuf>,
+    keep: impl Fn(&str) -> bool,
+) -> Result<Tree> {
+    let name = &candidate.name;
+    let path = debs
+        .get(name)
+        .ok_or_else(|| Error::NotFetched(format!("{name} was left out")))?;
+    deb::read(stop, path, keep).map_err(|source| Error::Package {
+        package: name.clone(),
+        source: Box::new(source),
+    })
+}
+
+/// The kernel, with what it needs for a root on a disk if there is to be one.
+fn kernel(
+    stop: &Stop,
+    candidate: &Candidate,
+    debs: &BTreeMap<String, PathBuf>,
+    disk: bool,
+) -> Result<Kernel> {
+    let keep = |path: &str| path.starts_with("boot/vmlinuz-") || path.starts_with(MODULES);
+    let package = read(stop, candidate, debs, keep)?;
+    let file = |path: &str| match &package.get(path)?.kind {
+        Kind::File(bytes) => Some(bytes.as_ref()),
+        _ => None,
+    };
+    let release = package
+        .iter()
+        .find_map(|(path, _)| path.strip_prefix("boot/vmlinuz-"));
+    let (release, image) = release
+        .and_then(|release| Some((release, file(&format!("boot/vmlinuz-{release}"))?)))
+        .ok_or_else(|| lacks(candidate, "kernel in it"))?;
+    let list = file(&format!("{MODULES}{release}/modules.builtin"));
+    let list = list.map_or_else(Default::default, String::from_utf8_lossy);
+    let built_in: BTreeSet<String> = modules::built_in(&list);
+    let files = package.iter().filter_map(|(path, node)| match &node.kind {
+        Kind::File(bytes) => Some((path, bytes.as_ref())),
+        _ => None,
+    });
+    let needs = if disk {
+        [&modules::NEEDED[..], &modules::NEEDED_FOR_DISK].concat()
+    } else {
+        modules::NEEDED.to_vec()
+    };
+    let ordered = modules::order(files, &built_in, &needs);
+    let modules = ordered.map_err(|source| Error::Package {
+        package: candidate.name.clone(),
+        source: Box::new(source.into()),
+    })?;
+    Ok(Kernel {
+        release: release.to_owned(),
+        image: image.to_vec(),
+        modules,
+    })
 }
 
 fn lacks(package: &Candidate, what: &'static str) -> Error {

@@ -317,12 +317,12 @@ impl Container {
                 quote(&program)
             ),
         };
+        let folder = quote(folder);
         let script = format!(
             "#!/usr/lib/tandem/busybox sh\n\
              # What the container's image says it runs: in its folder, as its user, with its environment alone.\n\
-             cd {} || exit 127\n\
+             {busybox}/mkdir -p {folder} && cd {folder} || exit 127\n\
              exec {busybox}/env -i {} {run} {}\n",
-            quote(folder),
             quoted(&env),
             quoted(args)
         );

@@ -28,7 +28,7 @@ const TOOLS: [(&str, &str); 10] = [
     ("xorriso", "xorriso"),
 ];
 
-/// Whether the user has asked to end, and the child to end then.
+/// Whether the user has asked to end, and the children to end then.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Mutex<StopState>>);
 
@@ -36,21 +36,21 @@ pub struct Stop(Arc<Mutex<StopState>>);
 struct StopState {
     asked: bool,
     waits: bool,
-    /// With the signal that ends it.
-    child: Option<(Pid, Signal)>,
+    /// Each with the signal that ends it.
+    children: Vec<(Pid, Signal)>,
 }
 
 impl Stop {
-    /// Asks to end: ends the child that runs, and lets no other start. True if the build waits for another
+    /// Asks to end: ends the children that run, and lets no other start. True if the build waits for another
     /// one to end, which nothing but the end of this process cuts short; there is nothing it would leave
     /// behind.
     #[must_use]
     pub fn ask(&self) -> bool {
         let mut state = self.state();
         state.asked = true;
-        if let Some((child, signal)) = state.child {
+        for (child, signal) in &state.children {
             // The child is not reaped while it stands here, so the number is still its own.
-            let _ = kill(child, signal);
+            let _ = kill(*child, *signal);
         }
         state.waits
     }
@@ -85,7 +85,9 @@ impl Stop {
             "cannot start {}",
             command.get_program().display()
         ))?;
-        state.child = Some((Pid::from_raw(child.id() as i32), signal));
+        state
+            .children
+            .push((Pid::from_raw(child.id() as i32), signal));
         Ok(child)
     }
 
@@ -94,7 +96,7 @@ impl Stop {
         let pid = Pid::from_raw(child.id() as i32);
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         while waitid(Id::Pid(pid), flags) == Err(nix::Error::EINTR) {}
-        self.state().child = None;
+        self.state().children.retain(|(other, _)| *other != pid);
         child.wait()
     }
 }
@@ -252,7 +254,7 @@ mod tests {
         let stop = Stop::default();
         let asker = stop.clone();
         let asks = std::thread::spawn(move || {
-            while asker.state().child.is_none() {
+            while asker.state().children.is_empty() {
                 std::thread::yield_now();
             }
             assert!(!asker.ask(), "no other build is waited for");
