@@ -1,6 +1,6 @@
 //! Pairs that speak TLS, with strangers at every port.
 
-use super::common::{assert_one_line, have_kvm, machine, tandem, text};
+use super::common::{assert_one_line, have_kvm, machine, tandem, tandem_json, text};
 use super::{LONG, Replica, SHORT, Site, VM, die, stop};
 use std::path::{Path, PathBuf};
 
@@ -173,4 +173,28 @@ fn what_is_wrong_with_certificates_is_one_line() {
     );
     let named = backup(&["--vm", "web", "--name", "b", "--tls", &host]);
     assert_one_line(&named, 2, &["of host a"]);
+}
+
+#[test]
+fn no_client_notices_a_kill_of_a_pair_that_speaks_tls() {
+    let _machine = machine();
+    if !have_kvm("a demo over TLS") {
+        return;
+    }
+    let words = [
+        "demo",
+        "--tls",
+        "--kills",
+        "2",
+        "--seed",
+        "7",
+        "--arbiter",
+        "server",
+        "--json",
+    ];
+    let shown = tandem_json(&words);
+    for (figure, wanted) in [("connections_broken", 0), ("lost_writes", 0), ("kills", 2)] {
+        assert_eq!(shown[figure], wanted, "{shown}");
+    }
+    assert_eq!(shown["linearizable"], true, "{shown}");
 }
