@@ -4,7 +4,6 @@
 //!
 //! They take minutes, so none runs unless it is asked for: docs/SERVERS.md has the commands, and what they print.
 
-mod beside;
 #[path = "../common/mod.rs"]
 mod common;
 mod known;
