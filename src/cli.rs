@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::look::point::Point;
+use crate::look::trace::Source;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use replay::ClockKind;
@@ -8,7 +9,7 @@ use replica::machine::EngineChoice;
 use replica::outside::NetPlug;
 use replica::{DieAt, DiskReads, HostPort};
 use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,8 +50,12 @@ pub enum Command {
     Record(RecordArgs),
     /// Re-execute a recording exactly, every entry and digest checked
     Replay(ReplayArgs),
+    /// What the guest's kernel did in a recording, by an exact replay: a profile, system calls, switches of tasks
+    Trace(TraceArgs),
     /// What is in a log, by kind of entry
     Log(LogArgs),
+    /// What replicas noted of a failover, as a page for a browser
+    Timeline(TimelineArgs),
     /// Where two logs first differ: exit code 0 only if nowhere
     Diff(DiffArgs),
     /// Run a guest as primary, replicated to a backup that listens
@@ -90,7 +95,7 @@ const MEMORY_RANGE: RangeInclusive<i64> = MEMORY_MIB_MIN as i64..=MEMORY_MIB_MAX
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
     /// A built-in guest (counter, clock, echo, disk, kv, reset), or a file: an ELF64 image, a Linux kernel,
-    /// or what `tandem image` makes
+    /// what `tandem image` makes, or a state that `tandem replay --save` made
     pub guest: String,
     /// A Linux kernel's initial file system
     #[arg(long, value_name = "FILE")]
@@ -241,6 +246,18 @@ pub struct ReplayArgs {
     /// Replay to this point and show what is there: a clock value, entry:N, or end (software engine)
     #[arg(long, value_name = "POINT")]
     pub at: Option<Point>,
+    /// With --at: write the machine there to an ELF core file, which crash, drgn and gdb read
+    #[arg(long, value_name = "FILE", requires = "at", conflicts_with = "gdb")]
+    pub core: Option<PathBuf>,
+    /// Replay to this point, a clock value or entry:N, and save the machine there, or where it next can be
+    #[arg(long, value_name = "POINT", requires = "save", conflicts_with_all = ["at", "gdb", "pcap", "cast", "console"])]
+    pub to: Option<Point>,
+    /// Where to: a file that `tandem run` goes on from, live
+    #[arg(long, value_name = "STATE", requires = "to")]
+    pub save: Option<PathBuf>,
+    /// With --save: a copy of the guest's disk as it was when the recording began, brought up to the point
+    #[arg(long, value_name = "COPY", requires = "save")]
+    pub disk: Option<PathBuf>,
     /// Wait for gdb on 127.0.0.1:PORT, which may look at everything, forward and backward (software
     /// engine); with --at, from there
     #[arg(long, value_name = "PORT")]
@@ -259,6 +276,37 @@ pub struct ReplayArgs {
     pub json: bool,
 }
 
+/// `tandem trace`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// The log file
+    pub log: PathBuf,
+    /// Where the kernel's symbols are from: a System.map or a vmlinux; without a file, the guest's own memory
+    #[arg(long, value_name = "SOURCE", num_args = 0..=1, default_value = "memory", default_missing_value = "memory")]
+    pub symbols: Source,
+    /// Instructions between two looks at what runs
+    #[arg(long, value_name = "N", default_value = "100000")]
+    pub every: NonZeroU64,
+    /// Write the stacks to a file, a line each, of which flame graphs are made
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+    /// Write them to a file for pprof
+    #[arg(long, value_name = "FILE")]
+    pub pprof: Option<PathBuf>,
+    /// Write which task ran when, its system calls, interrupts and page faults to a trace for the Perfetto viewer
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+    /// The guest's image, if it is not where the recording found it
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<String>,
+    /// Its initrd, likewise
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<String>,
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `tandem log`.
 #[derive(Debug, Args)]
 pub struct LogArgs {
@@ -267,12 +315,37 @@ pub struct LogArgs {
     /// Print every entry
     #[arg(long)]
     pub entries: bool,
+    /// Write the entries to a trace for the Perfetto viewer
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
     /// Say what link such a machine needs to its backup
     #[arg(long, conflicts_with = "entries")]
     pub sizing: bool,
     /// One JSON object on stdout instead of words
     #[arg(long, conflicts_with = "entries")]
     pub json: bool,
+}
+
+/// `tandem timeline`.
+#[derive(Debug, Args)]
+pub struct TimelineArgs {
+    /// Events files, of replicas on one host (--events of tandem primary and tandem backup)
+    #[arg(required = true)]
+    pub events: Vec<PathBuf>,
+    /// Write a page for a browser: one file, with nothing from elsewhere
+    #[arg(
+        short,
+        long,
+        value_name = "FILE.html",
+        required_unless_present = "perfetto"
+    )]
+    pub output: Option<PathBuf>,
+    /// Write a trace for the Perfetto viewer
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+    /// With --perfetto: the primary's counters, too: lag, and what waits in the gate (its --metrics)
+    #[arg(long, value_name = "FILE", requires = "perfetto")]
+    pub metrics: Option<PathBuf>,
 }
 
 /// `tandem diff`.

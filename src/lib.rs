@@ -42,6 +42,7 @@ pub mod log;
 pub mod look;
 pub mod node;
 pub mod sizing;
+pub mod timeline;
 
 pub use terminal::{complain, sayln, signals};
 
@@ -63,7 +64,9 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Run(args) => node::single::run(args),
         Command::Record(args) => node::single::record(args),
         Command::Replay(args) => node::single::replay(args),
+        Command::Trace(args) => node::traced::trace(&args),
         Command::Log(args) => log::log(&args),
+        Command::Timeline(args) => timeline::timeline(&args),
         Command::Diff(args) => diff::diff(&args),
         Command::Primary(args) => node::pair::primary(args),
         Command::Backup(args) => node::pair::backup(args),

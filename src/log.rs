@@ -2,6 +2,8 @@
 
 use crate::cli::LogArgs;
 use crate::failure::{During, Outcome};
+use crate::look::logged::Logged;
+use crate::look::witness::check_apart;
 use crate::sizing::{Counter, Sizing};
 use replay::file::{LogEnd, LogReader, Tail};
 use replay::{Arrival, Base, BaseOrigin, ClockKind, Event, Kind, LogIndex};
@@ -13,6 +15,7 @@ use std::path::Path;
 use terminal::figures::mbit_s;
 use terminal::table::{Align, Table};
 use vmm::engine::EngineKind;
+use vmm::machine::TscMode;
 use vmm::processor::HostProcessor;
 
 /// Entries of one kind.
@@ -68,8 +71,14 @@ fn ticks_merged(event: &Event) -> u64 {
 
 /// Says what is in a log.
 pub fn log(args: &LogArgs) -> Outcome {
+    check_apart(&args.log, args.perfetto.as_deref())?;
     let mut reader = LogReader::open(&args.log)?;
-    let (guest, engine, processor) = machine(&reader, &args.log)?;
+    let (guest, engine, processor, tsc) = machine(&reader, &args.log)?;
+    let derived = tsc == Some(TscMode::Derived);
+    let tracks = args.perfetto.as_deref();
+    let mut tracks = tracks
+        .map(|path| Logged::create(path, derived))
+        .transpose()?;
     let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
     let base = reader.header().base;
     let state_bytes = reader.state()?.map(|state| state.size());
@@ -83,8 +92,12 @@ pub fn log(args: &LogArgs) -> Outcome {
         clock = entry.clock.0;
         sizing.add(reader.at_us(), &entry.event, bytes as u64);
         merged += ticks_merged(&entry.event);
+        let index = LogIndex(base.index.0 + entries);
+        if let Some(tracks) = &mut tracks {
+            tracks.add(index, &entry, bytes as u64, reader.at_us());
+        }
         if args.entries {
-            let text = replay::replayer::describe(LogIndex(base.index.0 + entries), &entry);
+            let text = replay::replayer::describe(index, &entry);
             if !terminal::heed(writeln!(out, "{text}")) {
                 return Ok(()); // nothing more can be written, or is read
             }
@@ -93,6 +106,7 @@ pub fn log(args: &LogArgs) -> Outcome {
     }
     terminal::heed(out.flush());
     drop(out);
+    let written = tracks.as_mut().map(Logged::finish).transpose()?;
     for share in kinds.values_mut() {
         share.mbit_s = mbit_s(share.bytes, reader.at_us());
     }
@@ -122,6 +136,11 @@ pub fn log(args: &LogArgs) -> Outcome {
     } else if !args.entries {
         print(&summary);
     }
+    if let Some(written) = written
+        && !args.json
+    {
+        crate::sayln!("{written}");
+    }
     // What is there was counted, as was asked: a log that is cut is no failure of this command.
     if let Some(tail) = &summary.tail {
         crate::complain!(
@@ -140,18 +159,29 @@ pub fn log(args: &LogArgs) -> Outcome {
     Ok(())
 }
 
-/// The guest's name, what ran it, and the processor under that; a log of an old format has a machine configuration this program does
+/// The guest's name, what ran it, the processor under that, and where its time is from; a log of an old format has a machine configuration this program does
 /// not read.
 fn machine(
     reader: &LogReader,
     path: &Path,
-) -> Outcome<(String, Option<EngineKind>, Option<HostProcessor>)> {
+) -> Outcome<(
+    String,
+    Option<EngineKind>,
+    Option<HostProcessor>,
+    Option<TscMode>,
+)> {
     if reader.check_replayable().is_err() {
         let name = format!("unknown (log format {})", reader.version());
-        return Ok((name, None, None));
+        return Ok((name, None, None, None));
     }
     let origin = Origin::of_log(reader, path)?;
-    Ok((origin.config.guest, Some(origin.engine), origin.processor))
+    let config = origin.config;
+    Ok((
+        config.guest,
+        Some(origin.engine),
+        origin.processor,
+        Some(config.tsc),
+    ))
 }
 
 fn print(summary: &Summary) {

@@ -247,7 +247,9 @@ impl Session<'_> {
                 }
                 at(ReplayLogPosition::End)
             }
-            Arrived::Paused(Pause::Reached) => SingleThreadStopReason::DoneStep,
+            Arrived::Paused(Pause::Reached | Pause::Transfer(_)) => {
+                SingleThreadStopReason::DoneStep
+            }
             Arrived::Paused(Pause::Breakpoint) => {
                 if self.hardware.contains(&self.travel.place().rip) {
                     SingleThreadStopReason::HwBreak(())

@@ -1,5 +1,7 @@
 //! The guest's network, of a recording that is replayed, as a capture file: `tandem replay --pcap`.
 //!
+//! Times are the guest's, from its start on; of a machine whose time is not derived but logged, those of the recording.
+//!
 //! The format is pcapng (draft-ietf-opsawg-pcapng, in brackets where a rule comes from). A capture needs three of its
 //! blocks, each a few numbers; it is written here.
 
@@ -24,6 +26,9 @@ const ETHERNET: u16 = 1;
 const COMMENT: u16 = 1;
 const NAME: u16 = 2;
 const FLAGS: u16 = 2;
+/// Of an interface (4.2): the power of ten that times are parts of a second by.
+const RESOLUTION: u16 = 9;
+const NANOSECONDS: u8 = 9;
 /// The flags' directions (4.3.1): seen from the guest.
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
@@ -74,22 +79,28 @@ impl<W: Write> Capture<W> {
         let version = [1u16.to_le_bytes(), 0u16.to_le_bytes()].concat();
         let section = [&ORDER.to_le_bytes()[..], &version, &[0xff; 8]].concat();
         sheet.write(&block(SECTION, &section));
-        // Frames are not cut. Times are in microseconds unless an option says otherwise.
+        // Frames are not cut. Times are in nanoseconds, by an option.
         let kind = [ETHERNET.to_le_bytes(), [0; 2]].concat();
-        let options = [option(NAME, b"eth0"), end_of_options()].concat();
+        let options = [
+            option(NAME, b"eth0"),
+            option(RESOLUTION, &[NANOSECONDS]),
+            end_of_options(),
+        ]
+        .concat();
         sheet.write(&block(INTERFACE, &[kind, vec![0; 4], options].concat()));
         Self { sheet, frames: 0 }
     }
 
     /// Adds a frame that came or went with the entry `now`.
     fn add(&mut self, now: Now, frame: &[u8], direction: u32) {
+        let at_ns = now.guest_ns.unwrap_or(now.at_us.saturating_mul(1000));
         let comment = format!("entry {}, clock {}", now.index, now.clock);
         let length = u32::try_from(frame.len()).expect("a frame is short");
         let body = [
             // The interface, and the time's two halves, the upper first.
             &0u32.to_le_bytes()[..],
-            &((now.at_us >> 32) as u32).to_le_bytes(),
-            &(now.at_us as u32).to_le_bytes(),
+            &((at_ns >> 32) as u32).to_le_bytes(),
+            &(at_ns as u32).to_le_bytes(),
             &length.to_le_bytes(),
             &length.to_le_bytes(),
             &padded(frame),

@@ -20,6 +20,7 @@ use vmm::backends::console::Console;
 use vmm::engine::Engine;
 use vmm::machine::examine::{Advance, Checkpoint, Examined};
 use vmm::machine::{Ended, Machine, MachineError};
+use vmm::memory::GuestMemory;
 use vmm::soft::SoftEngine;
 use vmm::soft::looking::{self, Debuggable, Pause, Watch};
 
@@ -130,6 +131,11 @@ impl Travel {
     /// The vCPU, to look at.
     pub fn engine(&self) -> &SoftEngine {
         self.examined.engine()
+    }
+
+    /// The guest's memory, to look at.
+    pub fn memory(&self) -> &GuestMemory {
+        self.examined.machine().memory()
     }
 
     /// The replayer, to look at.

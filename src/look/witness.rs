@@ -28,6 +28,8 @@ pub struct Now {
     pub clock: u64,
     /// When it was recorded: microseconds from the recording's begin on.
     pub at_us: u64,
+    /// Guest time there in nanoseconds, where that is derived.
+    pub guest_ns: Option<u64>,
 }
 
 /// One that watches.
@@ -193,8 +195,20 @@ impl Witnesses {
 pub struct Heard {
     /// The log.
     pub log: LogReader,
-    /// Who watches.
-    pub witnesses: Witnesses,
+    witnesses: Witnesses,
+    /// By how much guest time is ahead of the clock, where it is derived: by all anchors so far.
+    skipped_ns: Option<u64>,
+}
+
+impl Heard {
+    /// `log`, which begins where guest time is ahead of the clock by `skipped_ns`, if it is derived.
+    pub fn new(log: LogReader, witnesses: Witnesses, skipped_ns: Option<u64>) -> Self {
+        Self {
+            log,
+            witnesses,
+            skipped_ns,
+        }
+    }
 }
 
 impl LogSource for Heard {
@@ -202,10 +216,15 @@ impl LogSource for Heard {
         let index = self.log.place().index;
         let next = self.log.next(wait)?;
         if let NextEntry::Entry(entry) = &next {
+            // What is out of range fails where it is replayed.
+            let anchor_ns = entry.anchor.ns().unwrap_or(0);
+            let skipped_ns = self.skipped_ns.map(|ns| ns.saturating_add(anchor_ns));
+            self.skipped_ns = skipped_ns;
             let now = Now {
                 index,
                 clock: entry.clock.0,
                 at_us: self.log.at_us(),
+                guest_ns: skipped_ns.map(|ns| ns.saturating_add(entry.clock.0)),
             };
             self.witnesses.note(now, &entry.event);
         }
@@ -278,7 +297,7 @@ mod tests {
             let now = Now {
                 index: LogIndex(index),
                 clock: 7 * index,
-                at_us: 0,
+                ..Now::default()
             };
             witnesses.note(now, &Event::Progress);
         };

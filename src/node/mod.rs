@@ -6,3 +6,5 @@ pub mod library;
 pub mod pair;
 pub mod recording;
 pub mod single;
+pub mod traced;
+mod whatif;

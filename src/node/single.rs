@@ -3,9 +3,11 @@
 use super::blueprint;
 use super::library::Library;
 use super::recording::{Alarm, AloneInputs, Plan, Recorded, Recording};
+use super::whatif::{self, State};
 use crate::cli::{MachineArgs, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::cast::{Cast, Pace};
+use crate::look::core;
 use crate::look::gdb::{self, Left};
 use crate::look::pcap::Pcap;
 use crate::look::point::{self, View};
@@ -16,15 +18,15 @@ use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, Base, BaseOrigin, ClockKind, InputsError};
+use replay::{Arrival, Base, BaseOrigin, ClockKind, InputsError, LogIndex, NoLog};
 use replica::machine::{AnyMachine, EngineChoice, Origin, Prepared, check_replay, follow, prepare};
 use replica::outside::{self, Discard, NetPlug};
 use replica::{Exit, Journal, is_well, of_status};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::station::Station;
@@ -135,12 +137,20 @@ struct Ran {
     why: Option<String>,
 }
 
+/// So long a machine that goes on from a state runs before its recording begins.
+const AT_ONCE: Duration = Duration::from_nanos(1);
+
 /// Runs a machine with live inputs to its end, recorded as planned.
 fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     let set = signals::block()?;
     let mut machine_args = args.machine;
-    let blueprint = blueprint::blueprint(&mut machine_args)?;
-    let prepared = prepare(blueprint, machine_args.engine)?;
+    let (state, prepared) = match State::of(&mut machine_args)? {
+        Some((state, prepared)) => (Some(state), prepared),
+        None => {
+            let blueprint = blueprint::blueprint(&mut machine_args)?;
+            (None, prepare(blueprint, machine_args.engine)?)
+        }
+    };
     if let Some(remark) = prepared.remark() {
         crate::complain!("tandem: {remark}");
     }
@@ -167,10 +177,17 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
         None => None,
     };
     let vcpu = move || -> Outcome<Ran> {
-        let (mut machine, first_state) = prepared.boot()?;
+        let (mut machine, first_state) = match &state {
+            None => prepared.boot()?,
+            Some(state) => state.restore(prepared)?,
+        };
         machine.tell_station(station);
         let (recording, journal) = match plan {
-            Some((plan, alarm)) => {
+            Some((mut plan, alarm)) => {
+                if state.is_some() {
+                    // It begins with its state, as one does that begins in the middle of a run.
+                    plan.after.get_or_insert(AT_ONCE);
+                }
                 let begun = Recording::begin(plan, alarm, inbox.clone(), &origin, first_state)?;
                 (Some(begun.0), begun.1)
             }
@@ -179,7 +196,21 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
         let pace = recording
             .as_ref()
             .map_or(StatePace { every_entries: 0 }, Recording::pace);
-        let live = Live::new(inbox.clone(), GuestTime::default(), false).during("no timer")?;
+        let (journal, time) = match &state {
+            None => (journal, GuestTime::default()),
+            Some(state) => {
+                let base = state.base();
+                (
+                    Journal::Alone(NoLog::at(base.place())),
+                    whatif::time(&machine),
+                )
+            }
+        };
+        let live = Live::new(inbox.clone(), time, false).during("no timer")?;
+        // What the disk was asked for, and had not done.
+        for request in machine.outstanding_disk() {
+            outside.emit(LogIndex(0), request);
+        }
         let pages = machine.config().memory_bytes() / 4096;
         let exit = Exit::Open(outside.clone());
         let recorder = Recorder::new(live, journal, exit, pace, pages);
@@ -267,28 +298,14 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
         }
         args.engine = EngineChoice::Soft;
     }
-    let written = [&args.pcap, &args.cast];
+    let written = [&args.core, &args.save, &args.pcap, &args.cast];
     let written = written.into_iter().flatten().map(PathBuf::as_path);
     check_apart(&args.log, written)?;
-    let reader = LogReader::open(&args.log)?;
-    reader.check_replayable()?;
-    let origin = Origin::of_log(&reader, &args.log)?;
-    let (config, engine) = (origin.config.clone(), origin.engine);
-    let clock = config.clock_kind;
+    if let (Some(point), Some(state)) = (args.to, &args.save) {
+        return on_vcpu_thread("vcpu", || whatif::save(&args, point, state));
+    }
     let (image, initrd) = (args.image.as_deref(), args.initrd.as_deref());
-    let blueprint = follow(config, &Library, image, initrd)
-        .during(format_args!("{} cannot be replayed", args.log.display()))?;
-    let prepared = prepare(blueprint, args.engine.following(engine, clock))?.silent();
-    if engine != prepared.engine_kind() {
-        crate::complain!(
-            "tandem: {}: recorded on {engine}, replayed on {}",
-            args.log.display(),
-            prepared.engine_kind()
-        );
-    }
-    if let Some(warning) = check_replay(&origin, &prepared.origin()) {
-        crate::complain!("tandem: {}: {warning}", args.log.display());
-    }
+    let (reader, prepared) = open(&args.log, args.engine, image, initrd)?;
     let console = args.console.then(Console::stdout);
     let replayed = on_vcpu_thread("vcpu", || {
         if looking {
@@ -303,8 +320,40 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     }
 }
 
+/// The log at `path` and the machine to replay it, by `engine`, its image found where these say if they do. What is to
+/// be known of the two is said.
+///
+/// # Errors
+/// If it is no log that can be replayed, or its machine is not to be had.
+pub(super) fn open(
+    path: &Path,
+    engine: EngineChoice,
+    image: Option<&str>,
+    initrd: Option<&str>,
+) -> Outcome<(LogReader, Prepared)> {
+    let reader = LogReader::open(path)?;
+    reader.check_replayable()?;
+    let origin = Origin::of_log(&reader, path)?;
+    let (config, recorded_by) = (origin.config.clone(), origin.engine);
+    let clock = config.clock_kind;
+    let blueprint = follow(config, &Library, image, initrd)
+        .during(format_args!("{} cannot be replayed", path.display()))?;
+    let prepared = prepare(blueprint, engine.following(recorded_by, clock))?.silent();
+    if recorded_by != prepared.engine_kind() {
+        crate::complain!(
+            "tandem: {}: recorded on {recorded_by}, replayed on {}",
+            path.display(),
+            prepared.engine_kind()
+        );
+    }
+    if let Some(warning) = check_replay(&origin, &prepared.origin()) {
+        crate::complain!("tandem: {}: {warning}", path.display());
+    }
+    Ok((reader, prepared))
+}
+
 /// Compares the digest of the state where a replay begins with the log's.
-fn check_first(header: &LogHeader, state: u64) -> Outcome {
+pub(super) fn check_first(header: &LogHeader, state: u64) -> Outcome {
     if state == header.base.digest {
         return Ok(());
     }
@@ -317,14 +366,14 @@ fn check_first(header: &LogHeader, state: u64) -> Outcome {
 
 /// Makes a machine that was restored the same as the one that ran on behind the log's beginning; with the
 /// digest of its state.
-fn rejoined<E: Engine>(mut machine: Machine<E>) -> Outcome<(Machine<E>, u64)> {
+pub(super) fn rejoined<E: Engine>(mut machine: Machine<E>) -> Outcome<(Machine<E>, u64)> {
     machine.flush_for_join()?;
     let state = machine.digest(None)?;
     Ok((machine, state))
 }
 
 /// What cannot be done with a log's state.
-const NO_STATE: &str = "the state the log begins at";
+pub(super) const NO_STATE: &str = "the state the log begins at";
 
 /// Replays from beginning to end.
 fn straight(
@@ -349,10 +398,8 @@ fn straight(
     if let Some(speed) = args.speed {
         witnesses.add(Pace::new(speed));
     }
-    let heard = Heard {
-        log: reader,
-        witnesses: witnesses.clone(),
-    };
+    let skipped_ns = machine.guest_ns().map(|ns| ns - base.clock.0);
+    let heard = Heard::new(reader, witnesses.clone(), skipped_ns);
     let said = Said {
         outlet: Discard { console },
         witnesses: witnesses.clone(),
@@ -372,15 +419,18 @@ fn straight(
 }
 
 /// A replay that got to the end of its log.
-struct Done {
+pub(super) struct Done {
     /// The machine's exit status; none if it ran on when the recording was ended.
-    code: Option<u32>,
+    pub(super) code: Option<u32>,
     /// Digest of the whole machine there.
     digest: u64,
 }
 
 /// The end of a replay, unless there is more in its log: then that is no log of this run alone.
-fn all_read(log: &mut LogReader, ended: Result<Ended, MachineError>) -> Result<Done, MachineError> {
+pub(super) fn all_read(
+    log: &mut LogReader,
+    ended: Result<Ended, MachineError>,
+) -> Result<Done, MachineError> {
     let (code, digest) = match ended {
         Ok(ended) => (Some(ended.code), ended.digest),
         Err(MachineError::Inputs(InputsError::Left { digest, .. })) => (None, digest),
@@ -416,6 +466,12 @@ fn look(
             crate::sayln!("{}", serde_json::to_string(&view).during("view")?);
         } else {
             view.print(&travel);
+        }
+        if let Some(path) = &args.core {
+            let words = core::write(&travel, path)?;
+            if !args.json {
+                crate::sayln!("\n{words}");
+            }
         }
         return Ok(None);
     };

@@ -17,6 +17,23 @@ pub struct Line {
 }
 
 impl Line {
+    /// What happened, in words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let detail = &self.detail;
+        match self.event.as_str() {
+            "link_end" => format!("noticed: {detail}"),
+            "flag_won" => format!("won the flag of {detail}"),
+            "drained" => format!("log drained, {detail}"),
+            "announced" => "announced the guest's address".into(),
+            "reemitted" => format!("re-emitted {detail} outputs"),
+            "live" => format!("live; {detail}"),
+            "solo" => format!("solo, {detail}"),
+            "hold" => detail.clone(),
+            other => format!("{other} {detail}"),
+        }
+    }
+
     /// The whole lines of an events file; none if there is no such file yet.
     #[must_use]
     pub fn all_in(path: &Path) -> Vec<Self> {

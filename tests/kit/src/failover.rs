@@ -81,6 +81,16 @@ impl Failover {
     /// The failover as people can follow it.
     #[must_use]
     pub fn timeline(&self) -> String {
+        self.events().render(Colour::of_stdout())
+    }
+
+    /// The same as a page for a browser.
+    #[must_use]
+    pub fn page(&self) -> String {
+        self.events().page("A failover", "the kill")
+    }
+
+    fn events(&self) -> Timeline {
         let mut timeline = Timeline::default();
         let victim = if self.kill.of_backup {
             Lane::Backup
@@ -90,19 +100,7 @@ impl Failover {
         timeline.death(0, victim, "killed with SIGKILL, under load");
         for line in &self.events {
             let at_us = after((line.at_ns - self.kill.at_ns) / 1000);
-            let detail = &line.detail;
-            let text = match line.event.as_str() {
-                "link_end" => format!("noticed: {detail}"),
-                "flag_won" => format!("won the flag of {detail}"),
-                "drained" => format!("log drained, {detail}"),
-                "announced" => "announced the guest's address".into(),
-                "reemitted" => format!("re-emitted {detail} outputs"),
-                "live" => format!("live; {detail}"),
-                "solo" => format!("solo, {detail}"),
-                "hold" => detail.clone(),
-                other => format!("{other} {detail}"),
-            };
-            timeline.event(at_us, Lane::of(line), text);
+            timeline.event(at_us, Lane::of(line), line.words());
         }
         let first = after(self.first_reply_us);
         timeline.event(first, Lane::Client, "first byte to a client");
@@ -113,7 +111,7 @@ impl Failover {
             longest as f64 / 1000.0
         );
         timeline.event(after(longest), Lane::Client, text);
-        timeline.render(Colour::of_stdout())
+        timeline
     }
 }
 

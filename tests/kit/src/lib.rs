@@ -65,6 +65,7 @@ pub mod hostload;
 pub mod join;
 mod judged;
 pub mod leftovers;
+mod page;
 pub mod round;
 pub mod timeline;
 mod trace;

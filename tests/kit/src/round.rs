@@ -141,6 +141,9 @@ fn keep(folder: &std::path::Path, number: u32, history: &History, round: &Round)
     history.dump(&folder.join(format!("history-{number}.json")))?;
     let path = folder.join(format!("timeline-{number}.txt"));
     std::fs::write(&path, round.failover.timeline())
+        .during(format_args!("cannot write {}", path.display()))?;
+    let path = path.with_extension("html");
+    std::fs::write(&path, round.failover.page())
         .during(format_args!("cannot write {}", path.display()))
 }
 

@@ -38,7 +38,7 @@ impl Lane {
 }
 
 /// The lanes, from the left.
-const LANES: [(Lane, &str, &str); 4] = [
+pub(crate) const LANES: [(Lane, &str, &str); 4] = [
     (Lane::Client, "client", "\x1b[36m"),
     (Lane::Primary, "primary", "\x1b[31m"),
     (Lane::Backup, "backup", "\x1b[32m"),
@@ -74,11 +74,11 @@ impl Colour {
 }
 
 #[derive(Clone, Debug)]
-struct TimelineEvent {
-    at_us: i64,
-    lane: Lane,
-    text: String,
-    death: bool,
+pub(crate) struct TimelineEvent {
+    pub(crate) at_us: i64,
+    pub(crate) lane: Lane,
+    pub(crate) text: String,
+    pub(crate) death: bool,
 }
 
 /// A time behind what a timeline is relative to.
@@ -113,6 +113,14 @@ impl Timeline {
             death: true,
         });
         self
+    }
+
+    /// The same as a page for a browser, with this title; the times are from `zero` on.
+    #[must_use]
+    pub fn page(&self, title: &str, zero: &str) -> String {
+        let mut events = self.events.clone();
+        events.sort_by_key(|event| event.at_us);
+        crate::page::page(title, zero, &events)
     }
 
     /// The picture: events by time (of equal times, in the order added), 80 columns at most.
@@ -162,7 +170,7 @@ fn painted(text: &str, code: &str, colour: Colour) -> String {
 }
 
 /// Microseconds as milliseconds with one decimal, rounded toward zero.
-fn ms(us: i64) -> String {
+pub(crate) fn ms(us: i64) -> String {
     let sign = if us <= -100 { "-" } else { "" };
     let tenths = us.unsigned_abs() / 100;
     format!("{sign}{}.{}", tenths / 10, tenths % 10)

@@ -100,6 +100,9 @@ pub(crate) struct Blocks {
     alone: Block,
     /// Instructions that crossed into another page.
     crossings: Box<[Option<Crossing>; CROSSINGS]>,
+    /// Physical addresses of instructions before which somebody wants to look: each begins a block, which is never
+    /// translated.
+    probes: Vec<u64>,
     /// Runs blocks as host code, if it may.
     pub translator: Option<Translator>,
 }
@@ -127,6 +130,7 @@ impl Blocks {
                 translations: Translations::default(),
             },
             crossings: Box::new([const { None }; CROSSINGS]),
+            probes: Vec::new(),
             translator: None,
         }
     }
@@ -136,6 +140,14 @@ impl Blocks {
         match place {
             Place::Kept(number) => &self.arena[number as usize],
             Place::Alone => &self.alone,
+        }
+    }
+
+    /// Has a block of its own begin at each of these physical addresses, and none of those run as host code.
+    pub fn set_probes(&mut self, cpu: &mut Cpu, probes: Vec<u64>) {
+        let old = std::mem::replace(&mut self.probes, probes);
+        for physical in old.into_iter().chain(self.probes.clone()) {
+            self.invalidate(cpu, physical / PAGE);
         }
     }
 
@@ -155,6 +167,9 @@ impl Blocks {
         if let Some(code) = translator.code(cpu, block) {
             return Some(code);
         }
+        if self.probes.contains(&block.physical) {
+            return None;
+        }
         if !block.translations.wanted(translator.warm) {
             return None;
         }
@@ -165,7 +180,11 @@ impl Blocks {
     fn translate(&mut self, cpu: &Cpu, number: u32) -> Option<u64> {
         let translator = self.translator.as_mut()?;
         let (arena, by_address) = (&self.arena, &self.by_address);
+        let probes = &self.probes;
         let find = |physical| {
+            if probes.contains(&physical) {
+                return None;
+            }
             let number = *by_address.get(&Key::new(physical, true))?;
             Some((number, &arena[number as usize]))
         };
@@ -258,6 +277,9 @@ impl Blocks {
         let mut ops = Vec::with_capacity(16);
         let mut at = 0;
         while at < window.len() && at + LONGEST < 255 && ops.len() < length {
+            if at > 0 && self.probes.contains(&(physical + at as u64)) {
+                break;
+            }
             match decode::decode(&window[at..], at as u8, cpu.long_code, &self.features) {
                 Ok(mut lowered) => {
                     if lowered.counts {

@@ -173,6 +173,8 @@ pub struct Cpu {
     pub halted: bool,
     /// An external interrupt to take before anything else.
     pub pending_interrupt: Option<u8>,
+    /// How the privilege, or what runs, last changed, until somebody who watches takes it.
+    pub transfer: Option<crate::watch::Transfer>,
     /// Why the last handler did not retire.
     pub cause: Cause,
     /// Segment registers, see [`segment`].
@@ -225,6 +227,7 @@ impl Cpu {
             untraced: false,
             halted: false,
             pending_interrupt: None,
+            transfer: None,
             cause: Cause::Halt,
             segments: [Segment::default(); 8],
             gdt: Table::default(),

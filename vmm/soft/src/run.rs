@@ -39,6 +39,8 @@ pub struct Soft {
     /// The processor. It is large, and translated code has its tables where they are.
     pub cpu: Box<Cpu>,
     pub(crate) blocks: Blocks,
+    /// Linear addresses of the instructions that are probed.
+    pub(crate) probes: Vec<u64>,
 }
 
 impl Soft {
@@ -49,6 +51,7 @@ impl Soft {
         Self {
             cpu: Box::new(Cpu::new(physical, model)),
             blocks,
+            probes: Vec::new(),
         }
     }
 
@@ -244,7 +247,7 @@ impl Soft {
     /// As [`Soft::block`], and as many blocks after it as are translated and can be run without looking up, up to
     /// [`STRETCH`] instructions.
     #[inline(always)]
-    fn stretch(&mut self, until: u64, window: bool) -> Option<Exit> {
+    pub(crate) fn stretch(&mut self, until: u64, window: bool) -> Option<Exit> {
         if self.cpu.steps() {
             return self.single(false, true);
         }

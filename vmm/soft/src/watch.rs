@@ -19,7 +19,7 @@ use crate::{Cpu, flags};
 use iced_x86::{
     Decoder, DecoderOptions, Formatter, GasFormatter, InstructionInfoFactory, OpAccess, Register,
 };
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Which accesses to data pause a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,9 +120,22 @@ pub struct Hit {
     pub kind: Kind,
 }
 
+/// How the privilege, or what runs, changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// `syscall` was executed: RCX is where it returns to.
+    Call,
+    /// An interrupt or exception with this vector was delivered: its frame is on the stack.
+    Event(u8),
+    /// `sysret` or `iret` was executed.
+    Return,
+}
+
 /// Why a watched run paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
+    /// This was just done, and the run was watched for it.
+    Transfer(Transfer),
     /// As far as it was asked to go.
     Reached,
     /// A breakpoint is at RIP.
@@ -138,6 +151,9 @@ pub struct Watch {
     pub breakpoints: Vec<u64>,
     /// Data, whose accesses pause after the instruction.
     pub data: Vec<Data>,
+    /// Pause after each [`Transfer`], and before the instructions that are probed ([`Soft::probe`]). Translated code
+    /// is run in between: that costs little. Not to be combined with breakpoints, data, or single steps.
+    pub heed: bool,
     /// Pause at the next place.
     pub one: bool,
     /// Pause at the first place with the clock there, or past it.
@@ -230,8 +246,58 @@ pub enum Watched {
 pub struct Copy(Box<Cpu>);
 
 impl Soft {
+    /// Has the instructions at these linear addresses probed, in place of those before: a run that heeds them pauses
+    /// before each. False, and nothing is done, if one of them is not mapped.
+    ///
+    /// They are found again by where they are in physical memory now: meant for code that stays where it is.
+    pub fn probe(&mut self, addresses: &[u64]) -> bool {
+        let physical = addresses.iter().map(|at| self.cpu.physical_of(*at));
+        let Some(physical) = physical.collect() else {
+            return false;
+        };
+        self.probes = addresses.to_vec();
+        self.blocks.set_probes(&mut self.cpu, physical);
+        true
+    }
+
+    /// A watched run that heeds transfers and probes.
+    fn run_heeding(&mut self, until: u64, watch: &mut Watch, kick: &AtomicBool) -> Watched {
+        if let Some(exit) = self.settle() {
+            return Watched::Exit(exit);
+        }
+        loop {
+            // Before all else: what comes next may be another.
+            if let Some(transfer) = self.cpu.transfer.take() {
+                return Watched::Paused(Pause::Transfer(transfer));
+            }
+            if self.cpu.clock >= until {
+                return Watched::Exit(Exit::Stopped);
+            }
+            if !std::mem::take(&mut watch.leaving) {
+                if self.probes.contains(&self.cpu.linear_rip()) {
+                    return Watched::Paused(Pause::Breakpoint);
+                }
+                if watch.until.is_some_and(|until| self.cpu.clock >= until) {
+                    return Watched::Paused(Pause::Reached);
+                }
+            }
+            if kick.load(Ordering::Relaxed) {
+                return Watched::Exit(Exit::Kicked);
+            }
+            let goal = until.min(watch.until.unwrap_or(u64::MAX));
+            // Whatever transfers ends its block, and is none of what is translated: like what lets interrupts in, it
+            // comes back here.
+            if let Some(exit) = self.stretch(goal.max(self.cpu.clock + 1), true) {
+                return Watched::Exit(exit);
+            }
+        }
+    }
+
     /// As [`Soft::run`] without a window, and pauses as `watch` asks.
     pub fn run_watched(&mut self, until: u64, watch: &mut Watch, kick: &AtomicBool) -> Watched {
+        if watch.heed {
+            return self.run_heeding(until, watch, kick);
+        }
         if watch.breakpoints.is_empty() && watch.data.is_empty() && !watch.one {
             return self.run_to(until, watch, kick);
         }

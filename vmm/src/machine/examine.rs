@@ -78,6 +78,11 @@ impl<E: Debuggable> Examined<E> {
         &self.machine
     }
 
+    /// Has a run that heeds them pause before these instructions, and no others: [`Debuggable::probe`].
+    pub fn probe(&mut self, addresses: &[u64]) -> bool {
+        self.machine.engine.probe(addresses)
+    }
+
     /// Runs until `watch` asks for a pause, or to the machine's end.
     ///
     /// # Errors

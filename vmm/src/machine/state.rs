@@ -104,6 +104,11 @@ impl<E> Machine<E> {
 }
 
 impl<E: Engine> Machine<E> {
+    /// Guest time in nanoseconds since the machine began; none where it is logged, and not derived.
+    pub fn guest_ns(&self) -> Option<u64> {
+        self.time.now_ns(self.engine.clock())
+    }
+
     /// A machine with `image` loaded, about to run its first instruction.
     ///
     /// # Errors

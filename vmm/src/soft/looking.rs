@@ -5,7 +5,7 @@ use super::vcpu::SoftEngine;
 use crate::engine::{Engine, EngineError, Halfway, VmEntry};
 use crate::state::CpuState;
 use replay::Stop;
-pub use soft::watch::{Data, Hit, Kind, Pause, Watch};
+pub use soft::watch::{Data, Hit, Kind, Pause, Transfer, Watch};
 
 /// An instruction as text.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -38,6 +38,10 @@ pub trait Debuggable: Engine {
 
     /// Makes `watch` one that leaves the place the vCPU is paused at.
     fn leave(&self, watch: &mut Watch);
+
+    /// Has a run that heeds them pause before the instructions at these linear addresses, and no others. False, and
+    /// nothing is done, if one is not mapped: see [`soft::Soft::probe`].
+    fn probe(&mut self, addresses: &[u64]) -> bool;
 
     /// Instructions since the guest began: a clock that also counts where the log's counts blocks.
     fn steps(&self) -> u64;
@@ -83,6 +87,10 @@ impl Debuggable for SoftEngine {
 
     fn leave(&self, watch: &mut Watch) {
         watch.leave(&self.soft().cpu);
+    }
+
+    fn probe(&mut self, addresses: &[u64]) -> bool {
+        self.soft_mut().probe(addresses)
     }
 
     fn steps(&self) -> u64 {

@@ -11,6 +11,7 @@ use crate::cpu::{Segment, segment};
 use crate::flags;
 use crate::op::slot;
 use crate::trap::{Cause, Exception, vector};
+use crate::watch::Transfer;
 use crate::{Cpu, Trap};
 
 /// What is delivered.
@@ -185,6 +186,7 @@ impl Cpu {
         self.next_rip = gate.entry;
         self.shadow = false;
         self.halted = false;
+        self.transfer = Some(Transfer::Event(event.vector));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use crate::cpu::{Segment, bits, segment};
 use crate::flags;
 use crate::op::{Op, slot};
 use crate::trap::{Cause, vector};
+use crate::watch::Transfer;
 use crate::{Cpu, Trap};
 
 /// Flags IRET and POPF load at any privilege.
@@ -155,6 +156,7 @@ pub(crate) fn iret(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
         cpu.refresh_mode();
     }
     cpu.next_rip = rip;
+    cpu.transfer = Some(Transfer::Return);
     Ok(())
 }
 
@@ -178,6 +180,7 @@ pub(crate) fn syscall(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.set_rflags(rflags & !cpu.msrs.fmask);
     cpu.set_code_segment(flat(selector, CODE_64, 0), 0);
     cpu.next_rip = entry;
+    cpu.transfer = Some(Transfer::Call);
     cpu.traced_after()
 }
 
@@ -206,6 +209,7 @@ pub(crate) fn sysret(cpu: &mut Cpu, op: &Op) -> Result<(), Trap> {
     cpu.set_rflags(cpu.slot(slot::R11) & known & !dropped);
     cpu.set_code_segment(flat(selector, attributes, 3), 3);
     cpu.next_rip = rip;
+    cpu.transfer = Some(Transfer::Return);
     cpu.traced_after()
 }
 

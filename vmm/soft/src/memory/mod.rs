@@ -56,6 +56,12 @@ impl Cpu {
         done
     }
 
+    /// The physical address that linear `address` is mapped to. Nothing the guest could notice changes.
+    #[must_use]
+    pub fn physical_of(&self, address: u64) -> Option<u64> {
+        walk::look(self, address)
+    }
+
     /// Reads a word at linear address `address`.
     ///
     /// # Errors

@@ -1,0 +1,166 @@
+//! Where the members of a kernel's structures are: its BTF, a description of its types that is in its memory (Linux,
+//! Documentation/bpf/btf.rst).
+
+/// Its first bytes.
+const MAGIC: u16 = 0xeb9f;
+/// Most bytes that are read of it: Debian's kernel has five million.
+pub const BYTES_MAX: u64 = 64 << 20;
+
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+
+/// A kernel's types.
+pub struct Btf {
+    bytes: Vec<u8>,
+    types: std::ops::Range<usize>,
+    strings: usize,
+}
+
+impl Btf {
+    /// Those that `bytes` describe.
+    pub fn parse(bytes: Vec<u8>) -> Option<Self> {
+        if bytes.get(..2)? != MAGIC.to_le_bytes() {
+            return None;
+        }
+        let head = word(&bytes, 4)? as usize;
+        let [types, types_len, strings] = [8, 12, 16].map(|at| word(&bytes, at));
+        let types = head.checked_add(types? as usize)?;
+        Some(Self {
+            types: types..types.checked_add(types_len? as usize)?,
+            strings: head.checked_add(strings? as usize)?,
+            bytes,
+        })
+    }
+
+    /// The byte at which `member` begins in the structure `name`, those in structures without a name included.
+    pub fn offset(&self, name: &str, member: &str) -> Option<u64> {
+        let offsets = self.offsets()?;
+        let own = offsets.iter().copied().find(|at| {
+            let kind = self.word(at + 4).map_or(0, |info| info >> 24 & 0x1f);
+            kind == STRUCT && self.string(*at) == Some(name.as_bytes())
+        });
+        self.member(&offsets, own?, member.as_bytes(), 0)
+    }
+
+    fn member(&self, offsets: &[usize], at: usize, name: &[u8], depth: u32) -> Option<u64> {
+        const DEPTH_MAX: u32 = 8;
+        let info = self.word(at + 4)?;
+        let is_aggregate = matches!(info >> 24 & 0x1f, STRUCT | UNION);
+        if !is_aggregate || depth > DEPTH_MAX {
+            return None;
+        }
+        for n in 0..info & 0xffff {
+            let member = at + 12 + 12 * n as usize;
+            // With the flag, the upper bits are how many bits a bit field has.
+            let bits = self.word(member + 8)? & if info >> 31 != 0 { 0xff_ffff } else { u32::MAX };
+            let offset = u64::from(bits / 8);
+            let own = self.string(member)?;
+            if own == name {
+                return Some(offset);
+            }
+            if own.is_empty()
+                && let Some(inner) = self.word(member + 4)?.checked_sub(1)
+                && let Some(inner) = offsets.get(inner as usize)
+                && let Some(found) = self.member(offsets, *inner, name, depth + 1)
+            {
+                return Some(offset + found);
+            }
+        }
+        None
+    }
+
+    /// Where each type is described, from number 1 on.
+    fn offsets(&self) -> Option<Vec<usize>> {
+        let mut offsets = Vec::new();
+        let mut at = self.types.start;
+        while at < self.types.end {
+            offsets.push(at);
+            let info = self.word(at + 4)?;
+            let count = (info & 0xffff) as usize;
+            at += 12
+                + match info >> 24 & 0x1f {
+                    // What follows the three words each has (the file's section 2.2).
+                    2 | 7..=12 | 16 | 18 => 0,
+                    1 | 14 | 17 => 4,
+                    3 => 12,
+                    STRUCT | UNION | 15 | 19 => 12 * count,
+                    6 | 13 => 8 * count,
+                    _ => return None,
+                };
+        }
+        Some(offsets)
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        word(&self.bytes, at)
+    }
+
+    /// The string that the word at `at` is the place of.
+    fn string(&self, at: usize) -> Option<&[u8]> {
+        let from = self.strings.checked_add(self.word(at)? as usize)?;
+        self.bytes.get(from..)?.split(|byte| *byte == 0).next()
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn btf(types: &[u32], strings: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        let length = 4 * types.len() as u32;
+        for value in [24, 0, length, length, strings.len() as u32] {
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.extend(types.iter().flat_map(|word| word.to_le_bytes()));
+        bytes.extend(strings);
+        bytes
+    }
+
+    #[test]
+    fn members_are_found_in_structures_without_a_name_too() {
+        // int; union { int b; }; struct a { int x; union; int y:3; }
+        let types = [
+            [0, 1 << 24, 4, 32].as_slice(),
+            &[0, UNION << 24 | 1, 4, 1, 1, 0],
+            &[
+                3,
+                1 << 31 | STRUCT << 24 | 3,
+                12,
+                5,
+                1,
+                0,
+                0,
+                2,
+                32,
+                7,
+                1,
+                3 << 24 | 64,
+            ],
+        ]
+        .concat();
+        let types = Btf::parse(btf(&types, b"\0b\0a\0x\0y\0")).unwrap();
+        let offset = |member| types.offset("a", member);
+        assert_eq!(offset("x"), Some(0));
+        assert_eq!(offset("b"), Some(4));
+        assert_eq!(offset("y"), Some(8));
+        assert_eq!(offset("z"), None);
+        assert_eq!(types.offset("b", "x"), None);
+    }
+
+    #[test]
+    fn what_is_cut_or_leads_round_is_no_harm() {
+        let looping = [0, STRUCT << 24 | 1, 4, 0, 1, 0];
+        let bytes = btf(&looping, b"\0");
+        for length in 0..bytes.len() {
+            let cut = Btf::parse(bytes[..length].to_vec());
+            assert_eq!(cut.and_then(|cut| cut.offset("a", "b")), None);
+        }
+        assert_eq!(Btf::parse(bytes).unwrap().offset("", "b"), None);
+    }
+}

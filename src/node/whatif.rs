@@ -1,0 +1,275 @@
+//! A machine from any point of a recording, which goes on live: `tandem replay --to POINT --save STATE`, and
+//! `tandem run STATE`.
+//!
+//! ```text
+//!  recording   ├───────────────── POINT ─ ─ ─ ─ ─ ─ ─ ┤
+//!                                   │ state
+//!  what if                          └─▶ run, with a network and a disk of its own
+//! ```
+//!
+//! From there on it is no longer the recording: other frames come, at other times. The file is a log that begins at the
+//! machine's state and ends there, so that all that reads logs reads it. Any log that begins at a state can be run.
+
+use super::library::Library;
+use super::single::{NO_STATE, check_first, open, rejoined};
+use crate::cli::{MachineArgs, ReplayArgs};
+use crate::failure::{During, Failure, Outcome};
+use crate::look::point::Point;
+use replay::file::{LogReader, LogWriter, MAGIC};
+use replay::replayer::Replayer;
+use replay::{
+    Base, BaseOrigin, Clock, Event, InputsError, LogEntry, LogIndex, LogSink, Outlet, Output,
+    ViewNumber,
+};
+use replica::machine::{AnyMachine, EngineChoice, Origin, Prepared, disk_sectors, follow, prepare};
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use vmm::engine::Engine;
+use vmm::hostclock::monotonic_ns;
+use vmm::machine::TscMode;
+use vmm::machine::live::GuestTime;
+
+/// Outputs of a replay: what the guest writes to its disk goes to a copy of that, if there is one; all else nowhere.
+struct ToCopy(Option<File>);
+
+impl Outlet for ToCopy {
+    fn emit(&mut self, _: LogIndex, output: Output) -> Result<(), InputsError> {
+        if let (Some(copy), Output::DiskWrite { offset, data, .. }) = (&self.0, output) {
+            copy.write_all_at(&data, offset).map_err(|e| {
+                InputsError::Backend(format!("cannot write the copy of the disk: {e}"))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Replays to a point, and saves the machine there. On the vCPU's thread.
+///
+/// # Errors
+/// If the replay does not come there, or the state cannot be written.
+pub fn save(args: &ReplayArgs, point: Point, state: &Path) -> Outcome {
+    let (image, initrd) = (args.image.as_deref(), args.initrd.as_deref());
+    let (reader, prepared) = open(&args.log, args.engine, image, initrd)?;
+    let config = prepared.config();
+    if config.tsc != TscMode::Derived {
+        return Err(Failure::new(format!(
+            "{}: its machine's time is logged, and not derived: it cannot go on elsewhere",
+            args.log.display()
+        )));
+    }
+    let copy = disk(config.disk_sectors, args.disk.as_deref())?;
+    let clock = clock_of(&args.log, &reader, point)?;
+    let mut header = reader.header().clone();
+    let (mut machine, first_state) = match reader.state()? {
+        None => prepared.boot()?,
+        Some(from) => rejoined(prepared.restore(from).during(NO_STATE)?)?,
+    };
+    check_first(&header, first_state)?;
+    let mut replayer = Replayer::new(reader, ToCopy(copy));
+    replayer.stop_at(clock);
+    loop {
+        let there = |now: &replay::Situation| now.here.point.clock >= clock;
+        match machine.run_until(&mut replayer, there) {
+            Ok(None) if machine.can_be_saved()? => break,
+            Ok(None) => {}
+            Ok(Some(_)) => return Err(ends(&args.log, machine.engine().clock())),
+            Err(e) => return Err(e).during(args.log.display()),
+        }
+    }
+    if let ToCopy(Some(copy)) = replayer.suppressed_mut() {
+        copy.sync_all()
+            .during("cannot write the copy of the disk")?;
+    }
+    machine.flush_for_join()?;
+    let base = Base {
+        view: ViewNumber(0),
+        index: replayer.index(),
+        clock: machine.engine().clock(),
+        digest: machine.digest(None)?,
+        origin: BaseOrigin::State,
+    };
+    header.base = base;
+    write(state, &header, &mut machine)?;
+    let Base { index, clock, .. } = base;
+    crate::sayln!(
+        "the machine before entry {index}, at clock {clock}, is in {}",
+        state.display()
+    );
+    if !args.json {
+        let disk = args
+            .disk
+            .as_deref()
+            .map_or(String::new(), |disk| format!(" --disk {}", disk.display()));
+        crate::sayln!("to go on from there: tandem run {}{disk}", state.display());
+    }
+    Ok(())
+}
+
+fn write(state: &Path, header: &replay::file::LogHeader, machine: &mut AnyMachine) -> Outcome {
+    let mut out = LogWriter::create_with_state(state, header, || monotonic_ns() / 1000)?;
+    machine
+        .save(&mut out)
+        .during(format_args!("cannot write {}", state.display()))?;
+    let mut log = out.finish()?;
+    let event = Event::Left {
+        digest: header.base.digest,
+    };
+    log.append(&LogEntry::at(&machine.here()?, event))?;
+    Ok(log.flush()?)
+}
+
+fn ends(log: &Path, clock: Clock) -> Failure {
+    Failure::new(format!(
+        "{}: the machine ends at clock {clock}: there is nothing that could go on",
+        log.display()
+    ))
+}
+
+/// The copy of the disk, if the machine has one.
+fn disk(sectors: Option<u64>, copy: Option<&Path>) -> Outcome<Option<File>> {
+    match (sectors, copy) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(Failure::usage(
+            "--disk: the recording's machine has no disk",
+        )),
+        (Some(_), None) => Err(Failure::usage(
+            "the recording's machine has a disk: name a copy of it with --disk, as it was when the recording began. \
+             What the guest wrote up to the point is written to it",
+        )),
+        (Some(sectors), Some(path)) => {
+            if disk_sectors(path)? != sectors {
+                return Err(Failure::usage(format!(
+                    "{}: not a copy of the recording's disk, which has {sectors} sectors",
+                    path.display()
+                )));
+            }
+            let file = File::options().write(true).open(path);
+            Ok(Some(
+                file.during(format_args!("cannot write {}", path.display()))?,
+            ))
+        }
+    }
+}
+
+/// The clock at `point`.
+fn clock_of(path: &Path, reader: &LogReader, point: Point) -> Outcome<Clock> {
+    let base = reader.header().base;
+    let clock = match point {
+        Point::Clock(clock) => clock,
+        Point::End => return Err(Failure::usage("--to takes a clock value or entry:N here")),
+        Point::Entry(wanted) => {
+            let mut log = LogReader::open(path)?;
+            let mut index = base.index;
+            loop {
+                match log.read()? {
+                    Some((entry, _)) if index == wanted => break entry.clock,
+                    Some(_) if index < wanted => index = index.next(),
+                    _ => {
+                        return Err(Failure::new(format!(
+                            "{}: there is no entry {wanted} in it",
+                            path.display()
+                        )));
+                    }
+                }
+            }
+        }
+    };
+    if clock < base.clock {
+        let Base { index, clock, .. } = base;
+        return Err(Failure::new(format!(
+            "the log begins at entry {index}, clock {clock}, behind that point"
+        )));
+    }
+    Ok(clock)
+}
+
+/// A log that begins at a machine's state, which is to go on.
+pub struct State {
+    reader: LogReader,
+}
+
+impl State {
+    /// What the guest of `args` names, if that is a log; with what its machine is prepared of.
+    ///
+    /// # Errors
+    /// If it is one that no machine can go on from.
+    pub fn of(args: &mut MachineArgs) -> Outcome<Option<(Self, Prepared)>> {
+        let path = Path::new(&args.guest).to_owned();
+        let mut magic = [0; MAGIC.len()];
+        let begins = File::open(&path).and_then(|mut file| file.read_exact(&mut magic));
+        if begins.is_err() || magic != MAGIC {
+            return Ok(None);
+        }
+        let reader = LogReader::open(&path)?;
+        reader.check_replayable()?;
+        let base = reader.header().base;
+        if base.origin != BaseOrigin::State {
+            return Err(Failure::usage(format!(
+                "{}: a log that begins with a boot: tandem replay {0} replays it, and with --to POINT --save STATE \
+                 makes a state that can go on",
+                path.display()
+            )));
+        }
+        let mut config = Origin::of_log(&reader, &path)?.config;
+        if config.tsc != TscMode::Derived {
+            return Err(Failure::new(format!(
+                "{}: its machine's time is logged, and not derived: it cannot go on elsewhere",
+                path.display()
+            )));
+        }
+        let sectors = args.disk.as_deref().map(disk_sectors).transpose()?;
+        if sectors != config.disk_sectors {
+            return Err(Failure::usage(format!(
+                "{}: its machine's disk has {} sectors, that of --disk {}",
+                path.display(),
+                config.disk_sectors.unwrap_or(0),
+                sectors.unwrap_or(0)
+            )));
+        }
+        // It is said what it is, as its frames would be taken for those of a machine that was never elsewhere.
+        crate::complain!(
+            "tandem: {}: goes on from entry {}, clock {}, on its own: no longer the recording",
+            path.display(),
+            base.index,
+            base.clock
+        );
+        let image = std::mem::take(&mut config.guest);
+        args.guest.clone_from(&image);
+        config.guest = image;
+        let blueprint = follow(config, &Library, None, None)
+            .during(format_args!("{} cannot be run", path.display()))?;
+        let engine = match args.engine {
+            EngineChoice::Auto => EngineChoice::Soft,
+            chosen => chosen,
+        };
+        let prepared = prepare(blueprint, engine)?;
+        Ok(Some((Self { reader }, prepared)))
+    }
+
+    /// The machine as it was, with the digest of that. On the vCPU's thread.
+    ///
+    /// # Errors
+    /// If it is not the machine meant.
+    pub fn restore(&self, prepared: Prepared) -> Outcome<(AnyMachine, u64)> {
+        let state = self.reader.state()?.expect("it begins at one");
+        let (machine, digest) = rejoined(prepared.restore(state).during(NO_STATE)?)?;
+        check_first(self.reader.header(), digest)?;
+        Ok((machine, digest))
+    }
+
+    /// Where it begins.
+    pub fn base(&self) -> Base {
+        self.reader.header().base
+    }
+}
+
+/// The time of a machine that goes on now, on from where it stood.
+pub fn time(machine: &AnyMachine) -> GuestTime {
+    let stood = machine.guest_ns().unwrap_or(0);
+    GuestTime {
+        tsc: (stood, monotonic_ns()),
+        wall_ns: 0,
+    }
+}
