@@ -159,17 +159,17 @@ pub fn log(args: &LogArgs) -> Outcome {
     Ok(())
 }
 
-/// The guest's name, what ran it, the processor under that, and where its time is from; a log of an old format has a machine configuration this program does
-/// not read.
-fn machine(
-    reader: &LogReader,
-    path: &Path,
-) -> Outcome<(
+/// A guest's name, and what a log says of its machine if that can be read.
+type Named = (
     String,
     Option<EngineKind>,
     Option<HostProcessor>,
     Option<TscMode>,
-)> {
+);
+
+/// The guest's name, what ran it, the processor under that, and where its time is from; a log of an old format has a machine configuration this program does
+/// not read.
+fn machine(reader: &LogReader, path: &Path) -> Outcome<Named> {
     if reader.check_replayable().is_err() {
         let name = format!("unknown (log format {})", reader.version());
         return Ok((name, None, None, None));
