@@ -194,7 +194,10 @@ impl Link {
             let mut session = lock(&secret.session);
             match session.open(&mut cipher, space) {
                 Ok(Some(0)) => return Err(LinkLost::Closed),
-                Ok(Some(count)) => return Ok(count),
+                Ok(Some(count)) => {
+                    self.heard.fetch_add(1, SeqCst);
+                    return Ok(count);
+                }
                 Ok(None) => {}
                 Err(e) => {
                     add(&self.metrics.forged, 1);
@@ -208,13 +211,15 @@ impl Link {
         }
     }
 
-    /// Takes from the socket what is there, waiting for at least one byte: that is what is heard of the peer.
+    /// Takes from the socket what is there, waiting for at least one byte. That is what is heard of the peer; of a
+    /// secret link only what could be decrypted is, since anybody on the way can send bytes.
     fn receive(&self, space: &mut [u8]) -> Result<usize, LinkLost> {
         loop {
             match (&self.socket).read(space) {
                 Ok(0) => return Err(LinkLost::Closed),
                 Ok(count) => {
-                    self.heard.fetch_add(1, SeqCst);
+                    self.heard
+                        .fetch_add(u64::from(self.secret.is_none()), SeqCst);
                     add(&self.metrics.bytes_received, count);
                     return Ok(count);
                 }

@@ -14,6 +14,8 @@ struct Queued {
     bytes: Vec<u8>,
     /// The cursor `sent` once this frame has gone.
     sent: LogIndex,
+    /// A heartbeat.
+    beat: bool,
 }
 
 /// A queue of whole frames, the first of which may have gone in part.
@@ -42,7 +44,32 @@ impl Outgoing {
     }
 
     pub(crate) fn push(&mut self, bytes: Vec<u8>, sent: LogIndex) {
-        self.queue.push_back(Queued { bytes, sent });
+        self.queue.push_back(Queued {
+            bytes,
+            sent,
+            beat: false,
+        });
+    }
+
+    /// Puts a heartbeat before all frames of which nothing has gone yet, in place of an older one among them. What it
+    /// says was so before any of them was made; it proves something for a short time only, and they may wait long.
+    pub(crate) fn push_beat(&mut self, bytes: Vec<u8>) {
+        self.drop_beat();
+        let begun = usize::from(self.written > 0);
+        let before = begun.checked_sub(1).and_then(|n| self.queue.get(n));
+        let beat = Queued {
+            bytes,
+            sent: before.map_or(self.sent, |frame| frame.sent),
+            beat: true,
+        };
+        self.queue.insert(begun, beat);
+    }
+
+    /// Forgets a heartbeat of which nothing has gone yet: there is a newer one.
+    pub(crate) fn drop_beat(&mut self) {
+        let mut begun = self.written > 0;
+        self.queue
+            .retain(|frame| std::mem::take(&mut begun) || !frame.beat);
     }
 
     /// An empty buffer for the next frame.
@@ -85,7 +112,7 @@ impl Outgoing {
     fn pop(&mut self) {
         let mut gone = self.queue.pop_front().expect("a frame was there");
         self.written = 0;
-        self.sent = gone.sent;
+        self.sent = self.sent.max(gone.sent);
         if self.spares.len() < SPARES && gone.bytes.capacity() <= SPARE_MAX {
             gone.bytes.clear();
             self.spares.push(gone.bytes);
@@ -97,5 +124,51 @@ impl Outgoing {
         self.queue = VecDeque::new();
         self.spares = Vec::new();
         self.written = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is queued, by the first byte of each frame.
+    fn queued(out: &Outgoing) -> Vec<u8> {
+        out.queue.iter().map(|frame| frame.bytes[0]).collect()
+    }
+
+    #[test]
+    fn a_heartbeat_overtakes_what_has_not_begun_to_go_and_an_older_one() {
+        let mut out = Outgoing::at(LogIndex(7));
+        out.push_beat(vec![1]);
+        out.push(vec![10], LogIndex(8));
+        out.push(vec![11], LogIndex(9));
+        assert_eq!(queued(&out), [1, 10, 11]);
+        out.push_beat(vec![2]);
+        assert_eq!(queued(&out), [2, 10, 11]);
+        assert_eq!(out.queue[0].sent, LogIndex(7));
+        // Of the first frame a part has gone, be it a heartbeat or not.
+        out.written = 1;
+        out.push_beat(vec![3]);
+        out.push_beat(vec![4]);
+        assert_eq!(queued(&out), [2, 4, 10, 11]);
+        out.pop();
+        out.drop_beat();
+        assert_eq!(queued(&out), [10, 11]);
+        out.written = 1;
+        out.push_beat(vec![5]);
+        assert_eq!(queued(&out), [10, 5, 11]);
+        assert_eq!(out.queue[1].sent, LogIndex(8));
+    }
+
+    #[test]
+    fn of_frames_that_are_taken_over_the_newest_heartbeat_stays() {
+        let (mut taken, mut out) = (Outgoing::at(LogIndex(0)), Outgoing::at(LogIndex(0)));
+        taken.push(vec![10], LogIndex(1));
+        out.push_beat(vec![1]);
+        out.push(vec![11], LogIndex(2));
+        taken.take(&mut out);
+        assert_eq!(queued(&taken), [10, 1, 11]);
+        taken.push_beat(vec![2]);
+        assert_eq!(queued(&taken), [2, 10, 11]);
     }
 }

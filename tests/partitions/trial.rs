@@ -64,7 +64,7 @@ fn service(hosts: &Hosts, folder: &Path, host: Host) -> Daemon {
         _ => ("viewservice", VIEWS_PORT),
     };
     let listen = Hosts::address(host, port).to_string();
-    let mut words = os(&[name, "--listen", &listen, "--store"]);
+    let mut words = os(&[name, "--insecure", "--listen", &listen, "--store"]);
     words.push(folder.join(name).into());
     let daemon = start(hosts, host, name, words, folder.join(format!("{name}.err")));
     daemon
@@ -109,6 +109,8 @@ impl<'a, 'b> Trial<'a, 'b> {
             let views = Hosts::address(Host::Views, VIEWS_PORT).to_string();
             let mut words = os(&["--vm", &vm, "--arbiter", &arbiter, "--viewservice", &views]);
             words.extend(os(&[
+                // These networks are the test's own.
+                "--insecure",
                 "--name",
                 &format!("{vm}-{name}"),
                 "--net",

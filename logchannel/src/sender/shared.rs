@@ -305,22 +305,6 @@ impl SenderState {
         }
     }
 
-    /// Sends what is queued on the calling thread, which is no vCPU's, unless another one is at it.
-    fn pump_here(&self, mut out: MutexGuard<'_, Out>) -> Result<(), LinkLost> {
-        if !self.link.is_secret() || out.blocked {
-            return self.pump(&mut out);
-        }
-        drop(out);
-        match self.seal.try_lock() {
-            Ok(seal) => self.seal(seal),
-            Err(_) => {
-                // Who has it may have looked at the queue already; the writer looks again.
-                self.writer.notify_all();
-                Ok(())
-            }
-        }
-    }
-
     /// What has left. The cursor is read first: console outputs let out since then are behind it. What the
     /// console still holds of entries before the log is no concern of its backup, which never makes them.
     fn delivered(&self) -> Delivered {
@@ -340,21 +324,43 @@ impl SenderState {
         }
     }
 
-    /// Sends a sign of life. While frames wait for a full socket it does so only if it `must`.
-    fn beat(&self, must: bool) {
-        let mut out = self.out();
-        if !must && (out.blocked || !out.queue.is_empty()) {
-            return;
+    /// Sends a sign of life, ahead of frames that wait: the leader relies on the backup for as long as heartbeats are
+    /// answered, and a full socket is no reason to stop. They leave in the order they are made in, since each is made
+    /// with `out` locked and takes the place of an older one that has not begun to go. Not on a vCPU's thread.
+    fn beat(&self) {
+        let sent = if self.link.is_secret() {
+            self.beat_secretly()
+        } else {
+            let mut out = self.out();
+            out.queue.push_beat(self.heartbeat());
+            self.pump(&mut out)
+        };
+        if let Err(lost) = sent {
+            self.send_failed(lost);
         }
+    }
+
+    /// [`Self::beat`] of a secret link: encrypts on the calling thread what there is, unless another one is at it.
+    fn beat_secretly(&self) -> Result<(), LinkLost> {
+        if let Ok(mut seal) = self.seal.try_lock() {
+            let mut out = self.out();
+            out.queue.drop_beat();
+            seal.push_beat(self.heartbeat());
+            drop(out);
+            return self.seal(seal);
+        }
+        self.out().queue.push_beat(self.heartbeat());
+        // Who has it may have looked at the queue already; the writer looks again.
+        self.writer.notify_all();
+        Ok(())
+    }
+
+    fn heartbeat(&self) -> Vec<u8> {
         let heartbeat = Heartbeat {
             delivered: self.delivered(),
             call: self.calls().make(boot_us()),
         };
-        let sent = out.queue.sent();
-        out.queue.push(heartbeat.to_frame(), sent);
-        if let Err(lost) = self.pump_here(out) {
-            self.send_failed(lost);
-        }
+        heartbeat.to_frame()
     }
 
     /// Before the frame is sent: its ack may come at once.
@@ -502,7 +508,7 @@ impl<'a> Reader<'a> {
         (self.read_us, self.read_boot_us) = (now, boot_us);
         let next = self.shared.calls().last() + 1;
         if self.trust.read(waited_us, next)? {
-            self.shared.beat(true);
+            self.shared.beat();
         }
         Ok(())
     }
@@ -594,7 +600,7 @@ pub(super) fn write_rest(shared: &SenderState) {
 /// Sends heartbeats, and ends the link when the backup is silent. One goes at each tick, whatever else was sent: the
 /// leader relies on the backup for as long as they are answered.
 pub(super) fn watch(shared: &SenderState) {
-    let beat = |_nothing_sent: bool| shared.beat(false);
+    let beat = |_nothing_sent: bool| shared.beat();
     shared.link.watch(beat, |lost| shared.lose(lost));
 }
 
@@ -716,6 +722,72 @@ mod tests {
             let counts = [&leader.heard, &leader.acked].map(|count| count.load(SeqCst));
             assert_eq!(counts, [1, 1 + more], "at {ms} ms");
         }
+    }
+
+    /// A socket that is full: a heartbeat goes ahead of what waits for it, and only the newest does.
+    #[test]
+    fn a_full_socket_holds_up_no_heartbeat() {
+        let (shared, _leader, mut backup) = linked();
+        let big = vec![0; 1 << 20];
+        let mut sent = 0;
+        while !shared.out().blocked {
+            shared.say(big.clone());
+            sent += big.len();
+        }
+        shared.say(big.clone());
+        sent += big.len();
+        (0..3).for_each(|_| shared.beat());
+        assert_eq!(shared.calls().last(), 3);
+        let newest = Heartbeat {
+            delivered: shared.delivered(),
+            call: 3,
+        };
+        let newest = newest.to_frame();
+        sent += newest.len();
+        let reading = std::thread::spawn(move || {
+            let mut read = vec![0; sent];
+            std::io::Read::read_exact(&mut backup, &mut read).unwrap();
+            read
+        });
+        let mut out = shared.out();
+        while !out.queue.is_empty() {
+            shared.link.wait_writable();
+            out.blocked = false;
+            shared.pump(&mut out).unwrap();
+        }
+        let read = reading.join().unwrap();
+        let at = read.windows(newest.len()).position(|part| part == newest);
+        // Behind the frame that had begun to go, if one had, and before the last.
+        let left = sent - newest.len() - at.expect("it was sent");
+        assert!([big.len(), 2 * big.len()].contains(&left), "{left}");
+    }
+
+    /// The writer has not run since a frame was queued: who beats sends both.
+    #[test]
+    fn a_heartbeat_takes_along_what_the_writer_has_not_come_to() {
+        let (near, far) = logchannel_testing::sockets();
+        let answering = std::thread::spawn(move || logchannel_testing::secured(near, far));
+        let (near, mut far) = answering.join().unwrap();
+        let shaking = std::thread::spawn(move || {
+            let mut hello = [0; 5];
+            std::io::Read::read_exact(&mut far, &mut hello).unwrap();
+            far
+        });
+        let mut near = near;
+        std::io::Write::write_all(&mut near, b"hello").unwrap();
+        let mut far = shaking.join().unwrap();
+        let limit = Some(std::time::Duration::from_secs(30));
+        far.socket().set_read_timeout(limit).unwrap();
+        let link = Link::new(near, SETTINGS, Box::new(|_| {})).unwrap();
+        let leader = Arc::new(Counts::default());
+        let options = SenderOptions::default();
+        let shared = SenderState::new(link, Base::alone(0), leader, options);
+        shared.say(vec![7; 100]);
+        assert!(!shared.out().queue.is_empty(), "nobody has encrypted it");
+        shared.beat();
+        let mut read = vec![0; 100 + shared.heartbeat().len()];
+        std::io::Read::read_exact(&mut far, &mut read).unwrap();
+        assert_eq!(read.iter().filter(|byte| **byte == 7).count(), 100);
     }
 
     #[test]
