@@ -110,8 +110,9 @@ pub struct MachineArgs {
     #[arg(long = "arg", value_name = "KEY=VALUE")]
     pub args: Vec<String>,
     /// CPU model: v1 (x86-64, to SSE2) or v2 (x86-64-v2, to SSE4.2); there is no v3: AVX is not offered
-    #[arg(long, default_value_t = CpuModel::V1)]
-    pub cpu: CpuModel,
+    /// [default: v1]
+    #[arg(long)]
+    pub cpu: Option<CpuModel>,
     /// Instruction clock: blocks (guests that count for themselves) or instructions (software engine, or
     /// single-step where KVM can) [default: blocks for the built-in guests, instructions for Linux]
     #[arg(long)]
@@ -127,9 +128,9 @@ pub struct MachineArgs {
     /// for what `tandem image` makes, which resets when it cannot go on]
     #[arg(long, value_name = "WHAT")]
     pub on_reset: Option<OnReset>,
-    /// Hardware address of the guest's network device
-    #[arg(long, default_value = "52:54:00:7a:4d:01", value_parser = parse_mac)]
-    pub mac: [u8; 6],
+    /// Hardware address of the guest's network device [default: 52:54:00:7a:4d:01]
+    #[arg(long, value_parser = parse_mac)]
+    pub mac: Option<[u8; 6]>,
     /// A raw disk image for the guest
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,

@@ -85,6 +85,7 @@ pub fn log(args: &LogArgs) -> Outcome {
     let (mut entries, mut clock, mut merged) = (0, base.clock.0, 0);
     let mut sizing = Counter::default();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut listed = args.entries;
     while let Some((entry, bytes)) = reader.read()? {
         let share = kinds.entry(entry.event.kind()).or_default();
         share.count += 1;
@@ -96,9 +97,10 @@ pub fn log(args: &LogArgs) -> Outcome {
         if let Some(tracks) = &mut tracks {
             tracks.add(index, &entry, bytes as u64, reader.at_us());
         }
-        if args.entries {
+        if listed {
             let text = replay::replayer::describe(index, &entry);
-            if !terminal::heed(writeln!(out, "{text}")) {
+            listed = terminal::heed(writeln!(out, "{text}"));
+            if !listed && tracks.is_none() {
                 return Ok(()); // nothing more can be written, or is read
             }
         }
@@ -167,8 +169,8 @@ type Named = (
     Option<TscMode>,
 );
 
-/// The guest's name, what ran it, the processor under that, and where its time is from; a log of an old format has a machine configuration this program does
-/// not read.
+/// The guest's name, what ran it, the processor under that, and where its time is from; a log of an old format has a
+/// machine configuration this program does not read.
 fn machine(reader: &LogReader, path: &Path) -> Outcome<Named> {
     if reader.check_replayable().is_err() {
         let name = format!("unknown (log format {})", reader.version());

@@ -3,10 +3,11 @@
 use crate::cli::TimelineArgs;
 use crate::failure::{During, Failure, Outcome};
 use crate::look::perfetto::{Detail, Trace};
+use crate::look::witness::check_apart;
 use kit::Line;
 use kit::timeline::{Lane, Timeline};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The lines of one file. Those that are none are left out: the last may be half a line where its writer was killed.
 fn lines(path: &Path) -> Outcome<Vec<Line>> {
@@ -26,6 +27,15 @@ fn lines(path: &Path) -> Outcome<Vec<Line>> {
 /// # Errors
 /// If the files have no events, or what is made of them cannot be written.
 pub fn timeline(args: &TimelineArgs) -> Outcome {
+    let written = [&args.output, &args.perfetto];
+    let written: Vec<&Path> = written
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
+        .collect();
+    for read in args.events.iter().chain(&args.metrics) {
+        check_apart(read, written.iter().copied())?;
+    }
     let mut events = Vec::new();
     for path in &args.events {
         events.extend(lines(path)?);

@@ -9,12 +9,16 @@ use replay::ClockKind;
 use replica::machine::{Blueprint, EngineChoice, disk_sectors};
 use replica::outside::Plugs;
 use std::net::Ipv4Addr;
+use vmm::cpu::CpuModel;
 use vmm::machine::{BoardKind, MachineConfig, TSC_HZ, TscMode};
 
 /// The guest's network address unless its arguments say otherwise.
 pub const GUEST_ADDRESS: &str = "10.77.0.2/24";
 /// And its gateway: the host's side of the demo's bridge.
 pub const GATEWAY: &str = "10.77.0.1";
+
+/// Hardware address of the guest's network device unless the command line says otherwise.
+const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x7a, 0x4d, 0x01];
 
 /// Guest memory unless the command line or the image says otherwise.
 const MEMORY_MIB: u32 = 64;
@@ -57,11 +61,11 @@ pub fn blueprint(args: &mut MachineArgs) -> Outcome<Blueprint> {
             .memory
             .unwrap_or(image.manifest.as_ref().map_or(MEMORY_MIB, |m| m.memory_mib)),
         cmdline: cmdline(args, board, &image)?,
-        cpu: args.cpu,
+        cpu: args.cpu.unwrap_or(CpuModel::V1),
         clock_kind,
         // KVM counts no RDTSC: it leaves the guest.
         tsc: args.tsc.unwrap_or(TscMode::usual(counted)),
-        mac: args.mac,
+        mac: args.mac.unwrap_or(MAC),
         disk_sectors,
         initrd: initrd.map(str::to_owned),
         board,

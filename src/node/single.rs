@@ -298,7 +298,8 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
         }
         args.engine = EngineChoice::Soft;
     }
-    let written = [&args.core, &args.save, &args.pcap, &args.cast];
+    // The copy of a disk is written to as well.
+    let written = [&args.core, &args.save, &args.disk, &args.pcap, &args.cast];
     let written = written.into_iter().flatten().map(PathBuf::as_path);
     check_apart(&args.log, written)?;
     if let (Some(point), Some(state)) = (args.to, &args.save) {
@@ -333,6 +334,7 @@ pub(super) fn open(
 ) -> Outcome<(LogReader, Prepared)> {
     let reader = LogReader::open(path)?;
     reader.check_replayable()?;
+    whatif::check_goes_on(path, reader.header())?;
     let origin = Origin::of_log(&reader, path)?;
     let (config, recorded_by) = (origin.config.clone(), origin.engine);
     let clock = config.clock_kind;

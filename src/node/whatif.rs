@@ -8,20 +8,22 @@
 //! ```
 //!
 //! From there on it is no longer the recording: other frames come, at other times. The file is a log that begins at the
-//! machine's state and ends there, so that all that reads logs reads it. Any log that begins at a state can be run.
+//! machine's state and ends there: `tandem log` reads it, and there is nothing in it to replay. Any log that begins at a
+//! state can be run.
 
 use super::library::Library;
 use super::single::{NO_STATE, check_first, open, rejoined};
 use crate::cli::{MachineArgs, ReplayArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::point::Point;
-use replay::file::{LogReader, LogWriter, MAGIC};
+use replay::file::{LogHeader, LogReader, LogWriter, MAGIC};
 use replay::replayer::Replayer;
 use replay::{
     Base, BaseOrigin, Clock, Event, InputsError, LogEntry, LogIndex, LogSink, Outlet, Output,
     ViewNumber,
 };
 use replica::machine::{AnyMachine, EngineChoice, Origin, Prepared, disk_sectors, follow, prepare};
+use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -43,6 +45,15 @@ impl Outlet for ToCopy {
         }
         Ok(())
     }
+}
+
+/// What `tandem replay --save --json` says.
+#[derive(Serialize)]
+struct Saved<'a> {
+    /// Where the machine stands.
+    base: Base,
+    /// The file it is in.
+    state: &'a Path,
 }
 
 /// Replays to a point, and saves the machine there. On the vCPU's thread.
@@ -93,21 +104,22 @@ pub fn save(args: &ReplayArgs, point: Point, state: &Path) -> Outcome {
     header.base = base;
     write(state, &header, &mut machine)?;
     let Base { index, clock, .. } = base;
-    crate::sayln!(
-        "the machine before entry {index}, at clock {clock}, is in {}",
-        state.display()
-    );
-    if !args.json {
-        let disk = args
-            .disk
-            .as_deref()
-            .map_or(String::new(), |disk| format!(" --disk {}", disk.display()));
-        crate::sayln!("to go on from there: tandem run {}{disk}", state.display());
+    if args.json {
+        let saved = Saved { base, state };
+        crate::sayln!("{}", serde_json::to_string(&saved).during("report")?);
+        return Ok(());
     }
+    let path = state.display();
+    crate::sayln!("the machine before entry {index}, at clock {clock}, is in {path}");
+    let disk = args
+        .disk
+        .as_deref()
+        .map_or(String::new(), |disk| format!(" --disk {}", disk.display()));
+    crate::sayln!("to go on from there: tandem run {path}{disk}");
     Ok(())
 }
 
-fn write(state: &Path, header: &replay::file::LogHeader, machine: &mut AnyMachine) -> Outcome {
+fn write(state: &Path, header: &LogHeader, machine: &mut AnyMachine) -> Outcome {
     let mut out = LogWriter::create_with_state(state, header, || monotonic_ns() / 1000)?;
     machine
         .save(&mut out)
@@ -185,6 +197,55 @@ fn clock_of(path: &Path, reader: &LogReader, point: Point) -> Outcome<Clock> {
     Ok(clock)
 }
 
+/// That the log at `path`, whose header is `header`, goes on behind where it begins, and is no state alone.
+///
+/// # Errors
+/// If it is one: nothing in it can be replayed.
+pub fn check_goes_on(path: &Path, header: &LogHeader) -> Outcome {
+    let base = header.base;
+    if base.origin != BaseOrigin::State {
+        return Ok(());
+    }
+    // A log that cannot be read is told of where it is replayed.
+    let first = LogReader::open(path).and_then(|mut log| log.read());
+    match first {
+        Ok(Some((entry, _)))
+            if entry.clock == base.clock && matches!(entry.event, Event::Left { .. }) =>
+        {
+            Err(Failure::usage(format!(
+                "{0}: a machine's state, with nothing behind it to replay: tandem run {0} has it go on",
+                path.display()
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// That `args` ask for nothing that the machine saved at `path` has already.
+///
+/// # Errors
+/// What they ask for.
+fn check_unasked(args: &MachineArgs, path: &Path) -> Outcome {
+    let asked = [
+        ("--initrd", args.initrd.is_some()),
+        ("--append", args.append.is_some()),
+        ("--memory", args.memory.is_some()),
+        ("--arg", !args.args.is_empty()),
+        ("--cpu", args.cpu.is_some()),
+        ("--clock", args.clock.is_some()),
+        ("--tsc", args.tsc.is_some()),
+        ("--on-reset", args.on_reset.is_some()),
+        ("--mac", args.mac.is_some()),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
+        Some((option, _)) => Err(Failure::usage(format!(
+            "{option}: {} is a machine that has run, and stays as it was made",
+            path.display()
+        ))),
+    }
+}
+
 /// A log that begins at a machine's state, which is to go on.
 pub struct State {
     reader: LogReader,
@@ -202,6 +263,7 @@ impl State {
         if begins.is_err() || magic != MAGIC {
             return Ok(None);
         }
+        check_unasked(args, &path)?;
         let reader = LogReader::open(&path)?;
         reader.check_replayable()?;
         let base = reader.header().base;
@@ -228,13 +290,6 @@ impl State {
                 sectors.unwrap_or(0)
             )));
         }
-        // It is said what it is, as its frames would be taken for those of a machine that was never elsewhere.
-        crate::complain!(
-            "tandem: {}: goes on from entry {}, clock {}, on its own: no longer the recording",
-            path.display(),
-            base.index,
-            base.clock
-        );
         let image = std::mem::take(&mut config.guest);
         args.guest.clone_from(&image);
         config.guest = image;
@@ -245,6 +300,13 @@ impl State {
             chosen => chosen,
         };
         let prepared = prepare(blueprint, engine)?;
+        // It is said what it is, as its frames would be taken for those of a machine that was never elsewhere.
+        crate::complain!(
+            "tandem: {}: goes on from entry {}, clock {}, on its own: no longer the recording",
+            path.display(),
+            base.index,
+            base.clock
+        );
         Ok(Some((Self { reader }, prepared)))
     }
 

@@ -9,6 +9,7 @@
 //!  failover   redis, memcached, nginx: SIGKILL to the primary under load
 //!  lives      redis, of one machine that outlives its hosts, with a new backup after each
 //!  gdb        a look inside a replayed boot
+//!  inside     a boot as a core file, a profile and a trace, as gdb, drgn and the Perfetto viewer read them
 //!  cloud      a cloud image, with cloud-init
 //!  containers containers' images as guests
 //!  servers    small clients for memcached and nginx
@@ -44,6 +45,7 @@ mod failover;
 mod gdb;
 mod hardware;
 mod images;
+mod inside;
 mod lives;
 mod recorded;
 mod servers;

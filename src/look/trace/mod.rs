@@ -219,6 +219,10 @@ impl Tracer {
         match transfer {
             Transfer::Call => {
                 let number = rax as u32;
+                let known = self.kernel.as_ref();
+                if let Some(own) = known.and_then(|kernel| kernel.task(&look, task)) {
+                    tracks.meet(now, task, &own);
+                }
                 let name = match &mut self.kernel {
                     Some(kernel) => kernel.call(number).to_owned(),
                     None => format!("system call {number}"),

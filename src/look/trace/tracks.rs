@@ -20,7 +20,7 @@ enum Open {
 /// A task that was seen.
 struct Seen {
     track: Track,
-    pid: u32,
+    task: Task,
     open: Vec<Open>,
 }
 
@@ -86,15 +86,27 @@ impl Tracks {
         let details = [Detail::Number("pid", task.pid.into())];
         self.trace
             .begin(now, self.cpu, &task.name, "scheduler", &details);
-        let known = self.tasks.get(&at).is_some_and(|seen| seen.pid == task.pid);
-        if !known {
-            let name = format!("{} {}", task.name, task.pid);
-            let track = self.trace.track(&name, self.tasks_group);
-            let open = Vec::new();
-            let pid = task.pid;
-            if let Some(gone) = self.tasks.insert(at, Seen { track, pid, open }) {
-                close(&mut self.trace, now, &gone);
+        self.meet(now, at, task);
+    }
+
+    /// `task` is at `at`. It has another track than the one that was there, and than it had by another name: a program
+    /// that starts another has that one's name from then on.
+    pub fn meet(&mut self, now: u64, at: u64, task: &Task) {
+        if let Some(seen) = self.tasks.get(&at) {
+            // What is under way ends where it began.
+            let under_way = seen.task.pid == task.pid && !seen.open.is_empty();
+            if under_way || seen.task == *task {
+                return;
             }
+        }
+        let name = format!("{} {}", task.name, task.pid);
+        let seen = Seen {
+            track: self.trace.track(&name, self.tasks_group),
+            task: task.clone(),
+            open: Vec::new(),
+        };
+        if let Some(gone) = self.tasks.insert(at, seen) {
+            close(&mut self.trace, now, &gone);
         }
     }
 

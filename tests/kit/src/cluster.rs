@@ -447,6 +447,12 @@ impl Pair {
             .map(|_| ())
     }
 
+    /// The files they note events in: the primary's, the backup's.
+    #[must_use]
+    pub fn events_files(&self) -> &[PathBuf; 2] {
+        &self.events
+    }
+
     /// What the replicas noted so far, in order of time.
     pub fn events(&self) -> Vec<Line> {
         let lines = self.events.iter().flat_map(|path| Line::all_in(path));
