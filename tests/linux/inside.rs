@@ -1,14 +1,10 @@
 //! A Linux boot for the tools people have: a core file read by gdb and drgn, a profile, and a trace of its system calls.
 
-use super::common::{assert_last_line, machine, perfetto, tandem, text};
-use super::recorded::{Ran, folder, forget, record};
-use super::{drive, images};
+use super::common::{assert_last_line, perfetto, tandem, text};
+use super::drive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use testing::skipped::skip_this;
-
-/// What the guest's first program starts.
-const RUN: &str = "tandem.run=echo,inside";
 
 /// A core file: its bytes, its loads (offset, linear address, physical address, length), what the kernel says of itself.
 struct Core {
@@ -63,22 +59,15 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|own| own == wanted)
 }
 
-#[test]
-fn a_boot_is_opened_by_the_tools_people_have() {
-    let _machine = machine();
-    let Some(image) = images::plain() else { return };
-    let log = folder().join(format!("inside-{}.log", std::process::id()));
-    let recorded = Ran::of(record(&image, &log, &["--append", RUN]));
-    let clock = recorded.report["clock"].as_u64().unwrap();
+/// That `log`, of a boot whose clock came to `clock` and which powered itself off, is opened by all of them.
+pub fn is_opened_by_the_tools_people_have(log: &Path, clock: u64) {
     let files = tempfile::tempdir().unwrap();
     let file = |name: &str| files.path().join(name);
-    let core = Core::read(&core_file(&log, clock / 10 * 9, &file("core")));
+    let core = Core::read(&core_file(log, clock / 10 * 9, &file("core")));
     by_gdb(&file("core"), &core);
     by_drgn(&file("core"), &core);
-    traced(&log, clock, &file);
-    symbols_of_another_kernel(&log, &core, &file("System.map"));
-    cut(&log, &file);
-    forget(&log);
+    traced(log, clock, &file);
+    of_a_cut_log(log, &core, &file);
 }
 
 fn core_file(log: &Path, clock: u64, core: &Path) -> PathBuf {
@@ -238,44 +227,28 @@ fn traced(log: &Path, clock: u64, file: &dyn Fn(&str) -> PathBuf) {
     );
 }
 
-/// Symbols are taken if the kernel's banner is where they say, and else refused.
-fn symbols_of_another_kernel(log: &Path, core: &Core, map: &Path) {
-    // Where it is in the kernel as it is linked: at 0xffffffff81000000.
-    let moved = core.hex("KERNELOFFSET");
-    let map_with = |banner: usize| {
-        let code = core.hex("SYMBOL(_stext)") - moved;
-        let lines = format!("{code:016x} T _stext\n{banner:016x} D linux_banner\n");
-        std::fs::write(map, lines).expect("room for it");
-        tandem(&["trace", text(log), "--symbols", text(map), "--json"])
-    };
-    let own = map_with(core.banner() - moved);
-    assert!(
-        own.status.success(),
-        "{}",
-        String::from_utf8_lossy(&own.stderr)
-    );
-    let other = map_with(core.banner() - moved + 0x40);
-    assert_last_line(
-        &other,
-        1,
-        &["symbols of another kernel", "banner is not where it says"],
-    );
-}
-
-/// Of a log that is cut there is what is whole, and it is said.
-fn cut(log: &Path, file: &dyn Fn(&str) -> PathBuf) {
-    let [short, folded, trace] = ["short", "short.folded", "short.trace"].map(file);
+/// Of a log that is cut there is what is whole, and it is said. Symbols from a file are taken if the kernel's banner is
+/// where they say, and else refused.
+fn of_a_cut_log(log: &Path, core: &Core, file: &dyn Fn(&str) -> PathBuf) {
+    let [short, folded, trace, map] = ["short", "folded", "trace", "System.map"].map(file);
     let bytes = std::fs::read(log).unwrap();
     std::fs::write(&short, &bytes[..bytes.len() / 2]).unwrap();
-    let output = tandem(&[
-        "trace",
-        text(&short),
-        "--folded",
-        text(&folded),
-        "--perfetto",
-        text(&trace),
-    ]);
-    assert_last_line(&output, 1, &["cut short"]);
-    assert!(!std::fs::read(&folded).unwrap().is_empty());
+    // As the kernel is linked, before it is moved.
+    let moved = core.hex("KERNELOFFSET");
+    let code = core.hex("SYMBOL(_stext)") - moved;
+    let by_map = |banner: usize| {
+        let lines = format!("{code:016x} T _stext\n{banner:016x} D linux_banner\n");
+        std::fs::write(&map, lines).expect("room for it");
+        let files = ["--folded", text(&folded), "--perfetto", text(&trace)];
+        let args = ["trace", text(&short), "--symbols", text(&map)];
+        tandem(&[&args[..], &files].concat())
+    };
+    let other = by_map(core.banner() - moved + 0x40);
+    let why = "banner is not where it says";
+    assert_last_line(&other, 1, &["symbols of another kernel", why]);
+    let own = by_map(core.banner() - moved);
+    assert_last_line(&own, 1, &["cut short"]);
+    let folded = std::fs::read_to_string(&folded).unwrap();
+    assert!(folded.contains(";_stext"), "{folded}");
     perfetto::read(&std::fs::read(&trace).unwrap());
 }

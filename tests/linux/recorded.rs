@@ -2,7 +2,7 @@
 //! nothing to do.
 
 use super::common::{machine, os, text};
-use super::{LIMIT, capture, images, number};
+use super::{LIMIT, capture, images, inside, number};
 use check::{CheckOptions, Load, LoadOptions, Pace, check};
 use kit::daemon::Daemon;
 use serde_json::Value;
@@ -115,6 +115,10 @@ fn p2_recorded_boots_are_replayed_exactly() {
         assert!(kernel.count() > 50, "{:?}", recorded.console);
         assert_eq!(recorded.report["exit_status"], 0);
         let replayed = replay_equals(&recorded, &log);
+        if boot == 1 {
+            let clock = recorded.report["clock"].as_u64().expect("a number");
+            inside::is_opened_by_the_tools_people_have(&log, clock);
+        }
         eprintln!(
             "boot {boot} of {boots}: {} entries, {} instructions, recorded at {:.0} MIPS (idle time \
              included), replayed at {:.0}",
