@@ -88,11 +88,31 @@ fn a_cloud_image_that_makes_no_guest_is_told_why_in_one_line() {
         &place,
         "qemu-img create -q -u -f qcow2 -b gone.qcow2 -F qcow2 over.qcow2 8M",
     );
-    let words = cloud("over.qcow2");
-    assert!(
-        words.contains("its backing file gone.qcow2 is missing"),
-        "{words}"
-    );
+    // Whether the files they name are there or not.
+    let external = "qemu-img create -q -f qcow2 -o data_file=data.raw external.qcow2 8M";
+    run(&place, external);
+    let changes = [
+        "test -e data.raw && test ! -e gone.qcow2",
+        "qemu-img create -q -f qcow2 gone.qcow2 8M; rm data.raw",
+    ];
+    for change in changes {
+        run(&place, change);
+        let words = cloud("over.qcow2");
+        assert!(
+            words.contains("it has a backing file, and no other"),
+            "{words}"
+        );
+        assert!(words.contains("qemu-img rebase -b '' FILE"), "{words}");
+        let words = cloud("external.qcow2");
+        assert!(
+            words.contains("it has an external data file, and no other"),
+            "{words}"
+        );
+        assert!(
+            words.contains("qemu-img convert -O qcow2 IN OUT"),
+            "{words}"
+        );
+    }
     run(&place, "qemu-img create -q -f qcow2 empty.qcow2 8M");
     assert!(cloud("empty.qcow2").contains("it has no partition table"));
 

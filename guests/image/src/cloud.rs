@@ -33,6 +33,10 @@ const USER_DATA_MAX: u64 = 1 << 20;
 const ALIGN: u64 = 1 << 20;
 /// Room behind the last partition, for the second copy of a GPT.
 const TAIL: u64 = 1 << 20;
+/// Bytes of a qcow2 header up to the end of what is looked at.
+const HEADER_BYTES: u64 = 80;
+/// The incompatible feature of a qcow2 image whose clusters are in another file.
+const EXTERNAL_DATA: u64 = 1 << 2;
 /// Digest of this crate's sources.
 const SOURCES: &str = env!("TANDEM_IMAGE_SOURCES");
 
@@ -61,7 +65,6 @@ pub struct CloudSpec {
 struct Info {
     format: String,
     virtual_size: u64,
-    full_backing_filename: Option<String>,
 }
 
 /// What decides how the guest comes out.
@@ -206,34 +209,63 @@ fn inputs(spec: &CloudSpec, stop: &Stop, user_data: &[u8]) -> Result<String> {
     Ok(sha256(&inputs))
 }
 
-/// What the file is: a qcow2 image whose backing file, if it has one, is there.
+/// What the file is: a qcow2 image, whole in itself.
 fn info(stop: &Stop, from: &Path) -> Result<Info> {
     let no = |why: String| Error::Cloud {
         path: from.display().to_string(),
         why,
     };
-    let mut begin = Vec::new();
+    let mut header = Vec::new();
     let reading = format!("cannot read {}", from.display());
     let file = File::open(from).during(&reading)?;
-    file.take(4).read_to_end(&mut begin).during(&reading)?;
-    // Other formats are guessed by their contents, which a guest may have written.
-    if begin != b"QFI\xfb" {
-        let words = "it is no qcow2 file (qemu-img convert -O qcow2 makes one of other formats)";
-        return Err(no(words.into()));
-    }
+    file.take(HEADER_BYTES)
+        .read_to_end(&mut header)
+        .during(&reading)?;
+    whole(&header).map_err(|why| no(why.to_owned()))?;
     let mut command = tool("qemu-img")?;
     command
         .args(["info", "-f", "qcow2", "--output=json"])
         .arg(from);
     let words = output(stop, &mut command)?.map_err(|failed| no(failed.line().to_owned()))?;
     let info: Info = serde_json::from_str(&words).map_err(|why| no(why.to_string()))?;
-    if let Some(backing) = &info.full_backing_filename
-        && !Path::new(backing).exists()
-    {
-        return Err(no(format!("its backing file {backing} is missing")));
-    }
     debug_assert_eq!(info.format, "qcow2");
     Ok(info)
+}
+
+/// Whether a file that begins like this is a qcow2 image that names no other file; if not, why.
+///
+/// Why: an image is whoever's. qemu-img opens the files it names, whichever of the host's they are, and what is in them
+/// would be on the guest's disk.
+/// Source: docs/interop/qcow2.txt of QEMU, "Header". Its numbers are big-endian.
+fn whole(header: &[u8]) -> Result<(), &'static str> {
+    let number = |at: usize, length: usize| {
+        let bytes = header.get(at..at + length);
+        bytes.map(|bytes| bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b)))
+    };
+    // Other formats are guessed by their contents, which a guest may have written.
+    if !header.starts_with(b"QFI\xfb") {
+        return Err("it is no qcow2 file (qemu-img convert -O qcow2 makes one of other formats)");
+    }
+    let cut = "it is no whole qcow2 file: its header is cut short";
+    // Version 2 ends before the features.
+    let features = match number(4, 4).ok_or(cut)? {
+        2 => 0,
+        3 => number(72, 8).ok_or(cut)?,
+        _ => return Err("it is a qcow file of a version that is not read (2 and 3 are)"),
+    };
+    if number(8, 8).ok_or(cut)? != 0 {
+        return Err(
+            "it has a backing file, and no other file is read; who has both makes them one: \
+             qemu-img convert -O qcow2 IN OUT, or qemu-img rebase -b '' FILE",
+        );
+    }
+    if features & EXTERNAL_DATA != 0 {
+        return Err(
+            "it has an external data file, and no other file is read; who has both makes them one: \
+             qemu-img convert -O qcow2 IN OUT",
+        );
+    }
+    Ok(())
 }
 
 /// A guest being made.
@@ -351,5 +383,41 @@ impl Cloud<'_> {
             manifest,
         };
         Ok(bundle.write()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(version: u32, backing: u64, features: u64) -> Vec<u8> {
+        let mut header = vec![0; HEADER_BYTES as usize];
+        header[..4].copy_from_slice(b"QFI\xfb");
+        header[4..8].copy_from_slice(&version.to_be_bytes());
+        header[8..16].copy_from_slice(&backing.to_be_bytes());
+        header[72..].copy_from_slice(&features.to_be_bytes());
+        header
+    }
+
+    #[test]
+    fn an_image_that_names_other_files_is_refused_by_its_header() {
+        let refused = |header: &[u8]| whole(header).unwrap_err();
+        assert_eq!(whole(&header(3, 0, 0)), Ok(()));
+        // Dirty, and compressed by another method: nothing of other files.
+        assert_eq!(whole(&header(3, 0, 0b1001)), Ok(()));
+        assert_eq!(whole(&header(2, 0, 0)[..72]), Ok(()));
+        for version in [2, 3] {
+            for at in [0x210, 1, 1 << 63] {
+                assert!(refused(&header(version, at, 0)).contains("has a backing file"));
+            }
+        }
+        assert!(refused(&header(3, 0, 0b101)).contains("has an external data file"));
+        for version in [0, 1, 4] {
+            assert!(refused(&header(version, 0, 0)).contains("of a version that is not read"));
+        }
+        for length in [4, 8, 12, 72, 79] {
+            assert!(refused(&header(3, 0, 0)[..length]).contains("cut short"));
+        }
+        assert!(refused(b"QF").contains("it is no qcow2 file"));
     }
 }

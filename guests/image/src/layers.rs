@@ -9,8 +9,12 @@
 //! Source: "Image Layer Filesystem Changeset" of the OCI image specification. Layers are whoever's: no name leads out of
 //! the root, and none below something that is no directory. Links in them are followed as within the root.
 
-use crate::deb::{Item, LAYERS_FILES_MAX, LAYERS_MAX_GIB, PackageError, What, read_items};
+use crate::bounded::Bounded;
+use crate::deb::{
+    Item, LAYERS_FILES_MAX, LAYERS_MAX_GIB, LAYERS_STREAM_MAX_GIB, PackageError, What, read_items,
+};
 use crate::tree::{Kind, Node, Tree};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::Read;
 
@@ -27,6 +31,8 @@ pub struct Layers {
     root: Tree,
     bytes: u64,
     files: u64,
+    /// Bytes the archives still to come may have.
+    left: u64,
 }
 
 impl Layers {
@@ -36,6 +42,7 @@ impl Layers {
             root: Tree::as_it_is(),
             bytes: 0,
             files: 0,
+            left: LAYERS_STREAM_MAX_GIB << 30,
         }
     }
 
@@ -44,13 +51,22 @@ impl Layers {
         self.root
     }
 
-    /// Lays another layer on top, a tar archive.
+    /// Lays another layer on top, a tar archive. It is read to its end, with what stands behind the archive's.
     ///
     /// # Errors
-    /// If it is none, or holds what no layer may.
+    /// If it is none, or holds what no layer may, or all of them are longer than is taken.
     pub fn add(&mut self, archive: impl Read) -> Result<(), PackageError> {
         let mut added = BTreeSet::new();
-        read_items(archive, |_| true, |item| self.add_item(item, &mut added))
+        let left = Cell::new(self.left);
+        let mut archive = Bounded::new(archive, &left, || PackageError::Stream);
+        let read = read_items(
+            &mut archive,
+            |_| true,
+            |item| self.add_item(item, &mut added),
+        );
+        let rest = read.and_then(|()| Ok(std::io::copy(&mut archive, &mut std::io::sink())?));
+        self.left = left.get();
+        rest.map(drop)
     }
 
     /// One file of a layer; `added` are the paths it has added so far.
@@ -60,7 +76,7 @@ impl Layers {
             return Ok(());
         };
         self.count(&item)?;
-        let folder = self.folder(&folder).ok_or_else(outside)?;
+        let folder = self.folder(&folder)?.ok_or_else(outside)?;
         let within = |name: &str| match folder.as_str() {
             "" => name.to_owned(),
             folder => format!("{folder}/{name}"),
@@ -105,25 +121,42 @@ impl Layers {
         Ok(())
     }
 
-    /// The folder under `path`, made if it is not there.
-    fn folder(&mut self, path: &str) -> Option<String> {
-        let folder = self.root.resolve(path)?;
+    /// The folder under `path`, made if it is not there, with those above it; `None` if it is no folder.
+    fn folder(&mut self, path: &str) -> Result<Option<String>, PackageError> {
+        let Some(folder) = self.root.resolve(path) else {
+            return Ok(None);
+        };
         if folder.is_empty() {
-            return Some(folder);
+            return Ok(Some(folder));
         }
         match self.root.get(&folder).map(|node| &node.kind) {
             Some(Kind::Dir) => {}
-            None => self.root.insert(&folder, Node::dir()),
-            Some(_) => return None,
+            None => {
+                // One short name may ask for a thousand folders, each kept by its whole path.
+                for (at, _) in folder.match_indices('/') {
+                    self.take(at)?;
+                }
+                self.take(folder.len())?;
+                self.root.insert(&folder, Node::dir());
+            }
+            Some(_) => return Ok(None),
         }
-        Some(folder)
+        Ok(Some(folder))
     }
 
     fn count(&mut self, item: &Item) -> Result<(), PackageError> {
-        if let What::Is(Kind::File(bytes)) = &item.what {
-            self.bytes += bytes.len() as u64;
-        }
+        let bytes = match &item.what {
+            What::Is(Kind::File(bytes)) => bytes.len(),
+            What::Is(Kind::Link(target)) => target.len(),
+            _ => 0,
+        };
+        self.take(item.path.len() + bytes)
+    }
+
+    /// Counts a file, and its bytes that are kept.
+    fn take(&mut self, bytes: usize) -> Result<(), PackageError> {
         self.files += 1;
+        self.bytes += bytes as u64;
         if self.bytes > LAYERS_MAX_GIB << 30 || self.files > LAYERS_FILES_MAX {
             return Err(PackageError::TooMuch);
         }
@@ -186,6 +219,32 @@ mod tests {
     }
 
     use EntryType::{Directory as D, Link as H, Regular as F, Symlink as L};
+
+    #[test]
+    fn folders_no_layer_names_count_as_others_do() {
+        let deep = format!("{}x", "d/".repeat(40));
+        let mut all = Layers::new();
+        all.files = LAYERS_FILES_MAX - 41;
+        all.add(layer(&[(&deep, F, "1")]).as_slice()).unwrap();
+        assert_eq!((all.files, all.root.count()), (LAYERS_FILES_MAX, 41));
+        let mut all = Layers::new();
+        all.files = LAYERS_FILES_MAX - 40;
+        let refused = all.add(layer(&[(&deep, F, "1")]).as_slice()).unwrap_err();
+        assert!(matches!(refused, PackageError::TooMuch), "{refused}");
+    }
+
+    #[test]
+    fn all_layers_together_are_no_longer_than_is_taken() {
+        let one = layer(&[("a", F, "1")]);
+        let (mut zeros, mut all) = (one.clone(), Layers::new());
+        all.left = 3 * one.len() as u64;
+        all.add(one.as_slice()).unwrap();
+        all.add(one.as_slice()).unwrap();
+        // What stands behind an archive's end is unpacked, too.
+        zeros.resize(zeros.len() + 1, 0);
+        let refused = all.add(zeros.as_slice()).unwrap_err();
+        assert!(refused.to_string().contains("more than 8 GiB"), "{refused}");
+    }
 
     fn root(layers: &[&[(&str, EntryType, &str)]]) -> Result<Tree, PackageError> {
         let mut all = Layers::new();

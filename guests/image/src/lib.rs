@@ -6,6 +6,7 @@
 //!           debian    the root, by mmdebstrap   modules: the kernel's, and their order
 //!           rootfs    what starts it            services: what is known by name
 //!           oci       a container's root        store: files in an archive; layers: upon each other
+//!           bounded   no more than may be read
 //!  cloud    a cloud image ─▶ image and disk     partition, bootfiles: what is on its disk
 //!  tree     files in memory                     ext4: the same on a disk
 //!  cache    what was fetched and built before   tools: the system's own programs
@@ -42,6 +43,7 @@
 
 mod apt;
 mod bootfiles;
+mod bounded;
 mod build;
 mod cache;
 mod cloud;

@@ -10,7 +10,6 @@
 //! Sources: the OCI image specification 1.1 (image-layout.md, manifest.md, config.md), Docker's image specification 1.2.
 //! Nothing of it is believed: every digest is checked, and the configuration names those of the unpacked layers.
 
-use crate::deb::PackageError;
 use crate::error::{During, Error, Result};
 use crate::layers::Layers;
 use crate::store::Store;
@@ -218,9 +217,6 @@ impl Container {
         let added = layers.add(&mut unpacked);
         stop.check()?;
         added?;
-        // What stands behind the archive's end counts, too.
-        let rest = std::io::copy(&mut unpacked, &mut std::io::sink());
-        rest.map_err(PackageError::from)?;
         let found = unpacked.sum();
         drop(unpacked);
         std::io::copy(&mut packed, &mut std::io::sink()).during(&reading)?;

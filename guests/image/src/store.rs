@@ -1,6 +1,9 @@
 //! Files by name, in a folder or in a tar archive that is read where it lies.
 
+use crate::bounded::Bounded;
+use crate::deb::{HEADERS_MAX, PATH_MAX, PackageError};
 use crate::error::{During, Error, Result};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -51,11 +54,17 @@ impl Store {
             return Err(no("it is compressed as a whole; gzip -d unpacks it"));
         }
         file.rewind().during(&reading)?;
-        let not_one = |_| no("it is no folder and no tar archive");
-        let mut archive = tar::Archive::new(&file);
+        let not_one = |why: std::io::Error| match why.get_ref() {
+            Some(over) if over.is::<PackageError>() => no(&why.to_string()),
+            _ => no("it is no folder and no tar archive"),
+        };
+        // The files' own bytes are passed over, not read.
+        let left = Cell::new(HEADERS_MAX);
+        let mut archive = tar::Archive::new(Bounded::new(&file, &left, || PackageError::Headers));
         let (mut files, mut links) = (BTreeMap::new(), Vec::new());
         for entry in archive.entries_with_seek().map_err(not_one)? {
             let entry = entry.map_err(not_one)?;
+            left.set(HEADERS_MAX);
             let Some(name) = plain(&entry.path_bytes()) else {
                 continue;
             };
@@ -150,7 +159,7 @@ impl Store {
 fn plain(name: &[u8]) -> Option<String> {
     let name = std::str::from_utf8(name)
         .ok()
-        .filter(|name| !name.starts_with('/'))?;
+        .filter(|name| name.len() <= PATH_MAX && !name.starts_with('/'))?;
     let mut parts = Vec::new();
     for part in name.split('/') {
         match part {
@@ -160,4 +169,39 @@ fn plain(name: &[u8]) -> Option<String> {
         }
     }
     (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archives_headers_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = |name: usize| {
+            let path = folder.path().join("archive");
+            let mut builder = tar::Builder::new(File::create(&path).unwrap());
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            // Its own bytes are no header's.
+            let large = vec![1; HEADERS_MAX as usize];
+            header.set_size(large.len() as u64);
+            let first = builder.append_data(&mut header, "first", large.as_slice());
+            first.unwrap();
+            header.set_size(0);
+            let long = "n".repeat(name);
+            // Twice: one member's headers are not another's.
+            for _ in 0..2 {
+                builder.append_data(&mut header, &long, &[][..]).unwrap();
+            }
+            builder.into_inner().unwrap();
+            Store::open(&path)
+        };
+        let (most, over) = (opened(PATH_MAX).unwrap(), opened(PATH_MAX + 1).unwrap());
+        assert!(most.has(&"n".repeat(PATH_MAX)) && most.has("first"));
+        assert!(over.has("first") && !over.has(&"n".repeat(PATH_MAX + 1)));
+        assert!(opened(HEADERS_MAX as usize * 2 / 3).unwrap().has("first"));
+        let refused = opened(HEADERS_MAX as usize).unwrap_err().to_string();
+        assert!(refused.contains("bytes of headers"), "{refused}");
+    }
 }
