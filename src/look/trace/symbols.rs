@@ -100,6 +100,14 @@ impl Symbols {
     }
 }
 
+#[cfg(test)]
+impl Symbols {
+    /// Those of a System.map.
+    pub fn of_map(text: &str) -> Self {
+        map(text.as_bytes())
+    }
+}
+
 /// A file of symbols, as it was linked.
 pub struct Linked {
     path: PathBuf,
