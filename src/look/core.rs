@@ -117,10 +117,7 @@ pub fn write(travel: &Travel, path: &Path) -> Outcome<String> {
     let written = file.and_then(|file| layout.write(memory, file));
     written.during(format_args!("cannot write {}", path.display()))?;
     let mib = memory.iter().map(|region| region.len()).sum::<u64>() >> 20;
-    let of = match info.as_ref().and_then(|info| info.value("OSRELEASE")) {
-        Some(release) => format!("of Linux {release}"),
-        None => "without VMCOREINFO, which the guest's memory does not have (yet): for gdb".into(),
-    };
+    let of = whose(info.as_ref());
     let cut = match layout.cut {
         true => "; more is mapped than is told of in it",
         false => "",
@@ -130,6 +127,14 @@ pub fn write(travel: &Travel, path: &Path) -> Outcome<String> {
         engine.clock(),
         path.display()
     ))
+}
+
+/// Which kernel it is of, in words: the guest chose its name.
+fn whose(info: Option<&VmcoreInfo>) -> String {
+    match info.and_then(|info| info.value("OSRELEASE")) {
+        Some(release) => format!("of Linux {}", terminal::visible(release)),
+        None => "without VMCOREINFO, which the guest's memory does not have (yet): for gdb".into(),
+    }
 }
 
 /// What is where in the file.
@@ -367,6 +372,12 @@ mod tests {
         let end = GuestAddress((1 << 20) - 32);
         memory.write_slice(&written[..32], end).unwrap();
         assert!(VmcoreInfo::at(&memory, end).is_none());
+    }
+
+    #[test]
+    fn a_release_says_nothing_to_the_terminal() {
+        let info = VmcoreInfo(b"OSRELEASE=6.1\x1b[2J\r\xc2\x9b1A\n".to_vec());
+        assert_eq!(whose(Some(&info)), r"of Linux 6.1\u001b[2J\u000d\u009b1A");
     }
 
     #[test]

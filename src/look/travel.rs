@@ -498,7 +498,7 @@ impl Travel {
                 _ => (left / 4).max(1),
             };
             let here = self.engine().steps();
-            if self.run_to(here + steps, poll)? == Arrived::End {
+            if self.run_to(here.saturating_add(steps), poll)? == Arrived::End {
                 return Err(self.beyond(&format!("clock {clock}")));
             }
         }

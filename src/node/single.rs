@@ -18,7 +18,7 @@ use replay::divergence::Divergence;
 use replay::file::{LogHeader, LogReader};
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, Base, BaseOrigin, ClockKind, InputsError, LogIndex, NoLog};
+use replay::{Arrival, Base, BaseOrigin, Clock, ClockKind, InputsError, LogIndex, NoLog};
 use replica::machine::{AnyMachine, EngineChoice, Origin, Prepared, check_replay, follow, prepare};
 use replica::outside::{self, Discard, NetPlug};
 use replica::{Exit, Journal, is_well, of_status};
@@ -400,7 +400,7 @@ fn straight(
     if let Some(speed) = args.speed {
         witnesses.add(Pace::new(speed));
     }
-    let skipped_ns = machine.guest_ns().map(|ns| ns - base.clock.0);
+    let skipped_ns = ahead_ns(machine.guest_ns(), base.clock).during(args.log.display())?;
     let heard = Heard::new(reader, witnesses.clone(), skipped_ns);
     let said = Said {
         outlet: Discard { console },
@@ -418,6 +418,22 @@ fn straight(
         clock: machine.engine().clock().0,
         clock_kind: machine.config().clock_kind,
     })
+}
+
+/// By how much guest time is ahead of the clock in nanoseconds, where it is derived: it is `guest_ns` where a log
+/// begins, by whose own word the clock reads `clock` there.
+///
+/// # Errors
+/// If it is behind: the log says one thing of its beginning, the machine's state in it another.
+fn ahead_ns(guest_ns: Option<u64>, clock: Clock) -> Outcome<Option<u64>> {
+    let ahead = |ns: u64| {
+        ns.checked_sub(clock.0).ok_or_else(|| {
+            Failure::new(format!(
+                "it begins at clock {clock}, but with the state of a machine whose time is {ns} ns, which is before that"
+            ))
+        })
+    };
+    guest_ns.map(ahead).transpose()
 }
 
 /// A replay that got to the end of its log.
@@ -568,5 +584,20 @@ impl Replayed {
             ))
         })?;
         failed.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_whose_state_is_before_its_clock_is_refused() {
+        let ahead = |ns, clock| ahead_ns(ns, Clock(clock));
+        assert_eq!(ahead(Some(7), 5).unwrap(), Some(2));
+        assert_eq!(ahead(Some(7), 7).unwrap(), Some(0));
+        assert_eq!(ahead(None, 7).unwrap(), None);
+        let why = ahead(Some(7), 8).unwrap_err().to_string();
+        assert!(why.contains("clock 8") && !why.contains('\n'), "{why}");
     }
 }

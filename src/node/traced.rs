@@ -112,7 +112,9 @@ fn report(
         seconds: begun.elapsed().as_secs_f64(),
     };
     if args.json {
-        crate::sayln!("{}", serde_json::to_string(&report).during("report")?);
+        // JSON lets some control characters be, and the names are the guest's.
+        let text = serde_json::to_string(&report).during("report")?;
+        crate::sayln!("{}", terminal::visible(&text));
         return Ok(());
     }
     crate::sayln!(

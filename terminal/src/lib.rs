@@ -30,6 +30,7 @@ pub mod table;
 
 pub use table::{Align, Table};
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 use std::sync::OnceLock;
 
@@ -65,8 +66,36 @@ pub fn unsaid() -> Option<&'static std::io::Error> {
 
 /// Writes `text` to standard error. Whether anybody reads it is no matter of ours: `eprintln!` would
 /// panic, and a panic ends a replica.
+///
+/// A complaint often quotes what somebody else chose: a guest, a peer, a file. So control characters are
+/// made [`visible`], all but the ends of its own lines.
 pub fn complain(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let lines: Vec<_> = text.split('\n').map(visible).collect();
+    let _ = std::io::stderr()
+        .lock()
+        .write_all(lines.join("\n").as_bytes());
+}
+
+/// `text` with its control characters as their numbers (`\u001b`): none of them moves a cursor, changes a
+/// title or begins a line when it is printed.
+///
+/// Why: a terminal does what control characters say, and a guest chooses the names of its tasks and symbols.
+/// A JSON text stays JSON, and says the same: there, too, this is how such a character is written.
+#[must_use]
+pub fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    let mut seen = String::with_capacity(text.len() + 5);
+    for c in text.chars() {
+        if c.is_control() {
+            // All of them are below U+00A0.
+            seen.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            seen.push(c);
+        }
+    }
+    seen.into()
 }
 
 /// As `println!`, by [`say`].
@@ -83,4 +112,16 @@ macro_rules! complain {
     ($($argument:tt)*) => {
         $crate::complain(&format!("{}\n", format_args!($($argument)*)))
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn control_characters_are_seen_and_not_obeyed() {
+        assert_eq!(visible("Größe 漢"), "Größe 漢");
+        let seen = visible("a\x1b]0;b\x07c\r\n\td\u{9b}2J\x7f");
+        assert_eq!(seen, r"a\u001b]0;b\u0007c\u000d\u000a\u0009d\u009b2J\u007f");
+    }
 }

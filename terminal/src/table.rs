@@ -6,6 +6,7 @@
 //! counter                0.98         0.4
 //! ```
 
+use crate::visible;
 use std::fmt;
 
 /// Columns of the narrowest terminal in use.
@@ -24,7 +25,7 @@ pub enum Align {
     Right,
 }
 
-/// Rows of cells under a head.
+/// Rows of cells under a head. A cell is one line: control characters in it are made [`visible`].
 #[derive(Clone, Debug)]
 pub struct Table {
     head: Vec<String>,
@@ -37,7 +38,7 @@ impl Table {
     #[must_use]
     pub fn new(columns: &[(&str, Align)]) -> Self {
         Self {
-            head: columns.iter().map(|(name, _)| (*name).into()).collect(),
+            head: columns.iter().map(|(name, _)| cell(*name)).collect(),
             align: columns.iter().map(|(_, align)| *align).collect(),
             rows: Vec::new(),
         }
@@ -48,7 +49,7 @@ impl Table {
     /// # Panics
     /// If it has not one cell for each column.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
-        let cells: Vec<String> = cells.into_iter().map(Into::into).collect();
+        let cells: Vec<String> = cells.into_iter().map(cell).collect();
         assert_eq!(
             cells.len(),
             self.head.len(),
@@ -85,6 +86,11 @@ impl Table {
     fn lines(&self) -> impl Iterator<Item = &Vec<String>> {
         std::iter::once(&self.head).chain(&self.rows)
     }
+}
+
+/// What is printed of a cell: it may be the guest's.
+fn cell(text: impl Into<String>) -> String {
+    visible(&text.into()).into_owned()
 }
 
 /// `text` in exactly `width` columns, cut with an ellipsis if it must be.
@@ -173,6 +179,21 @@ kv, 50 connections    0.7
         );
         assert!(text.contains("123456"));
         assert_eq!(text.matches('…').count(), 2);
+    }
+
+    #[test]
+    fn a_cell_is_one_line_and_says_nothing_to_the_terminal() {
+        let mut table = Table::new(&[("task", Align::Left), ("n", Align::Right)]);
+        table
+            .row(["\x1b[2Jsh\r\u{9b}1A", "1"])
+            .row(["a\n100.0 %", "2"]);
+        let expected = r"
+task                       n
+-------------------------  -
+\u001b[2Jsh\u000d\u009b1A  1
+a\u000a100.0 %             2
+";
+        assert_eq!(table.to_string(), expected.trim_start());
     }
 
     #[test]

@@ -6,6 +6,10 @@ const MAGIC: u16 = 0xeb9f;
 /// Most bytes that are read of it: Debian's kernel has five million.
 pub const BYTES_MAX: u64 = 64 << 20;
 
+/// Most members that are looked at for one: Debian's `task_struct` has 300. A structure without a name may be in
+/// itself, and then the number of ways through it has no bound.
+const MEMBERS_MAX: u32 = 1 << 16;
+
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
 
@@ -37,12 +41,17 @@ impl Btf {
         let offsets = self.offsets()?;
         let own = offsets.iter().copied().find(|at| {
             let kind = self.word(at + 4).map_or(0, |info| info >> 24 & 0x1f);
-            kind == STRUCT && self.string(*at) == Some(name.as_bytes())
+            kind == STRUCT && self.is_named(*at, name.as_bytes())
         });
-        self.member(&offsets, own?, member.as_bytes(), 0)
+        let mut search = Search {
+            offsets: &offsets,
+            name: member.as_bytes(),
+            members_left: MEMBERS_MAX,
+        };
+        self.member(&mut search, own?, 0)
     }
 
-    fn member(&self, offsets: &[usize], at: usize, name: &[u8], depth: u32) -> Option<u64> {
+    fn member(&self, search: &mut Search, at: usize, depth: u32) -> Option<u64> {
         const DEPTH_MAX: u32 = 8;
         let info = self.word(at + 4)?;
         let is_aggregate = matches!(info >> 24 & 0x1f, STRUCT | UNION);
@@ -50,18 +59,18 @@ impl Btf {
             return None;
         }
         for n in 0..info & 0xffff {
+            search.members_left = search.members_left.checked_sub(1)?;
             let member = at + 12 + 12 * n as usize;
             // With the flag, the upper bits are how many bits a bit field has.
             let bits = self.word(member + 8)? & if info >> 31 != 0 { 0xff_ffff } else { u32::MAX };
             let offset = u64::from(bits / 8);
-            let own = self.string(member)?;
-            if own == name {
+            if self.is_named(member, search.name) {
                 return Some(offset);
             }
-            if own.is_empty()
+            if self.is_named(member, b"")
                 && let Some(inner) = self.word(member + 4)?.checked_sub(1)
-                && let Some(inner) = offsets.get(inner as usize)
-                && let Some(found) = self.member(offsets, *inner, name, depth + 1)
+                && let Some(inner) = search.offsets.get(inner as usize)
+                && let Some(found) = self.member(search, *inner, depth + 1)
             {
                 return Some(offset + found);
             }
@@ -95,11 +104,24 @@ impl Btf {
         word(&self.bytes, at)
     }
 
-    /// The string that the word at `at` is the place of.
-    fn string(&self, at: usize) -> Option<&[u8]> {
-        let from = self.strings.checked_add(self.word(at)? as usize)?;
-        self.bytes.get(from..)?.split(|byte| *byte == 0).next()
+    /// Whether the string that the word at `at` is the place of is `name`. No more of it is read than that takes: how
+    /// long it is, is for the guest to say.
+    fn is_named(&self, at: usize, name: &[u8]) -> bool {
+        let string = || {
+            let from = self.strings.checked_add(self.word(at)? as usize)?;
+            self.bytes.get(from..)?.strip_prefix(name)?.first()
+        };
+        string() == Some(&0)
     }
+}
+
+/// A member that is looked for.
+struct Search<'a> {
+    /// Where each type is described.
+    offsets: &'a [usize],
+    name: &'a [u8],
+    /// So many more are looked at.
+    members_left: u32,
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -162,5 +184,35 @@ mod tests {
             assert_eq!(cut.and_then(|cut| cut.offset("a", "b")), None);
         }
         assert_eq!(Btf::parse(bytes).unwrap().offset("", "b"), None);
+    }
+
+    /// A structure with `count` members without a name, of type `of`, and then, if its name is not 0, one more.
+    fn nest(name: u32, count: u32, of: u32, last: u32) -> Vec<u32> {
+        let more = u32::from(last != 0);
+        let mut words = vec![name, STRUCT << 24 | (count + more), 4];
+        (0..count).for_each(|_| words.extend([0, of, 0]));
+        words.extend([last, 0, 64].iter().take(3 * more as usize));
+        words
+    }
+
+    #[test]
+    fn only_so_many_members_are_looked_at_however_they_are_nested() {
+        let strings = b"\0a\0z\0";
+        let offset = |types: &[Vec<u32>]| {
+            let types = Btf::parse(btf(&types.concat(), strings)).unwrap();
+            types.offset("a", "z")
+        };
+        // In each of the members of the first there are those of the second, then `z` follows.
+        assert_eq!(offset(&[nest(1, 200, 2, 3), nest(0, 300, 0, 0)]), Some(8));
+        assert_eq!(offset(&[nest(1, 300, 2, 3), nest(0, 300, 0, 0)]), None);
+        // Each is the whole again.
+        assert_eq!(offset(&[nest(1, 0xfffe, 1, 3)]), None);
+    }
+
+    #[test]
+    fn a_name_without_an_end_is_none() {
+        let types = |strings: &[u8]| Btf::parse(btf(&nest(1, 0, 0, 3), strings)).unwrap();
+        assert_eq!(types(b"\0a\0z\0").offset("a", "z"), Some(8));
+        assert_eq!(types(b"\0a\0z").offset("a", "z"), None);
     }
 }

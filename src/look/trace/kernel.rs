@@ -41,6 +41,35 @@ pub struct Task {
     pub name: String,
 }
 
+/// What may still be taken of modules. It is never given back: the guest says how many there are, and may put others in
+/// their place for as long as it runs.
+struct Room {
+    modules: usize,
+    name_bytes: u64,
+    looks: u64,
+    /// Something was not taken.
+    reached: bool,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self {
+            modules: MODULES_MAX,
+            name_bytes: MODULE_NAMES_MAX,
+            looks: MODULE_LOOKS_MAX,
+            reached: false,
+        }
+    }
+
+    /// Takes `more` of `left`, if there is as much.
+    fn take(left: &mut u64, more: u64, reached: &mut bool) -> Option<()> {
+        let rest = left.checked_sub(more);
+        *reached |= rest.is_none();
+        *left = rest?;
+        Some(())
+    }
+}
+
 /// The guest's kernel.
 pub struct Kernel {
     /// Its symbols.
@@ -49,6 +78,7 @@ pub struct Kernel {
     tasks: Option<TaskLayout>,
     modules: Option<ModuleLayout>,
     known_modules: HashSet<u64>,
+    room: Room,
     calls: Vec<u64>,
     names: HashMap<u32, String>,
     /// What one calls `__switch_to` with.
@@ -57,10 +87,14 @@ pub struct Kernel {
 
 /// Code of modules (Linux, Documentation/arch/x86/x86_64/mm.rst).
 const MODULES: std::ops::Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
-/// Most modules, symbols of one, and system calls.
+/// Most modules in the kernel's list, symbols of one, and system calls.
 const MODULES_MAX: usize = 1024;
 const MODULE_SYMBOLS_MAX: u64 = 1 << 16;
 const CALLS_MAX: u32 = 1024;
+/// Most bytes of all names of modules' functions, and most symbols that are looked through for them: a module without
+/// functions is looked through again. A hundred of Debian's modules have 1 MiB of names, of 60,000 symbols.
+const MODULE_NAMES_MAX: u64 = 64 << 20;
+const MODULE_LOOKS_MAX: u64 = 1 << 24;
 /// Bytes of a task's name (include/linux/sched.h: `TASK_COMM_LEN`), most of a symbol's.
 const COMM: usize = 16;
 const NAME: usize = 512;
@@ -121,6 +155,7 @@ impl Kernel {
             tasks,
             modules,
             known_modules: HashSet::new(),
+            room: Room::new(),
             calls,
             names: HashMap::new(),
             symbols,
@@ -132,6 +167,11 @@ impl Kernel {
         if self.tasks.is_none() {
             return Some(
                 "the kernel has no BTF: tasks have no names, and their switches are not seen",
+            );
+        }
+        if self.room.reached {
+            return Some(
+                "the kernel has, or had, more in modules than is read: not all functions and callers are known",
             );
         }
         self.unwinder
@@ -209,16 +249,22 @@ impl Kernel {
                 break;
             };
             let module = list.wrapping_sub(layout.list);
-            if !self.known_modules.contains(&module)
-                && let Some(symbols) = layout.symbols(look, module)
+            let is_new = !self.known_modules.contains(&module);
+            if is_new && self.room.modules == 0 {
+                self.room.reached = true;
+                break;
+            }
+            if is_new
+                && let Some(symbols) = layout.symbols(look, module, &mut self.room)
                 && let (Some((first, _)), Some((last, _))) = (symbols.first(), symbols.last())
             {
                 let code = *first..last + (1 << 12);
                 self.known_modules.insert(module);
+                self.room.modules -= 1;
                 if let (Some(unwinder), Some(tables)) =
                     (&mut self.unwinder, layout.tables(look, module))
                 {
-                    unwinder.add(look, code, tables);
+                    self.room.reached |= !unwinder.add(look, code, tables);
                 }
                 self.symbols.extend(symbols);
             }
@@ -257,8 +303,13 @@ impl ModuleLayout {
         newer.or_else(|| of("module_layout", "core_layout", "text_size"))
     }
 
-    /// The functions of `module`, rising; each with the module's name.
-    fn symbols(&self, look: &impl Look, module: u64) -> Option<Vec<(u64, String)>> {
+    /// The functions of `module`, rising; each with the module's name. None if there is no `room` for them.
+    fn symbols(
+        &self,
+        look: &impl Look,
+        module: u64,
+        room: &mut Room,
+    ) -> Option<Vec<(u64, String)>> {
         /// Bytes of an ELF symbol; its type is that of a function.
         const SYMBOL: usize = 24;
         const FUNCTION: u8 = 2;
@@ -266,8 +317,10 @@ impl ModuleLayout {
         let kallsyms = look.u64(module.wrapping_add(self.kallsyms))?;
         let count = u64::from(look.u32(kallsyms.wrapping_add(self.count))?);
         if count > MODULE_SYMBOLS_MAX {
+            room.reached = true;
             return None;
         }
+        Room::take(&mut room.looks, count, &mut room.reached)?;
         let strings = look.u64(kallsyms.wrapping_add(self.strtab))?;
         let table = look.bytes(
             look.u64(kallsyms.wrapping_add(self.symtab))?,
@@ -287,7 +340,9 @@ impl ModuleLayout {
             let is_code = symbol[4] & 15 == FUNCTION || matches!(symbol[4], b't' | b'T');
             if is_code && MODULES.contains(&at) && code.contains(&at) {
                 let name = look.text(strings.wrapping_add(number(0, 4)), NAME);
-                symbols.push((at, format!("{name} [{own}]")));
+                let name = format!("{name} [{own}]");
+                Room::take(&mut room.name_bytes, name.len() as u64, &mut room.reached)?;
+                symbols.push((at, name));
             }
         }
         symbols.sort();
@@ -315,7 +370,99 @@ fn version(banner: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::tests::Flat;
     use super::*;
+
+    const BASE: u64 = MODULES.start;
+    const LAYOUT: ModuleLayout = ModuleLayout {
+        list: 0,
+        name: 0x10,
+        kallsyms: 0x48,
+        code: [0x50, 0x58],
+        orcs: [0x60, 0x68, 0x70],
+        symtab: 0,
+        count: 8,
+        strtab: 0x10,
+    };
+
+    /// A kernel that reads modules, and a memory that has `count` of them, each with one function: `run`.
+    fn with_modules(count: u64) -> (Kernel, Flat) {
+        let mut memory = Flat::new(BASE, 0x10000);
+        let mut put = |at: u64, value: u64| memory.put(BASE + at, &value.to_le_bytes());
+        let module = |n: u64| 0x100 * (n + 1);
+        put(0, BASE + module(0));
+        for n in 0..count {
+            let at = module(n);
+            let next = if n + 1 < count { module(n + 1) } else { 0 };
+            put(at, BASE + next);
+            put(at + 0x10, u64::from(b'm'));
+            put(at + 0x48, BASE + at + 0x80);
+            put(at + 0x50, BASE + 0x8000 + 0x100 * n);
+            put(at + 0x58, 0x100);
+            // `mod_kallsyms`, then the one symbol: a name, and the type of a function; where it is.
+            put(at + 0x80, BASE + at + 0xa0);
+            put(at + 0x88, 1);
+            put(at + 0x90, BASE + at + 0xc0);
+            put(at + 0xa0, 2 << 32);
+            put(at + 0xa8, BASE + 0x8000 + 0x100 * n);
+            put(at + 0xc0, u64::from_le_bytes(*b"run\0\0\0\0\0"));
+        }
+        let mut kernel = Kernel::of(&memory, Symbols::default());
+        kernel.symbols = Symbols::of_map(&format!("{BASE:016x} D modules\n"));
+        kernel.modules = Some(LAYOUT);
+        kernel.tasks = Some(TaskLayout { comm: 0, pid: 0 });
+        kernel.unwinder = Some(Unwinder::empty());
+        (kernel, memory)
+    }
+
+    /// How many of 8 modules are known after many looks, where there is `room` for them; and whether that is told.
+    fn known_of_eight(room: Room) -> (usize, bool) {
+        let (mut kernel, memory) = with_modules(8);
+        kernel.room = room;
+        let there = BASE + 0x4000;
+        for _ in 0..20 {
+            kernel.load_modules(&memory, there);
+        }
+        assert_eq!(kernel.symbols.name(BASE + 0x8000), Some("run [m]"));
+        let known = kernel.known_modules.len();
+        let told = kernel
+            .lacks()
+            .is_some_and(|lacks| lacks.contains("modules"));
+        (known, told)
+    }
+
+    #[test]
+    fn all_modules_that_ever_were_are_bounded_together_and_it_is_told() {
+        assert_eq!(known_of_eight(Room::new()), (8, false));
+        let modules = Room {
+            modules: 5,
+            ..Room::new()
+        };
+        assert_eq!(known_of_eight(modules), (5, true));
+        let names = Room {
+            name_bytes: 3 * "run [m]".len() as u64 + 1,
+            ..Room::new()
+        };
+        assert_eq!(known_of_eight(names), (3, true));
+        let looks = Room {
+            looks: 4,
+            ..Room::new()
+        };
+        assert_eq!(known_of_eight(looks), (4, true));
+    }
+
+    #[test]
+    fn tables_of_a_module_that_are_too_many_are_told_of() {
+        let (mut kernel, mut memory) = with_modules(1);
+        memory.put(BASE + 0x100 + 0x70, &u32::MAX.to_le_bytes());
+        kernel.load_modules(&memory, BASE + 0x4000);
+        assert_eq!(kernel.known_modules.len(), 1);
+        assert!(
+            kernel
+                .lacks()
+                .is_some_and(|lacks| lacks.contains("modules"))
+        );
+    }
 
     #[test]
     fn versions_are_read_from_the_banner() {

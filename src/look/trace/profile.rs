@@ -158,8 +158,8 @@ impl Profile {
 impl Stack {
     /// Its names, the outermost first: the task, then the kernel's functions, or that it is a program.
     fn names(&self, symbols: &Symbols) -> Vec<String> {
-        // No name may have what parts them in a file.
-        let mut names = vec![self.task.replace([';', '\n'], "_")];
+        // No name may have what parts them in a file, or what a terminal obeys.
+        let mut names = vec![plain(&self.task)];
         if self.program {
             names.push("(program)".to_owned());
         }
@@ -167,7 +167,7 @@ impl Stack {
             Some((innermost, outer)) => (Some(innermost), outer),
             None => (None, &[][..]),
         };
-        let name = |at: u64| symbols.name(at).unwrap_or("(unknown)").to_owned();
+        let name = |at: u64| symbols.name(at).map_or("(unknown)".to_owned(), plain);
         // A call may be the last of its function: where it returns to is another.
         names.extend(outer.iter().rev().map(|at| name(at - 1)));
         names.extend(innermost.map(|at| name(*at)));
@@ -194,6 +194,11 @@ impl Strings {
     }
 }
 
+/// A name that the guest chose, without what parts names in a file of stacks and without control characters.
+fn plain(name: &str) -> String {
+    name.replace(|c: char| c == ';' || c.is_control(), "_")
+}
+
 /// That a file can be written at `path`.
 ///
 /// # Errors
@@ -214,17 +219,17 @@ mod tests {
     fn stacks_have_the_outermost_first_and_all_their_instructions() {
         let mut symbols = Symbols::default();
         let at = |n: u64| 0xffff_ffff_8100_0000 + n;
-        symbols.extend([(at(0), "outer".into()), (at(0x100), "inner".into())]);
+        symbols.extend([(at(0), "outer".into()), (at(0x100), "in;n\x1ber".into())]);
         let mut profile = Profile::default();
         // The call is the last instruction of `outer`.
         profile.add("a;b", false, &[at(0x110), at(0x100)], 10);
         profile.add("a;b", false, &[at(0x120), at(0x80)], 10);
-        profile.add("a;b", true, &[], 10);
+        profile.add("a\nb", true, &[], 10);
         let named = profile.named(&symbols);
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        assert_eq!(named[&names(&["a_b", "outer", "inner"])], 20);
+        assert_eq!(named[&names(&["a_b", "outer", "in_n_er"])], 20);
         assert_eq!(named[&names(&["a_b", "(program)"])], 10);
-        assert_eq!(profile.functions(&symbols)[0], ("inner".into(), 2));
+        assert_eq!(profile.functions(&symbols)[0], ("in_n_er".into(), 2));
         assert_eq!(profile.samples(), 3);
     }
 }

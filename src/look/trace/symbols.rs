@@ -100,6 +100,14 @@ impl Symbols {
     }
 }
 
+#[cfg(test)]
+impl Symbols {
+    /// Those of a System.map.
+    pub fn of_map(text: &str) -> Self {
+        map(text.as_bytes())
+    }
+}
+
 /// A file of symbols, as it was linked.
 pub struct Linked {
     path: PathBuf,
@@ -151,7 +159,7 @@ impl Linked {
             return Ok(self.symbols.clone().moved(moved));
         }
         let path = self.path.display();
-        let says = |what: &str| what.trim_end().to_owned();
+        let says = |what: &str| terminal::visible(what.trim_end()).into_owned();
         let why = match own {
             Some(own) if there.as_bytes().starts_with(BANNER) => format!(
                 "it is of '{}', the guest runs '{}'",
@@ -324,6 +332,21 @@ mod tests {
         assert!(why.to_string().contains("of another kernel"), "{why}");
         std::fs::write(&path, "ffffffff81000000 T main\n").unwrap();
         assert!(Linked::read(&path).is_err());
+    }
+
+    #[test]
+    fn another_banner_is_quoted_in_one_line_that_says_nothing_to_the_terminal() {
+        let linked = Linked {
+            path: "vmlinux".into(),
+            symbols: map(MAP.as_bytes()),
+            banner: Some(b"Linux version 6.1.0\n".to_vec()),
+        };
+        let mut memory = Flat::new(0xffff_ffff_8300_0000, 4096);
+        let banner = b"Linux version 6\x1b[2J\ntandem: all is well\n\0";
+        memory.put(0xffff_ffff_8300_0100, banner);
+        let why = linked.of_guest(&memory, 0x100_0000).unwrap_err();
+        let quoted = r"the guest runs 'Linux version 6\u001b[2J\u000atandem: all is well'";
+        assert!(why.to_string().ends_with(quoted), "{why}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use vmm::state::CpuState;
 
 /// Most functions that are told of.
 const DEPTH_MAX: usize = 128;
-/// Most entries that are read: Debian's kernel has half a million.
+/// Most entries that are ever read, of the kernel and of all its modules: Debian's kernel has half a million.
 const ENTRIES_MAX: u64 = 8 << 20;
 /// Bytes of an entry: how far the stack's and the frame's address are from their registers, and which these are.
 const ENTRY: usize = 6;
@@ -55,9 +55,6 @@ struct Table {
 impl Table {
     /// `count` entries, their addresses in one table and what holds there in another.
     fn read(look: &impl Look, addresses: u64, entries: u64, count: u64) -> Option<Self> {
-        if count > ENTRIES_MAX {
-            return None;
-        }
         let distances = look.bytes(addresses, count as usize * 4)?;
         let (distances, _) = distances.as_chunks::<4>();
         let bytes = look.bytes(entries, count as usize * ENTRY)?;
@@ -81,6 +78,8 @@ impl Table {
 pub struct Unwinder {
     /// Tables, by the code they are of.
     tables: Vec<(std::ops::Range<u64>, Table)>,
+    /// So many more entries are read.
+    entries_left: u64,
     /// Since Linux 6.4 an entry's kind has another place and other values, and three bits.
     newer: bool,
 }
@@ -91,24 +90,32 @@ impl Unwinder {
         let at = |name| symbols.address(name);
         let addresses = at("__start_orc_unwind_ip")?;
         let count = at("__stop_orc_unwind_ip")?.checked_sub(addresses)? / 4;
+        let entries_left = ENTRIES_MAX.checked_sub(count)?;
         let table = Table::read(look, addresses, at("__start_orc_unwind")?, count)?;
         Some(Self {
             tables: vec![(at("_text")?..at("_end")?, table)],
+            entries_left,
             newer: version >= (6, 4),
         })
     }
 
-    /// Adds the tables of a module, whose code is `code`.
+    /// Adds the tables of a module, whose code is `code`. False if they are more than may be read yet: none is added.
     pub fn add(
         &mut self,
         look: &impl Look,
         code: std::ops::Range<u64>,
         (addresses, entries, count): (u64, u64, u64),
-    ) {
+    ) -> bool {
+        // What could not be read after all was asked for, too.
+        let Some(left) = self.entries_left.checked_sub(count) else {
+            return false;
+        };
+        self.entries_left = left;
         if let Some(table) = Table::read(look, addresses, entries, count) {
             self.tables.retain(|(known, _)| *known != code);
             self.tables.push((code, table));
         }
+        true
     }
 
     /// Addresses in the functions the kernel is in where the vCPU is in `state`, the innermost first. All but the
@@ -209,6 +216,18 @@ impl Unwinder {
     }
 }
 
+#[cfg(test)]
+impl Unwinder {
+    /// One without tables.
+    pub fn empty() -> Self {
+        Self {
+            tables: Vec::new(),
+            entries_left: ENTRIES_MAX,
+            newer: false,
+        }
+    }
+}
+
 /// Where the kernel's half of addresses begins.
 const KERNEL: u64 = 1 << 63;
 
@@ -256,6 +275,7 @@ mod tests {
         };
         Unwinder {
             tables: vec![(BASE..BASE + 0x1000, table)],
+            entries_left: 100,
             newer: false,
         }
     }
@@ -284,6 +304,23 @@ mod tests {
         state.general[RBP] = 1;
         let found = unwinder.callers(&memory, &state);
         assert_eq!(found, [BASE + 0x180, BASE + 0x300, BASE + 0x350]);
+    }
+
+    #[test]
+    fn all_modules_together_have_so_many_entries() {
+        let memory = Flat::new(BASE, 0x1000);
+        let mut unwinder = unwinder(&[(0, [0, 0], 0)]);
+        let mut add = |n: u64, count| {
+            let code = BASE + n * 0x1000..BASE + (n + 1) * 0x1000;
+            let added = unwinder.add(&memory, code, (BASE, BASE + 0x800, count));
+            (added, unwinder.tables.len())
+        };
+        assert_eq!(add(1, 60), (true, 2));
+        assert_eq!(add(2, 60), (false, 2), "40 are left");
+        assert_eq!(add(2, u64::MAX), (false, 2));
+        assert_eq!(add(2, 40), (true, 3));
+        // In place of another's they are read all the same.
+        assert_eq!(add(1, 1), (false, 3));
     }
 
     #[test]

@@ -36,8 +36,8 @@
 //! * That something happens in the end. Stateright's "eventually" is not used: it is not reliable where states come
 //!   again. Instead, wherever nothing is under way any more, whoever could go on has to be live and all outputs have
 //!   to have left ([`lives::GOES_ON`]). So a machine that is stuck is found, and one that is busy for ever is not.
-//! * That the code does what the rules above say. They were read from it; the simulated lives, the tests of real
-//!   processes and the reviewer's eye hold the two together.
+//! * That the code does what the rules above say. They were read from it, and nothing compares the two line
+//!   by line; the simulated lives and the tests of real processes show where the code does otherwise.
 //! * The guest's end, goodbyes, orderly stops, and a primary that leaves its machine (`failover`, `move`): for all
 //!   others the last is a crash. Console bytes with a slow reader, and disk requests under way: see the simulated
 //!   lives. Memory that goes to a joiner while the guest runs. The contents of a divergence: it is noticed where it is.
