@@ -32,6 +32,11 @@ fn run(place: &Place, line: &str) {
 
 /// A qcow2 file called `name` of a disk with one partition, an ext4 file system with these files.
 fn cloud_image(place: &Place, name: &str, files: &[(&str, &str)]) {
+    changed_cloud_image(place, name, files, "true");
+}
+
+/// As [`cloud_image`], after the shell's `change` to the folder `root` with the files.
+fn changed_cloud_image(place: &Place, name: &str, files: &[(&str, &str)], change: &str) {
     let root = place.path("root");
     std::fs::create_dir_all(&root).unwrap();
     for (path, text) in files {
@@ -39,6 +44,7 @@ fn cloud_image(place: &Place, name: &str, files: &[(&str, &str)]) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
+    run(place, change);
     run(place, "mke2fs -q -F -t ext4 -d root part 4M");
     disk_of(place, name);
     std::fs::remove_dir_all(root).unwrap();
@@ -137,6 +143,8 @@ fn a_cloud_image_that_makes_no_guest_is_told_why_in_one_line() {
         ("boot/initrd.img-6.1", "initrd"),
     ];
     let without = [("boot/config-6.1", "# CONFIG_VIRTIO_MMIO is not set\n")];
+    let drivers = "CONFIG_VIRTIO_MMIO=m\nCONFIG_VIRTIO_BLK=m\nCONFIG_VIRTIO_NET=m\n";
+    let with = [("boot/config-6.1", drivers)];
     cloud_image(
         &place,
         "driverless.qcow2",
@@ -147,6 +155,45 @@ fn a_cloud_image_that_makes_no_guest_is_told_why_in_one_line() {
         words.contains("its kernel 6.1 is built without CONFIG_VIRTIO_MMIO"),
         "{words}"
     );
+    // A file of holes takes no room there, and none here: it is refused by its size.
+    for (name, change, why) in [
+        (
+            "config-6.1",
+            "truncate -s 2G",
+            "config-6.1 is of 2147483648 bytes, and",
+        ),
+        (
+            "initrd.img-6.1",
+            "truncate -s 2G",
+            "initrd.img-6.1 is of 2147483648 bytes, and",
+        ),
+        (
+            "vmlinuz-6.1",
+            "truncate -s 2G",
+            "vmlinuz-6.1 is of 2147483648 bytes, and",
+        ),
+        (
+            "config-6.1",
+            "ln -sf /etc/fstab",
+            "config-6.1 is no regular file",
+        ),
+        (
+            "initrd.img-6.1",
+            "ln -sf ../x",
+            "initrd.img-6.1 is no regular file",
+        ),
+        (
+            "initrd.img-6.1",
+            "mkdir",
+            "initrd.img-6.1 is no regular file",
+        ),
+    ] {
+        let odd = [&root[..], &kernel, &with].concat();
+        let change = format!("rm root/boot/{name}; {change} root/boot/{name}");
+        changed_cloud_image(&place, "odd.qcow2", &odd, &change);
+        let words = cloud("odd.qcow2");
+        assert!(words.contains(&format!("its /boot/{why}")), "{words}");
+    }
     cloud_image(
         &place,
         "rootless.qcow2",

@@ -2,11 +2,12 @@
 
 use crate::error::{During, Error, Result};
 use crate::partition::Partition;
-use crate::tools::{Stop, output, tool};
+use crate::tools::{Stop, output, stream, tool};
 use std::cmp::Ordering;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+use std::process::Command;
 
 /// What a guest is booted with.
 pub struct BootFiles {
@@ -74,11 +75,18 @@ pub fn find(
                 folder => look.list(partition, folder)?,
             };
             if let Some(release) = newest(&files).filter(|_| found.is_none()) {
-                found = Some((*partition, folder, files, release));
+                found = Some(Boot {
+                    look: &look,
+                    partition: *partition,
+                    folder,
+                    files,
+                    release,
+                    no,
+                });
             }
         }
     }
-    let Some((partition, folder, files, release)) = found else {
+    let Some(boot) = found else {
         let but = match seen.is_empty() {
             true => String::new(),
             false => format!(": {}, which is not read", seen.join(", ")),
@@ -89,31 +97,70 @@ pub fn find(
     };
     let root =
         root.ok_or_else(|| no("none of its ext4 partitions is a root (with etc and usr)".into()))?;
-    let read = |name: &str| look.read(&partition, &format!("{folder}/{name}"));
-    let has = |name: &str| files.iter().any(|entry| entry.name == name);
-    let config = format!("config-{release}");
-    if has(&config) {
-        let config = read(&config)?;
-        if let Some(driver) = lacks(&String::from_utf8_lossy(&config)) {
-            return Err(no(format!(
+    boot.take(root)
+}
+
+/// The folder a kernel was found in.
+struct Boot<'a> {
+    look: &'a Look<'a>,
+    partition: Partition,
+    folder: &'static str,
+    files: Vec<Entry>,
+    /// The kernel's release.
+    release: String,
+    no: &'a dyn Fn(String) -> Error,
+}
+
+impl Boot<'_> {
+    /// What the kernel is booted with. `root` is its root's name.
+    fn take(self, root: String) -> Result<BootFiles> {
+        let release = &self.release;
+        if let Some(config) = self.read(&format!("config-{release}"))?
+            && let Some(driver) = lacks(&String::from_utf8_lossy(&config))
+        {
+            return Err((self.no)(format!(
                 "its kernel {release} is built without CONFIG_{driver}, and no guest runs without"
             )));
         }
+        let names = INITRDS.map(|(before, after)| format!("{before}{release}{after}"));
+        let lacks = |names: &[String]| {
+            let names = names.join(", ");
+            (self.no)(format!("its kernel {release} has no first root ({names})"))
+        };
+        let there = |name: &&String| self.files.iter().any(|entry| entry.name == **name);
+        let initrd = names.iter().find(there).ok_or_else(|| lacks(&names))?;
+        let initrd = self.read(initrd)?.ok_or_else(|| lacks(&names))?;
+        let name = format!("vmlinuz-{release}");
+        let kernel = self.read(&name)?;
+        let kernel = kernel.ok_or_else(|| (self.no)(format!("it has no {name}")))?;
+        Ok(BootFiles {
+            kernel,
+            initrd,
+            release: self.release,
+            root,
+        })
     }
-    let names = INITRDS.map(|(before, after)| format!("{before}{release}{after}"));
-    let initrd = names.iter().find(|name| has(name));
-    let initrd = initrd.ok_or_else(|| {
-        no(format!(
-            "its kernel {release} has no first root ({})",
-            names.join(", ")
-        ))
-    })?;
-    Ok(BootFiles {
-        kernel: read(&format!("vmlinuz-{release}"))?,
-        initrd: read(initrd)?,
-        release,
-        root,
-    })
+
+    /// The file's bytes, `None` if there is none of this name. It is refused before it is read if it is no regular file,
+    /// or too large.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(entry) = self.files.iter().find(|entry| entry.name == name) else {
+            return Ok(None);
+        };
+        let path = format!("{}/{name}", self.folder);
+        let size = match entry.size {
+            None => return Err((self.no)(format!("its {path} is no regular file"))),
+            Some(size) if size > FILE_MAX => {
+                return Err((self.no)(format!(
+                    "its {path} is of {size} bytes, and {FILE_MAX} at most are taken"
+                )));
+            }
+            Some(size) => size,
+        };
+        let bytes = self.look.read(&self.partition, &path, size)?;
+        let other = || format!("its {path} is not of the {size} bytes it is said to be");
+        bytes.ok_or_else(|| (self.no)(other())).map(Some)
+    }
 }
 
 /// The first driver a kernel with this configuration does not have.
@@ -129,7 +176,7 @@ fn lacks(config: &str) -> Option<&'static str> {
 
 /// The release of the newest kernel among these files.
 fn newest(files: &[Entry]) -> Option<String> {
-    let files = files.iter().filter(|entry| entry.is_file);
+    let files = files.iter().filter(|entry| entry.size.is_some());
     let releases = files.filter_map(|entry| entry.name.strip_prefix("vmlinuz-"));
     // Fedora's, which boots any host and is no newer than the others.
     let releases = releases.filter(|release| !release.starts_with("0-rescue"));
@@ -168,7 +215,8 @@ fn by_version(a: &str, b: &str) -> Ordering {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     name: String,
-    is_file: bool,
+    /// Its length in bytes, if it is a regular file.
+    size: Option<u64>,
 }
 
 /// A disk being looked into.
@@ -212,7 +260,7 @@ impl Look<'_> {
         Ok(None)
     }
 
-    fn debugfs(&self, partition: &Partition, request: &str) -> Result<String> {
+    fn debugfs(&self, partition: &Partition, request: &str) -> Result<Command> {
         let mut command = tool("debugfs")?;
         let name = self
             .disk
@@ -224,26 +272,31 @@ impl Look<'_> {
             .args(["-R", request])
             .arg(format!("{name}?offset={}", partition.begin))
             .current_dir(self.work);
-        Ok(output(self.stop, &mut command)??)
+        Ok(command)
     }
 
     /// The files in a folder; none if it is not there.
     fn list(&self, partition: &Partition, folder: &str) -> Result<Vec<Entry>> {
-        let words = self.debugfs(partition, &format!("ls -p {folder}"))?;
+        let mut command = self.debugfs(partition, &format!("ls -p {folder}"))?;
+        let words = output(self.stop, &mut command)??;
         Ok(words.lines().filter_map(entry).collect())
     }
 
-    fn read(&self, partition: &Partition, path: &str) -> Result<Vec<u8>> {
-        let to = self.work.join("file");
-        let words = self.debugfs(partition, &format!("dump {path} file"))?;
-        let failed = format!("cannot read {path} in the disk");
-        let file = File::open(&to).during(format_args!("{failed} ({})", words.trim()))?;
+    /// The file of `size` bytes under `path`, `None` if it is not of that size. It is read through a pipe: what a file
+    /// system says of its holes never fills the host's disk.
+    fn read(&self, partition: &Partition, path: &str, size: u64) -> Result<Option<Vec<u8>>> {
         let mut bytes = Vec::new();
-        file.take(FILE_MAX)
-            .read_to_end(&mut bytes)
-            .during(&failed)?;
-        fs::remove_file(&to).during(&failed)?;
-        Ok(bytes)
+        let mut command = self.debugfs(partition, &format!("cat {path}"))?;
+        let done = stream(self.stop, &mut command, |pipe| {
+            let read = pipe.take(size.saturating_add(1)).read_to_end(&mut bytes);
+            read.during(format_args!("cannot read {path} in the disk"))
+        })?;
+        if bytes.len() as u64 != size {
+            // What debugfs has more of, it was kept from writing: its failure is no other.
+            return Ok(None);
+        }
+        done?;
+        Ok(Some(bytes))
     }
 }
 
@@ -261,9 +314,13 @@ fn entry(line: &str) -> Option<Entry> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._+~-".contains(&b);
     let fits = !name.is_empty() && name.bytes().all(plain);
     let mode = u32::from_str_radix(mode, 8).ok()?;
+    let is_file = mode & 0o170_000 == 0o100_000;
+    // A size that is no number is larger than any.
+    let size = fields.next().unwrap_or_default();
+    let size = is_file.then(|| size.parse().unwrap_or(u64::MAX));
     fits.then(|| Entry {
         name: name.to_owned(),
-        is_file: mode & 0o170_000 == 0o100_000,
+        size,
     })
 }
 
@@ -275,7 +332,7 @@ mod tests {
     fn the_newest_kernel_is_taken_by_number() {
         let file = |name: &str| Entry {
             name: name.into(),
-            is_file: true,
+            size: Some(1),
         };
         let mut files = [
             "vmlinuz-6.1.0-9-cloud-amd64",
@@ -285,7 +342,7 @@ mod tests {
         ]
         .map(file);
         assert_eq!(newest(&files).as_deref(), Some("6.1.0-31-cloud-amd64"));
-        files[1].is_file = false;
+        files[1].size = None;
         assert_eq!(newest(&files).as_deref(), Some("6.1.0-31-amd64"));
         assert_eq!(newest(&files[3..]), None);
     }
@@ -294,11 +351,15 @@ mod tests {
     fn only_plain_names_are_taken_from_a_listing() {
         let line = |name: &str| format!("/12/100644/0/0/{name}/5/");
         let vmlinuz = entry(&line("vmlinuz-6.1.0+x~1")).unwrap();
-        assert!(vmlinuz.is_file && vmlinuz.name == "vmlinuz-6.1.0+x~1");
+        assert!(vmlinuz.size == Some(5) && vmlinuz.name == "vmlinuz-6.1.0+x~1");
         for odd in ["a b", "a\"b", "", "vmlinuz-\u{e9}"] {
             assert_eq!(entry(&line(odd)), None, "{odd}");
         }
-        assert!(!entry("/2/40755/0/0/boot//").unwrap().is_file);
+        for other in ["/2/40755/0/0/boot//", "/2/120777/0/0/vmlinuz-1/5/"] {
+            assert_eq!(entry(other).unwrap().size, None, "{other}");
+        }
+        let unknown = entry("/2/100644/0/0/vmlinuz-1/-5/").unwrap();
+        assert_eq!(unknown.size, Some(u64::MAX));
         assert_eq!(entry("/boot: File not found by ext2_lookup"), None);
     }
 
