@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// Says that the primary lives: it sends no heartbeats of its own while it has entries to send.
+    /// Says that the primary lives, whatever waits here.
     fn beat(&mut self) {
         let said = [self.released, self.printed, self.call].map(u64::to_le_bytes);
         self.send(&frame(FrameKind::Heartbeat, |out| {
