@@ -28,11 +28,6 @@ pub const PAYLOAD_MAX: usize = replay::codec::ENTRY_MAX + (128 << 10);
 /// Room of a [`FrameBuffer`]: one frame of the largest size and what usually comes behind it.
 const BUFFER_LEN: usize = HEADER_LEN + PAYLOAD_MAX + (64 << 10);
 
-/// How records of TLS begin: no frame has these kinds.
-const TLS_ALERT: u8 = 0x15;
-const TLS_HANDSHAKE: u8 = 0x16;
-const TLS_MAJOR: u8 = 3;
-
 const _: () = assert!(HEADER_LEN == size_of::<u8>() + 3 + size_of::<u32>());
 const _: () = assert!(HEADER_LEN <= 12 && PAYLOAD_MAX < 1 << 24);
 
@@ -262,7 +257,8 @@ impl FrameBuffer {
     )]
     pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
         let held = &self.bytes[self.start..self.end];
-        if matches!(held, [TLS_ALERT | TLS_HANDSHAKE, TLS_MAJOR, ..]) {
+        // No frame begins so.
+        if tls::is_tls(held) {
             return Err(FrameError::Tls);
         }
         let Some((header, rest)) = held.split_first_chunk::<HEADER_LEN>() else {

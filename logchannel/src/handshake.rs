@@ -19,7 +19,7 @@ use crate::messages::{Hello, HelloReply, Probe, Settings, Settled};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use replay::Base;
 use socket2::SockRef;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -150,25 +150,14 @@ impl Greeting {
     }
 
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<(), HandshakeError> {
-        let mut rest = frame;
-        let in_time = until(self.deadline_us);
-        while !rest.is_empty() {
-            match self.socket.write_with(rest, &in_time) {
-                Ok(0) => {
-                    return Err(self.failed("send greeting to", io::ErrorKind::WriteZero.into()));
-                }
-                Ok(count) => rest = &rest[count..],
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.failed("send greeting to", e)),
-            }
-        }
-        Ok(())
+        let sent = self.socket.using(until(self.deadline_us)).write_all(frame);
+        sent.map_err(|e| self.failed("send greeting to", e))
     }
 
     fn read(&mut self) -> Result<(), HandshakeError> {
         loop {
             let in_time = until(self.deadline_us);
-            let result = self.socket.read_with(self.incoming.space(), in_time);
+            let result = self.socket.using(in_time).read(self.incoming.space());
             let error = match result {
                 Ok(0) => io::ErrorKind::UnexpectedEof.into(),
                 Ok(count) => {
@@ -254,7 +243,7 @@ impl Greeting {
         // What is there may be a word of TLS's own, as when keys are changed.
         let read = self.block(false).map(|()| {
             let space = self.incoming.space();
-            self.socket.read_with(space, |_| Ok(()))
+            self.socket.read(space)
         });
         match (read, self.block(true)) {
             (Ok(Err(e)), Ok(())) if e.kind() == io::ErrorKind::WouldBlock => false,
@@ -472,7 +461,7 @@ impl Caller {
                 }
             }
             let space = greeting.incoming.space();
-            let source = match greeting.socket.read_with(space, |_| Ok(())) {
+            let source = match greeting.socket.read(space) {
                 Ok(0) => io::ErrorKind::UnexpectedEof.into(),
                 Ok(count) => {
                     greeting.incoming.filled(count);

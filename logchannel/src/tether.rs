@@ -375,17 +375,8 @@ fn named(socket: TcpStream, name: &[u8], secure: &Secure) -> io::Result<Option<S
     socket.set_nonblocking(false)?;
     prepare(&socket)?;
     let mut socket = secure(socket)?;
-    let in_time = in_time();
     let mut said = vec![0; name.len()];
-    let mut rest = &mut said[..];
-    while !rest.is_empty() {
-        match socket.read_with(rest, &in_time) {
-            Ok(0) => return Ok(None),
-            Ok(count) => rest = &mut rest[count..],
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
+    socket.using(in_time()).read_exact(&mut said)?;
     Ok((said == name).then_some(socket))
 }
 

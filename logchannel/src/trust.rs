@@ -10,10 +10,11 @@
 //! before its backup went live, and what they would release may contradict what the backup has done since.
 //!
 //! Every heartbeat is a call: it has a number, and acks say which the backup heard last. So the primary believes
-//! acks again from the one on that answers a call made after the pause, and makes one at once. A backup that answers has not gone live in that pause. If it goes live later it closes the link first, and
-//! the primary reads of that as soon as it would without any pause. The answer may take any time, as long as
-//! there is no other pause: after another, only the answer to a newer call counts. A backup that has gone
-//! live has closed the link and answers nothing, so the link ends here too.
+//! acks again from the one on that answers a call made after the pause, and makes one at once. A backup that
+//! answers has not gone live in that pause. If it goes live later it closes the link first, and the primary reads of
+//! that as soon as it would without any pause. The answer may take any time, as long as there is no other pause:
+//! after another, only the answer to a newer call counts. A backup that has gone live has closed the link and
+//! answers nothing, so the link ends here too.
 //!
 //! A link may bring something again and again, but no answer. No output would ever be released, and nobody
 //! would suspect anybody. So such a link is given up as lost after four times `suspect_ms`. A pause counts as

@@ -129,7 +129,7 @@ impl Claims<'_> {
             (Wish::Next, Some(holder)) if !holder.is_end_mark() => {
                 Err(ReplicaError::refused(format!(
                     "'{vm}' may be running in view {free}: {holder} has the flag of view {} (if all \
-                 its replicas are surely gone, --view {} begins anew, and lets none of them go live)",
+                     its replicas are surely gone, --view {} begins anew, and lets none of them go live)",
                     free.0 - 1,
                     free.next()
                 )))

@@ -53,12 +53,12 @@ pub use error::ArbiterError;
 pub use etcd::EtcdArbiter;
 pub use flag::{Contender, Flag};
 pub use identity::StoreId;
-use tls::Security;
-
 pub use names::{NameError, ViewNumber, VmId};
 pub use server::serve;
 pub use shared_disk::SharedDisk;
 pub use store::{Bounds, Recovery, Store};
+
+use tls::Security;
 
 /// What the arbiter decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -84,11 +84,8 @@ impl Server {
 
     fn handle(&self, asker: &Asker, request: Request) -> Reply {
         if let Request::TestAndSet { vm, who, .. } = &request
-            && let Err(reason) = asker.may(|peer| may_set(peer, vm, who))
+            && let Err(reason) = asker.may(&self.refused, |peer| may_set(peer, vm, who))
         {
-            if let Some(so_far) = self.refused.add() {
-                tracing::warn!(%asker, so_far, reason, "a request was refused");
-            }
             return Reply::Refused { reason };
         }
         let client = client_of(asker.address);

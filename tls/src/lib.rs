@@ -54,8 +54,8 @@ pub use authority::Authority;
 pub use folder::{IDENTITY, Tls};
 pub use peer::{Member, Peer, Role};
 pub use security::{Check, Security, Strangers};
-pub use session::{Cipher, Session, said};
-pub use stream::Stream;
+pub use session::{Cipher, Session, is_tls, said};
+pub use stream::{Stream, Using};
 
 use std::path::{Path, PathBuf};
 

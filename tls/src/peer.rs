@@ -6,8 +6,6 @@ use std::fmt;
 
 /// What names in certificates begin with.
 const SCHEME: &str = "tandem://";
-/// Longest name of a member or a machine, in bytes.
-const NAME_MAX: usize = 64;
 /// The name that stands for all machines.
 const ANY: &str = "*";
 
@@ -96,11 +94,9 @@ impl fmt::Display for Member {
     }
 }
 
-/// A name that fits into a certificate and a path, and is told from every other.
+/// A name as machines have them, which members have, too, and which is none of the system's own in a path.
 fn checked(name: &str) -> Result<&str, TlsError> {
-    let fits = (1..=NAME_MAX).contains(&name.len()) && !name.starts_with('.');
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if fits && name.bytes().all(plain) {
+    if !name.starts_with('.') && names::VmId::new(name).is_ok() {
         return Ok(name);
     }
     Err(TlsError::BadName { given: name.into() })

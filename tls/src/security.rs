@@ -124,10 +124,4 @@ impl Strangers {
         *told = Some(now);
         Some(count)
     }
-
-    /// How many were turned away.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
 }

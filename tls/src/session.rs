@@ -102,12 +102,6 @@ impl Session {
         Ok(true)
     }
 
-    /// Whether ciphertext waits for the socket.
-    #[must_use]
-    pub fn is_unsent(&self) -> bool {
-        self.connection.wants_write()
-    }
-
     /// Fills `space` with plaintext, as far as `cipher` goes. `None`: nothing was left, more is to be read.
     /// `Some(0)`: the other end has said that there is no more.
     ///
@@ -164,6 +158,13 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Whether what a peer has said begins as a TLS record does with which it greets, or refuses who does not (RFC 8446,
+/// section 5.1: content types handshake and alert, and the version before).
+#[must_use]
+pub fn is_tls(said: &[u8]) -> bool {
+    matches!(said, [0x15 | 0x16, 3, ..])
 }
 
 /// What a failed connection is to a person, where rustls is behind it.

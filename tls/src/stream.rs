@@ -54,66 +54,21 @@ impl Stream {
         (self.socket, self.secret.map(|secret| *secret))
     }
 
-    /// Reads something, waiting as the socket does. `ready` is called before each use of the socket, of which there
-    /// may be several: so a caller that has a deadline keeps it.
+    /// The same, for one use or several of which `ready` is called before each use of the socket: reading and writing
+    /// may take several, so a caller that has a deadline keeps it.
     ///
-    /// # Errors
-    /// What the socket says, and [`ErrorKind::InvalidData`] as [`Session::open`].
-    pub fn read_with(
-        &mut self,
-        space: &mut [u8],
-        mut ready: impl FnMut(&TcpStream) -> io::Result<()>,
-    ) -> io::Result<usize> {
-        self.handshake(&mut ready)?;
-        let Self { socket, secret } = self;
-        let mut socket = Ready { socket, ready };
-        let Some(secret) = secret else {
-            return socket.read(space);
-        };
-        let (session, cipher) = &mut **secret;
-        loop {
-            match session.open(cipher, space) {
-                Ok(Some(count)) => return Ok(count),
-                Ok(None) => {}
-                Err(e) => return Err(last_word(session, &mut socket, e)),
-            }
-            // An answer that keys were changed, as a rule nothing.
-            session.flush(&mut socket)?;
-            if cipher.refill(|bytes| socket.read(bytes))? == 0 {
-                return Ok(0);
-            }
+    /// Reading and writing fail with what the socket says, and with [`ErrorKind::InvalidData`] as [`Session::open`].
+    pub fn using<F: FnMut(&TcpStream) -> io::Result<()>>(&mut self, ready: F) -> Using<'_, F> {
+        Using {
+            stream: self,
+            ready,
         }
-    }
-
-    /// Writes some of `bytes`; `ready` as for [`Self::read_with`].
-    ///
-    /// # Errors
-    /// As [`Self::read_with`].
-    pub fn write_with(
-        &mut self,
-        bytes: &[u8],
-        mut ready: impl FnMut(&TcpStream) -> io::Result<()>,
-    ) -> io::Result<usize> {
-        self.handshake(&mut ready)?;
-        let Self { socket, secret } = self;
-        let mut socket = Ready { socket, ready };
-        let Some(secret) = secret else {
-            return socket.write(bytes);
-        };
-        let session = &mut secret.0;
-        if !session.flush(&mut socket)? {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let count = session.seal(bytes)?;
-        // What does not fit goes out with the next bytes, or at the next read.
-        session.flush(&mut socket)?;
-        Ok(count)
     }
 
     /// Has the two agree on keys, and each check whom the other's certificate names, if they have not.
     ///
     /// # Errors
-    /// As [`Self::read_with`].
+    /// What the socket says, and [`ErrorKind::InvalidData`] as [`Session::open`].
     pub fn handshake(&mut self, ready: impl FnMut(&TcpStream) -> io::Result<()>) -> io::Result<()> {
         let Self { socket, secret } = self;
         let Some(secret) = secret else { return Ok(()) };
@@ -170,25 +125,82 @@ impl<F: FnMut(&TcpStream) -> io::Result<()>> Write for Ready<'_, F> {
     }
 }
 
+/// A [`Stream`] whose socket is made ready before each use.
+pub struct Using<'a, F> {
+    stream: &'a mut Stream,
+    ready: F,
+}
+
+impl<F: FnMut(&TcpStream) -> io::Result<()>> Read for Using<'_, F> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        let Self { stream, ready } = self;
+        stream.handshake(&mut *ready)?;
+        let Stream { socket, secret } = stream;
+        let mut socket = Ready { socket, ready };
+        let Some(secret) = secret else {
+            return socket.read(space);
+        };
+        let (session, cipher) = &mut **secret;
+        loop {
+            match session.open(cipher, space) {
+                Ok(Some(count)) => return Ok(count),
+                Ok(None) => {}
+                Err(e) => return Err(last_word(session, &mut socket, e)),
+            }
+            // An answer that keys were changed, as a rule nothing.
+            session.flush(&mut socket)?;
+            if cipher.refill(|bytes| socket.read(bytes))? == 0 {
+                return Ok(0);
+            }
+        }
+    }
+}
+
+impl<F: FnMut(&TcpStream) -> io::Result<()>> Write for Using<'_, F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Self { stream, ready } = self;
+        stream.handshake(&mut *ready)?;
+        let Stream { socket, secret } = stream;
+        let mut socket = Ready { socket, ready };
+        let Some(secret) = secret else {
+            return socket.write(bytes);
+        };
+        let session = &mut secret.0;
+        if !session.flush(&mut socket)? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let count = session.seal(bytes)?;
+        // What does not fit goes out with the next bytes, or at the next read.
+        session.flush(&mut socket)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let Self { stream, ready } = self;
+        let Stream { socket, secret } = stream;
+        let Some(secret) = secret else {
+            return Ok(());
+        };
+        if secret.0.flush(&mut Ready { socket, ready })? {
+            return Ok(());
+        }
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.read_with(space, |_| Ok(()))
+        self.using(|_| Ok(())).read(space)
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_with(bytes, |_| Ok(()))
+        self.using(|_| Ok(())).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let Some(secret) = &mut self.secret else {
-            return Ok(());
-        };
-        if secret.0.flush(&mut &self.socket)? {
-            return Ok(());
-        }
-        Err(ErrorKind::WouldBlock.into())
+        self.using(|_| Ok(())).flush()
     }
 }
 

@@ -108,10 +108,7 @@ impl Service {
     }
 
     fn handle(&self, asker: &Asker, request: Request) -> Reply {
-        if let Err(reason) = asker.may(|peer| may_ask(peer, &request)) {
-            if let Some(so_far) = self.refused.add() {
-                tracing::warn!(%asker, so_far, reason, "a request was refused");
-            }
+        if let Err(reason) = asker.may(&self.refused, |peer| may_ask(peer, &request)) {
             return Reply::Refused { reason };
         }
         let mut inner = self.lock();

@@ -2,14 +2,11 @@
 
 use crate::Protocol;
 use serde::Serialize;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 use tls::{Peer, Role, Security, Stream};
-
-/// How an answer in TLS begins to somebody who does not speak it.
-const TLS_ALERT: [u8; 2] = [0x15, 3];
 
 /// How long one call may take, unless set.
 const TIMEOUT: Duration = Duration::from_millis(1000);
@@ -198,16 +195,7 @@ struct Open {
 
 impl Open {
     fn send(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match self.stream.write_with(rest, within(deadline)) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => rest = &rest[count..],
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        self.stream.using(within(deadline)).write_all(bytes)
     }
 
     /// The next line, without its end, of at most `max` bytes.
@@ -228,8 +216,8 @@ impl Open {
                 ));
             }
             let mut chunk = [0; 4096];
-            match self.stream.read_with(&mut chunk, within(deadline)) {
-                Ok(0) if self.received.starts_with(&TLS_ALERT) => {
+            match self.stream.using(within(deadline)).read(&mut chunk) {
+                Ok(0) if tls::is_tls(&self.received) => {
                     return Err(io::Error::other("it speaks TLS: give --tls DIR"));
                 }
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -261,7 +249,6 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     const OURS: Protocol = Protocol {

@@ -70,15 +70,25 @@ pub struct Asker {
 
 impl Asker {
     /// Whether it may do what `rule` says of members of the cluster. Where plaintext is spoken everybody may do
-    /// everything, and so may operators.
+    /// everything, and so may operators. Who may not is counted among the `refused`, and told of.
     ///
     /// # Errors
     /// What `rule` says.
-    pub fn may(&self, rule: impl FnOnce(&Peer) -> Result<(), String>) -> Result<(), String> {
-        match &self.identity {
+    pub fn may(
+        &self,
+        refused: &Strangers,
+        rule: impl FnOnce(&Peer) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let ruled = match &self.identity {
             Some(peer) if !peer.is_operator() => rule(peer),
             _ => Ok(()),
+        };
+        if let Err(reason) = &ruled
+            && let Some(so_far) = refused.add()
+        {
+            tracing::warn!(asker = %self, so_far, reason, "a request was refused");
         }
+        ruled
     }
 }
 
@@ -98,7 +108,8 @@ pub trait Answerer: Send + Sync + 'static {
     fn answer(&self, asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer;
 }
 
-/// Serves until `shutdown` ends, to whoever `security` lets in; then requests already being answered are, and all is closed.
+/// Serves until `shutdown` ends, to whoever `security` lets in; then requests already being answered are, and all is
+/// closed.
 pub async fn serve(
     listener: TcpListener,
     security: Security,
