@@ -192,15 +192,13 @@ impl Lives {
         }
     }
 
-    /// The leader of `follower` says what it has released.
-    pub(crate) fn heartbeat(&self, world: &mut World, follower: Name) {
+    /// The leader of `follower` says what it has released. That goes before what waits behind the `gone` frames that
+    /// are in the socket, and in place of an older heartbeat there: as `Outgoing::push_beat`.
+    pub(crate) fn heartbeat(&self, world: &mut World, follower: Name, gone: usize) {
         let link = world.link(follower);
-        let released = match self.broken(Break::ReleasedTooFar) {
-            true => link.framed,
-            false => link.acked,
-        };
+        let released = self.released(link);
         link.told = released;
-        link.send(Frame::Heartbeat(released));
+        link.send_beat(released, gone);
     }
 
     /// A leader's guest stands still, and what is left of its machine goes to the joiner.

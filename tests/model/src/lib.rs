@@ -16,11 +16,12 @@
 //! | `frame`: an ack for what is received, before it is executed | `Reader::take` and `ReceiverState::put`, likewise |
 //! | `answer`: an ack within what was framed and acked | `SenderState::settle` of `logchannel/src/sender/shared.rs` |
 //! | a link that is over: its leader reads no more acks, its follower still takes what came | `Reader::take` there; `Reader::run` of `receiver.rs` |
-//! | `heartbeat`: what was released | `SenderState::delivered` |
+//! | `heartbeat`: what was released, before entries that wait, in place of an older one | `SenderState::delivered`; `Outgoing::push_beat` |
 //! | `execute`: suppressed outputs are held, and forgotten once released | `Kept` of `replica/src/duty.rs` |
 //! | `Drained`: only behind all that came, and where nobody reads any more | `Receiver::refill` |
 //! | `stand`, `State`, `Same`, `Joined` | `hand_over` and `give` of `replica/src/join.rs`; `Rig::take_over` of `backup.rs` |
-//! | `offered`, `begin_join`, `give_up`, `close_gate`, `welcome` | those of `replica/src/control.rs` |
+//! | `offered`, `begin_join`, `give_up`, `close_gate` | those of `replica/src/control.rs` |
+//! | `welcome` | `RoleCommand::Welcome` in `Control::carry_out`, likewise |
 //! | a leader that waits for the arbiter takes no other message | `Control::test_and_set` blocks |
 //! | `Unasked`, `Unheard`, `Delayed`, `Late`: an error is no verdict, and the flag may be set all the same | rules 2 and 4 of `testandset/src/lib.rs` |
 //! | `begins`: who is live in a view has the flag of the view before | `replica/src/claim.rs` |

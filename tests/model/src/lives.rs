@@ -78,8 +78,8 @@ pub enum Step {
     Execute(Name),
     /// A follower executes an entry wrongly.
     Diverge(Name),
-    /// The leader of this follower tells what it has released.
-    Heartbeat(Name),
+    /// The leader of this follower tells what it has released, before all but so many of the frames that wait.
+    Heartbeat(Name, usize),
     /// A follower tells again what it holds.
     Beat(Name),
     /// The vCPU of a follower that is to go live says that it has executed all there is.
@@ -260,16 +260,21 @@ impl Lives {
         if !is_up || !follower.is_alive() || leader.follower != Some(name) {
             return;
         }
-        let released = if self.broken(Break::ReleasedTooFar) {
-            link.framed
-        } else {
-            link.acked
-        };
-        if link.told < released {
-            steps.push(Step::Heartbeat(name));
+        if link.told < self.released(link) {
+            // So many frames are in the socket, which nothing overtakes.
+            let gone = 0..=link.frames.len();
+            steps.extend(gone.map(|gone| Step::Heartbeat(name, gone)));
         }
         if link.replies.is_empty() && link.frames.is_empty() && link.acked < follower.received() {
             steps.push(Step::Beat(name));
+        }
+    }
+
+    /// What the leader of `link` says to have released.
+    pub(crate) fn released(&self, link: &Link) -> u8 {
+        match self.broken(Break::ReleasedTooFar) {
+            true => link.framed,
+            false => link.acked,
         }
     }
 
@@ -401,7 +406,7 @@ impl Lives {
             Step::Frame(name) => self.frame(world, name),
             Step::Reply(name) => self.answer(world, name),
             Step::Execute(name) => self.execute(world, name, false),
-            Step::Heartbeat(name) => self.heartbeat(world, name),
+            Step::Heartbeat(name, gone) => self.heartbeat(world, name, gone),
             Step::Beat(name) => {
                 let received = world.replica(name).received();
                 world.link(name).reply(crate::world::Reply::Ack(received));
@@ -620,29 +625,20 @@ impl Model for Lives {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let always = |rule: Rule, check| Property::always(name_of(rule), check);
+        // A property holds a function, which knows nothing of what is around it.
+        macro_rules! keeps {
+            ($rule:expr) => {
+                Property::always(name_of($rule), |_, world: &World| world.oracle.keeps($rule))
+            };
+        }
         let mut all = vec![
-            always(Rule::OutputRule, |_, world: &World| {
-                world.oracle.keeps(Rule::OutputRule)
-            }),
-            always(Rule::OneLive, |_, world: &World| {
-                world.oracle.keeps(Rule::OneLive)
-            }),
-            always(Rule::OutputsKept, |_, world: &World| {
-                world.oracle.keeps(Rule::OutputsKept)
-            }),
-            always(Rule::Diverged, |_, world: &World| {
-                world.oracle.keeps(Rule::Diverged)
-            }),
-            always(Rule::OneHistory, |_, world: &World| {
-                world.oracle.keeps(Rule::OneHistory)
-            }),
-            always(Rule::Members, |_, world: &World| {
-                world.oracle.keeps(Rule::Members)
-            }),
-            always(Rule::Views, |_, world: &World| {
-                world.oracle.keeps(Rule::Views)
-            }),
+            keeps!(Rule::OutputRule),
+            keeps!(Rule::OneLive),
+            keeps!(Rule::OutputsKept),
+            keeps!(Rule::Diverged),
+            keeps!(Rule::OneHistory),
+            keeps!(Rule::Members),
+            keeps!(Rule::Views),
             Property::always(GOES_ON, |model: &Self, world: &World| {
                 let untouched = world.left.faults == model.left.faults;
                 !model.is_quiet(world) || world.goes_on(untouched)

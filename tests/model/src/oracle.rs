@@ -110,9 +110,15 @@ impl World {
         }
     }
 
-    /// `name` was made the backup in the view it is in.
+    /// `name` was made the backup in the view it is in: it has all that any output told of, unless its leader has
+    /// gone on alone meanwhile, by this view's flag, or it has diverged by now.
     pub fn is_member(&mut self, name: Name) {
-        let view = usize::from(self.replicas[usize::from(name)].view());
+        let replica = &self.replicas[usize::from(name)];
+        let view = usize::from(replica.view());
+        let is_heir = self.flags[view].is_none() && !replica.diverged;
+        if is_heir && !replica.holds(&self.oracle.seen) {
+            self.oracle.breaks(Rule::OneHistory);
+        }
         self.oracle.members[view] |= 1 << name;
     }
 
@@ -163,7 +169,7 @@ impl World {
             let is_member = self.oracle.members[view] & 1 << name != 0;
             is_member && replica.is_alive() && !replica.diverged
         };
-        // A member that has not heard of its leader's end yet is no heir: its notice is under way.
+        // Nothing is under way, so each has heard of its leader's end: one that is left and does not lead is stuck.
         !self.replicas.iter().enumerate().any(heir)
     }
 }

@@ -20,12 +20,11 @@ pub struct Service {
 }
 
 /// What a host says of its replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Said {
     who: Name,
     view: u8,
-    /// 0: none, 1: solo, 2: primary, 3: backup.
-    role: u8,
+    role: Option<Role>,
     backup: Option<Name>,
     waits: bool,
 }
@@ -51,15 +50,26 @@ fn named(host: &HostId) -> Name {
     host.as_str()[1..].parse().expect("a host of this model")
 }
 
+/// In any order, so that the same ones are the same set.
+impl Ord for Said {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let key = |said: &Self| {
+            let role = said.role.map(|role| role as u8);
+            (said.who, said.view, role, said.backup, said.waits)
+        };
+        key(self).cmp(&key(other))
+    }
+}
+
+impl PartialOrd for Said {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl Said {
     fn ping(self) -> Ping {
-        let role = [
-            None,
-            Some(Role::Solo),
-            Some(Role::Primary),
-            Some(Role::Backup),
-        ][usize::from(self.role)];
-        let held = role.map(|role| Held {
+        let held = self.role.map(|role| Held {
             vm: vm(),
             view: ViewNumber(self.view.into()),
             role,
@@ -85,7 +95,7 @@ impl Service {
             let said = Said {
                 who,
                 view: 0,
-                role: 0,
+                role: None,
                 backup: None,
                 waits,
             };
@@ -96,11 +106,11 @@ impl Service {
             primary: Some(host(leader)),
             backup: Some(host(backup)),
         }));
-        for (who, role) in [(leader, 2), (backup, 3)] {
+        for (who, role) in [(leader, Role::Primary), (backup, Role::Backup)] {
             let said = Said {
                 who,
                 view: 1,
-                role,
+                role: Some(role),
                 backup: None,
                 waits: false,
             };
@@ -127,16 +137,10 @@ impl Lives {
     fn says(world: &World, name: Name) -> Said {
         let replica = &world.replicas[usize::from(name)];
         let role = replica.role.as_ref().and_then(|role| role.role());
-        let number = match role {
-            None => 0,
-            Some(Role::Solo) => 1,
-            Some(Role::Primary) => 2,
-            Some(Role::Backup) => 3,
-        };
         Said {
             who: name,
-            view: if number == 0 { 0 } else { replica.view() },
-            role: number,
+            view: if role.is_none() { 0 } else { replica.view() },
+            role,
             backup: replica.named.filter(|_| role == Some(Role::Primary)),
             waits: role.is_none(),
         }
@@ -190,7 +194,7 @@ impl Lives {
                 Said {
                     who,
                     view,
-                    role: 2,
+                    role: Some(Role::Primary),
                     backup: None,
                     waits: false,
                 },
@@ -239,7 +243,7 @@ impl Lives {
         let service = world.service.as_ref()?;
         let orders = service.views.orders(&host(said.who));
         let order = orders.assignments.first()?;
-        let is_next = said.role == 1
+        let is_next = said.role == Some(Role::Solo)
             && order.role == Role::Primary
             && order.view.number == ViewNumber(u64::from(said.view)).next();
         if !is_next || order.acked || !order.peer_waits {

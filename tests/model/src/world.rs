@@ -224,6 +224,12 @@ impl Replica {
         small(self.log.len() as u64)
     }
 
+    /// Whether it holds all of `history`.
+    pub fn holds(&self, history: &[Entry]) -> bool {
+        let held = self.log.iter().chain(&self.queue);
+        usize::from(self.received()) >= history.len() && held.zip(history).all(|(a, b)| a == b)
+    }
+
     /// How many it holds.
     pub fn received(&self) -> u8 {
         small((self.log.len() + self.queue.len()) as u64)
@@ -320,6 +326,17 @@ impl Link {
         if !self.leader_over && !self.cut {
             self.frames.push_back(frame);
         }
+    }
+
+    /// The leader says what it has released, behind `gone` frames. Of the others, the last heartbeat is forgotten.
+    pub fn send_beat(&mut self, released: u8, gone: usize) {
+        if self.leader_over || self.cut {
+            return;
+        }
+        let mut waiting = self.frames.split_off(gone);
+        waiting.retain(|frame| !matches!(frame, Frame::Heartbeat(_)));
+        self.frames.push_back(Frame::Heartbeat(released));
+        self.frames.append(&mut waiting);
     }
 
     /// The follower sends.

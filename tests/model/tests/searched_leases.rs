@@ -48,7 +48,7 @@ fn every_fault_that_is_built_in_is_found() {
                 broken: Some(fault),
                 ..SHORT
             },
-            what,
+            &[what],
         );
     }
 }

@@ -55,27 +55,26 @@ pub fn search(what: &str, model: impl Searched) {
     assert!(checker.is_done());
 }
 
-/// Searches the space of `model`, which has a fault, until `property` is found broken.
-pub fn find(what: &str, model: impl Searched, property: &'static str) {
+/// Searches the space of `model`, which has a fault, until each of `properties` is found broken.
+pub fn find(what: &str, model: impl Searched, properties: &[&'static str]) {
     let begun = Instant::now();
+    let wanted: BTreeSet<_> = properties.iter().copied().collect();
     let checker = model
         .checker()
         .threads(THREADS)
-        .finish_when(HasDiscoveries::AnyOf(BTreeSet::from([property])))
+        .finish_when(HasDiscoveries::AllOf(wanted))
         .spawn_bfs()
         .join();
-    let Some(path) = checker.discovery(property) else {
-        panic!(
-            "nobody finds {what}: {property} holds in {} states",
-            checker.unique_state_count()
+    let (states, ms) = (checker.unique_state_count(), begun.elapsed().as_millis());
+    for property in properties {
+        let Some(path) = checker.discovery(property) else {
+            panic!("nobody finds {what}: {property} holds in {states} states");
+        };
+        let steps = path.into_actions().len();
+        println!(
+            "{what} breaks '{property}', found in {states} states and {ms} ms, by {steps} steps"
         );
-    };
-    println!(
-        "{what} breaks '{property}', found in {} states and {} ms, by {} steps",
-        checker.unique_state_count(),
-        begun.elapsed().as_millis(),
-        path.into_actions().len()
-    );
+    }
 }
 
 /// The steps of a path, and the state behind the last of them.
