@@ -80,6 +80,8 @@ pub enum Command {
     Down(DownArgs),
     /// On this machine alone: a pair, real clients, kill -9, and the verdict
     Demo(DemoArgs),
+    /// On this machine alone: three hosts, real clients, and faults of every kind for an hour, or as long as asked
+    Chaos(ChaosArgs),
     /// Measure fault tolerance against none: speed, log bandwidth, latency
     Bench(BenchArgs),
     /// Build a bootable Linux guest from Debian packages, without root
@@ -185,6 +187,20 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(time) if !time.is_zero() => Ok(time),
         _ => Err(wrong()),
     }
+}
+
+/// A time with its unit: seconds, minutes or hours.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_s = match text.chars().last() {
+        Some('s') => 1.0,
+        Some('m') => 60.0,
+        Some('h') => 3600.0,
+        _ => return Err("it takes a number with its unit, as 90s, 5m or 2h".into()),
+    };
+    let number: f64 = text[..text.len() - 1]
+        .parse()
+        .map_err(|_| "it takes a number with its unit, as 90s, 5m or 2h".to_string())?;
+    seconds(&(number * unit_s).to_string())
 }
 
 /// `tandem run`.
@@ -701,6 +717,35 @@ pub struct DemoArgs {
     /// Keep logs and histories in this folder
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// One JSON object on stdout instead of words
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `tandem chaos`.
+#[derive(Clone, Debug, Args)]
+pub struct ChaosArgs {
+    /// What runs: kv (built in) or linux (Debian's kernel and redis-server; needs apt once)
+    #[arg(long, default_value = "kv", value_name = "GUEST")]
+    pub guest: GuestArg,
+    /// What runs the guest: auto takes KVM where it can stop this guest exactly, else the software engine
+    #[arg(long, default_value = "auto", value_name = "ENGINE", value_parser = engine())]
+    pub engine: EngineChoice,
+    /// For how long faults are made, as 90s, 5m or 2h
+    #[arg(long = "for", default_value = "1h", value_name = "TIME", value_parser = duration)]
+    pub lasts: Duration,
+    /// Clients with one open connection each, which stays through all faults
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub clients: u32,
+    /// Milliseconds of silence after which one replica suspects the other; more on a slow host
+    #[arg(long, default_value_t = SUSPECT_MS, value_name = "MS", value_parser = clap::value_parser!(u32).range(SUSPECT_RANGE))]
+    pub suspect_ms: u32,
+    /// Seed of all faults and of the clients' choices
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Write what the clients saw to this file, a JSON object a line for each operation, for other checkers
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
     /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,

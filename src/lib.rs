@@ -28,6 +28,7 @@
 //! ```
 
 pub mod bench;
+pub mod chaos;
 pub mod cli;
 pub mod control;
 pub mod daemons;
@@ -79,6 +80,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Move(args) => control::move_to(&args),
         Command::Failover(args) => control::failover(&args),
         Command::Demo(args) => children_are_ours().and_then(|()| demo::demo(&args)),
+        Command::Chaos(args) => children_are_ours().and_then(|()| chaos::chaos(&args)),
         Command::Bench(args) => children_are_ours().and_then(|()| bench::bench(&args)),
         Command::Image(args) => image::image(&args),
         Command::Doctor(args) => children_are_ours().and_then(|()| doctor::doctor(&args)),

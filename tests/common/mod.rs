@@ -6,6 +6,7 @@ pub mod bare;
 pub mod chains;
 pub mod channel;
 pub mod disks;
+pub mod fate;
 pub mod perfetto;
 pub mod saved;
 pub mod spinners;

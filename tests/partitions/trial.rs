@@ -1,90 +1,65 @@
 //! One pair under load, on two hosts: from its start, through what is done to it, to the verdict.
 
-use crate::common::{LIMIT, PROGRAM, os};
-use crate::hosts::{Host, Hosts, SERVER};
-use crate::shapes::{Becomes, Shape};
+use crate::common::{LIMIT, fate, os};
+use chaos::hosts::{Host, SERVER};
+use chaos::services::{Service, Services};
+use chaos::shapes::Shape;
 use check::rng::Rng;
-use check::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
-use kit::Line;
+use check::{Load, LoadOptions, read_all};
 use kit::daemon::Daemon;
+use kit::fate::Fate;
+use kit::guest::Served;
+use kit::round::load_options;
+use kit::{Judged, Line};
 use nix::sys::signal::Signal;
-use std::collections::HashSet;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const CLIENTS: u16 = 4;
-/// How far kv's leases may differ from the clients' clocks, as in the demo.
-const LEASE_SLACK_MS: u64 = 20;
-const ARBITER_PORT: u16 = 7700;
-const VIEWS_PORT: u16 = 7800;
+/// The hosts of primary and backup.
+const PAIR: [Host; 2] = [Host::A, Host::B];
 
-/// The daemons that all trials share.
-pub struct Services<'a> {
-    hosts: &'a Hosts,
-    folder: PathBuf,
-    arbiter: Daemon,
-    views: Daemon,
-}
-
-impl<'a> Services<'a> {
-    /// Starts both.
-    pub fn start(hosts: &'a Hosts, folder: &Path) -> Self {
-        Self {
-            hosts,
-            folder: folder.into(),
-            arbiter: service(hosts, folder, Host::Arbiter),
-            views: service(hosts, folder, Host::Views),
-        }
-    }
-
-    fn kill(&mut self, host: Host) {
-        let daemon = self.daemon(host);
-        daemon.kill();
-        daemon.wait(LIMIT).expect("it is gone");
-    }
-
-    fn restart(&mut self, host: Host) {
-        let daemon = service(self.hosts, &self.folder, host);
-        *self.daemon(host) = daemon;
-    }
-
-    fn daemon(&mut self, host: Host) -> &mut Daemon {
-        match host {
-            Host::Arbiter => &mut self.arbiter,
-            _ => &mut self.views,
-        }
-    }
-}
-
-/// Starts the service of `host`, with what it has stored.
-fn service(hosts: &Hosts, folder: &Path, host: Host) -> Daemon {
-    let (name, port) = match host {
-        Host::Arbiter => ("arbiter", ARBITER_PORT),
-        _ => ("viewservice", VIEWS_PORT),
-    };
-    let listen = Hosts::address(host, port).to_string();
-    let mut words = os(&[name, "--insecure", "--listen", &listen, "--store"]);
-    words.push(folder.join(name).into());
-    let daemon = start(hosts, host, name, words, folder.join(format!("{name}.err")));
-    daemon
-        .wait_line(LIMIT, |line| line.contains("listening"))
-        .expect("it listens");
-    daemon
-}
-
-fn start(hosts: &Hosts, host: Host, name: &str, words: Vec<OsString>, errors: PathBuf) -> Daemon {
-    let words = hosts.on(host, PROGRAM, words);
-    Daemon::start_other(name, Path::new("nsenter"), words, errors).expect("it starts")
-}
-
-/// What became of a pair.
+/// What has to become of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is a pair still.
+enum Becomes {
+    /// It stays a pair.
     Whole,
-    /// This replica went on alone.
-    Alone(&'static str),
+    /// One of the two goes on alone, while the links are cut.
+    OneGoesOn,
+    /// This replica goes on alone, while the links are cut.
+    GoesOn(&'static str),
+    /// It may part or not.
+    Either,
+}
+
+impl Becomes {
+    /// Of a pair to which `shape` is done.
+    fn of(shape: Shape) -> Self {
+        match shape {
+            Shape::PrimaryBackup
+            | Shape::PrimaryToBackup
+            | Shape::BackupToPrimary
+            | Shape::ArbiterKilled
+            | Shape::ViewsKilled => Self::OneGoesOn,
+            Shape::PrimaryAlone => Self::GoesOn("backup"),
+            Shape::BackupAlone => Self::GoesOn("primary"),
+            Shape::PrimaryArbiter | Shape::BackupArbiter | Shape::Views | Shape::Clients => {
+                Self::Whole
+            }
+            Shape::Loss | Shape::Flapping | Shape::PrimaryStops | Shape::BackupStops => {
+                Self::Either
+            }
+        }
+    }
+
+    fn is(self, fate: &Fate) -> bool {
+        match self {
+            Self::Whole => *fate == Fate::Whole,
+            Self::OneGoesOn => *fate != Fate::Whole,
+            Self::GoesOn(who) => *fate == Fate::Alone(who.into()),
+            Self::Either => true,
+        }
+    }
 }
 
 /// A pair with clients at work.
@@ -102,56 +77,44 @@ impl<'a, 'b> Trial<'a, 'b> {
     /// Starts a pair and its clients, and lets them work for a random while.
     pub fn begin(services: &'a mut Services<'b>, shape: Shape, seed: u64) -> Self {
         let vm = format!("{shape:?}-{seed}");
-        let path = |name: &str| services.folder.join(format!("{vm}.{name}"));
+        let path = |name: &str| services.folder().join(format!("{vm}.{name}"));
         let events = [path("primary.events"), path("backup.events")];
-        let both = |name: &str, events: &Path| {
-            let arbiter = format!("tcp:{}", Hosts::address(Host::Arbiter, ARBITER_PORT));
-            let views = Hosts::address(Host::Views, VIEWS_PORT).to_string();
-            let mut words = os(&["--vm", &vm, "--arbiter", &arbiter, "--viewservice", &views]);
-            words.extend(os(&[
-                // These networks are the test's own.
-                "--insecure",
-                "--name",
-                &format!("{vm}-{name}"),
-                "--net",
-                "tap:tap0",
-                "--events",
-            ]));
-            words.push(events.into());
+        let both = |host: Host, events: &Path| {
+            let mut words = services.words();
+            let name = format!("{vm}-{}", host.name());
+            words.extend(os(&["--vm", &vm, "--name", &name, "--net", "tap:tap0"]));
+            words.extend(["--events".into(), events.into()]);
             words
         };
+        let any = PAIR[1].address(0).to_string();
+        let backup = [os(&["backup", "--listen", &any]), both(PAIR[1], &events[1])].concat();
         let hosts = services.hosts;
-        let any = Hosts::address(Host::B, 0).to_string();
-        let words = [os(&["backup", "--listen", &any]), both("b", &events[1])].concat();
-        let backup = start(hosts, Host::B, "backup", words, path("backup.err"));
+        let backup = hosts.start(PAIR[1], "backup", backup, &path("backup.err"));
+        let backup = backup.expect("it starts");
         let listening = wait(&events[1..], "the backup listens", |lines| {
-            lines
-                .iter()
-                .find(|line| line.event == "listening")
-                .map(|line| line.detail.clone())
+            let mut lines = lines.iter();
+            Some(lines.find(|line| line.event == "listening")?.detail.clone())
         });
-        let to = os(&[
+        let name = format!("{vm}-{}", PAIR[1].name());
+        let to = [
             "primary",
             "kv",
             "--backup",
             &listening,
             "--backup-name",
-            &format!("{vm}-b"),
-        ]);
-        let words = [to, both("a", &events[0])].concat();
-        let primary = start(hosts, Host::A, "primary", words, path("primary.err"));
+            &name,
+        ];
+        let primary = [os(&to), both(PAIR[0], &events[0])].concat();
+        let primary = hosts.start(PAIR[0], "primary", primary, &path("primary.err"));
+        let primary = primary.expect("it starts");
         primary
             .wait_line(LIMIT, |line| line.contains("ready"))
             .expect("the guest gets ready");
         let options = LoadOptions {
-            clients: CLIENTS,
-            seed,
-            pace: Pace::Think(Duration::from_millis(1)),
             reply_limit: LIMIT,
-            max_ops: 400_000,
-            ..LoadOptions::default()
+            ..load_options(&Served::kv(), CLIENTS, seed)
         };
-        let load = Load::start(SERVER.parse().expect("an address"), options).expect("clients");
+        let load = Load::start(SERVER.into(), options).expect("clients");
         let mut rng = Rng::new(seed, 0);
         let warm = 100 + rng.below(500);
         assert!(load.wait_replies(warm, LIMIT), "the clients are not served");
@@ -167,7 +130,7 @@ impl<'a, 'b> Trial<'a, 'b> {
     }
 
     fn lines(&self) -> Vec<Line> {
-        read(&self.events)
+        Line::all_of(&self.events)
     }
 
     /// Waits until each client was served twice from now on.
@@ -186,10 +149,23 @@ impl<'a, 'b> Trial<'a, 'b> {
         });
     }
 
-    fn cut(&self, rule: &str) {
-        for (from, to) in self.shape.cuts() {
-            self.services.hosts.cut(from, to, rule);
+    fn cut(&self) {
+        let [primary, backup] = PAIR;
+        let hosts = self.services.hosts;
+        for (from, to) in self.shape.cuts(primary, backup) {
+            hosts.cut(from, to, self.shape.rule()).expect("a cut");
         }
+        if self.shape == Shape::Clients {
+            hosts.cut_clients().expect("a cut");
+        }
+    }
+
+    /// Heals all. How many packets had met what was cut.
+    fn heal(&self) -> u64 {
+        let hosts = self.services.hosts;
+        let dropped = hosts.dropped().expect("counters");
+        hosts.heal().expect("all is healed");
+        dropped
     }
 
     /// A time of up to `longest_ms`.
@@ -199,49 +175,71 @@ impl<'a, 'b> Trial<'a, 'b> {
 
     /// Does what is to be done, and undoes it.
     pub fn disturb(&mut self) {
+        let mut dropped = 0;
         match self.shape {
             Shape::Loss => {
-                self.cut("numgen random mod 100 < 30 ");
-                std::thread::sleep(self.length(3_000));
+                self.cut();
+                let length = self.length(3_000);
+                std::thread::sleep(length);
             }
             Shape::Flapping => {
                 for _ in 0..1 + self.rng.below(5) {
-                    self.cut("");
+                    self.cut();
                     std::thread::sleep(Duration::from_millis(300));
-                    self.services.hosts.heal();
+                    dropped += self.heal();
                     std::thread::sleep(Duration::from_millis(300));
                 }
             }
             Shape::Clients => {
-                self.services.hosts.cut_clients();
-                std::thread::sleep(self.length(2_000));
+                self.cut();
+                let length = self.length(2_000);
+                std::thread::sleep(length);
             }
             Shape::PrimaryStops | Shape::BackupStops => self.stop(),
             Shape::ArbiterKilled => self.without_an_arbiter(),
             Shape::ViewsKilled => {
-                self.services.kill(Host::Views);
-                self.cut("");
-                self.wait_event("solo");
-                self.served("without a viewservice");
-                self.services.restart(Host::Views);
+                self.services.kill(Service::Views).expect("it is gone");
+                self.one_goes_on();
+                self.services.mend().expect("a viewservice");
             }
-            _ => {
-                self.cut("");
-                self.while_cut();
-            }
+            Shape::PrimaryArbiter | Shape::BackupArbiter | Shape::Views => self.stays_whole(),
+            Shape::PrimaryBackup
+            | Shape::PrimaryToBackup
+            | Shape::BackupToPrimary
+            | Shape::PrimaryAlone
+            | Shape::BackupAlone => self.one_goes_on(),
         }
-        self.services.hosts.heal();
+        dropped += self.heal();
+        // Nobody has a word for the arbiter as long as the pair is one.
+        let is_used = match self.shape {
+            Shape::PrimaryArbiter | Shape::BackupArbiter => false,
+            Shape::PrimaryStops | Shape::BackupStops => false,
+            _ => true,
+        };
+        assert!(!is_used || dropped > 0, "no packet met what was cut");
         self.served("when all is well again");
     }
 
-    /// Whoever can goes on while the links are cut.
-    fn while_cut(&mut self) {
-        match self.shape.becomes() {
-            Becomes::OneGoesOn | Becomes::GoesOn(_) => self.wait_event("solo"),
-            // Longer than a suspicion, so that the pair had the time to part.
-            Becomes::Whole | Becomes::Either => std::thread::sleep(Duration::from_millis(600)),
-        }
+    /// One goes on while the links are cut, and serves.
+    fn one_goes_on(&self) {
+        self.cut();
+        self.wait_event("solo");
         self.served("while links are cut");
+    }
+
+    /// Both serve while the links are cut, for longer than a suspicion: the pair has the time to part.
+    fn stays_whole(&self) {
+        self.cut();
+        std::thread::sleep(Duration::from_millis(600));
+        self.served("while links are cut");
+        if self.shape == Shape::Views {
+            // Each replica pings it twice a second.
+            let deadline = Instant::now() + LIMIT;
+            while self.services.hosts.dropped().expect("counters") == 0 {
+                assert!(Instant::now() < deadline, "nobody asks for the viewservice");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
     }
 
     /// A replica stands still: most often for no longer than its peer may wonder, sometimes for up to ten seconds.
@@ -260,8 +258,8 @@ impl<'a, 'b> Trial<'a, 'b> {
 
     /// Nobody goes on before the arbiter is there.
     fn without_an_arbiter(&mut self) {
-        self.services.kill(Host::Arbiter);
-        self.cut("");
+        self.services.kill(Service::Arbiter).expect("it is gone");
+        self.cut();
         wait(&self.events, "two questions without an answer", |lines| {
             let asked = lines
                 .iter()
@@ -271,7 +269,7 @@ impl<'a, 'b> Trial<'a, 'b> {
         let lives = |line: &Line| ["flag_won", "solo", "live"].contains(&line.event.as_str());
         let lines = self.lines();
         assert!(!lines.iter().any(lives), "without an arbiter: {lines:#?}");
-        self.services.restart(Host::Arbiter);
+        self.services.mend().expect("an arbiter");
         self.wait_event("solo");
         self.served("while links are cut");
     }
@@ -280,59 +278,14 @@ impl<'a, 'b> Trial<'a, 'b> {
     pub fn end(self) -> Fate {
         let epoch = self.load.epoch();
         let mut history = self.load.stop();
-        read_all(
-            SERVER.parse().expect("an address"),
-            epoch,
-            LIMIT,
-            &mut history,
-        )
-        .expect("the survivor serves");
-        let (mut primary, mut backup) = (self.primary, self.backup);
-        let lines = read(&self.events);
-        let fate =
-            judge(&lines, self.shape.becomes()).unwrap_or_else(|why| panic!("{why}: {lines:#?}"));
-        let (serves, other) = match fate {
-            Fate::Alone("backup") => (&mut backup, &mut primary),
-            _ => (&mut primary, &mut backup),
-        };
-        serves.ask_to_end();
-        let served = serves.wait(LIMIT).expect("it ends");
-        assert!(
-            served.success(),
-            "{}: {served}{}",
-            serves.name(),
-            serves.complaint()
-        );
-        let others = other.wait(LIMIT).expect("it ends");
-        let code = i32::from(fate != Fate::Whole);
-        assert_eq!(
-            others.code(),
-            Some(code),
-            "{}{}",
-            other.name(),
-            other.complaint()
-        );
-        let options = CheckOptions {
-            lease_slack_ms: LEASE_SLACK_MS,
-            ..CheckOptions::default()
-        };
-        let verdict = check(&history, options);
-        assert!(
-            verdict.lost_writes == 0 && verdict.linearizable(),
-            "{} acknowledged writes lost; {}",
-            verdict.lost_writes,
-            verdict.explain()
-        );
-        assert!(history.breaks.is_empty(), "{:?}", history.breaks);
-        assert!(verdict.acked_writes > 0, "nothing was written");
+        read_all(SERVER.into(), epoch, LIMIT, &mut history).expect("the survivor serves");
+        let pair = [self.primary, self.backup];
+        let (fate, lines) = fate::end(pair, || Line::all_of(&self.events), false);
+        let becomes = Becomes::of(self.shape);
+        assert!(becomes.is(&fate), "{fate:?}, not {becomes:?}: {lines:#?}");
+        fate::nobody_noticed(&Judged::of(&history, &Served::kv()));
         fate
     }
-}
-
-fn read(events: &[PathBuf]) -> Vec<Line> {
-    let mut lines: Vec<Line> = events.iter().flat_map(|path| Line::all_in(path)).collect();
-    lines.sort_by_key(|line| line.at_ns);
-    lines
 }
 
 /// Waits until `found` finds something in what the replicas noted.
@@ -340,7 +293,7 @@ fn read(events: &[PathBuf]) -> Vec<Line> {
 fn wait<T>(events: &[PathBuf], what: &str, found: impl Fn(&[Line]) -> Option<T>) -> T {
     let deadline = Instant::now() + LIMIT;
     loop {
-        let lines = read(events);
+        let lines = Line::all_of(events);
         if let Some(found) = found(&lines) {
             return found;
         }
@@ -352,56 +305,13 @@ fn wait<T>(events: &[PathBuf], what: &str, found: impl Fn(&[Line]) -> Option<T>)
     }
 }
 
-/// Judges what the replicas noted: no view is won or lived in twice, who lives alone has won, and the pair became what
-/// it had to.
-pub fn judge(lines: &[Line], becomes: Becomes) -> Result<Fate, String> {
-    for line in lines {
-        if ["diverged", "failed", "guest_broke"].contains(&line.event.as_str()) {
-            return Err(format!("the {}: {}", line.who, line.event));
-        }
-    }
-    let those =
-        |event: &str| -> Vec<&Line> { lines.iter().filter(|line| line.event == event).collect() };
-    let (won, solo) = (those("flag_won"), those("solo"));
-    for event in [&won, &solo] {
-        let views: HashSet<_> = event
-            .iter()
-            .map(|line| line.detail.split(',').next())
-            .collect();
-        if views.len() != event.len() {
-            return Err("two replicas live in one view".into());
-        }
-    }
-    let fate = match solo.as_slice() {
-        [] if won.is_empty() => Fate::Whole,
-        [one]
-            if won
-                .iter()
-                .any(|line| line.who == one.who && line.at_ns <= one.at_ns) =>
-        {
-            Fate::Alone(if one.who == "backup" {
-                "backup"
-            } else {
-                "primary"
-            })
-        }
-        _ => {
-            return Err(format!(
-                "{} live alone, {} won a flag",
-                solo.len(),
-                won.len()
-            ));
-        }
-    };
-    let is_right = match becomes {
-        Becomes::Whole => fate == Fate::Whole,
-        Becomes::OneGoesOn => fate != Fate::Whole,
-        Becomes::GoesOn(who) => fate == Fate::Alone(who),
-        Becomes::Either => true,
-    };
-    if is_right {
-        Ok(fate)
-    } else {
-        Err(format!("it is {fate:?}, not {becomes:?}"))
-    }
+#[test]
+fn what_a_shape_asks_for_is_not_what_another_does() {
+    let alone = |who: &str| Fate::Alone(who.into());
+    assert!(Becomes::of(Shape::Clients).is(&Fate::Whole));
+    assert!(!Becomes::of(Shape::Clients).is(&alone("backup")));
+    assert!(Becomes::of(Shape::PrimaryBackup).is(&alone("primary")));
+    assert!(!Becomes::of(Shape::PrimaryBackup).is(&Fate::Whole));
+    assert!(Becomes::of(Shape::PrimaryAlone).is(&alone("backup")));
+    assert!(!Becomes::of(Shape::PrimaryAlone).is(&alone("primary")));
 }

@@ -4,11 +4,11 @@
 use crate::common::channel::{self, Flow, WAYS};
 use crate::common::{LIMIT, PROGRAM, cluster, have_kvm, machine, os, skipped};
 use crate::trial::{Trial, became};
-use crate::verdict::Fate;
 use crate::{Count, make_trials};
 use check::rng::Rng;
 use kit::cluster::Cluster;
 use kit::daemon::Daemon;
+use kit::fate::Fate;
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::fs::File;

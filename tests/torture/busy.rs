@@ -3,9 +3,9 @@
 use crate::common::spinners::Spinners;
 use crate::common::{cluster, have_kvm, machine, skipped};
 use crate::trial::{Trial, became};
-use crate::verdict::Fate;
 use crate::{Count, make_trials};
 use kit::cluster::Cluster;
+use kit::fate::Fate;
 use std::time::Duration;
 
 const COUNT: Count = Count { short: 2, long: 20 };

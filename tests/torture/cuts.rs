@@ -3,9 +3,9 @@
 use crate::common::channel::{self, Flow, WAYS, Way};
 use crate::common::{cluster, have_kvm, machine};
 use crate::trial::{Trial, became};
-use crate::verdict::Fate;
 use crate::{Count, make_trials};
 use kit::cluster::Cluster;
+use kit::fate::Fate;
 use std::time::Duration;
 use vmm::hostclock::monotonic_ns;
 

@@ -2,9 +2,10 @@
 
 use crate::common::{cluster, have_kvm, machine};
 use crate::trial::{Trial, became};
-use crate::verdict::{Fate, HARMLESS_MS};
+use crate::verdict::HARMLESS_MS;
 use crate::{Count, make_trials};
 use kit::cluster::{Cluster, TAPS};
+use kit::fate::Fate;
 use std::time::Duration;
 use wire::Tapped;
 

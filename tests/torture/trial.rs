@@ -1,19 +1,21 @@
 //! A pair under load, from its start to the verdict.
 
-use crate::common::{LIMIT, os};
-use crate::verdict::{Causes, Fate, judge, lost};
+use crate::common::{LIMIT, fate, os};
+use crate::verdict::{Causes, judge};
 use check::rng::Rng;
-use check::{CheckOptions, Load, LoadOptions, Pace, check, read_all};
+use check::{Load, LoadOptions, read_all};
 use kit::cluster::{Cluster, Pair, PairOptions};
 use kit::daemon::Daemon;
+use kit::fate::{Fate, lost};
+use kit::guest::Served;
+use kit::round::load_options;
+use kit::{Judged, Line};
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use vmm::hostclock::monotonic_ns;
 
 const CLIENTS: u16 = 4;
-/// How far kv's leases may differ from the clients' clocks, as in the demo.
-const LEASE_SLACK_MS: u64 = 20;
 
 /// A pair with clients at work.
 pub struct Trial {
@@ -46,12 +48,8 @@ impl Trial {
         pair.wait_ready_within("ready", LIMIT)
             .expect("the guest gets ready");
         let options = LoadOptions {
-            clients: CLIENTS,
-            seed,
-            pace: Pace::Think(Duration::from_millis(1)),
             reply_limit: LIMIT,
-            max_ops: 400_000,
-            ..LoadOptions::default()
+            ..load_options(&Served::kv(), CLIENTS, seed)
         };
         let load = Load::start(cluster.server(), options).expect("clients");
         let trial = Self {
@@ -166,53 +164,16 @@ impl Trial {
         let epoch = self.load.epoch();
         let mut history = self.load.stop();
         read_all(self.server, epoch, LIMIT, &mut history).expect("the survivor serves");
-        let fate = end_replicas(self.pair, &self.causes);
-        let options = CheckOptions {
-            lease_slack_ms: LEASE_SLACK_MS,
-            ..CheckOptions::default()
-        };
-        let verdict = check(&history, options);
-        assert!(
-            verdict.lost_writes == 0 && verdict.linearizable(),
-            "{} acknowledged writes lost; {}",
-            verdict.lost_writes,
-            verdict.explain()
-        );
-        assert!(history.breaks.is_empty(), "{:?}", history.breaks);
-        assert!(verdict.acked_writes > 0, "nothing was written");
+        let events = self.pair.events_files().clone();
+        let pair = [self.pair.primary, self.pair.backup];
+        let killed = self.causes.killed_ns.is_some();
+        let (fate, lines) = fate::end(pair, || Line::all_of(&events), killed);
+        if let Err(why) = judge(&lines, &self.causes) {
+            panic!("{why}: {lines:#?}");
+        }
+        fate::nobody_noticed(&Judged::of(&history, &Served::kv()));
         fate
     }
-}
-
-/// Asks the one that serves to end, waits for both, and judges what they noted and how they ended.
-#[track_caller]
-fn end_replicas(mut pair: Pair, causes: &Causes) -> Fate {
-    let solo = pair.events().into_iter().find(|line| line.event == "solo");
-    let mut replicas = [&mut pair.primary, &mut pair.backup];
-    if solo.is_some_and(|line| line.who == "backup") {
-        replicas.reverse();
-    }
-    let [serves, other] = &mut replicas;
-    serves.ask_to_end();
-    let ends = [serves, other].map(|daemon| {
-        let status = daemon.wait(LIMIT).expect("it ends");
-        (
-            status,
-            format!("the {}: {status}{}", daemon.name(), daemon.complaint()),
-        )
-    });
-    let killed = replicas[1].was_killed();
-    let lines = pair.events();
-    let fate = judge(&lines, causes).unwrap_or_else(|why| panic!("{why}"));
-    let [(served, how_it_ended), (others, how_the_other_ended)] = ends;
-    assert!(served.success(), "{how_it_ended} {lines:#?}");
-    let as_it_must = match (&fate, causes.killed_ns) {
-        (Fate::Whole, _) => others.success(),
-        (Fate::Alone(_), Some(_)) => killed,
-        (Fate::Alone(_), None) => others.code() == Some(1),
-    };
-    assert!(as_it_must, "{how_the_other_ended} {lines:#?}");
-    fate
 }
 
 /// The end of a test's line.

@@ -1,7 +1,7 @@
-//! What the replicas noted, judged: who won what, and whether a lost link had a cause.
+//! Whether a link that was lost had a cause.
 
 use kit::Line;
-use std::collections::HashSet;
+use kit::fate::{self, Fate};
 
 /// The time to suspicion of all pairs here, the default.
 pub const SUSPECT_MS: u64 = 300;
@@ -51,85 +51,22 @@ impl Causes {
     }
 }
 
-/// What became of a pair.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// They are a pair still.
-    Whole,
-    /// One runs alone: "primary" or "backup".
-    Alone(String),
-}
-
-/// The lines in which a replica says that it lost the other.
-pub fn lost(lines: &[Line]) -> Vec<&Line> {
-    let lost = |line: &&Line| line.event == "link_end" && line.detail.starts_with("link lost");
-    lines.iter().filter(lost).collect()
-}
-
-/// The number in `view 7`.
-fn view(line: &Line) -> Option<u64> {
-    line.detail.strip_prefix("view ")?.parse().ok()
-}
-
-/// Judges what the replicas noted.
+/// Judges what the replicas of a pair noted, whose disturbance was `causes`.
 ///
 /// # Errors
-/// What is wrong, with all they noted.
+/// What is wrong.
 pub fn judge(lines: &[Line], causes: &Causes) -> Result<Fate, String> {
-    let wrong = |what: String| {
-        let mut text = format!("{what}\ncauses: {causes:?}\n");
-        for line in lines {
-            text.push_str(&format!("{line:?}\n"));
-        }
-        Err(text)
-    };
-    let those = |event: &str| -> Vec<&Line> { lines.iter().filter(|l| l.event == event).collect() };
-    for event in ["diverged", "failed", "guest_broke"] {
-        if let Some(line) = those(event).first() {
-            return wrong(format!("{}: {event}", line.who));
-        }
-    }
-    let (won, solo) = (those("flag_won"), those("solo"));
-    let views = |lines: &[&Line]| {
-        lines
-            .iter()
-            .map(|l| l.detail.clone())
-            .collect::<HashSet<_>>()
-    };
-    if views(&won).len() != won.len() || views(&solo).len() != solo.len() {
-        return wrong("two replicas live in one view".into());
-    }
-    let lost = lost(lines);
-    if !causes.explain(&lost) {
-        return wrong("the pair parted without a cause".into());
-    }
-    for line in &solo {
-        // Who wins the flag of a view lives in the next one.
-        let same = |other: &&&Line| {
-            other.who == line.who && view(other).is_some_and(|won| view(line) == Some(won + 1))
-        };
-        if won.iter().find(same).is_none_or(|w| w.at_ns > line.at_ns) {
-            return wrong(format!("the {} runs alone without the flag", line.who));
-        }
-        let late =
-            |l: &Line| l.who == line.who && ["halted", "flag_lost"].contains(&l.event.as_str());
-        if lines.iter().any(late) {
-            return wrong(format!("the {} lost the flag and runs alone", line.who));
-        }
-    }
-    match (solo.as_slice(), lost.is_empty()) {
-        ([], true) if won.is_empty() => Ok(Fate::Whole),
-        ([one], false) => Ok(Fate::Alone(one.who.clone())),
-        _ => wrong(format!(
-            "{} run alone, {} lost the other",
-            solo.len(),
-            lost.len()
+    let fate = fate::of_pair(lines)?;
+    match causes.explain(&fate::lost(lines)) {
+        true => Ok(fate),
+        false => Err(format!(
+            "the pair parted without a cause; there were {causes:?}"
         )),
     }
 }
 
 #[test]
-fn the_judge_sees_what_is_wrong() {
+fn a_pair_that_parted_without_a_cause_is_seen() {
     let line = |at_ns: u64, who: &str, event: &str, detail: &str| Line {
         at_ns,
         who: who.into(),
@@ -180,24 +117,7 @@ fn the_judge_sees_what_is_wrong() {
     let mut harmless = Causes::default();
     harmless.silence(0, HARMLESS_MS * 1_000_000);
     assert_eq!(harmless.silenced_ns, None);
-    let mut two = parted.clone();
-    two.push(line(16, "primary", "flag_won", "view 1"));
-    says(&two, &silenced, "two replicas");
-    let mut both = parted[..5].to_vec();
-    both.push(line(16, "primary", "solo", "view 2"));
-    says(&both, &silenced, "two replicas");
-    let mut halted = parted.clone();
-    halted.push(line(16, "backup", "halted", "why"));
-    says(&halted, &silenced, "the backup lost the flag");
-    let mut flagless = parted.clone();
-    flagless.remove(2);
-    says(&flagless, &silenced, "the backup runs alone without");
     says(&parted[..4], &silenced, "0 run alone");
-    says(
-        &[line(1, "backup", "diverged", "")],
-        &silenced,
-        "backup: diverged",
-    );
     // A kill closes the connection, and nothing else.
     let mut closed = parted[1..].to_vec();
     assert_eq!(judge(&closed, &killed), alone);

@@ -129,7 +129,7 @@ impl Drop for Net {
 }
 
 fn inside() {
-    let rounds = testing::numbers::number("TANDEM_PARTITIONS").unwrap_or(1);
+    let rounds = testing::numbers::number("TANDEM_ETCD_CUTS").unwrap_or(1);
     let net = Net::make();
     let places = (1..=3).map(|n| (format!("10.93.0.{n}:2379"), format!("10.93.0.{n}:2380")));
     let prefixes = (0..3).map(|n| net.prefix(n)).collect();

@@ -328,6 +328,57 @@ impl History {
         file.flush().map_err(failed("write"))
     }
 
+    /// Writes the operations to `path`, each as one JSON object on a line of its own, by the time of their call: what
+    /// other checkers of linearizability want to know. The keys are `client`, `kind` (`get`, `set`, `setnx`, `del`,
+    /// `incr` or `append`), `key`, `value` (what was to be written, or null), `ttl_ms` (0: never), `outcome` (`ok`,
+    /// `nil`, `value`, `int`, `unknown` or `refused`), `output` (of `value` and `int`, else null), and `call` and
+    /// `return`, in nanoseconds. `return` is null where no reply came: it may have happened at any later time.
+    ///
+    /// # Errors
+    /// [`HistoryError::File`].
+    pub fn write_lines(&self, path: &Path) -> Result<(), HistoryError> {
+        let failed = |op| {
+            move |source| HistoryError::File {
+                op,
+                path: path.into(),
+                source,
+            }
+        };
+        let mut file = BufWriter::new(std::fs::File::create(path).map_err(failed("create"))?);
+        for op in &self.ops {
+            let (kind, value, ttl_ms) = match &op.call {
+                Call::Get => ("get", None, 0),
+                Call::Set { value, nx, ttl_ms } => {
+                    (if *nx { "setnx" } else { "set" }, Some(value), *ttl_ms)
+                }
+                Call::Del => ("del", None, 0),
+                Call::Incr => ("incr", None, 0),
+                Call::Append(value) => ("append", Some(value), 0),
+            };
+            let (outcome, output) = match &op.outcome {
+                Observed::Unknown => ("unknown", None),
+                Observed::Ok => ("ok", None),
+                Observed::Nil => ("nil", None),
+                Observed::Value(value) => ("value", Some(value.to_string())),
+                Observed::Int(n) => ("int", Some(n.to_string())),
+                Observed::Refused => ("refused", None),
+            };
+            let line = serde_json::json!({
+                "client": op.client,
+                "kind": kind,
+                "key": self.keys[usize::from(op.key)],
+                "value": value.map(ToString::to_string),
+                "ttl_ms": ttl_ms,
+                "outcome": outcome,
+                "output": output,
+                "call": op.invoke_ns,
+                "return": (op.return_ns != NEVER).then_some(op.return_ns),
+            });
+            writeln!(file, "{line}").map_err(failed("write"))?;
+        }
+        file.flush().map_err(failed("write"))
+    }
+
     /// Reads back what [`History::dump`] wrote.
     ///
     /// # Errors
@@ -406,6 +457,53 @@ mod tests {
         };
         assert_eq!(history.between(5, 10).ops, ops[1..5]);
         assert_eq!(history.between(20, 30).ops, ops[1..2]);
+    }
+
+    #[test]
+    fn each_operation_is_a_line_for_other_checkers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.jsonl");
+        let op = |call, outcome, return_ns| Op {
+            client: 3,
+            key: 0,
+            call,
+            outcome,
+            invoke_ns: 5,
+            return_ns,
+        };
+        let history = History {
+            keys: vec!["a".into()],
+            ops: vec![
+                op(Call::lease(Value::Token(1, 2), 60), Observed::Ok, 9),
+                op(Call::Get, Observed::Value(Value::Int(7)), 9),
+                op(Call::Incr, Observed::Unknown, NEVER),
+            ],
+            ..History::default()
+        };
+        history.write_lines(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let line = |kind: &str,
+                    value: Option<&str>,
+                    ttl_ms: u32,
+                    out: (&str, Option<&str>),
+                    at: Option<u64>| {
+            serde_json::json!({
+                "client": 3, "kind": kind, "key": "a", "value": value, "ttl_ms": ttl_ms,
+                "outcome": out.0, "output": out.1, "call": 5, "return": at,
+            })
+        };
+        assert_eq!(
+            lines,
+            [
+                line("setnx", Some("w1.2"), 60, ("ok", None), Some(9)),
+                line("get", None, 0, ("value", Some("7")), Some(9)),
+                line("incr", None, 0, ("unknown", None), None),
+            ]
+        );
     }
 
     #[test]

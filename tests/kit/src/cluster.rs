@@ -455,10 +455,7 @@ impl Pair {
 
     /// What the replicas noted so far, in order of time.
     pub fn events(&self) -> Vec<Line> {
-        let lines = self.events.iter().flat_map(|path| Line::all_in(path));
-        let mut lines: Vec<Line> = lines.collect();
-        lines.sort_by_key(|line| line.at_ns);
-        lines
+        Line::all_of(&self.events)
     }
 
     /// The counters the primary noted so far, in order of time: JSON in the detail.

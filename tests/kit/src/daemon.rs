@@ -134,6 +134,27 @@ impl Daemon {
         Self::start_other(name, program()?, options.chain(args), errors)
     }
 
+    /// The same behind `before`: a program and its words, which is to become the one whose words follow, as nsenter(1)
+    /// does.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    ///
+    /// # Panics
+    /// If there are no words in `before`.
+    pub fn start_behind(
+        name: &str,
+        before: &[OsString],
+        args: Vec<OsString>,
+        errors: PathBuf,
+    ) -> KitResult<Self> {
+        let (first, before) = before.split_first().expect("a program");
+        let options = OPTIONS.get().into_iter().flatten().cloned();
+        let words = before.iter().cloned();
+        let words = words.chain([program()?.into()]).chain(options).chain(args);
+        Self::start_other(name, Path::new(first), words, errors)
+    }
+
     /// Starts `program` in the same way.
     pub fn start_other<I, S>(
         name: &str,

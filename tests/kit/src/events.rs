@@ -42,6 +42,23 @@ impl Line {
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
     }
+
+    /// The same of several files, in order of time.
+    #[must_use]
+    pub fn all_of<P: AsRef<Path>>(paths: &[P]) -> Vec<Self> {
+        let lines = paths.iter().flat_map(|path| Self::all_in(path.as_ref()));
+        let mut lines: Vec<Self> = lines.collect();
+        lines.sort_by_key(|line| line.at_ns);
+        lines
+    }
+
+    /// The view that its detail begins with, as in `view 7, to host-a`.
+    #[must_use]
+    pub fn view(&self) -> Option<u64> {
+        let digits = self.detail.strip_prefix("view ")?;
+        let end = digits.find(|c: char| !c.is_ascii_digit());
+        digits[..end.unwrap_or(digits.len())].parse().ok()
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +78,20 @@ mod tests {
             event: "solo".into(),
             detail: "view 1".into(),
         };
-        assert_eq!(Line::all_in(&path), [line]);
+        assert_eq!(Line::all_in(&path), [line.clone()]);
+        let earlier = folder.path().join("y.events");
+        std::fs::write(&earlier, whole.replace('7', "3")).unwrap();
+        let all = Line::all_of(&[path, earlier]);
+        assert_eq!(
+            all.iter().map(|line| line.at_ns).collect::<Vec<_>>(),
+            [3, 7]
+        );
+        let says = |detail: &str| Line {
+            detail: detail.into(),
+            ..line.clone()
+        };
+        assert_eq!(line.view(), Some(1));
+        assert_eq!(says("view 12, to host-a").view(), Some(12));
+        assert_eq!(says("host-a").view(), None);
     }
 }

@@ -8,6 +8,7 @@
 //!     │ chain                            one machine, killed and given a new backup again and again
 //!  round ──▶ failover, judged            one pair, its clients, one kill; what the kill did, what the clients saw
 //!            join ──▶ events, timeline   how a machine got a new backup; what replicas note; pictures of it
+//!            fate ──▶ events             whether one replica at most lived in each view, by what they noted
 //!  host, hostload                        what this host is, and whether it has more to do than it can
 //! ```
 //!
@@ -59,6 +60,7 @@ pub mod daemon;
 mod error;
 mod events;
 pub mod failover;
+pub mod fate;
 pub mod guest;
 pub mod host;
 pub mod hostload;
