@@ -167,8 +167,12 @@ impl<'a> Drive<'a> {
         let Some(spare) = self.machine.spare(pair) else {
             return Ok(());
         };
+        let from_ns = vmm::hostclock::monotonic_ns();
         self.machine.kill(pair.primary)?;
-        if self.machine.wait_joining(pair.backup, self.patience) {
+        if self
+            .machine
+            .wait_joining(pair.backup, from_ns, self.patience)
+        {
             std::thread::sleep(late);
         }
         // It may be the backup by now; the machine goes on alone in either case.

@@ -231,17 +231,13 @@ impl<'a> Machine<'a> {
         !life.daemon.has_ended() && lines.iter().any(|line| line.event == "listening")
     }
 
-    /// Waits for `limit` at most until the replica of `host` notes that it gives the machine to a new backup. Whether
-    /// it has.
+    /// Waits for `limit` at most until the replica of `host` notes that it begins to give the machine to a new backup,
+    /// at `from_ns` of the host's clock or later. Whether it has.
     #[must_use]
-    pub fn wait_joining(&self, host: Host, limit: Duration) -> bool {
+    pub fn wait_joining(&self, host: Host, from_ns: u64, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let joins = || {
-            let lines = Line::all_in(&self.on(host).events);
-            let mut last = lines.iter().rev().map(|line| line.event.as_str());
-            last.find(|event| ["joining", "solo", "protected"].contains(event)) == Some("joining")
-        };
-        while !joins() {
+        let begins = |line: &Line| line.event == "joining" && line.at_ns >= from_ns;
+        while !Line::all_in(&self.on(host).events).iter().any(begins) {
             if Instant::now() > deadline {
                 return false;
             }
