@@ -7,6 +7,8 @@ pub mod chains;
 pub mod channel;
 pub mod disks;
 pub mod perfetto;
+pub mod pprof;
+mod protobuf;
 pub mod saved;
 pub mod spinners;
 pub use testing::skipped;
