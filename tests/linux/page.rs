@@ -10,7 +10,7 @@ const PAGE: &str = include_str!("../../docs/BUG.md");
 fn script() -> String {
     let blocks = PAGE.split("```sh\n").skip(1);
     let commands = blocks.map(|block| block.split("```").next().expect("a block"));
-    let tidy = "trap 'kill $(jobs -p) 2>/dev/null; ip link del tap-bug 2>/dev/null' EXIT\n";
+    let tidy = "trap '{ kill $(jobs -p); ip link del tap-bug; } 2>/dev/null || true' EXIT\n";
     format!("set -e\n{tidy}{}", commands.collect::<String>())
 }
 
