@@ -5,6 +5,8 @@
 
 use crate::cli::DiffArgs;
 use crate::failure::{During, Failure, Outcome};
+use crate::look::commands::commands;
+use crate::look::point::Point;
 use replay::file::LogReader;
 use replay::replayer::describe;
 use replay::{Arrival, Event, LogEntry, LogIndex};
@@ -238,10 +240,8 @@ fn print(found: &Found, args: &DiffArgs) {
     if let Some(last) = entry.checked_sub(1)
         && found.same > 0
     {
-        crate::sayln!(
-            "to look at what both came to: tandem replay {} --at entry:{last}",
-            args.left.display()
-        );
+        // What both came to is the same in either.
+        crate::sayln!("{}", commands(&args.left, Point::Entry(LogIndex(last))));
     }
 }
 

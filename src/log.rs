@@ -16,7 +16,7 @@ use terminal::figures::mbit_s;
 use terminal::table::{Align, Table};
 use vmm::engine::EngineKind;
 use vmm::machine::TscMode;
-use vmm::processor::HostProcessor;
+use vmm::machine::snapshot::Snapshot;
 
 /// Entries of one kind.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -73,12 +73,11 @@ fn ticks_merged(event: &Event) -> u64 {
 pub fn log(args: &LogArgs) -> Outcome {
     check_apart(&args.log, args.perfetto.as_deref())?;
     let mut reader = LogReader::open(&args.log)?;
-    let (guest, engine, processor, tsc) = machine(&reader, &args.log)?;
-    let derived = tsc == Some(TscMode::Derived);
-    let tracks = args.perfetto.as_deref();
-    let mut tracks = tracks
-        .map(|path| Logged::create(path, derived))
-        .transpose()?;
+    let Named { guest, origin } = named(&reader, &args.log)?;
+    let mut tracks = match &args.perfetto {
+        Some(path) => Some(Logged::create(path, ahead_ns(&reader, origin.as_ref())?)?),
+        None => None,
+    };
     let mut kinds: BTreeMap<Kind, Share> = BTreeMap::new();
     let base = reader.header().base;
     let state_bytes = reader.state()?.map(|state| state.size());
@@ -115,8 +114,10 @@ pub fn log(args: &LogArgs) -> Outcome {
     let summary = Summary {
         guest,
         cpu_model: reader.header().cpu_model.clone(),
-        engine,
-        processor: processor.map(|processor| processor.to_string()),
+        engine: origin.as_ref().map(|origin| origin.engine),
+        processor: origin
+            .and_then(|origin| origin.processor)
+            .map(|processor| processor.to_string()),
         clock_kind: reader.header().clock_kind,
         entries,
         clock,
@@ -161,29 +162,40 @@ pub fn log(args: &LogArgs) -> Outcome {
     Ok(())
 }
 
-/// A guest's name, and what a log says of its machine if that can be read.
-type Named = (
-    String,
-    Option<EngineKind>,
-    Option<HostProcessor>,
-    Option<TscMode>,
-);
+/// What a log says of its machine.
+struct Named {
+    /// The guest's name.
+    guest: String,
+    /// The rest, if it can be read.
+    origin: Option<Origin>,
+}
 
-/// The guest's name, what ran it, the processor under that, and where its time is from; a log of an old format has a
-/// machine configuration this program does not read.
-fn machine(reader: &LogReader, path: &Path) -> Outcome<Named> {
+/// By how much guest time is ahead of the clock where the log begins, in nanoseconds; none where it is not derived.
+fn ahead_ns(reader: &LogReader, origin: Option<&Origin>) -> Outcome<Option<u64>> {
+    if origin.is_none_or(|origin| origin.config.tsc != TscMode::Derived) {
+        return Ok(None);
+    }
+    match reader.state()? {
+        None => Ok(Some(0)),
+        Some(state) => Snapshot::open(state)
+            .and_then(Snapshot::skipped_ns)
+            .during("the state the log begins at"),
+    }
+}
+
+/// What `reader` says of its machine; a log of an old format has a configuration this program does not read.
+fn named(reader: &LogReader, path: &Path) -> Outcome<Named> {
     if reader.check_replayable().is_err() {
-        let name = format!("unknown (log format {})", reader.version());
-        return Ok((name, None, None, None));
+        return Ok(Named {
+            guest: format!("unknown (log format {})", reader.version()),
+            origin: None,
+        });
     }
     let origin = Origin::of_log(reader, path)?;
-    let config = origin.config;
-    Ok((
-        config.guest,
-        Some(origin.engine),
-        origin.processor,
-        Some(config.tsc),
-    ))
+    Ok(Named {
+        guest: origin.config.guest.clone(),
+        origin: Some(origin),
+    })
 }
 
 fn print(summary: &Summary) {

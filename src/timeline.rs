@@ -114,5 +114,5 @@ fn perfetto(events: &[Line], counters: &[Line], path: &Path) -> Outcome {
             }
         }
     }
-    trace.finish(path)
+    trace.finish()
 }

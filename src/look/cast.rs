@@ -12,7 +12,7 @@ use serde_json::json;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use vmm::hostclock::monotonic_ns;
 
@@ -76,10 +76,7 @@ fn incomplete(bytes: &[u8]) -> usize {
 }
 
 /// `--cast`.
-pub struct Cast {
-    path: PathBuf,
-    recording: Recording<BufWriter<File>>,
-}
+pub struct Cast(Recording<BufWriter<File>>);
 
 impl Cast {
     /// A new file at `path`.
@@ -87,10 +84,7 @@ impl Cast {
     /// # Errors
     /// If it cannot be written.
     pub fn create(path: &Path) -> Outcome<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            recording: Recording::new(Sheet::create(path)?),
-        })
+        Ok(Self(Recording::new(Sheet::create(path)?)))
     }
 }
 
@@ -99,14 +93,14 @@ impl Witness for Cast {
 
     fn said(&mut self, now: Now, output: &Output) {
         if let Output::Console(bytes) = output {
-            self.recording.add(now.at_us, bytes);
+            self.0.add(now.at_us, bytes);
         }
     }
 
     fn finish(&mut self) -> Outcome<String> {
-        self.recording.end();
-        self.recording.sheet.finish(&self.path)?;
-        Ok(format!("the console is in {}", self.path.display()))
+        self.0.end();
+        self.0.sheet.finish()?;
+        Ok(format!("the console is in {}", self.0.sheet.path()))
     }
 }
 
@@ -149,7 +143,7 @@ mod tests {
     use super::*;
 
     fn lines(prints: &[(u64, &[u8])]) -> Vec<serde_json::Value> {
-        let mut recording = Recording::new(Sheet::new(Vec::new()));
+        let mut recording = Recording::new(Sheet::new(Path::new("it"), Vec::new()));
         for (at_us, bytes) in prints {
             recording.add(*at_us, bytes);
         }

@@ -6,11 +6,10 @@ use replay::{Arrival, Event, Kind, LogEntry, LogIndex};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A log's tracks.
 pub struct Logged {
-    path: PathBuf,
     trace: Trace<BufWriter<File>>,
     group: Track,
     kinds: BTreeMap<Kind, Track>,
@@ -24,24 +23,24 @@ pub struct Logged {
 }
 
 impl Logged {
-    /// None yet, in a new file at `path`; of a machine whose time is derived, or not.
+    /// None yet, in a new file at `path`; of a machine whose time is ahead of the clock by `skipped_ns` where the log
+    /// begins, if it is derived.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn create(path: &Path, derived: bool) -> Outcome<Self> {
+    pub fn create(path: &Path, skipped_ns: Option<u64>) -> Outcome<Self> {
         let mut trace = Trace::create(path)?;
         let group = trace.group("log");
         let bytes = trace.counter("bytes of entries", "bytes", group);
         let behind =
-            derived.then(|| trace.counter("guest time behind the recording's", "us", group));
+            skipped_ns.map(|_| trace.counter("guest time behind the recording's", "us", group));
         Ok(Self {
-            path: path.to_owned(),
             trace,
             group,
             kinds: BTreeMap::new(),
             bytes,
             behind,
-            skipped_ns: derived.then_some(0),
+            skipped_ns,
             written: 0,
             at_us: 0,
         })
@@ -85,8 +84,8 @@ impl Logged {
     /// # Errors
     /// If it could not be, at any time.
     pub fn finish(&mut self) -> Outcome<String> {
-        self.trace.finish(&self.path)?;
-        Ok(format!("the entries are in {}", self.path.display()))
+        self.trace.finish()?;
+        Ok(format!("the entries are in {}", self.trace.path()))
     }
 }
 

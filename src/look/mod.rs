@@ -7,10 +7,12 @@
 //!        --core ─▶ core ──────────────┘
 //!  tandem trace ─▶ trace ──▶ machine under examination + replayer
 //!  tandem log --perfetto ─▶ logged
+//!  where something went wrong ─▶ commands: what to run of these
 //!  --pcap ─▶ pcap, --cast, --speed ─▶ cast ──▶ witness, of a replay from its beginning to its end
 //! ```
 
 pub mod cast;
+pub mod commands;
 pub mod core;
 pub mod gdb;
 pub mod kernel;

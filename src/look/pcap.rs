@@ -12,7 +12,7 @@ use crate::failure::Outcome;
 use replay::{Arrival, Event, Output};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Numbers of the blocks (4.1, 4.2, 4.3).
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -115,10 +115,7 @@ impl<W: Write> Capture<W> {
 }
 
 /// The capture of one replay.
-pub struct Pcap {
-    path: PathBuf,
-    capture: Capture<BufWriter<File>>,
-}
+pub struct Pcap(Capture<BufWriter<File>>);
 
 impl Pcap {
     /// A new file at `path`.
@@ -126,30 +123,27 @@ impl Pcap {
     /// # Errors
     /// If it cannot be written.
     pub fn create(path: &Path) -> Outcome<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            capture: Capture::new(Sheet::create(path)?),
-        })
+        Ok(Self(Capture::new(Sheet::create(path)?)))
     }
 }
 
 impl Witness for Pcap {
     fn heard(&mut self, now: Now, event: &Event) {
         if let Event::Arrival(Arrival::Frame(frame)) = event {
-            self.capture.add(now, frame, INBOUND);
+            self.0.add(now, frame, INBOUND);
         }
     }
 
     fn said(&mut self, now: Now, output: &Output) {
         if let Output::Frame(frame) = output {
-            self.capture.add(now, frame, OUTBOUND);
+            self.0.add(now, frame, OUTBOUND);
         }
     }
 
     fn finish(&mut self) -> Outcome<String> {
-        self.capture.sheet.finish(&self.path)?;
-        let frames = self.capture.frames;
-        Ok(format!("{frames} frames in {}", self.path.display()))
+        let Capture { sheet, frames, .. } = &mut self.0;
+        sheet.finish()?;
+        Ok(format!("{frames} frames in {}", sheet.path()))
     }
 }
 
@@ -160,7 +154,7 @@ mod tests {
     #[test]
     fn blocks_are_as_long_as_they_say_and_end_on_four_bytes() {
         for length in 60..68 {
-            let mut capture = Capture::new(Sheet::new(Vec::new()));
+            let mut capture = Capture::new(Sheet::new(Path::new("it"), Vec::new()));
             let before = capture.sheet.out().len();
             capture.add(Now::default(), &vec![7; length], INBOUND);
             let packet = &capture.sheet.out()[before..];

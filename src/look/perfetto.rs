@@ -81,12 +81,17 @@ impl Trace<BufWriter<File>> {
         Ok(Self::new(Sheet::create(path)?))
     }
 
-    /// All is written, to the file at `path`.
+    /// All is written.
     ///
     /// # Errors
     /// If it could not be, at any time.
-    pub fn finish(&mut self, path: &Path) -> Outcome {
-        self.sheet.finish(path)
+    pub fn finish(&mut self) -> Outcome {
+        self.sheet.finish()
+    }
+
+    /// Where it is written to.
+    pub fn path(&self) -> std::path::Display<'_> {
+        self.sheet.path()
     }
 }
 

@@ -42,23 +42,44 @@ impl FromStr for Point {
     }
 }
 
+impl std::fmt::Display for Point {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Clock(clock) => write!(f, "{clock}"),
+            Self::Entry(index) => write!(f, "entry:{index}"),
+            Self::End => f.write_str("end"),
+        }
+    }
+}
+
+impl Point {
+    /// That it is in a log that begins at `base`.
+    ///
+    /// # Errors
+    /// If the log begins behind it.
+    pub fn check(self, base: &Base) -> Outcome {
+        let is_before = match self {
+            Self::Clock(clock) => clock < base.clock,
+            Self::Entry(index) => index < base.index,
+            Self::End => false,
+        };
+        if !is_before {
+            return Ok(());
+        }
+        let Base { index, clock, .. } = base;
+        Err(Failure::new(format!(
+            "the log begins at entry {index}, clock {clock}, behind that point"
+        )))
+    }
+}
+
 /// Takes `travel`, through a log that begins at `base`, to `point`.
 ///
 /// # Errors
 /// If the log begins behind it, or the replay ends before.
 pub fn go(travel: &mut Travel, base: &Base, point: Point) -> Outcome {
     let poll = &mut || false;
-    let is_before = match point {
-        Point::Clock(clock) => clock < base.clock,
-        Point::Entry(index) => index < base.index,
-        Point::End => false,
-    };
-    if is_before {
-        let Base { index, clock, .. } = base;
-        return Err(Failure::new(format!(
-            "the log begins at entry {index}, clock {clock}, behind that point"
-        )));
-    }
+    point.check(base)?;
     match point {
         Point::Clock(clock) => travel.to_clock(clock, poll),
         Point::Entry(index) => travel.to_entry(index, poll),
@@ -185,6 +206,9 @@ mod tests {
         assert_eq!("17".parse(), Ok(Point::Clock(Clock(17))));
         assert_eq!("entry:3".parse(), Ok(Point::Entry(LogIndex(3))));
         assert_eq!("end".parse(), Ok(Point::End));
+        for point in ["17", "entry:3", "end"] {
+            assert_eq!(point.parse::<Point>().unwrap().to_string(), point);
+        }
         for wrong in ["", "entry:", "entry:x", "-1", "End"] {
             assert!(wrong.parse::<Point>().is_err(), "{wrong}");
         }

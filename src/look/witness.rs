@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// An entry of the log, by its number.
@@ -49,6 +49,7 @@ pub trait Witness {
 
 /// What a witness writes to. Nothing is written behind what could not be.
 pub struct Sheet<W> {
+    path: PathBuf,
     out: W,
     failed: Option<io::Error>,
 }
@@ -60,14 +61,23 @@ impl Sheet<BufWriter<File>> {
     /// If there can be none.
     pub fn create(path: &Path) -> Outcome<Self> {
         let file = File::create(path).during(format_args!("cannot write {}", path.display()))?;
-        Ok(Self::new(BufWriter::new(file)))
+        Ok(Self::new(path, BufWriter::new(file)))
     }
 }
 
 impl<W: Write> Sheet<W> {
-    /// One that is kept in `out`.
-    pub fn new(out: W) -> Self {
-        Self { out, failed: None }
+    /// One that is kept in `out`, which is called `path`.
+    pub fn new(path: &Path, out: W) -> Self {
+        Self {
+            path: path.to_owned(),
+            out,
+            failed: None,
+        }
+    }
+
+    /// Where it is written to.
+    pub fn path(&self) -> std::path::Display<'_> {
+        self.path.display()
     }
 
     /// Writes more. That it fails is told at the end.
@@ -77,15 +87,15 @@ impl<W: Write> Sheet<W> {
         }
     }
 
-    /// All is written, to the file at `path`.
+    /// All is written.
     ///
     /// # Errors
     /// The first failure.
-    pub fn finish(&mut self, path: &Path) -> Outcome {
+    pub fn finish(&mut self) -> Outcome {
         let failed = self.failed.take();
         failed
             .map_or_else(|| self.out.flush(), Err)
-            .during(format_args!("cannot write {}", path.display()))
+            .during(format_args!("cannot write {}", self.path()))
     }
 }
 
@@ -331,13 +341,13 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_full_is_told_of_once_and_for_all() {
-        let mut sheet = Sheet::new(Small(10));
+        let mut sheet = Sheet::new(Path::new("it"), Small(10));
         sheet.write(b"six by");
         sheet.write(b"and as many");
         sheet.out().0 = 1000;
         sheet.write(b"more");
         assert_eq!(sheet.out().0, 1000, "nothing is written behind a hole");
-        let said = sheet.finish(Path::new("it")).unwrap_err().to_string();
+        let said = sheet.finish().unwrap_err().to_string();
         assert!(said.starts_with("cannot write it: "), "{said}");
     }
 }

@@ -5,6 +5,7 @@ mod bundled;
 pub mod library;
 pub mod pair;
 pub mod recording;
+mod replayed;
 pub mod single;
 pub mod traced;
 mod whatif;

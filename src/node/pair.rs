@@ -94,7 +94,7 @@ fn spec(args: &ReplicaArgs) -> Outcome<ReplicaSpec> {
         vm,
         host: host.to_owned(),
         arbiter: testandset::parse(&args.arbiter, &security)?,
-        security: security.clone(),
+        security,
         viewservice: args.viewservice.clone(),
         log_buffer_bytes: u64::from(args.log_buffer) << 20,
         suspect_ms: args.suspect_ms,

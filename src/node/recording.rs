@@ -6,9 +6,9 @@
 //!           └── --after ───┘└──────── --for ─────────┘
 //! ```
 //!
-//! A recording without `--after` begins with the machine's boot. One with it begins at the machine's state,
-//! where the guest comes to a pause. A thread beside the vCPU's asks for these pauses, as a vCPU's thread
-//! cannot wait until a time.
+//! A recording without `--after` begins where the machine starts: with its boot, or at the state it goes on from. One
+//! with it begins at the machine's state, where the guest comes to a pause. A thread beside the vCPU's asks for these
+//! pauses, as a vCPU's thread cannot wait until a time.
 
 use crate::failure::{During, Failure, Outcome};
 use replay::codec::to_bytes;
@@ -38,7 +38,7 @@ pub struct Plan {
     pub path: PathBuf,
     /// How often the state is digested in it.
     pub pace: StatePace,
-    /// For how long the machine runs before; none if it is recorded from its boot on.
+    /// For how long the machine runs before; none if it is recorded from where it starts on.
     pub after: Option<Duration>,
     /// How long it lasts; none if to the machine's end.
     pub lasts: Option<Duration>,
@@ -80,8 +80,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A recording by `plan` of the machine `origin`, whose arrivals come by `inbox` and whose first state has
-    /// the digest `first_state`; and where its first entries go. Before the guest runs.
+    /// A recording by `plan` of the machine `origin`, whose arrivals come by `inbox` and which starts at `first`; and
+    /// where its first entries go. Before the guest runs.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -90,23 +90,23 @@ impl Recording {
         alarm: Alarm,
         inbox: Arc<Inbox>,
         origin: &Origin,
-        first_state: u64,
+        first: Base,
     ) -> Outcome<(Self, Journal)> {
-        let base = Base::alone(first_state);
         let header = LogHeader {
             cpu_model: origin.config.cpu.name().to_owned(),
             clock_kind: origin.config.clock_kind,
             config: to_bytes(origin),
-            base,
+            base: first,
         };
-        let (stage, journal) = if let Some(after) = plan.after {
+        let (stage, journal) = if plan.after.is_some() || first.origin == BaseOrigin::State {
             let reserved = Reserved::at(&plan.path)?;
-            alarm.ring_after(after);
-            (Stage::Ahead(reserved), Journal::alone())
+            alarm.ring_after_if(plan.after);
+            let nowhere = Journal::Alone(NoLog::at(first.place()));
+            (Stage::Ahead(reserved), nowhere)
         } else {
             let file = LogWriter::create(&plan.path, &header, now_us)?;
             alarm.ring_after_if(plan.lasts);
-            (Stage::UnderWay(base), Journal::File(Box::new(file)))
+            (Stage::UnderWay(first), Journal::File(Box::new(file)))
         };
         let recording = Self {
             plan,
@@ -123,6 +123,18 @@ impl Recording {
         match self.stage {
             Stage::UnderWay(_) => self.plan.pace,
             Stage::Ahead(_) | Stage::Left(_) => NO_STATES,
+        }
+    }
+
+    /// Does what is due where `machine` starts: begins the recording if that is at a state, and no time is to pass
+    /// before. On the vCPU's thread, before the guest runs.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or the machine not be saved.
+    pub fn start(&mut self, machine: &mut AnyMachine, inputs: &mut AloneInputs) -> Outcome {
+        match (&self.stage, self.plan.after) {
+            (Stage::Ahead(_), None) => self.take_up(machine, inputs),
+            _ => Ok(()),
         }
     }
 

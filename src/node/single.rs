@@ -1,8 +1,8 @@
 //! One machine alone: `tandem run`, `record`, `replay`.
 
 use super::blueprint;
-use super::library::Library;
 use super::recording::{Alarm, AloneInputs, Plan, Recorded, Recording};
+use super::replayed::{self, Done, all_read};
 use super::whatif::{self, State};
 use crate::cli::{MachineArgs, RecordArgs, ReplayArgs, RunArgs};
 use crate::failure::{During, Failure, Outcome};
@@ -15,25 +15,25 @@ use crate::look::travel::Travel;
 use crate::look::witness::{Heard, Said, Witnesses, check_apart};
 use crate::signals;
 use replay::divergence::Divergence;
-use replay::file::{LogHeader, LogReader};
+use replay::file::LogReader;
 use replay::recorder::{Recorder, StatePace};
 use replay::replayer::Replayer;
-use replay::{Arrival, Base, BaseOrigin, Clock, ClockKind, InputsError, LogIndex, NoLog};
-use replica::machine::{AnyMachine, EngineChoice, Origin, Prepared, check_replay, follow, prepare};
-use replica::outside::{self, Discard, NetPlug};
+use replay::{Arrival, Base, BaseOrigin, Clock, ClockKind, LogIndex, NoLog};
+use replica::machine::{AnyMachine, EngineChoice, Prepared, prepare};
+use replica::outside::{self, Discard, NetPlug, Outside};
 use replica::{Exit, Journal, is_well, of_status};
 use serde::Serialize;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vmm::backends::ArrivalSink;
 use vmm::backends::console::{Console, ConsoleInput};
 use vmm::backends::station::Station;
 use vmm::backends::switch::{Forward, ForwardedPort, Switch};
 use vmm::engine::Engine;
 use vmm::machine::live::{GuestTime, Inbox, Live};
-use vmm::machine::{Ended, Machine, MachineError};
+use vmm::machine::{Ended, MachineError};
 
 /// `tandem run`.
 pub fn run(args: RunArgs) -> Outcome {
@@ -137,14 +137,12 @@ struct Ran {
     why: Option<String>,
 }
 
-/// So long a machine that goes on from a state runs before its recording begins.
-const AT_ONCE: Duration = Duration::from_nanos(1);
-
 /// Runs a machine with live inputs to its end, recorded as planned.
 fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     let set = signals::block()?;
     let mut machine_args = args.machine;
-    let (state, prepared) = match State::of(&mut machine_args)? {
+    let output = plan.as_ref().map(|plan| plan.path.as_path());
+    let (state, prepared) = match State::of(&mut machine_args, output)? {
         Some((state, prepared)) => (Some(state), prepared),
         None => {
             let blueprint = blueprint::blueprint(&mut machine_args)?;
@@ -158,8 +156,7 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     let _network = forward(args.forward, args.guest_ip, &mut machine_args)?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let plugs = blueprint::plugs(&machine_args, false);
-    let mac = prepared.config().mac;
-    let station = Station::of(mac);
+    let station = Station::of(prepared.config().mac);
     let outside = outside::plug_in(outside::Use::Alone, &plugs, &station, &sink)
         .during("cannot plug the machine in")?;
     let _typing = args
@@ -171,41 +168,64 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
     signals::watch(set, move || {
         stop.push(Arrival::Stop);
     })?;
-    let origin = prepared.origin();
     let plan = match plan {
         Some(plan) => Some((plan, Alarm::start(inbox.clone())?)),
         None => None,
     };
-    let vcpu = move || -> Outcome<Ran> {
-        let (mut machine, first_state) = match &state {
-            None => prepared.boot()?,
-            Some(state) => state.restore(prepared)?,
+    let start = Start {
+        state,
+        prepared,
+        plan,
+        inbox,
+        station,
+        outside,
+    };
+    on_vcpu_thread("vcpu", || start.run())
+}
+
+/// A machine that is plugged in, and about to run.
+struct Start {
+    /// What it goes on from, if it does not boot.
+    state: Option<State>,
+    prepared: Prepared,
+    plan: Option<(Plan, Alarm)>,
+    inbox: Arc<Inbox>,
+    station: Arc<Station>,
+    outside: Arc<Outside>,
+}
+
+impl Start {
+    /// Runs it to its end. On the vCPU's thread.
+    fn run(self) -> Outcome<Ran> {
+        let Self {
+            state,
+            prepared,
+            plan,
+            inbox,
+            station,
+            outside,
+        } = self;
+        let origin = prepared.origin();
+        let (mut machine, base, time) = match &state {
+            None => {
+                let (machine, first_state) = prepared.boot()?;
+                (machine, Base::alone(first_state), GuestTime::default())
+            }
+            Some(state) => {
+                let machine = state.restore(prepared)?;
+                let time = whatif::time(&machine);
+                (machine, state.base(), time)
+            }
         };
         machine.tell_station(station);
-        let (recording, journal) = match plan {
-            Some((mut plan, alarm)) => {
-                if state.is_some() {
-                    // It begins with its state, as one does that begins in the middle of a run.
-                    plan.after.get_or_insert(AT_ONCE);
-                }
-                let begun = Recording::begin(plan, alarm, inbox.clone(), &origin, first_state)?;
-                (Some(begun.0), begun.1)
-            }
-            None => (None, Journal::alone()),
+        let begin = |(plan, alarm)| Recording::begin(plan, alarm, inbox.clone(), &origin, base);
+        let (mut recording, journal) = match plan.map(begin).transpose()? {
+            Some((recording, journal)) => (Some(recording), journal),
+            None => (None, Journal::Alone(NoLog::at(base.place()))),
         };
         let pace = recording
             .as_ref()
             .map_or(StatePace { every_entries: 0 }, Recording::pace);
-        let (journal, time) = match &state {
-            None => (journal, GuestTime::default()),
-            Some(state) => {
-                let base = state.base();
-                (
-                    Journal::Alone(NoLog::at(base.place())),
-                    whatif::time(&machine),
-                )
-            }
-        };
         let live = Live::new(inbox.clone(), time, false).during("no timer")?;
         // What the disk was asked for, and had not done.
         for request in machine.outstanding_disk() {
@@ -213,7 +233,10 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
         }
         let pages = machine.config().memory_bytes() / 4096;
         let exit = Exit::Open(outside.clone());
-        let recorder = Recorder::new(live, journal, exit, pace, pages);
+        let mut recorder = Recorder::new(live, journal, exit, pace, pages);
+        if let Some(recording) = &mut recording {
+            recording.start(&mut machine, &mut recorder)?;
+        }
         let clock_kind = machine.config().clock_kind;
         let (ended, recorded) = to_its_end(machine, recorder, &inbox, recording)?;
         Ok(Ran {
@@ -222,8 +245,7 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
             clock_kind,
             why: outside.why(),
         })
-    };
-    on_vcpu_thread("vcpu", vcpu)
+    }
 }
 
 /// Runs `machine` to its end. At each of its pauses, which `inbox` is asked for, `recording` has its turn.
@@ -306,7 +328,7 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
         return on_vcpu_thread("vcpu", || whatif::save(&args, point, state));
     }
     let (image, initrd) = (args.image.as_deref(), args.initrd.as_deref());
-    let (reader, prepared) = open(&args.log, args.engine, image, initrd)?;
+    let (reader, prepared) = replayed::open(&args.log, args.engine, image, initrd)?;
     let console = args.console.then(Console::stdout);
     let replayed = on_vcpu_thread("vcpu", || {
         if looking {
@@ -321,62 +343,6 @@ pub fn replay(mut args: ReplayArgs) -> Outcome {
     }
 }
 
-/// The log at `path` and the machine to replay it, by `engine`, its image found where these say if they do. What is to
-/// be known of the two is said.
-///
-/// # Errors
-/// If it is no log that can be replayed, or its machine is not to be had.
-pub(super) fn open(
-    path: &Path,
-    engine: EngineChoice,
-    image: Option<&str>,
-    initrd: Option<&str>,
-) -> Outcome<(LogReader, Prepared)> {
-    let reader = LogReader::open(path)?;
-    reader.check_replayable()?;
-    whatif::check_goes_on(path, reader.header())?;
-    let origin = Origin::of_log(&reader, path)?;
-    let (config, recorded_by) = (origin.config.clone(), origin.engine);
-    let clock = config.clock_kind;
-    let blueprint = follow(config, &Library, image, initrd)
-        .during(format_args!("{} cannot be replayed", path.display()))?;
-    let prepared = prepare(blueprint, engine.following(recorded_by, clock))?.silent();
-    if recorded_by != prepared.engine_kind() {
-        crate::complain!(
-            "tandem: {}: recorded on {recorded_by}, replayed on {}",
-            path.display(),
-            prepared.engine_kind()
-        );
-    }
-    if let Some(warning) = check_replay(&origin, &prepared.origin()) {
-        crate::complain!("tandem: {}: {warning}", path.display());
-    }
-    Ok((reader, prepared))
-}
-
-/// Compares the digest of the state where a replay begins with the log's.
-pub(super) fn check_first(header: &LogHeader, state: u64) -> Outcome {
-    if state == header.base.digest {
-        return Ok(());
-    }
-    Err(Failure::new(format!(
-        "the first state here has digest {state:016x}, the log's {:016x}: \
-         another version of this program, or another kind of KVM, recorded it",
-        header.base.digest
-    )))
-}
-
-/// Makes a machine that was restored the same as the one that ran on behind the log's beginning; with the
-/// digest of its state.
-pub(super) fn rejoined<E: Engine>(mut machine: Machine<E>) -> Outcome<(Machine<E>, u64)> {
-    machine.flush_for_join()?;
-    let state = machine.digest(None)?;
-    Ok((machine, state))
-}
-
-/// What cannot be done with a log's state.
-pub(super) const NO_STATE: &str = "the state the log begins at";
-
 /// Replays from beginning to end.
 fn straight(
     args: &ReplayArgs,
@@ -384,11 +350,7 @@ fn straight(
     prepared: Prepared,
     console: Option<Console>,
 ) -> Outcome<Replayed> {
-    let (mut machine, first_state) = match reader.state()? {
-        None => prepared.boot()?,
-        Some(state) => rejoined(prepared.restore(state).during(NO_STATE)?)?,
-    };
-    check_first(reader.header(), first_state)?;
+    let mut machine = replayed::begin(&reader, prepared)?;
     let base = reader.header().base;
     let mut witnesses = Witnesses::default();
     if let Some(path) = &args.pcap {
@@ -436,30 +398,6 @@ fn ahead_ns(guest_ns: Option<u64>, clock: Clock) -> Outcome<Option<u64>> {
     guest_ns.map(ahead).transpose()
 }
 
-/// A replay that got to the end of its log.
-pub(super) struct Done {
-    /// The machine's exit status; none if it ran on when the recording was ended.
-    pub(super) code: Option<u32>,
-    /// Digest of the whole machine there.
-    digest: u64,
-}
-
-/// The end of a replay, unless there is more in its log: then that is no log of this run alone.
-pub(super) fn all_read(
-    log: &mut LogReader,
-    ended: Result<Ended, MachineError>,
-) -> Result<Done, MachineError> {
-    let (code, digest) = match ended {
-        Ok(ended) => (Some(ended.code), ended.digest),
-        Err(MachineError::Inputs(InputsError::Left { digest, .. })) => (None, digest),
-        Err(error) => return Err(error),
-    };
-    match log.check_end() {
-        Ok(()) => Ok(Done { code, digest }),
-        Err(error) => Err(MachineError::Inputs(InputsError::Log(error))),
-    }
-}
-
 /// `--at`, `--gdb`. Nothing if the replay was not taken to its end.
 fn look(
     args: &ReplayArgs,
@@ -468,11 +406,7 @@ fn look(
     console: Option<Console>,
     begun: Instant,
 ) -> Outcome<Option<Replayed>> {
-    let (machine, first_state) = match reader.state()? {
-        None => prepared.boot_soft()?,
-        Some(state) => rejoined(prepared.restore_soft(state).during(NO_STATE)?)?,
-    };
-    check_first(reader.header(), first_state)?;
+    let machine = replayed::begin_soft(&reader, prepared)?;
     let base = reader.header().base;
     let mut travel = Travel::new(machine, reader, console)?;
     if let Some(point) = args.at {
@@ -577,12 +511,9 @@ impl Replayed {
             // What ends the command is that the replay failed.
             crate::complain!("tandem: {failure}");
         }
-        result.map(|_| ()).map_err(|e| {
-            Failure::new(format!(
-                "{}: {e} ({entries} entries replayed)",
-                args.log.display()
-            ))
-        })?;
+        result
+            .map(drop)
+            .map_err(|error| replayed::failure(&args.log, &error, entries))?;
         failed.map_or(Ok(()), Err)
     }
 }

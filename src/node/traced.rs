@@ -1,8 +1,9 @@
-//! `tandem trace`: a recording replayed, and what its kernel did.
+//! `tandem trace`: a recording is replayed, and what its kernel did meanwhile is counted, told and written.
 
-use super::single::{NO_STATE, all_read, check_first, on_vcpu_thread, open, rejoined};
+use super::replayed::{self, all_read};
+use super::single::on_vcpu_thread;
 use crate::cli::TraceArgs;
-use crate::failure::{During, Failure, Outcome};
+use crate::failure::{During, Outcome};
 use crate::look::trace::{Findings, Plan, Source, Tracer};
 use crate::look::witness::check_apart;
 use replica::machine::EngineChoice;
@@ -58,13 +59,9 @@ pub fn trace(args: &TraceArgs) -> Outcome {
         check_apart(symbols, written)?;
     }
     let (image, initrd) = (args.image.as_deref(), args.initrd.as_deref());
-    let (reader, prepared) = open(&args.log, EngineChoice::Soft, image, initrd)?;
+    let (reader, prepared) = replayed::open(&args.log, EngineChoice::Soft, image, initrd)?;
     on_vcpu_thread("vcpu", || {
-        let (machine, first_state) = match reader.state()? {
-            None => prepared.boot_soft()?,
-            Some(state) => rejoined(prepared.restore_soft(state).during(NO_STATE)?)?,
-        };
-        check_first(reader.header(), first_state)?;
+        let machine = replayed::begin_soft(&reader, prepared)?;
         let plan = Plan {
             symbols: args.symbols.clone(),
             every: args.every,
@@ -80,10 +77,9 @@ pub fn trace(args: &TraceArgs) -> Outcome {
         let clock = tracer.machine().engine().clock().0;
         let error = result.as_ref().err().map(ToString::to_string);
         report(args, begun, found, (entries, clock), error)?;
-        result.map(drop).map_err(|e| {
-            let path = args.log.display();
-            Failure::new(format!("{path}: {e} ({entries} entries replayed)"))
-        })
+        result
+            .map(drop)
+            .map_err(|error| replayed::failure(&args.log, &error, entries))
     })
 }
 

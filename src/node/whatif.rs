@@ -12,10 +12,11 @@
 //! state can be run.
 
 use super::library::Library;
-use super::single::{NO_STATE, check_first, open, rejoined};
+use super::replayed;
 use crate::cli::{MachineArgs, ReplayArgs};
 use crate::failure::{During, Failure, Outcome};
 use crate::look::point::Point;
+use crate::look::witness::check_apart;
 use replay::file::{LogHeader, LogReader, LogWriter, MAGIC};
 use replay::replayer::Replayer;
 use replay::{
@@ -62,22 +63,13 @@ struct Saved<'a> {
 /// If the replay does not come there, or the state cannot be written.
 pub fn save(args: &ReplayArgs, point: Point, state: &Path) -> Outcome {
     let (image, initrd) = (args.image.as_deref(), args.initrd.as_deref());
-    let (reader, prepared) = open(&args.log, args.engine, image, initrd)?;
+    let (reader, prepared) = replayed::open(&args.log, args.engine, image, initrd)?;
     let config = prepared.config();
-    if config.tsc != TscMode::Derived {
-        return Err(Failure::new(format!(
-            "{}: its machine's time is logged, and not derived: it cannot go on elsewhere",
-            args.log.display()
-        )));
-    }
+    check_derived(&args.log, config.tsc)?;
     let copy = disk(config.disk_sectors, args.disk.as_deref())?;
     let clock = clock_of(&args.log, &reader, point)?;
     let mut header = reader.header().clone();
-    let (mut machine, first_state) = match reader.state()? {
-        None => prepared.boot()?,
-        Some(from) => rejoined(prepared.restore(from).during(NO_STATE)?)?,
-    };
-    check_first(&header, first_state)?;
+    let mut machine = replayed::begin(&reader, prepared)?;
     let mut replayer = Replayer::new(reader, ToCopy(copy));
     replayer.stop_at(clock);
     loop {
@@ -139,6 +131,17 @@ fn ends(log: &Path, clock: Clock) -> Failure {
     ))
 }
 
+/// That a machine of the log at `path`, whose time is `tsc`, can go on where nothing else of it is.
+fn check_derived(path: &Path, tsc: TscMode) -> Outcome {
+    if tsc == TscMode::Derived {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "{}: its machine's time is logged, and not derived: it cannot go on elsewhere",
+        path.display()
+    )))
+}
+
 /// The copy of the disk, if the machine has one.
 fn disk(sectors: Option<u64>, copy: Option<&Path>) -> Outcome<Option<File>> {
     match (sectors, copy) {
@@ -168,6 +171,7 @@ fn disk(sectors: Option<u64>, copy: Option<&Path>) -> Outcome<Option<File>> {
 /// The clock at `point`.
 fn clock_of(path: &Path, reader: &LogReader, point: Point) -> Outcome<Clock> {
     let base = reader.header().base;
+    point.check(&base)?;
     let clock = match point {
         Point::Clock(clock) => clock,
         Point::End => return Err(Failure::usage("--to takes a clock value or entry:N here")),
@@ -188,12 +192,6 @@ fn clock_of(path: &Path, reader: &LogReader, point: Point) -> Outcome<Clock> {
             }
         }
     };
-    if clock < base.clock {
-        let Base { index, clock, .. } = base;
-        return Err(Failure::new(format!(
-            "the log begins at entry {index}, clock {clock}, behind that point"
-        )));
-    }
     Ok(clock)
 }
 
@@ -252,11 +250,12 @@ pub struct State {
 }
 
 impl State {
-    /// What the guest of `args` names, if that is a log; with what its machine is prepared of.
+    /// What the guest of `args` names, if that is a log; with what its machine is prepared of. What comes of the machine
+    /// is to be recorded to `output`, if there is one.
     ///
     /// # Errors
-    /// If it is one that no machine can go on from.
-    pub fn of(args: &mut MachineArgs) -> Outcome<Option<(Self, Prepared)>> {
+    /// If it is one that no machine can go on from, or that would be overwritten.
+    pub fn of(args: &mut MachineArgs, output: Option<&Path>) -> Outcome<Option<(Self, Prepared)>> {
         let path = Path::new(&args.guest).to_owned();
         let mut magic = [0; MAGIC.len()];
         let begins = File::open(&path).and_then(|mut file| file.read_exact(&mut magic));
@@ -264,6 +263,7 @@ impl State {
             return Ok(None);
         }
         check_unasked(args, &path)?;
+        check_apart(&path, [output, args.disk.as_deref()].into_iter().flatten())?;
         let reader = LogReader::open(&path)?;
         reader.check_replayable()?;
         let base = reader.header().base;
@@ -275,12 +275,7 @@ impl State {
             )));
         }
         let mut config = Origin::of_log(&reader, &path)?.config;
-        if config.tsc != TscMode::Derived {
-            return Err(Failure::new(format!(
-                "{}: its machine's time is logged, and not derived: it cannot go on elsewhere",
-                path.display()
-            )));
-        }
+        check_derived(&path, config.tsc)?;
         let sectors = args.disk.as_deref().map(disk_sectors).transpose()?;
         if sectors != config.disk_sectors {
             return Err(Failure::usage(format!(
@@ -310,15 +305,12 @@ impl State {
         Ok(Some((Self { reader }, prepared)))
     }
 
-    /// The machine as it was, with the digest of that. On the vCPU's thread.
+    /// The machine as it was. On the vCPU's thread.
     ///
     /// # Errors
     /// If it is not the machine meant.
-    pub fn restore(&self, prepared: Prepared) -> Outcome<(AnyMachine, u64)> {
-        let state = self.reader.state()?.expect("it begins at one");
-        let (machine, digest) = rejoined(prepared.restore(state).during(NO_STATE)?)?;
-        check_first(self.reader.header(), digest)?;
-        Ok((machine, digest))
+    pub fn restore(&self, prepared: Prepared) -> Outcome<AnyMachine> {
+        replayed::begin(&self.reader, prepared)
     }
 
     /// Where it begins.

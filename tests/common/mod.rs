@@ -8,6 +8,8 @@ pub mod channel;
 pub mod disks;
 pub mod fate;
 pub mod perfetto;
+pub mod pprof;
+mod protobuf;
 pub mod saved;
 pub mod spinners;
 pub use testing::skipped;

@@ -1,14 +1,8 @@
 //! A trace for the Perfetto viewer, read by its schema (Perfetto, protos/perfetto/trace), and what has to hold in one.
 
+use super::protobuf::Kind::{self, Bytes, Number};
+use super::protobuf::{Value, fields, find};
 use std::collections::BTreeMap;
-
-/// How a field is written: `uint64` and enumerations as a number, text and messages as a length and so many bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Number,
-    Bytes,
-}
-use Kind::{Bytes, Number};
 
 /// The fields that are written, by message: those of the schema with these numbers have these kinds.
 const PACKET: &[(u64, Kind)] = &[(8, Number), (10, Number), (11, Bytes), (60, Bytes)];
@@ -36,72 +30,6 @@ const BEGIN: u64 = 1;
 const END: u64 = 2;
 const INSTANT: u64 = 3;
 const READING: u64 = 4;
-
-/// A field's value.
-#[derive(Clone, Copy, Debug)]
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> Value<'a> {
-    fn number(self) -> u64 {
-        match self {
-            Value::Number(value) => value,
-            Value::Bytes(_) => panic!("a number: {self:?}"),
-        }
-    }
-
-    fn bytes(self) -> &'a [u8] {
-        match self {
-            Value::Bytes(bytes) => bytes,
-            Value::Number(_) => panic!("bytes: {self:?}"),
-        }
-    }
-
-    fn text(self) -> &'a str {
-        std::str::from_utf8(self.bytes()).expect("text is UTF-8")
-    }
-}
-
-fn varint(bytes: &mut &[u8]) -> u64 {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first().expect("a number is whole");
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            return value;
-        }
-    }
-    panic!("a number of more than 64 bits");
-}
-
-/// The fields of a message, which must be of `schema`.
-fn fields<'a>(mut bytes: &'a [u8], schema: &[(u64, Kind)]) -> Vec<(u64, Value<'a>)> {
-    let mut fields = Vec::new();
-    while !bytes.is_empty() {
-        let key = varint(&mut bytes);
-        let (number, kind) = (key >> 3, if key & 7 == 0 { Number } else { Bytes });
-        assert!(matches!(key & 7, 0 | 2), "wire type of {key:#x}");
-        assert!(schema.contains(&(number, kind)), "field {number} {kind:?}");
-        let value = varint(&mut bytes);
-        fields.push(match kind {
-            Number => (number, Value::Number(value)),
-            Bytes => {
-                let (own, rest) = bytes.split_at(usize::try_from(value).unwrap());
-                bytes = rest;
-                (number, Value::Bytes(own))
-            }
-        });
-    }
-    fields
-}
-
-fn find<'a>(fields: &[(u64, Value<'a>)], number: u64) -> Option<Value<'a>> {
-    let found = fields.iter().find(|(own, _)| *own == number);
-    found.map(|(_, value)| *value)
-}
 
 /// A track.
 #[derive(Debug, Default)]

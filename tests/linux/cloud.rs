@@ -1,7 +1,7 @@
 //! A distribution's cloud image as a guest: a disk with a partition table, Debian's own first root, and cloud-init.
 
 use super::common::{machine, skipped, tandem, text};
-use super::recorded::{Ran, folder, forget, record, replay_equals};
+use super::recorded::{Log, Ran, record, replay_equals};
 use std::path::Path;
 use std::process::Command;
 
@@ -53,7 +53,7 @@ fn a_cloud_image_boots_as_a_guest_that_cloud_init_sets_up() {
 
 /// Records the guest, which has to say what it was told to, and replays it.
 fn boots(image: &Path) {
-    let log = folder().join(format!("cloud-{}.log", std::process::id()));
+    let log = Log::new("cloud");
     let ran = Ran::of(record(image, &log, &[]));
     assert_eq!(ran.report["exit_status"], 0, "{:?}", ran.console);
     let said = |words: &str| ran.console.iter().find_map(|line| line.strip_prefix(words));
@@ -68,5 +68,4 @@ fn boots(image: &Path) {
         .expect("its size");
     assert!(root > 1700, "{root} MiB: the root did not grow");
     replay_equals(&ran, &log);
-    forget(&log);
 }

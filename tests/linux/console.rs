@@ -2,7 +2,7 @@
 //! and a replay says the same. And Linux that reboots: its machine starts over, and the recording goes on.
 
 use super::common::{PROGRAM, machine, os, tandem, text};
-use super::recorded::{Ran, folder, forget, replay_equals, start};
+use super::recorded::{Log, Ran, replay_equals, start};
 use super::{LIMIT, images};
 use bundle::sha256;
 use kit::daemon::Daemon;
@@ -75,7 +75,7 @@ impl Typed {
 fn what_is_typed_reaches_the_shell_and_nothing_of_a_paste_is_lost() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
-    let log = folder().join(format!("typed-{}.log", std::process::id()));
+    let log = Log::new("typed");
     let mut typed = Typed::start(&image, &log, RUN, &[]);
     typed.hears(SHELL, 0);
     typed.keys("echo sum-$((40 + 2))\n");
@@ -95,7 +95,6 @@ fn what_is_typed_reaches_the_shell_and_nothing_of_a_paste_is_lost() {
     let recorded = Ran::of(typed.recorder);
     assert_eq!(recorded.report["exit_status"], 0);
     replay_equals(&recorded, &log);
-    forget(&log);
 }
 
 /// What a command reads is what is typed, and what interrupts it is a key: it has the signals' default actions.
@@ -103,7 +102,7 @@ fn what_is_typed_reaches_the_shell_and_nothing_of_a_paste_is_lost() {
 fn a_command_reads_the_console_and_a_key_interrupts_it() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
-    let log = folder().join(format!("read-{}.log", std::process::id()));
+    let log = Log::new("read");
     let run = r#"tandem.run="echo asks; read x; echo got=$x; echo sleeps; sleep 1000; echo over""#;
     let mut typed = Typed::start(&image, &log, run, &[]);
     typed.hears("asks", 1);
@@ -119,14 +118,13 @@ fn a_command_reads_the_console_and_a_key_interrupts_it() {
     assert!(said.iter().all(|line| line != "over"), "{said:?}");
     let replayed = tandem(&["replay", text(&log)]);
     assert!(replayed.status.success(), "{replayed:?}");
-    forget(&log);
 }
 
 #[test]
 fn a_reboot_starts_the_machine_over_in_one_recording() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
-    let log = folder().join(format!("reboot-{}.log", std::process::id()));
+    let log = Log::new("reboot");
     let mut typed = Typed::start(&image, &log, RUN, &["--on-reset", "restart"]);
     typed.hears(SHELL, 0);
     // A status that was written before a reset is not the next life's.
@@ -154,14 +152,13 @@ fn a_reboot_starts_the_machine_over_in_one_recording() {
     );
     assert_eq!(recorded.report["exit_status"], 0);
     replay_equals(&recorded, &log);
-    forget(&log);
 }
 
 #[test]
 fn a_reboot_ends_the_machine_of_an_image_unless_it_is_to_start_over() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
-    let log = folder().join(format!("reset-{}.log", std::process::id()));
+    let log = Log::new("reset");
     let mut args: Vec<OsString> = os(&["record", text(&image), "--cpu", "v2"]);
     args.extend(os(&["--append", "tandem.run=reboot,-f", "-o", text(&log)]));
     let mut recorder = start("recorder", args, &log);
@@ -172,5 +169,4 @@ fn a_reboot_ends_the_machine_of_an_image_unless_it_is_to_start_over() {
         "{}",
         recorder.complaint()
     );
-    forget(&log);
 }

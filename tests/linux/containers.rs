@@ -2,7 +2,7 @@
 
 use super::common::{machine, skipped, tandem, text};
 use super::images;
-use super::recorded::{Ran, folder, forget, record, replay_equals};
+use super::recorded::{Log, Ran, record, replay_equals};
 use bundle::cpio::Reader;
 use bundle::{Bundle, sha256};
 use flate2::Compression;
@@ -216,11 +216,10 @@ const SAID: [&str; 8] = [
 
 /// Runs it, recorded and replayed; what the container printed.
 fn run(image: &Path) -> Vec<String> {
-    let log = folder().join(format!("container-{}.log", std::process::id()));
+    let log = Log::new("container");
     let ran = Ran::of(record(image, &log, &["--append", "tandem.ip=none"]));
     assert_eq!(ran.report["exit_status"], 0, "{:?}", ran.console);
     replay_equals(&ran, &log);
-    forget(&log);
     let mut lines = ran.console.into_iter();
     lines
         .by_ref()

@@ -2,7 +2,7 @@
 //! to, and a root that is not whole never runs.
 
 use super::common::{assert_last_line, assert_one_line, machine, tandem, text};
-use super::recorded::{Ran, folder, forget, free_port, record, replay_equals};
+use super::recorded::{Log, Ran, free_port, record, replay_equals};
 use super::servers::{Http, Talk};
 use super::{LIMIT, images};
 use bundle::Bundle;
@@ -13,11 +13,10 @@ use std::time::Duration;
 
 /// Records the guest `image`, which has to end with 0, and replays it; what was printed.
 fn printed(name: &str, image: &Path, more: &[&str]) -> Vec<String> {
-    let log = folder().join(format!("{name}-{}.log", std::process::id()));
+    let log = Log::new(name);
     let ran = Ran::of(record(image, &log, more));
     assert_eq!(ran.report["exit_status"], 0, "{:?}", ran.console);
     replay_equals(&ran, &log);
-    forget(&log);
     ran.console
 }
 
@@ -215,7 +214,7 @@ fn systemd_runs_units_as_they_are_shipped() {
     let Some(image) = images::on_disk("systemd", &["--systemd", "nginx"]) else {
         return;
     };
-    let log = folder().join(format!("systemd-{}.log", std::process::id()));
+    let log = Log::new("systemd");
     let port = free_port();
     let forward = format!("{port}:80");
     let recorder = record(&image, &log, &["--forward", &forward]);
@@ -237,5 +236,4 @@ fn systemd_runs_units_as_they_are_shipped() {
     recorder.ask_to_end();
     let recorded = Ran::of(recorder);
     replay_equals(&recorded, &log);
-    forget(&log);
 }

@@ -4,7 +4,7 @@
 use super::common::{machine, os, text};
 use super::drive::{Gdb, have_gdb};
 use super::images;
-use super::recorded::{EQUAL, Ran, folder, forget, start};
+use super::recorded::{EQUAL, Log, Ran, start};
 
 /// What the kernel calls once, with the first program's path, to run that.
 const SYMBOL: &str = "run_init_process";
@@ -21,7 +21,7 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
         return;
     }
     let Some(image) = images::redis() else { return };
-    let log = folder().join(format!("gdb-{}.log", std::process::id()));
+    let log = Log::new("gdb");
     let args = [
         "record",
         text(&image),
@@ -33,7 +33,7 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
         "-o",
     ];
     let mut args = os(&args);
-    args.push(log.clone().into());
+    args.push(log.as_os_str().into());
     let recorded = Ran::of(start("recorder", args, &log));
     let address_of = |symbol: &str| {
         let mut words = recorded.console.iter().map(|line| line.split(' '));
@@ -86,5 +86,4 @@ fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
     for key in EQUAL {
         assert_eq!(recorded.report[key], replayed[key], "{key}");
     }
-    forget(&log);
 }

@@ -4,7 +4,7 @@
 
 use super::common::{assert_last_line, cluster, machine, tandem, text};
 use super::failover::pair;
-use super::recorded::{Ran, folder, forget, free_port, record, replay_equals};
+use super::recorded::{Log, Ran, free_port, record, replay_equals};
 use super::{LIMIT, images, number};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -23,12 +23,11 @@ const TOUCH: &str = "echo port $(dd if=/dev/port bs=1 skip=46 count=1 2>/dev/nul
 
 /// Records `commands` in the guest `image`, and replays them; what was printed.
 fn recorded(name: &str, image: &Path, commands: &str) -> Vec<String> {
-    let log = folder().join(format!("{name}-{}.log", std::process::id()));
+    let log = Log::new(name);
     let append = format!("tandem.ip=none tandem.run=\"{commands}\"");
     let ran = Ran::of(record(image, &log, &["--append", &append]));
     assert_eq!(ran.report["exit_status"], 0, "{:?}", ran.console);
     replay_equals(&ran, &log);
-    forget(&log);
     ran.console
 }
 
@@ -120,7 +119,7 @@ fn connected(server: SocketAddr) -> TcpStream {
 fn a_network_card_with_another_address_is_found_by_it() {
     let _machine = machine();
     let Some(image) = images::tools() else { return };
-    let log = folder().join(format!("address-{}.log", std::process::id()));
+    let log = Log::new("address");
     let port = free_port();
     let append = format!("tandem.run=\"{MOVED}\"");
     let forward = format!("{port}:6379");
@@ -134,7 +133,6 @@ fn a_network_card_with_another_address_is_found_by_it() {
     let ran = Ran::of(recorder);
     assert_eq!(after(&ran.console, "address"), "52:54:00:7a:4d:99");
     replay_equals(&ran, &log);
-    forget(&log);
 }
 
 /// The backup has the address from its own guest: nothing but the log told it.
@@ -161,7 +159,7 @@ fn a_survivor_is_found_by_the_address_its_guest_took() {
 fn a_guest_that_halts_for_good_is_told_as_halted() {
     let _machine = machine();
     let Some(image) = images::tools() else { return };
-    let log = folder().join(format!("halted-{}.log", std::process::id()));
+    let log = Log::new("halted");
     let append = "tandem.ip=none tandem.run=\"halt -f\"";
     let output = tandem(&["record", text(&image), "-o", text(&log), "--append", append]);
     assert_last_line(
@@ -171,5 +169,4 @@ fn a_guest_that_halts_for_good_is_told_as_halted() {
     );
     let replayed = tandem(&["replay", text(&log)]);
     assert!(replayed.status.success(), "{replayed:?}");
-    forget(&log);
 }

@@ -1,6 +1,6 @@
 //! A Linux boot for the tools people have: a core file read by gdb and drgn, a profile, and a trace of its system calls.
 
-use super::common::{assert_last_line, perfetto, tandem, text};
+use super::common::{assert_last_line, perfetto, pprof, tandem, text};
 use super::drive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,13 +59,17 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|own| own == wanted)
 }
 
-/// That `log`, of a boot whose clock came to `clock` and which powered itself off, is opened by all of them.
-pub fn is_opened_by_the_tools_people_have(log: &Path, clock: u64) {
+/// What a guest runs that prints where its kernel has its first task, and its types.
+pub const WHERE: &str = "grep -m 3 -w -e init_task -e __start_BTF -e __stop_BTF /proc/kallsyms";
+
+/// That `log`, of a boot whose clock came to `clock`, which printed what [`WHERE`] does among `console`, and powered
+/// itself off, is opened by all of them.
+pub fn is_opened_by_the_tools_people_have(log: &Path, clock: u64, console: &[String]) {
     let files = tempfile::tempdir().unwrap();
     let file = |name: &str| files.path().join(name);
     let core = Core::read(&core_file(log, clock / 10 * 9, &file("core")));
     by_gdb(&file("core"), &core);
-    by_drgn(&file("core"), &core);
+    by_drgn(&file("core"), &core, console);
     traced(log, clock, &file);
     of_a_cut_log(log, &core, &file);
 }
@@ -116,8 +120,9 @@ fn by_gdb(path: &Path, core: &Core) {
     assert!(words.contains("=> 0x"), "the next instruction: {all}");
 }
 
-/// drgn takes the file as a kernel's, and finds memory through the kernel's page tables and by physical addresses.
-fn by_drgn(path: &Path, core: &Core) {
+/// drgn takes the file as a kernel's, and finds memory through the kernel's page tables and by physical addresses; and
+/// the guest's tasks.
+fn by_drgn(path: &Path, core: &Core, console: &[String]) {
     let there = |python: &&str| {
         let tried = Command::new(python).args(["-c", "import drgn"]).output();
         tried.is_ok_and(|tried| tried.status.success())
@@ -153,6 +158,29 @@ fn by_drgn(path: &Path, core: &Core) {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    let address = |symbol: &str| {
+        let mut lines = console.iter().map(|line| line.split(' '));
+        let found = lines.find_map(|mut words| {
+            let address = words.next()?;
+            (words.next_back() == Some(symbol)).then_some(address)
+        });
+        found.unwrap_or_else(|| panic!("no {symbol}: {console:?}"))
+    };
+    let output = Command::new(python)
+        .args(["-c", include_str!("tasks.py"), text(path)])
+        .args(["init_task", "__start_BTF", "__stop_BTF"].map(address))
+        .output()
+        .expect("python");
+    let words = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let tasks: Vec<&str> = words.lines().collect();
+    // The kernel's own; process 1 is the first root's script, and then busybox.
+    let [idle, first, second, ..] = tasks[..] else {
+        panic!("{words}{complaint}");
+    };
+    assert_eq!([idle, second], ["0 swapper/0", "2 kthreadd"], "{words}");
+    assert!(["1 init", "1 busybox"].contains(&first), "{words}");
+    assert!(tasks.len() > 20, "{words}{complaint}");
 }
 
 /// A profile and a trace have what the guest did, and are the same at each run.
@@ -196,6 +224,14 @@ fn traced(log: &Path, clock: u64, file: &dyn Fn(&str) -> PathBuf) {
         .map(|line| line.rsplit_once(' ').expect(line));
     let counted = lines.clone().map(|(_, n)| n.parse::<u64>().unwrap());
     assert_eq!(counted.sum::<u64>(), samples * 100_000);
+    // pprof is told the same.
+    let profile = pprof::read(&files[1]);
+    assert_eq!(profile.counts, ["instructions", "count"]);
+    assert_eq!(profile.period, 100_000);
+    let stacks = lines
+        .clone()
+        .map(|(stack, n)| (stack.to_owned(), n.parse().unwrap()));
+    assert!(profile.stacks == stacks.collect(), "{:?}", profile.stacks);
     // What runs the first program was called by what begins the kernel.
     let called = |from: &str, to: &str| {
         let both = |stack: &str| {

@@ -10,6 +10,7 @@
 //!  lives      redis, of one machine that outlives its hosts, with a new backup after each
 //!  gdb        a look inside a replayed boot
 //!  inside     a boot as a core file, a profile and a trace, as gdb, drgn and the Perfetto viewer read them
+//!  page       the page "A bug, found with a recording", its commands run as they stand
 //!  cloud      a cloud image, with cloud-init
 //!  containers containers' images as guests
 //!  servers    small clients for memcached and nginx
@@ -47,6 +48,7 @@ mod hardware;
 mod images;
 mod inside;
 mod lives;
+mod page;
 mod recorded;
 mod servers;
 mod snapshots;

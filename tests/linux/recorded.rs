@@ -8,8 +8,11 @@ use kit::daemon::Daemon;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tandem::look::commands::commands;
+use tandem::look::point::Point;
 
 /// What recording and replay must agree about.
 pub const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_status"];
@@ -44,11 +47,36 @@ impl Ran {
     }
 }
 
-/// The folder for logs, where that of a test that fails is kept.
-pub fn folder() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux");
-    std::fs::create_dir_all(&folder).expect("a folder for logs");
-    folder
+/// A test's log. That of one that fails is kept, and it is said how to look at it.
+pub struct Log(PathBuf);
+
+impl Log {
+    /// One that is called `name`, in the folder for logs.
+    pub fn new(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux");
+        std::fs::create_dir_all(&folder).expect("a folder for logs");
+        Self(folder.join(format!("{name}-{}.log", std::process::id())))
+    }
+}
+
+impl Deref for Log {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", commands(self, Point::End));
+            return;
+        }
+        for extension in ["log", "recorder.err", "replayer.err"] {
+            let _ = std::fs::remove_file(self.with_extension(extension));
+        }
+    }
 }
 
 /// Starts a recording of `image` to `log`.
@@ -92,22 +120,16 @@ fn replay_equals_by(recorded: &Ran, log: &Path, more: &[&str]) -> Ran {
     replayed
 }
 
-/// Removes what a test that passed has no more use for.
-pub fn forget(log: &Path) {
-    for extension in ["log", "recorder.err", "replayer.err"] {
-        let _ = std::fs::remove_file(log.with_extension(extension));
-    }
-}
-
 #[test]
 fn p2_recorded_boots_are_replayed_exactly() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
     let boots = number("TANDEM_LINUX_BOOTS", 2);
     for boot in 1..=boots {
-        let log = folder().join(format!("boot-{boot}-{}.log", std::process::id()));
+        let log = Log::new(&format!("boot-{boot}"));
         // The image's own command line says `quiet`: the kernel's messages are wanted here.
-        let words = format!("loglevel=7 tandem.run=echo,boot,{boot}");
+        let run = format!("{}; echo boot {boot}", inside::WHERE);
+        let words = format!("loglevel=7 tandem.run=\"{run}\"");
         let recorded = Ran::of(record(&image, &log, &["--append", &words]));
         let said = format!("boot {boot}");
         assert!(recorded.console.contains(&said), "{:?}", recorded.console);
@@ -117,7 +139,7 @@ fn p2_recorded_boots_are_replayed_exactly() {
         let replayed = replay_equals(&recorded, &log);
         if boot == 1 {
             let clock = recorded.report["clock"].as_u64().expect("a number");
-            inside::is_opened_by_the_tools_people_have(&log, clock);
+            inside::is_opened_by_the_tools_people_have(&log, clock, &recorded.console);
         }
         eprintln!(
             "boot {boot} of {boots}: {} entries, {} instructions, recorded at {:.0} MIPS (idle time \
@@ -127,7 +149,6 @@ fn p2_recorded_boots_are_replayed_exactly() {
             recorded.mips(),
             replayed.mips()
         );
-        forget(&log);
     }
 }
 
@@ -142,14 +163,13 @@ fn p2_boots_are_the_same_interpreted_and_translated() {
     let boots = number("TANDEM_LINUX_BOOTS", 1);
     for boot in 1..=boots {
         for (recorder, replayer) in [("interpret", "translate"), ("translate", "interpret")] {
-            let log = folder().join(format!("{recorder}-{boot}-{}.log", std::process::id()));
+            let log = Log::new(&format!("{recorder}-{boot}"));
             let words = format!("tandem.run=echo,boot,{boot}");
             let by = |executor| ["--executor", executor];
             let args = [&by(recorder)[..], &["--append", &words]].concat();
             let recorded = Ran::of(record(&image, &log, &args));
             assert_eq!(recorded.report["exit_status"], 0);
             replay_equals_by(&recorded, &log, &by(replayer));
-            forget(&log);
         }
     }
 }
@@ -182,7 +202,7 @@ fn p2_recorded_redis_sessions_are_replayed_exactly() {
     let Some(image) = images::redis() else { return };
     let sessions = number("TANDEM_LINUX_SESSIONS", 1);
     for session in 1..=sessions {
-        let log = folder().join(format!("session-{session}-{}.log", std::process::id()));
+        let log = Log::new(&format!("session-{session}"));
         let (recorder, server) = redis(&image, &log);
         let options = LoadOptions {
             clients: 1 + (session % 8) as u16,
@@ -214,7 +234,6 @@ fn p2_recorded_redis_sessions_are_replayed_exactly() {
             recorded.report["clock"],
             replayed.mips()
         );
-        forget(&log);
     }
 }
 
@@ -227,7 +246,7 @@ const IDLE_KBIT_S_MAX: f64 = 20.0;
 fn an_idle_linux_logs_next_to_nothing() {
     let _machine = machine();
     let Some(image) = images::redis() else { return };
-    let log = folder().join(format!("idle-{}.log", std::process::id()));
+    let log = Log::new("idle");
     let (recorder, _) = redis(&image, &log);
     // What is measured is time itself, from when redis serves: there is no condition to wait for.
     let begun = Instant::now();
@@ -244,7 +263,6 @@ fn an_idle_linux_logs_next_to_nothing() {
         log.display()
     );
     replay_equals(&recorded, &log);
-    forget(&log);
 }
 
 fn length(log: &Path) -> u64 {

@@ -3,7 +3,7 @@
 
 use super::common::{assert_last_line, cluster, machine, os, tandem, text};
 use super::failover::pair;
-use super::recorded::{Ran, folder, forget, replay_equals, start};
+use super::recorded::{Log, Ran, replay_equals, start};
 use super::{LIMIT, images};
 use bundle::Bundle;
 
@@ -40,11 +40,11 @@ fn a_commands_status_is_the_programs() {
 fn a_status_is_recorded_and_replayed() {
     let _machine = machine();
     let Some(image) = images::plain() else { return };
-    let log = folder().join(format!("status-{}.log", std::process::id()));
+    let log = Log::new("status");
     let words = append("exit 42");
     let args = ["record", text(&image), "--json", "--append", &words, "-o"];
     let mut args = os(&args);
-    args.push(log.clone().into());
+    args.push(log.as_os_str().into());
     let mut recorder = start("recorder", args, &log);
     let status = recorder.wait(LIMIT).expect("it ends");
     assert_eq!(status.code(), Some(42), "{}", recorder.complaint());
@@ -55,7 +55,6 @@ fn a_status_is_recorded_and_replayed() {
     assert_eq!(recorded.report["exit_status"], 42);
     // A replay that did as the recording did is a success.
     replay_equals(&recorded, &log);
-    forget(&log);
 }
 
 #[test]

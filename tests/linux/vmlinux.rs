@@ -2,7 +2,7 @@
 
 use super::common::{machine, os, text};
 use super::images;
-use super::recorded::{Ran, folder, forget, replay_equals, start};
+use super::recorded::{Log, Ran, replay_equals, start};
 use bundle::Bundle;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -70,7 +70,7 @@ fn debians_kernel_boots_as_an_elf_file_too() {
     let (kernel, initrd) = (files.path().join("vmlinux"), files.path().join("initrd"));
     std::fs::write(&kernel, vmlinux).expect("room for it");
     std::fs::write(&initrd, bundle.initrd).expect("room for it");
-    let log = folder().join(format!("vmlinux-{}.log", std::process::id()));
+    let log = Log::new("vmlinux");
     let append = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off tandem.ip=none \
                   tandem.run=echo,up,as,an,elf";
     let memory = bundle.manifest.memory_mib.to_string();
@@ -96,5 +96,4 @@ fn debians_kernel_boots_as_an_elf_file_too() {
     assert!(said, "{:?}", recorded.console);
     assert_eq!(recorded.report["exit_status"], 0);
     replay_equals(&recorded, &log);
-    forget(&log);
 }

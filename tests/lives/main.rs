@@ -105,6 +105,11 @@ fn a_demo_of_one_machine_is_told_in_words() {
     for name in ["history.json", "timeline-0.txt", "timeline-1.txt"] {
         assert!(kept.path().join(name).exists(), "{name}");
     }
+    for name in ["timeline-0.html", "timeline-1.html"] {
+        let page = std::fs::read_to_string(kept.path().join(name)).expect(name);
+        assert!(page.contains("killed with SIGKILL"), "{page}");
+        assert_eq!(page.matches("<svg ").count(), 2, "{page}");
+    }
 }
 
 /// Lets the clients have so many more replies, and each of them one at least.

@@ -28,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
+use tandem::look::commands::commands;
+use tandem::look::point::Point;
 use testing::numbers::number;
 
 /// Pairs of a guest, unless told otherwise.
@@ -254,10 +256,10 @@ fn complain(folder: &Path, done: &Done, why: &str) {
     let log = log_of(folder, done.guest, seed);
     eprintln!(
         "FAILED: {guest}, seed {seed}: {why}\n  \
-         its log again: tandem replay {}\n  \
+         its log again: {}\n  \
          the pair again: TANDEM_PAIRS=1 TANDEM_SEED={seed} TANDEM_GUESTS={guest} \
          cargo test --release --test pairs -- --nocapture",
-        log.display()
+        commands(&log, Point::End)
     );
 }
 

@@ -476,6 +476,26 @@ fn a_forged_entry_with_a_good_checksum_is_a_divergence_that_names_it() {
             .contains("entry 9"),
         "{report}"
     );
+    // For people there is what to run to look at it, each of which can be run.
+    let output = tandem(&["replay", text(&forged)]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    let path = text(&forged);
+    for way in [
+        format!("  tandem replay {path} --at end  #"),
+        format!("  tandem replay {path} --at end --core out.core  #"),
+        format!("  tandem replay {path} --pcap out.pcapng  #"),
+        format!("  tandem trace {path} --perfetto out.pftrace  #"),
+    ] {
+        assert!(words.contains(&way), "{way}: {words}");
+    }
+    let core = folder.path().join("core");
+    let there = tandem(&["replay", path, "--at", "end", "--core", text(&core)]);
+    let words = String::from_utf8_lossy(&there.stdout);
+    assert!(
+        words.contains("the replay goes no further: divergence"),
+        "{words}"
+    );
+    assert!(std::fs::read(&core).unwrap().starts_with(b"\x7fELF"));
 }
 
 #[test]

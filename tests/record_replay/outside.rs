@@ -5,7 +5,7 @@ use super::common::{
 };
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testing::skipped::skip_this;
 
 /// Longest time anything may take.
@@ -112,34 +112,77 @@ fn a_machine_goes_on_from_a_point_of_its_recording() {
     assert_one_line(&tandem(&["run", text(&log)]), 2, &["begins with a boot"]);
 
     let args = ["record", text(&state), "--disk", text(&copy), "--json"];
+    for itself in [&state, &copy] {
+        let over = tandem(&[&args[..], &["-o", text(itself)]].concat());
+        assert_one_line(&over, 2, &["would overwrite"]);
+    }
     let went_on = tandem(&[&args[..], &["-o", text(&next)]].concat());
     let words = String::from_utf8_lossy(&went_on.stderr);
     assert!(went_on.status.success(), "{words}");
     assert!(words.contains("no longer the recording"), "{words}");
     let console = String::from_utf8_lossy(&went_on.stdout);
     assert!(console.contains("disk: rounds=40 "), "{console}");
+    // It is recorded from the state on, before the guest does anything.
+    let report = console.lines().last().expect("a report");
+    let report: serde_json::Value = serde_json::from_str(report).expect("JSON");
+    assert_eq!(report["base"], saved["base"]);
     // What a round writes does not depend on when: the guest wrote all that was still to be written.
     assert!(std::fs::read(&disk).unwrap() == std::fs::read(&copy).unwrap());
     assert!(std::fs::read(&log).unwrap() == recorded);
     let replayed = tandem_json(&["replay", text(&next), "--json"]);
     assert_eq!(replayed["base"]["origin"], "state", "{replayed}");
     assert!(replayed["divergence"].is_null() && replayed["exit_status"] == 0);
+    goes_on_in_time(
+        &log,
+        &next,
+        saved["base"]["index"].as_u64().unwrap(),
+        folder.path(),
+    );
 
     let bytes = std::fs::read(&state).unwrap();
     std::fs::write(&state, &bytes[..bytes.len() / 2]).unwrap();
     let cut = tandem(&["run", text(&state), "--disk", text(&copy)]);
     assert_one_line(&cut, 1, &["cut short"]);
-    let full = tandem(&[
-        "replay",
-        text(&log),
-        "--disk",
-        text(&copy),
-        "--to",
-        "5",
-        "--save",
-        "/dev/full",
-    ]);
-    assert_eq!(full.status.code(), Some(1));
+}
+
+/// The guest's time where `next` begins, behind entry `index` of `log`, is not before it was in that.
+fn goes_on_in_time(log: &Path, next: &Path, index: u64, folder: &Path) {
+    let times = |log: &Path| {
+        let trace = folder.join("times");
+        said(&["log", text(log), "--perfetto", text(&trace)]);
+        let tracks = perfetto::read(&std::fs::read(&trace).unwrap());
+        let events = tracks.iter().flat_map(|track| &track.events);
+        let mut times: Vec<u64> = events.map(|(at, _)| *at).collect();
+        times.sort_unstable();
+        times
+    };
+    let listed = tandem_json(&["log", text(next), "--json"]);
+    let before = times(log)[index as usize - 1];
+    let clock = listed["base"]["clock"].as_u64().unwrap();
+    assert!(before > clock, "time passed while the guest waited");
+    assert!(times(next)[0] >= before);
+}
+
+/// Each file that is made of a log, on a disk without room: it is told in one line.
+#[test]
+fn a_full_disk_is_one_line_whatever_is_written() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    record(&log, &["clock", "--arg", "ticks=5"]);
+    for outputs in [
+        &["replay", "--engine=soft", "--pcap"][..],
+        &["replay", "--engine=soft", "--cast"],
+        &["replay", "--engine=soft", "--at", "end", "--core"],
+        &["replay", "--engine=soft", "--to", "5", "--save"],
+        &["trace", "--every", "100", "--folded"],
+        &["trace", "--every", "100", "--pprof"],
+        &["trace", "--perfetto"],
+        &["log", "--perfetto"],
+    ] {
+        let args = [&[outputs[0], text(&log)][..], &outputs[1..], &["/dev/full"]].concat();
+        assert_one_line(&tandem(&args), 1, &["/dev/full", "No space left on device"]);
+    }
 }
 
 /// A failover of a real pair, as a page and as a trace; and the page the demo leaves.
@@ -151,6 +194,12 @@ fn a_failover_is_a_page_and_a_trace() {
     let cluster = switch_cluster("file");
     let mut pair = super::common::pair(&cluster, "page", &["kv"]);
     pair.wait_ready("ready").unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while pair.metrics().is_empty() {
+        let waits = !pair.primary.has_ended() && Instant::now() < deadline;
+        assert!(waits, "no counters: {}", pair.primary.complaint());
+        std::thread::sleep(Duration::from_millis(10));
+    }
     pair.primary.kill();
     pair.wait_event("backup", "live").unwrap();
     pair.backup.ask_to_end();
@@ -169,6 +218,7 @@ fn a_failover_is_a_page_and_a_trace() {
     assert_eq!(perfetto::count(&tracks, "flag_won"), 1);
     let all = tracks.iter().map(|track| track.events.len()).sum::<usize>();
     assert_eq!(all, noted);
+    with_counters(&pair, &files, &trace);
 
     let before = std::fs::read(&backup).unwrap();
     let over = tandem(&[&files[..], &["-o", text(&backup)]].concat());
@@ -178,6 +228,50 @@ fn a_failover_is_a_page_and_a_trace() {
     assert_one_line(&full, 1, &["cannot write /dev/full"]);
     let none = tandem(&["timeline", text(&html), "-o", text(&trace)]);
     assert_one_line(&none, 1, &["no events of a replica"]);
+}
+
+/// The primary's counters are in the trace of `files`, each reading as it was noted.
+fn with_counters(pair: &kit::cluster::Pair, files: &[&str], trace: &Path) {
+    let noted = pair.metrics();
+    let metrics = pair.events_files()[0].with_extension("metrics");
+    let more = ["--metrics", text(&metrics), "--perfetto", text(trace)];
+    let words = said(&[files, &more].concat());
+    let told = format!("{} readings of counters", noted.len());
+    assert!(words.contains(&told), "{words}");
+    let tracks = perfetto::read(&std::fs::read(trace).unwrap());
+    let expected = |read: fn(&serde_json::Value) -> Option<u64>| -> Vec<(u64, u64)> {
+        let noted = noted.iter();
+        let reading = noted.filter_map(|line| {
+            let counters = serde_json::from_str(&line.detail).expect("JSON");
+            Some((line.at_ns, read(&counters)?))
+        });
+        reading.collect()
+    };
+    let gate = "entries that wait in the gate";
+    for (name, expected) in [
+        (
+            "entries that wait for an ack",
+            expected(|c| behind(c, "acked")),
+        ),
+        (gate, expected(|c| behind(c, "released"))),
+        ("execution lag", expected(|c| c["lag"]["us"].as_u64())),
+        (
+            "the guest was held back",
+            expected(|c| c["braked_us"].as_u64()),
+        ),
+    ] {
+        let track = tracks.iter().find(|track| track.name == name);
+        assert_eq!(track.expect(name).readings, expected, "{name}");
+        assert!(name != gate || !expected.is_empty());
+    }
+}
+
+/// By how many entries `cursor` is behind what was appended.
+fn behind(counters: &serde_json::Value, cursor: &str) -> Option<u64> {
+    let cursors = &counters["cursors"];
+    cursors["appended"]
+        .as_u64()?
+        .checked_sub(cursors[cursor].as_u64()?)
 }
 
 /// That `page` is HTML whose elements nest and whose text is escaped, which takes nothing from elsewhere.
@@ -218,7 +312,7 @@ fn a_browser_shows_the_demos_page() {
     let _machine = machine();
     let folder = tempfile::tempdir().unwrap();
     let keep = folder.path().join("kept");
-    let mut args = os(&["demo", "--kills", "1", "--network", "switch", "--keep"]);
+    let mut args = os(&["demo", "--kills", "1", "--net", "switch", "--keep"]);
     args.push(keep.clone().into());
     let output = Command::new(super::common::PROGRAM).args(args).output();
     let output = output.unwrap();

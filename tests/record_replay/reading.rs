@@ -146,9 +146,19 @@ fn no_file_is_written_over_the_log() {
     let log = folder.path().join("log");
     record(&log, "ticks=1");
     let before = std::fs::read(&log).unwrap();
-    for option in ["--pcap", "--cast"] {
-        let refused = tandem(&["replay", text(&log), option, text(&log)]);
-        assert_one_line(&refused, 2, &["would overwrite"]);
-        assert_eq!(std::fs::read(&log).unwrap(), before, "{option}");
+    for outputs in [
+        &["replay", "--pcap"][..],
+        &["replay", "--cast"],
+        &["replay", "--at", "end", "--core"],
+        &["replay", "--to", "5", "--save"],
+        &["replay", "--to", "5", "--save", "other", "--disk"],
+        &["trace", "--folded"],
+        &["trace", "--pprof"],
+        &["trace", "--perfetto"],
+        &["log", "--perfetto"],
+    ] {
+        let args = [&[outputs[0], text(&log)][..], &outputs[1..], &[text(&log)]].concat();
+        assert_one_line(&tandem(&args), 2, &["would overwrite"]);
+        assert_eq!(std::fs::read(&log).unwrap(), before, "{outputs:?}");
     }
 }

@@ -16,7 +16,8 @@ const UNION: u32 = 5;
 /// A kernel's types.
 pub struct Btf {
     bytes: Vec<u8>,
-    types: std::ops::Range<usize>,
+    /// Where each type is described, from number 1 on.
+    types: Vec<usize>,
     strings: usize,
 }
 
@@ -28,9 +29,10 @@ impl Btf {
         }
         let head = word(&bytes, 4)? as usize;
         let [types, types_len, strings] = [8, 12, 16].map(|at| word(&bytes, at));
-        let types = head.checked_add(types? as usize)?;
+        let begin = head.checked_add(types? as usize)?;
+        let end = begin.checked_add(types_len? as usize)?;
         Some(Self {
-            types: types..types.checked_add(types_len? as usize)?,
+            types: described(&bytes, begin..end)?,
             strings: head.checked_add(strings? as usize)?,
             bytes,
         })
@@ -38,13 +40,11 @@ impl Btf {
 
     /// The byte at which `member` begins in the structure `name`, those in structures without a name included.
     pub fn offset(&self, name: &str, member: &str) -> Option<u64> {
-        let offsets = self.offsets()?;
-        let own = offsets.iter().copied().find(|at| {
+        let own = self.types.iter().copied().find(|at| {
             let kind = self.word(at + 4).map_or(0, |info| info >> 24 & 0x1f);
             kind == STRUCT && self.is_named(*at, name.as_bytes())
         });
         let mut search = Search {
-            offsets: &offsets,
             name: member.as_bytes(),
             members_left: MEMBERS_MAX,
         };
@@ -69,35 +69,13 @@ impl Btf {
             }
             if self.is_named(member, b"")
                 && let Some(inner) = self.word(member + 4)?.checked_sub(1)
-                && let Some(inner) = search.offsets.get(inner as usize)
+                && let Some(inner) = self.types.get(inner as usize)
                 && let Some(found) = self.member(search, *inner, depth + 1)
             {
                 return Some(offset + found);
             }
         }
         None
-    }
-
-    /// Where each type is described, from number 1 on.
-    fn offsets(&self) -> Option<Vec<usize>> {
-        let mut offsets = Vec::new();
-        let mut at = self.types.start;
-        while at < self.types.end {
-            offsets.push(at);
-            let info = self.word(at + 4)?;
-            let count = (info & 0xffff) as usize;
-            at += 12
-                + match info >> 24 & 0x1f {
-                    // What follows the three words each has (the file's section 2.2).
-                    2 | 7..=12 | 16 | 18 => 0,
-                    1 | 14 | 17 => 4,
-                    3 => 12,
-                    STRUCT | UNION | 15 | 19 => 12 * count,
-                    6 | 13 => 8 * count,
-                    _ => return None,
-                };
-        }
-        Some(offsets)
     }
 
     fn word(&self, at: usize) -> Option<u32> {
@@ -117,11 +95,31 @@ impl Btf {
 
 /// A member that is looked for.
 struct Search<'a> {
-    /// Where each type is described.
-    offsets: &'a [usize],
     name: &'a [u8],
     /// So many more are looked at.
     members_left: u32,
+}
+
+/// Where each type is described in `bytes`, one behind the other in `range`.
+fn described(bytes: &[u8], range: std::ops::Range<usize>) -> Option<Vec<usize>> {
+    let mut offsets = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        offsets.push(at);
+        let info = word(bytes, at.checked_add(4)?)?;
+        let count = (info & 0xffff) as usize;
+        at += 12
+            + match info >> 24 & 0x1f {
+                // What follows the three words each has (the file's section 2.2).
+                2 | 7..=12 | 16 | 18 => 0,
+                1 | 14 | 17 => 4,
+                3 => 12,
+                STRUCT | UNION | 15 | 19 => 12 * count,
+                6 | 13 => 8 * count,
+                _ => return None,
+            };
+    }
+    Some(offsets)
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

@@ -19,12 +19,15 @@ mod tracks;
 mod unwind;
 
 use crate::failure::Outcome;
+use crate::look::witness::Sheet;
 use kernel::Kernel;
 use memory::{Guest, Look};
 use profile::Profile;
 use replay::file::LogReader;
 use replay::replayer::Replayer;
 use replica::outside::Discard;
+use std::fs::File;
+use std::io::BufWriter;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 pub use symbols::Source;
@@ -57,10 +60,8 @@ const SEARCH: u64 = 1 << 25;
 /// Bits of CS that are the privilege; that of programs.
 const PRIVILEGE: u16 = 3;
 const USER: u16 = 3;
-/// Number of a page fault.
+/// Number of a page fault (SDM volume 3, table 6-1).
 const PAGE_FAULT: u8 = 14;
-/// Exceptions that push an error code (SDM volume 3, table 6-1).
-const WITH_ERROR: [u8; 7] = [8, 10, 11, 12, 13, 14, 17];
 
 /// A replay that is traced.
 pub struct Tracer {
@@ -74,7 +75,8 @@ pub struct Tracer {
     task: Option<u64>,
     profile: Profile,
     tracks: Option<Tracks>,
-    paths: [Option<PathBuf>; 2],
+    folded: Option<Sheet<BufWriter<File>>>,
+    pprof: Option<Sheet<BufWriter<File>>>,
 }
 
 impl Tracer {
@@ -87,12 +89,10 @@ impl Tracer {
             Source::Memory => None,
             Source::File(path) => Some(Linked::read(path)?),
         };
-        let tracks = plan.perfetto.as_deref().map(Tracks::create).transpose()?;
         // What cannot be written is told before the replay, and not behind it.
-        let paths = [plan.folded, plan.pprof];
-        for path in paths.iter().flatten() {
-            profile::check(path)?;
-        }
+        let tracks = plan.perfetto.as_deref().map(Tracks::create).transpose()?;
+        let folded = plan.folded.as_deref().map(Sheet::create).transpose()?;
+        let pprof = plan.pprof.as_deref().map(Sheet::create).transpose()?;
         Ok(Self {
             examined: Examined::new(machine),
             replayer: Replayer::new(log, Discard { console: None }),
@@ -103,7 +103,8 @@ impl Tracer {
             task: None,
             profile: Profile::default(),
             tracks,
-            paths,
+            folded,
+            pprof,
         })
     }
 
@@ -229,9 +230,9 @@ impl Tracer {
                 };
                 tracks.call(now, task, &name, [rdi, rsi, rdx]);
             }
-            Transfer::Event(vector) => {
+            Transfer::Event { vector, has_error } => {
                 // What was pushed: RIP, CS, flags, RSP, SS; before it the error code of some.
-                let error = if WITH_ERROR.contains(&vector) { 8 } else { 0 };
+                let error = if has_error { 8 } else { 0 };
                 let word = |n: u64| look.u64(rsp.wrapping_add(error + 8 * n)).unwrap_or(0);
                 let address = (vector == PAGE_FAULT).then_some(state.control[1]);
                 tracks.event(now, task, vector, (word(0), word(3)), address);
@@ -273,14 +274,13 @@ impl Tracer {
         let none = Symbols::default();
         let symbols = self.kernel.as_ref().map_or(&none, |kernel| &kernel.symbols);
         let mut written = Vec::new();
-        let [folded, pprof] = &self.paths;
-        if let Some(path) = folded {
-            self.profile.write_folded(symbols, path)?;
-            written.push(format!("stacks in {}", path.display()));
+        if let Some(sheet) = &mut self.folded {
+            self.profile.write_folded(symbols, sheet)?;
+            written.push(format!("stacks in {}", sheet.path()));
         }
-        if let Some(path) = pprof {
-            self.profile.write_pprof(symbols, self.every.get(), path)?;
-            written.push(format!("the profile in {}", path.display()));
+        if let Some(sheet) = &mut self.pprof {
+            self.profile.write_pprof(symbols, self.every.get(), sheet)?;
+            written.push(format!("the profile in {}", sheet.path()));
         }
         if let Some(tracks) = &mut self.tracks {
             written.push(tracks.finish(now)?);

@@ -1,12 +1,11 @@
 //! How many instructions were executed where: stacks, each with a number.
 
 use super::symbols::Symbols;
-use crate::failure::{During, Outcome};
+use crate::failure::Outcome;
 use crate::look::protobuf::Message;
 use crate::look::witness::Sheet;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::path::Path;
+use std::io::Write;
 
 /// What ran, from the innermost out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,23 +92,26 @@ impl Profile {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_folded(&self, symbols: &Symbols, path: &Path) -> Outcome {
-        let mut sheet = Sheet::create(path)?;
+    pub fn write_folded(&self, symbols: &Symbols, sheet: &mut Sheet<impl Write>) -> Outcome {
         for (names, instructions) in self.named(symbols) {
             let line = format!("{} {instructions}\n", names.join(";"));
             sheet.write(line.as_bytes());
         }
-        sheet.finish(path)
+        sheet.finish()
     }
 
     /// Writes it for pprof.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write_pprof(&self, symbols: &Symbols, every: u64, path: &Path) -> Outcome {
-        let mut sheet = Sheet::create(path)?;
+    pub fn write_pprof(
+        &self,
+        symbols: &Symbols,
+        every: u64,
+        sheet: &mut Sheet<impl Write>,
+    ) -> Outcome {
         sheet.write(self.pprof(symbols, every).encoded());
-        sheet.finish(path)
+        sheet.finish()
     }
 
     fn pprof(&self, symbols: &Symbols, every: u64) -> Message {
@@ -197,18 +199,6 @@ impl Strings {
 /// A name that the guest chose, without what parts names in a file of stacks and without control characters.
 fn plain(name: &str) -> String {
     name.replace(|c: char| c == ';' || c.is_control(), "_")
-}
-
-/// That a file can be written at `path`.
-///
-/// # Errors
-/// Why not.
-pub fn check(path: &Path) -> Outcome {
-    let options = &mut File::options();
-    let opened = options.write(true).create(true).truncate(false).open(path);
-    opened
-        .map(drop)
-        .during(format_args!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Which task ran when, and what each did in the kernel, as tracks of a trace for Perfetto.
 
+use super::PAGE_FAULT;
 use super::kernel::Task;
 use crate::failure::Outcome;
 use crate::look::perfetto::{Detail, Trace, Track};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a task is in the middle of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,6 @@ const NAMES: [(u8, &str); 6] = [
     (7, "device not available"),
     (13, "general protection"),
 ];
-const PAGE_FAULT: u8 = 14;
 /// Interrupts of devices come from this number on (SDM volume 3, 6.2).
 const DEVICES: u8 = 32;
 
@@ -47,7 +47,6 @@ struct Counts {
 
 /// The tracks.
 pub struct Tracks {
-    path: PathBuf,
     trace: Trace<BufWriter<File>>,
     cpu: Track,
     tasks_group: Track,
@@ -66,7 +65,6 @@ impl Tracks {
         let mut trace = Trace::create(path)?;
         let machine = trace.group("machine");
         Ok(Self {
-            path: path.to_owned(),
             cpu: trace.track("which task runs", machine),
             tasks_group: trace.group("tasks"),
             trace,
@@ -197,7 +195,7 @@ impl Tracks {
         if self.running {
             self.trace.end(now, self.cpu, &[]);
         }
-        self.trace.finish(&self.path)?;
+        self.trace.finish()?;
         let Counts {
             calls,
             switches,
@@ -205,7 +203,7 @@ impl Tracks {
         } = self.counts;
         Ok(format!(
             "{calls} system calls, {switches} switches of tasks and {faults} page faults in {}",
-            self.path.display()
+            self.trace.path()
         ))
     }
 }

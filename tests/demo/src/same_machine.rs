@@ -21,7 +21,7 @@ use kit::cluster::Cluster;
 use kit::failover::{Failover, Kill, host_ns_at};
 use kit::join::{Join, mib};
 use kit::round::{RECOVERY, load_options, silent, warm_up};
-use kit::{During, Judged, KitError, KitResult};
+use kit::{Judged, KitError, KitResult};
 use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
@@ -319,9 +319,8 @@ impl Seen {
         history.dump(&folder.join("history.json"))?;
         for (number, kill) in self.failovers.iter().enumerate() {
             let join = self.joins.get(number).map(Join::timeline);
-            let text = [kill.timeline(), join.unwrap_or_default()].join("\n");
-            let path = folder.join(format!("timeline-{number}.txt"));
-            std::fs::write(&path, text).during(format_args!("cannot write {}", path.display()))?;
+            let join = format!("\n{}", join.unwrap_or_default());
+            kill.keep(folder, number, &join)?;
         }
         Ok(())
     }

@@ -86,7 +86,7 @@ impl Cluster {
         let folder = Folder::new().during("cannot make a folder")?;
         let certificates = folder.path().join("cluster");
         let certificates = tls.then(|| Certificates::make(&certificates)).transpose()?;
-        let service = certificates.as_ref().map(|made| made.words(&made.service));
+        let service = certificates.as_ref().map(|made| tls_words(&made.service));
         let service = service.unwrap_or_default();
         let (network, network_note) = match choice.private {
             Ok(private) => (
@@ -289,7 +289,7 @@ impl Cluster {
             metrics_beside(replica.events).into(),
         ];
         if let Some(made) = &self.certificates {
-            words.extend(made.words(&made.hosts[replica.place]));
+            words.extend(tls_words(&made.hosts[replica.place]));
         }
         if replica.network {
             words.extend(["--net".into(), self.net_arg(replica.place)]);
@@ -342,10 +342,11 @@ impl Certificates {
         };
         made().during("cannot make certificates")
     }
+}
 
-    fn words(&self, identity: &Path) -> Vec<OsString> {
-        vec!["--tls".into(), identity.into()]
-    }
+/// The words by which a member takes `identity` for its own.
+fn tls_words(identity: &Path) -> Vec<OsString> {
+    vec!["--tls".into(), identity.into()]
 }
 
 /// Which replica of which machine, on which of the two places there are.

@@ -1,9 +1,11 @@
 //! What a kill did: to the clients, and to the replica that is left.
 
+use crate::error::{During, KitResult};
 use crate::events::Line;
 use crate::timeline::{Colour, Lane, Timeline, after};
 use check::history::{Epoch, History, NEVER};
 use check::stalls;
+use std::path::Path;
 use vmm::hostclock;
 
 /// A kill, and what of the time after it counts as its doing. Times are the host's monotonic clock, in
@@ -88,6 +90,19 @@ impl Failover {
     #[must_use]
     pub fn page(&self) -> String {
         self.events().page("A failover", "the kill")
+    }
+
+    /// Writes both to files in `folder` that are called `timeline-NUMBER`; `more` stands behind the text.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn keep(&self, folder: &Path, number: usize, more: &str) -> KitResult {
+        let path = folder.join(format!("timeline-{number}"));
+        for (extension, text) in [("txt", self.timeline() + more), ("html", self.page())] {
+            let path = path.with_extension(extension);
+            std::fs::write(&path, text).during(format_args!("cannot write {}", path.display()))?;
+        }
+        Ok(())
     }
 
     fn events(&self) -> Timeline {

@@ -1,7 +1,7 @@
 //! One pair, its clients, one kill, and what the clients saw.
 
 use crate::cluster::{Cluster, Pair, PairOptions};
-use crate::error::{During, KitError, KitResult};
+use crate::error::{KitError, KitResult};
 use crate::failover::{Failover, Kill, host_ns_at};
 use crate::guest::Served;
 use crate::judged::Judged;
@@ -139,12 +139,7 @@ pub fn silent(load: &Load) -> KitError {
 
 fn keep(folder: &std::path::Path, number: u32, history: &History, round: &Round) -> KitResult {
     history.dump(&folder.join(format!("history-{number}.json")))?;
-    let path = folder.join(format!("timeline-{number}.txt"));
-    std::fs::write(&path, round.failover.timeline())
-        .during(format_args!("cannot write {}", path.display()))?;
-    let path = path.with_extension("html");
-    std::fs::write(&path, round.failover.page())
-        .during(format_args!("cannot write {}", path.display()))
+    round.failover.keep(folder, number as usize, "")
 }
 
 /// Ends what is left of a pair, which must go in an orderly way.

@@ -125,8 +125,13 @@ pub struct Hit {
 pub enum Transfer {
     /// `syscall` was executed: RCX is where it returns to.
     Call,
-    /// An interrupt or exception with this vector was delivered: its frame is on the stack.
-    Event(u8),
+    /// An interrupt or exception was delivered: its frame is on the stack.
+    Event {
+        /// Its number.
+        vector: u8,
+        /// Whether an error code was pushed behind the frame.
+        has_error: bool,
+    },
     /// `sysret` or `iret` was executed.
     Return,
 }

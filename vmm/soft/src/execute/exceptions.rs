@@ -186,7 +186,10 @@ impl Cpu {
         self.next_rip = gate.entry;
         self.shadow = false;
         self.halted = false;
-        self.transfer = Some(Transfer::Event(event.vector));
+        self.transfer = Some(Transfer::Event {
+            vector: event.vector,
+            has_error: event.error.is_some(),
+        });
         Ok(())
     }
 

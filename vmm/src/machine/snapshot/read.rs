@@ -8,6 +8,7 @@ use super::{
 use crate::devices::Chip;
 use crate::engine::{Engine, VmEntry};
 use crate::machine::board::Board;
+use crate::machine::boot;
 use crate::machine::config::MachineConfig;
 use crate::machine::state::{Machine, Pending, Standing};
 use crate::machine::time::GuestClock;
@@ -62,6 +63,16 @@ impl<R: Read> Snapshot<R> {
     /// The configuration of the machine it was taken of.
     pub fn config(&self) -> &MachineConfig {
         &self.config
+    }
+
+    /// By how much guest time is ahead of the clock in it, in nanoseconds; none where it is not derived. It is read to
+    /// its end, and all else in it is checked and forgotten.
+    ///
+    /// # Errors
+    /// If it is not whole, or there is no room to read it.
+    pub fn skipped_ns(self) -> Result<Option<u64>, SnapshotError> {
+        let memory = boot::memory(&self.config).map_err(|e| malformed(e.to_string()))?;
+        Ok(self.read(&memory)?.time.saved())
     }
 
     /// Puts the memory in it into `memory`, and takes the rest out, to the end of the stream.
