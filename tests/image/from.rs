@@ -336,8 +336,12 @@ fn a_user_makes_guests_of_cloud_images_and_containers() {
         &[&ROOT[..], &KERNEL, &[CONFIG]].concat(),
     );
     let layout = Layout::new(&place.path("container"), false);
-    let start = layer(&[("start", EntryType::Regular, 0o755, 0, b"start")]);
-    layout.write(&json!({"Entrypoint": ["/start"]}), &[start]);
+    let files = layer(&[
+        ("start", EntryType::Regular, 0o4755, 0, b"start"),
+        ("its/own", EntryType::Regular, 0o400, 1000, b"secret"),
+        ("its/link", EntryType::Symlink, 0o777, 1000, b"own"),
+    ]);
+    layout.write(&json!({"Entrypoint": ["/start"]}), &[files]);
     let Some(built) = place.built(&["-o", "root.img", "--from-oci", "container"]) else {
         return;
     };
@@ -361,7 +365,7 @@ fn a_user_makes_guests_of_cloud_images_and_containers() {
     if is_root {
         run(&place, &format!("chown -R {NOBODY}:{NOBODY} '{to}'"));
     }
-    let mut sums = Vec::new();
+    let mut reports = Vec::new();
     for option in [["--from", "cloud.qcow2"], ["--from-oci", "container"]] {
         let mut command = Command::new(if is_root { "setpriv" } else { "env" });
         if is_root {
@@ -381,8 +385,10 @@ fn a_user_makes_guests_of_cloud_images_and_containers() {
         assert!(made.status.success(), "{option:?}: {words}");
         let report: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
         assert!(path("own.img").exists() && path("own.ext4").exists());
-        sums.push(report["image_sha256"].clone());
+        reports.push(report);
     }
-    // It is the one that root makes.
-    assert_eq!(sums[1], built["image_sha256"]);
+    // They are those that root makes.
+    for sum in ["image_sha256", "disk_sha256"] {
+        assert_eq!(reports[1][sum], built[sum], "{sum}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Linux recorded and replayed: a boot to a command and its power-off, redis under load, and redis with
 //! nothing to do.
 
-use super::common::{machine, os, text};
+use super::common::{core, os, text};
 use super::{LIMIT, capture, images, inside, number};
 use check::{CheckOptions, Load, LoadOptions, Pace, check};
 use kit::daemon::Daemon;
@@ -101,7 +101,7 @@ pub fn forget(log: &Path) {
 
 #[test]
 fn p2_recorded_boots_are_replayed_exactly() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let boots = number("TANDEM_LINUX_BOOTS", 2);
     for boot in 1..=boots {
@@ -134,11 +134,9 @@ fn p2_recorded_boots_are_replayed_exactly() {
 /// What one executor recorded the other replays, down to the digest of all memory.
 #[test]
 fn p2_boots_are_the_same_interpreted_and_translated() {
-    let _machine = machine();
+    let _core = core();
     // A small first root: the interpreter unpacks it, too.
-    let Some(image) = images::shell(images::CLOUD) else {
-        return;
-    };
+    let Some(image) = images::plain() else { return };
     let boots = number("TANDEM_LINUX_BOOTS", 1);
     for boot in 1..=boots {
         for (recorder, replayer) in [("interpret", "translate"), ("translate", "interpret")] {
@@ -178,7 +176,7 @@ fn redis(image: &Path, log: &Path) -> (Daemon, SocketAddr) {
 
 #[test]
 fn p2_recorded_redis_sessions_are_replayed_exactly() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let sessions = number("TANDEM_LINUX_SESSIONS", 1);
     for session in 1..=sessions {
@@ -225,7 +223,7 @@ const IDLE_KBIT_S_MAX: f64 = 20.0;
 
 #[test]
 fn an_idle_linux_logs_next_to_nothing() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let log = folder().join(format!("idle-{}.log", std::process::id()));
     let (recorder, _) = redis(&image, &log);
