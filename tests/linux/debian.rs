@@ -212,7 +212,7 @@ fn a_disk_that_is_not_there_not_whole_or_anothers_is_refused() {
 /// has what both of them logged.
 const OVER_SSH: &str = "systemctl is-active ssh cron nginx systemd-journald; \
                         until [ -e /run/ran ]; do sleep 0.5; done; cat /run/ran; \
-                        journalctl -b -o cat -u cron -u ssh | grep -c -e 'touch-the-file' -e 'Accepted publickey'; \
+                        journalctl -b -o cat -t CRON -t sshd | grep -c -e 'touch-the-file' -e 'Accepted publickey'; \
                         systemctl --failed --no-legend | wc -l; systemctl poweroff";
 
 /// systemd as process 1, and units as they are shipped: nginx serves, sshd lets in who has a key, cron has its minute, and
@@ -247,7 +247,7 @@ fn systemd_runs_units_as_they_are_shipped() {
     typed.hears("ABSOLUTELY NO WARRANTY", 0);
     typed.keys(&format!(
         "mkdir -p -m 700 .ssh; echo '{}' >.ssh/authorized_keys; \
-         echo '* * * * * root echo ran-as-$USER >/run/ran # touch-the-file' >/etc/cron.d/test; echo ready-$((40 + 2))\n",
+         echo '* * * * * root echo ran-as-$(id -un) >/run/ran # touch-the-file' >/etc/cron.d/test; echo ready-$((40 + 2))\n",
         public.trim()
     ));
     typed.hears("ready-42", 0);

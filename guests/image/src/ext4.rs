@@ -168,7 +168,8 @@ fn set_owners(stop: &Stop, tree: &Tree, folder: &Path) -> Result<bool> {
 /// What makes each inode what the tree says. `set` is whether owners and modes are that already.
 fn debugfs_script(tree: &Tree, set: bool) -> String {
     let owners_are_set = set;
-    let mut script = String::new();
+    // What was written in the file system's life differs with how much is left to write here. Of 0 no count is kept.
+    let mut script = "set_super_value kbytes_written 0\n".to_owned();
     let mut set = |path: &str, field: &str, value: &str| {
         let _ = writeln!(script, "set_inode_field {} {field} {value}", quoted(path));
     };
