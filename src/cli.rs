@@ -136,6 +136,9 @@ pub struct MachineArgs {
     /// A raw disk image for the guest
     #[arg(long, value_name = "FILE")]
     pub disk: Option<PathBuf>,
+    /// The TCP ports its image exposes, once that was read
+    #[arg(skip)]
+    pub ports: Vec<u16>,
     /// Where the network device is plugged in: tap:NAME or switch:SOCKET
     #[arg(long, value_name = "WHERE")]
     pub net: Option<NetPlug>,
@@ -209,9 +212,13 @@ pub struct RunArgs {
     /// The machine
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST
+    /// Forward a TCP port of this host to the guest, over a switch in this process; HOST:GUEST; may be repeated.
+    /// A container's image has those forwarded that it exposes, unless this or --net says otherwise
     #[arg(long, value_name = "PORT[:PORT]", conflicts_with = "net")]
-    pub forward: Option<ForwardedPort>,
+    pub forward: Vec<ForwardedPort>,
+    /// Forward none of the ports that a container's image exposes
+    #[arg(long, conflicts_with = "forward")]
+    pub no_forward: bool,
     /// The guest's address for --forward, if it is not that of its argument ip=
     #[arg(long, value_name = "ADDRESS", requires = "forward")]
     pub guest_ip: Option<Ipv4Addr>,

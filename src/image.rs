@@ -181,15 +181,9 @@ fn words(summary: &Summary) -> String {
     let command = summary.command.as_deref().unwrap_or(otherwise);
     lines.push(format!("runs      {command}"));
     if !summary.ports.is_empty() {
-        let forward = summary
-            .ports
-            .iter()
-            .filter_map(|port| port.strip_suffix("/tcp"));
-        let forward: String = forward.map(|port| format!(" --forward {port}")).collect();
-        let ports = summary.ports.join(", ");
         lines.push(format!(
-            "ports     {ports} (tandem run {}{forward})",
-            summary.image
+            "ports     {} (tandem run forwards those of TCP)",
+            summary.ports.join(", ")
         ));
     }
     if !summary.without_capabilities.is_empty() {

@@ -26,11 +26,13 @@ const MEMORY_MIB: u32 = 64;
 /// A Linux kernel's command line unless another is given: messages on the serial port.
 const LINUX_CMDLINE: &str = "console=ttyS0";
 
-/// What the command line asks for. If the image has a disk, and the arguments name none, they have its from here on.
+/// What the command line asks for. If the image has a disk, and the arguments name none, they have its from here on;
+/// and the ports it exposes.
 pub fn blueprint(args: &mut MachineArgs) -> Outcome<Blueprint> {
     let image = guests::load(&args.guest, args.initrd.as_deref())?;
     if let Some(manifest) = &image.manifest {
         args.disk = bundled::disk(manifest, args.guest.as_ref(), args.disk.as_deref())?;
+        args.ports = bundled::tcp_ports(manifest);
     }
     let args = &*args;
     let initrd = args.initrd.as_deref();

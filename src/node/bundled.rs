@@ -37,6 +37,13 @@ pub fn disk(manifest: &Manifest, image: &Path, given: Option<&Path>) -> Outcome<
     Ok(Some(disk))
 }
 
+/// The TCP ports its server listens on.
+pub fn tcp_ports(manifest: &Manifest) -> Vec<u16> {
+    let ports = manifest.ports.iter();
+    let ports = ports.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok());
+    ports.filter(|port| *port != 0).collect()
+}
+
 /// Sees to it that what is in quotes behind `tandem.run=` is what the image's script finds there: to the first
 /// quote with no backslash before it, where the word ends.
 ///
@@ -120,6 +127,15 @@ mod tests {
                 .contains("is not whole")
         );
         assert_eq!(found(None, Some(&other)), Ok(Some(other.clone())));
+    }
+
+    #[test]
+    fn only_tcp_ports_are_forwarded() {
+        let mut manifest = manifest(None);
+        manifest.ports = ["53/udp", "80/tcp", "0/tcp", "99999/tcp", "tcp", "443/tcp"]
+            .map(str::to_owned)
+            .into();
+        assert_eq!(tcp_ports(&manifest), [80, 443]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use replica::machine::{AnyMachine, EngineChoice, Prepared, prepare};
 use replica::outside::{self, Discard, NetPlug, Outside};
 use replica::{Exit, Journal, is_well, of_status};
 use serde::Serialize;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -153,7 +153,12 @@ fn live(args: RunArgs, plan: Option<Plan>) -> Outcome<Ran> {
         crate::complain!("tandem: {remark}");
     }
     let inbox = Inbox::new();
-    let _network = forward(args.forward, args.guest_ip, &mut machine_args)?;
+    let _network = forward(
+        &args.forward,
+        args.no_forward,
+        args.guest_ip,
+        &mut machine_args,
+    )?;
     let sink: Arc<dyn ArrivalSink> = inbox.clone();
     let plugs = blueprint::plugs(&machine_args, false);
     let station = Station::of(prepared.config().mac);
@@ -290,24 +295,48 @@ pub fn on_vcpu_thread<T: Send>(name: &str, body: impl FnOnce() -> Outcome<T> + S
     })
 }
 
-/// A switch in this process with a port forward on it, if asked for.
+/// A switch in this process with ports forwarded on it, if there are any: those asked for, or else those of the image.
 fn forward(
-    ports: Option<ForwardedPort>,
+    asked: &[ForwardedPort],
+    none: bool,
     guest_ip: Option<Ipv4Addr>,
     args: &mut MachineArgs,
 ) -> Outcome<Option<(Forward, Switch, tempfile::TempDir)>> {
-    let Some(ForwardedPort { host, guest }) = ports else {
-        return Ok(None);
+    let of_image: &[u16] = match none || args.net.is_some() || !asked.is_empty() {
+        true => &[],
+        false => &args.ports,
     };
+    if asked.is_empty() && of_image.is_empty() {
+        return Ok(None);
+    }
+    let ip = guest_ip.map_or_else(|| blueprint::guest_ip(&args.args), Ok)?;
+    let mut listeners = Vec::new();
+    for ForwardedPort { host, guest } in asked {
+        let listener = listen(*host)?;
+        listeners.push((listener, SocketAddrV4::new(ip, *guest)));
+    }
+    for guest in of_image {
+        // Whatever port can be had: it may be another's, or root's alone.
+        let (listener, but) = match listen(*guest) {
+            Ok(listener) => (listener, String::new()),
+            Err(why) => (listen(0)?, format!(" ({why})")),
+        };
+        let at = listener.local_addr().during("forward")?;
+        crate::complain!("tandem: {at} leads to the guest's port {guest}{but}");
+        listeners.push((listener, SocketAddrV4::new(ip, *guest)));
+    }
     let folder = tempfile::tempdir().during("cannot make a folder for the switch's socket")?;
     let socket = folder.path().join("switch");
     let switch = Switch::start(&socket)?;
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, host));
-    let ip = guest_ip.map_or_else(|| blueprint::guest_ip(&args.args), Ok)?;
-    let to = SocketAddrV4::new(ip, guest);
-    let forward = Forward::start(&socket, listen, to)?;
+    let forward = Forward::of(&socket, listeners)?;
     args.net = Some(NetPlug::Switch(socket));
     Ok(Some((forward, switch, folder)))
+}
+
+/// Listens on a port of this host, reached from it alone; on any that is free if it is 0.
+fn listen(port: u16) -> Outcome<TcpListener> {
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(at).during(format_args!("cannot listen on {at}"))
 }
 
 /// `tandem replay`.

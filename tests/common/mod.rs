@@ -5,6 +5,7 @@
 pub mod bare;
 pub mod chains;
 pub mod channel;
+pub mod cores;
 pub mod disks;
 pub mod fate;
 pub mod perfetto;
@@ -14,12 +15,12 @@ pub mod saved;
 pub mod spinners;
 pub use testing::skipped;
 
+use cores::Cores;
 use kit::cluster::{Cluster, Pair, PairOptions, choose_network, choose_thread_network};
 use kit::daemon::use_program;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The program under test.
@@ -28,12 +29,16 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tandem");
 /// Longest time anything may take before a test gives up.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
 /// Holds the machine: two replicas and their clients are all that two cores can run at a time.
-pub fn machine() -> MutexGuard<'static, ()> {
+pub fn machine() -> Cores {
     use_program(PROGRAM);
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+    Cores::take(usize::MAX)
+}
+
+/// Holds a core, for a test that runs one guest at a time and does not care how soon: others run beside it.
+pub fn core() -> Cores {
+    use_program(PROGRAM);
+    Cores::take(1)
 }
 
 /// Whether this host can run the test; says so if not.

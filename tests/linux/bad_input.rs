@@ -1,7 +1,7 @@
 //! What cannot run, or not for long: one clear line, and a recording that is whole up to there.
 
 use super::common::bare::elf;
-use super::common::{assert_one_line, machine, tandem, text};
+use super::common::{assert_one_line, core, tandem, text};
 use super::images;
 use bundle::Bundle;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ impl Place {
 
 #[test]
 fn a_guest_that_cannot_go_on_is_told_with_its_place() {
-    let _machine = machine();
+    let _core = core();
     // lidt of ten zero bytes, ud2; mov $0xfec00000, %eax, jmp *%rax; the same for 128 MiB, beyond RAM.
     let triple = b"\x0f\x01\x1d\x02\0\0\0\x0f\x0b\0\0\0\0\0\0\0\0\0\0";
     let cases: [(&[u8], &[&str]); 4] = [
@@ -70,7 +70,7 @@ fn a_guest_that_cannot_go_on_is_told_with_its_place() {
 
 #[test]
 fn a_port_without_a_device_is_named() {
-    let _machine = machine();
+    let _core = core();
     let place = Place::new();
     // mov $0xacd, %dx; out %al, %dx
     let image = place.file("guest", &elf(b"\x66\xba\xcd\x0a\xee"));
@@ -81,7 +81,7 @@ fn a_port_without_a_device_is_named() {
 
 #[test]
 fn a_kernel_without_the_drivers_for_its_root_panics_and_asks_for_a_reset() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let place = Place::new();
     let bytes = std::fs::read(image).unwrap();
@@ -124,7 +124,7 @@ fn gives_up(place: &Place, image: &Path, more: &[&str], why: &str) {
 
 #[test]
 fn memory_too_small_to_unpack_the_image_is_said_by_the_kernel() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let place = Place::new();
     // The least memory that holds kernel and initrd as they come: with less nothing is begun.
@@ -140,7 +140,7 @@ fn memory_too_small_to_unpack_the_image_is_said_by_the_kernel() {
 
 #[test]
 fn a_kernel_without_a_network_driver_is_said_by_the_image() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let place = Place::new();
     let more = ["--append", "module_blacklist=virtio_net"];
@@ -150,7 +150,7 @@ fn a_kernel_without_a_network_driver_is_said_by_the_image() {
 
 #[test]
 fn an_image_that_does_not_fit_or_is_broken_is_said() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let place = Place::new();
     let bytes = std::fs::read(&image).unwrap();

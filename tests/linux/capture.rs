@@ -1,10 +1,9 @@
 //! A recording as the files other tools read: its network, read by tshark, and its console.
 
 use super::common::{tandem, text};
-use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
-use testing::skipped::skip_this;
+use testing::skipped::skip_without;
 
 /// A frame as tshark tells of it.
 struct Frame {
@@ -67,6 +66,9 @@ fn printed(file: &Path) -> String {
 
 /// What tshark reads in `file`; nothing if it is not installed.
 fn read(file: &Path) -> Option<Vec<Frame>> {
+    if skip_without(&["tshark"]) {
+        return None;
+    }
     let fields = [
         "frame.comment",
         "frame.packet_flags_direction",
@@ -76,13 +78,7 @@ fn read(file: &Path) -> Option<Vec<Frame>> {
     let mut command = Command::new("tshark");
     command.args(["-r", text(file), "-T", "fields", "-E", "separator=;"]);
     command.args(fields.iter().flat_map(|field| ["-e", field]));
-    let read = match command.output() {
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            skip_this(&"tshark is missing");
-            return None;
-        }
-        read => read.expect("tshark"),
-    };
+    let read = command.output().expect("tshark");
     let words = String::from_utf8_lossy(&read.stderr);
     assert!(read.status.success(), "{words}");
     let lines = String::from_utf8(read.stdout).expect("words");

@@ -1,7 +1,7 @@
 //! Linux at its serial console: what is typed reaches its shell, all of it, what the shell says comes back,
 //! and a replay says the same. And Linux that reboots: its machine starts over, and the recording goes on.
 
-use super::common::{PROGRAM, machine, os, tandem, text};
+use super::common::{PROGRAM, core, os, tandem, text};
 use super::recorded::{Log, Ran, replay_equals, start};
 use super::{LIMIT, images};
 use bundle::sha256;
@@ -20,15 +20,16 @@ const RUN: &str = "tandem.run=sh";
 const PASTED: (usize, usize) = (384, 64);
 
 /// A recording whose console somebody types to.
-struct Typed {
-    recorder: Daemon,
+pub struct Typed {
+    /// The recording.
+    pub recorder: Daemon,
     keys: File,
     _folder: tempfile::TempDir,
 }
 
 impl Typed {
     /// Of `run`, words for the kernel's command line.
-    fn start(image: &Path, log: &Path, run: &str, more: &[&str]) -> Self {
+    pub fn start(image: &Path, log: &Path, run: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let pipe = folder.path().join("keys");
         nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe");
@@ -59,12 +60,13 @@ impl Typed {
         }
     }
 
-    fn keys(&mut self, keys: &str) {
+    /// Types these.
+    pub fn keys(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).expect("it listens");
     }
 
     /// Waits for a line with `part` in it, after `times` others.
-    fn hears(&self, part: &str, times: usize) {
+    pub fn hears(&self, part: &str, times: usize) {
         let there = |line: &str| line.contains(part);
         let heard = self.recorder.wait_nth_line(LIMIT, times, there);
         heard.unwrap_or_else(|e| panic!("'{part}': {e} {:?}", self.recorder.said()));
@@ -73,7 +75,7 @@ impl Typed {
 
 #[test]
 fn what_is_typed_reaches_the_shell_and_nothing_of_a_paste_is_lost() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let log = Log::new("typed");
     let mut typed = Typed::start(&image, &log, RUN, &[]);
@@ -100,7 +102,7 @@ fn what_is_typed_reaches_the_shell_and_nothing_of_a_paste_is_lost() {
 /// What a command reads is what is typed, and what interrupts it is a key: it has the signals' default actions.
 #[test]
 fn a_command_reads_the_console_and_a_key_interrupts_it() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let log = Log::new("read");
     let run = r#"tandem.run="echo asks; read x; echo got=$x; echo sleeps; sleep 1000; echo over""#;
@@ -122,7 +124,7 @@ fn a_command_reads_the_console_and_a_key_interrupts_it() {
 
 #[test]
 fn a_reboot_starts_the_machine_over_in_one_recording() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let log = Log::new("reboot");
     let mut typed = Typed::start(&image, &log, RUN, &["--on-reset", "restart"]);
@@ -156,7 +158,7 @@ fn a_reboot_starts_the_machine_over_in_one_recording() {
 
 #[test]
 fn a_reboot_ends_the_machine_of_an_image_unless_it_is_to_start_over() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let log = Log::new("reset");
     let mut args: Vec<OsString> = os(&["record", text(&image), "--cpu", "v2"]);

@@ -1,100 +1,19 @@
 //! Containers' images as guests: what their entry points say runs, as a container would have it.
 
-use super::common::{machine, skipped, tandem, text};
-use super::images;
-use super::recorded::{Log, Ran, record, replay_equals};
+use super::common::{core, skipped, tandem, text};
+use super::oci::{Layout, layer};
+use super::recorded::{Log, Ran, free_port, record, replay_equals};
+use super::{LIMIT, images};
+use bundle::Bundle;
 use bundle::cpio::Reader;
-use bundle::{Bundle, sha256};
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use kit::daemon::Daemon;
 use serde_json::json;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use tar::EntryType;
-
-/// The files of a layer: path, kind, mode, owner, contents or target.
-type Files<'a> = [(&'a str, EntryType, u32, u64, &'a [u8])];
-
-fn layer(files: &Files) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (path, kind, mode, owner, data) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(*kind);
-        header.set_mode(*mode);
-        header.set_uid(*owner);
-        header.set_gid(*owner);
-        header.set_mtime(1_700_000_000);
-        let data = match kind {
-            EntryType::Symlink | EntryType::Link => {
-                let target = std::str::from_utf8(data).expect("a name");
-                header.set_link_name(target).expect("it is short");
-                &b""[..]
-            }
-            _ => *data,
-        };
-        header.set_size(data.len() as u64);
-        builder
-            .append_data(&mut header, path, data)
-            .expect("into memory");
-    }
-    builder.into_inner().expect("into memory")
-}
-
-/// An OCI layout being written.
-struct Layout {
-    folder: PathBuf,
-    /// Whether a layer is packed by zstd, which formats of docker's do not have.
-    zstd: bool,
-}
-
-impl Layout {
-    fn new(folder: &Path, zstd: bool) -> Self {
-        std::fs::create_dir_all(folder.join("blobs/sha256")).expect("a folder");
-        let version = br#"{"imageLayoutVersion": "1.0.0"}"#;
-        std::fs::write(folder.join("oci-layout"), version).expect("room");
-        Self {
-            folder: folder.to_owned(),
-            zstd,
-        }
-    }
-
-    fn blob(&self, kind: &str, bytes: &[u8]) -> serde_json::Value {
-        let sum = sha256(bytes);
-        std::fs::write(self.folder.join("blobs/sha256").join(&sum), bytes).expect("room");
-        let media = format!("application/vnd.oci.image.{kind}");
-        json!({"mediaType": media, "digest": format!("sha256:{sum}"), "size": bytes.len()})
-    }
-
-    fn write(&self, config: &serde_json::Value, layers: &[Vec<u8>]) {
-        let sums = layers
-            .iter()
-            .map(|layer| format!("sha256:{}", sha256(layer)));
-        let sums: Vec<_> = sums.collect();
-        let packed = layers.iter().enumerate().map(|(n, layer)| match n {
-            0 => {
-                let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-                gzip.write_all(layer).expect("into memory");
-                self.blob("layer.v1.tar+gzip", &gzip.finish().expect("into memory"))
-            }
-            1 if self.zstd => {
-                let level = ruzstd::encoding::CompressionLevel::Fastest;
-                let zstd = ruzstd::encoding::compress_to_vec(layer.as_slice(), level);
-                self.blob("layer.v1.tar+zstd", &zstd)
-            }
-            _ => self.blob("layer.v1.tar", layer),
-        });
-        let packed: Vec<_> = packed.collect();
-        let config = json!({"architecture": "amd64", "os": "linux", "config": config,
-                            "rootfs": {"type": "layers", "diff_ids": sums}});
-        let config = self.blob("config.v1+json", config.to_string().as_bytes());
-        let manifest = json!({"schemaVersion": 2, "config": config, "layers": packed});
-        let mut manifest = self.blob("manifest.v1+json", manifest.to_string().as_bytes());
-        manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "one"});
-        let index = json!({"schemaVersion": 2, "manifests": [manifest]});
-        std::fs::write(self.folder.join("index.json"), index.to_string()).expect("room");
-    }
-}
 
 /// What the container runs: who it is, where, with what, and what the layers left.
 const SAYS: &str = "echo user $(id -u):$(id -g); echo folder $(pwd); echo \"word $WORD\"; echo home $HOME; \
@@ -143,7 +62,7 @@ fn container(folder: &Path, busybox: &[u8], zstd: bool) -> Layout {
 
 /// busybox's program, out of an image.
 fn busybox() -> Option<Vec<u8>> {
-    let bytes = std::fs::read(images::shell(images::CLOUD)?).expect("the image");
+    let bytes = std::fs::read(images::plain()?).expect("the image");
     let bundle = Bundle::parse(&bytes).expect("an image");
     let mut members = Reader::new(bundle.initrd).map(Result::unwrap);
     let found = members.find(|member| member.name == "usr/lib/tandem/busybox");
@@ -152,7 +71,7 @@ fn busybox() -> Option<Vec<u8>> {
 
 #[test]
 fn a_containers_image_runs_as_it_says() {
-    let _machine = machine();
+    let _core = core();
     let Some(busybox) = busybox() else { return };
     let place = tempfile::tempdir().expect("a folder");
     let layout = container(&place.path().join("oci"), &busybox, true);
@@ -165,39 +84,80 @@ fn a_containers_image_runs_as_it_says() {
     let bytes = std::fs::read(&image).expect("the image");
     let manifest = Bundle::parse(&bytes).expect("an image").manifest;
     assert_eq!(manifest.ports, ["53/udp", "80/tcp"]);
+}
 
-    // One byte of a layer that is another's, and the end of what docker's own tools would have noticed.
-    let blobs = std::fs::read_dir(layout.folder.join("blobs/sha256")).expect("blobs");
-    let blobs = blobs.map(|blob| blob.expect("a blob").path());
-    let layer = blobs.max_by_key(|blob| blob.metadata().expect("its size").len());
-    let layer = layer.expect("a layer");
-    let mut bytes = std::fs::read(&layer).expect("its bytes");
-    let middle = bytes.len() - 9;
-    bytes[middle] ^= 1;
-    std::fs::write(&layer, bytes).expect("room");
-    let out = place.path().join("x.img");
-    let refused = Command::new(super::common::PROGRAM)
-        .args([
-            "image",
-            "-o",
-            text(&out),
-            "--memory",
-            "300",
-            "--from-oci",
-            text(&layout.folder),
-        ])
-        .output()
-        .expect("it runs");
-    let words = String::from_utf8_lossy(&refused.stderr);
-    assert!(
-        !refused.status.success() && words.lines().count() == 1,
-        "{words}"
+/// What a web server at `at` has, once it answers.
+fn page(at: SocketAddr, guest: &Daemon) -> String {
+    let get = || {
+        let mut stream = TcpStream::connect(at)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        match get() {
+            Ok(answer) if !answer.is_empty() => return answer,
+            other => {
+                let late = Instant::now() > deadline;
+                assert!(!late && !guest.has_ended(), "no server: {other:?}");
+            }
+        }
+        // A refused connection is answered at once; another try is all there is to wait on.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Each TCP port a container's image exposes is there on this host without a word: the same one, or another if that is
+/// taken, which is told.
+#[test]
+fn a_containers_ports_are_forwarded() {
+    let _core = core();
+    let Some(busybox) = busybox() else { return };
+    let place = tempfile::tempdir().expect("a folder");
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let taken = (taken.local_addr().expect("its address").port(), taken);
+    let free = free_port();
+    let files = layer(&[
+        ("bin/busybox", EntryType::Regular, 0o755, 0, &busybox),
+        ("srv/index.html", EntryType::Regular, 0o644, 0, b"served"),
+    ]);
+    let serve = |more: &str, port| format!("/bin/busybox httpd {more} -p {port} -h /srv");
+    let run = format!("{}; exec {}", serve("", taken.0), serve("-f", free));
+    let layout = Layout::new(&place.path().join("oci"), true);
+    layout.write(
+        &json!({
+            "Entrypoint": ["/bin/busybox", "sh", "-c", run],
+            "ExposedPorts": {format!("{free}"): {}, format!("{}/tcp", taken.0): {}, "53/udp": {}},
+        }),
+        &[files],
     );
-    assert!(
-        words.contains("is no container's image for a guest"),
-        "{words}"
-    );
-    assert!(!out.exists());
+    let args = ["--in-memory", "--from-oci", text(&layout.folder)];
+    let Some(image) = images::image_of("exposed", &args) else {
+        return;
+    };
+    let log = Log::new("exposed");
+    let recorder = record(&image, &log, &[]);
+    let same = SocketAddr::from((Ipv4Addr::LOCALHOST, free));
+    let answer = page(same, &recorder);
+    assert!(answer.ends_with("served"), "{answer}");
+    // What is told: tandem: 127.0.0.1:PORT leads to the guest's port PORT (why)
+    let told = std::fs::read_to_string(log.with_extension("recorder.err")).expect("it is kept");
+    let leads = |port| {
+        let mut lines = told.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let wanted = format!("{port}");
+        let line = lines.find(|words| words.get(7) == Some(&&*wanted));
+        let line = line.unwrap_or_else(|| panic!("no {port}: {told}"));
+        (line[1].parse().expect(&told), line.get(8).is_some())
+    };
+    assert_eq!(leads(free), (same, false), "{told}");
+    let (other, but): (SocketAddr, bool) = leads(taken.0);
+    assert!(but && other.port() != taken.0, "{told}");
+    assert!(page(other, &recorder).ends_with("served"));
+    recorder.ask_to_end();
+    let recorded = Ran::of(recorder);
+    replay_equals(&recorded, &log);
 }
 
 /// What it prints.
@@ -234,9 +194,9 @@ fn run(image: &Path) -> Vec<String> {
 #[test]
 #[ignore = "it takes skopeo: docs/TESTING.md"]
 fn a_containers_image_is_read_as_skopeo_writes_it() {
-    let _machine = machine();
-    if Command::new("skopeo").arg("--version").output().is_err() {
-        return skipped::skip_this(&"no skopeo (Debian's package skopeo)");
+    let _core = core();
+    if skipped::skip_without(&["skopeo"]) {
+        return;
     }
     let Some(busybox) = busybox() else { return };
     let place = tempfile::tempdir().expect("a folder");

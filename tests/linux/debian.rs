@@ -1,15 +1,18 @@
 //! Guests that are Debian: what its packages' scripts do is done, the machine ends as any Debian does when it is told
 //! to, and a root that is not whole never runs.
 
-use super::common::{assert_last_line, assert_one_line, machine, tandem, text};
+use super::common::{assert_last_line, assert_one_line, core, tandem, text};
+use super::console::Typed;
 use super::recorded::{Log, Ran, free_port, record, replay_equals};
 use super::servers::{Http, Talk};
 use super::{LIMIT, images};
 use bundle::Bundle;
 use bundle::cpio::{Reader, Writer};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
+use testing::skipped::skip_without;
 
 /// Records the guest `image`, which has to end with 0, and replays it; what was printed.
 fn printed(name: &str, image: &Path, more: &[&str]) -> Vec<String> {
@@ -35,10 +38,8 @@ const INSTALLED: &str = "python3 -c 'import magic; print(magic.from_file(\"/bin/
 
 #[test]
 fn what_debians_installation_does_is_done_in_a_guest() {
-    let _machine = machine();
-    let packages = ["python3-magic", "iputils-ping", "libcap2-bin"];
-    let args = [&["--run", INSTALLED][..], &packages].concat();
-    let Some(image) = images::on_disk("magic", &args) else {
+    let _core = core();
+    let Some(image) = images::all_on_disk("installed", INSTALLED) else {
         return;
     };
     let console = printed("magic", &image, &["--append", "tandem.ip=none"]);
@@ -100,7 +101,7 @@ const LARGE: [(&str, &[&str], &str, &str); 6] = [
 #[test]
 #[ignore = "minutes of downloads and installation: docs/TESTING.md"]
 fn large_packages_run_in_the_memory_their_images_ask_for() {
-    let _machine = machine();
+    let _core = core();
     for (name, packages, command, expected) in LARGE {
         let args = [&["--run", command], packages].concat();
         let Some(image) = images::on_disk(name, &args) else {
@@ -113,7 +114,7 @@ fn large_packages_run_in_the_memory_their_images_ask_for() {
 
 #[test]
 fn poweroff_reboot_and_halt_do_what_they_say() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::plain() else { return };
     let run = |command: &str| {
         let append = format!("tandem.ip=none tandem.run=\"{command}; exec sleep 1000\"");
@@ -133,7 +134,7 @@ fn poweroff_reboot_and_halt_do_what_they_say() {
 
 #[test]
 fn a_quoted_command_is_run_as_it_is_quoted_or_refused() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let append =
         r#"tandem.ip=none tandem.run="sh -c \"echo a   b; printf '%s\n' 'back\\\\slash'\"""#;
@@ -151,7 +152,7 @@ fn a_quoted_command_is_run_as_it_is_quoted_or_refused() {
 
 #[test]
 fn a_root_that_is_not_whole_never_runs() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let folder = tempfile::tempdir().unwrap();
     let bytes = std::fs::read(&image).unwrap();
@@ -177,7 +178,7 @@ fn a_root_that_is_not_whole_never_runs() {
 
 #[test]
 fn a_disk_that_is_not_there_not_whole_or_anothers_is_refused() {
-    let _machine = machine();
+    let _core = core();
     let args = ["--disk", "", "--run", "true"];
     let folder = tempfile::tempdir().unwrap();
     let (one, other) = (
@@ -206,34 +207,93 @@ fn a_disk_that_is_not_there_not_whole_or_anothers_is_refused() {
     assert_one_line(&beside, 1, &["not beside it", "--disk names it"]);
 }
 
-/// systemd as process 1: nginx's own unit serves, without a command of ours.
+/// What the guest is told over ssh: its units are up, cron runs what its table says, once each minute, and the journal
+/// has what both of them logged.
+const OVER_SSH: &str = "systemctl is-active ssh cron nginx systemd-journald; \
+                        until [ -e /run/ran ]; do sleep 0.5; done; cat /run/ran; \
+                        journalctl -b -o cat -t CRON -t sshd | grep -c -e 'touch-the-file' -e 'Accepted publickey'; \
+                        systemctl --failed --no-legend | wc -l; systemctl poweroff";
+
+/// systemd as process 1, and units as they are shipped: nginx serves, sshd lets in who has a key, cron has its minute, and
+/// journald knows of it.
 #[test]
-#[ignore = "an installation of its own: docs/TESTING.md"]
+#[ignore = "an installation of its own, and a minute of cron's: docs/TESTING.md"]
 fn systemd_runs_units_as_they_are_shipped() {
-    let _machine = machine();
-    let Some(image) = images::on_disk("systemd", &["--systemd", "nginx"]) else {
+    let _core = core();
+    if skip_without(&["ssh", "ssh-keygen"]) {
+        return;
+    }
+    let packages = ["--systemd", "nginx", "openssh-server", "cron"];
+    let Some(image) = images::on_disk("systemd", &packages) else {
         return;
     };
+    let place = tempfile::tempdir().expect("a folder");
+    let key = place.path().join("key");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
+        .arg(&key)
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{made:?}");
+    let public = std::fs::read_to_string(key.with_extension("pub")).expect("the key");
     let log = Log::new("systemd");
-    let port = free_port();
-    let forward = format!("{port}:80");
-    let recorder = record(&image, &log, &["--forward", &forward]);
-    let server = (Ipv4Addr::LOCALHOST, port).into();
+    let (web, ssh) = (free_port(), free_port());
+    let forwards = [format!("{web}:80"), format!("{ssh}:22")];
+    let [web_to, ssh_to] = forwards.each_ref();
+    let more = ["--forward", web_to, "--forward", ssh_to];
+    let mut typed = Typed::start(&image, &log, "", &more);
+    // The last of what the console prints before its prompt, which is no line.
+    typed.hears("ABSOLUTELY NO WARRANTY", 0);
+    typed.keys(&format!(
+        "mkdir -p -m 700 .ssh; echo '{}' >.ssh/authorized_keys; \
+         echo '* * * * * root echo ran-as-$(id -un) >/run/ran # touch-the-file' >/etc/cron.d/test; echo ready-$((40 + 2))\n",
+        public.trim()
+    ));
+    typed.hears("ready-42", 0);
+    let mut talk = wait_open((Ipv4Addr::LOCALHOST, web).into(), &typed);
+    talk.ask().expect("nginx answers");
+    drop(talk);
+    let said = Command::new("ssh")
+        .args(["-i", text(&key), "-p", &ssh.to_string()])
+        .args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
+        .args([
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "ConnectTimeout=300",
+        ])
+        .args(["root@127.0.0.1", OVER_SSH])
+        .output()
+        .expect("it runs");
+    let words = String::from_utf8_lossy(&said.stdout);
+    let lines: Vec<_> = words.lines().collect();
+    let active = ["active"; 4];
+    assert!(lines.starts_with(&active), "{said:?}");
+    let [ran, logged, failed] = lines[4..] else {
+        panic!("{said:?}");
+    };
+    assert_eq!((ran, failed), ("ran-as-root", "0"), "{said:?}");
+    assert!(
+        logged.parse().is_ok_and(|lines: u32| lines >= 2),
+        "{said:?}"
+    );
+    let recorded = Ran::of(typed.recorder);
+    assert_eq!(recorded.report["exit_status"], 0);
+    replay_equals(&recorded, &log);
+}
+
+/// Waits until nginx answers.
+fn wait_open(server: SocketAddr, typed: &Typed) -> Http {
     let deadline = std::time::Instant::now() + LIMIT;
-    let mut talk = loop {
+    loop {
         match Http::open(server, 1) {
-            Ok(talk) => break talk,
+            Ok(talk) => return talk,
             Err(e) => {
                 let late = std::time::Instant::now() > deadline;
-                assert!(!late && !recorder.has_ended(), "no server: {e}");
+                assert!(!late && !typed.recorder.has_ended(), "no server: {e}");
             }
         }
         // A refused connection is answered at once; another try is all there is to wait on.
         std::thread::sleep(Duration::from_millis(20));
-    };
-    talk.ask().expect("nginx answers");
-    drop(talk);
-    recorder.ask_to_end();
-    let recorded = Ran::of(recorder);
-    replay_equals(&recorded, &log);
+    }
 }

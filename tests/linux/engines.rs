@@ -1,7 +1,7 @@
 //! Which engine runs Linux.
 
 use super::common::skipped::skip_this;
-use super::common::{PROGRAM, assert_one_line, machine, tandem, text};
+use super::common::{PROGRAM, assert_one_line, core, tandem, text};
 use super::{LIMIT, images};
 use kit::daemon::Daemon;
 use std::process::Command;
@@ -9,7 +9,7 @@ use vmm::kvm::KvmKind;
 
 #[test]
 fn auto_takes_the_software_engine_for_linux_and_says_so() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::plain() else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
@@ -35,7 +35,7 @@ fn auto_takes_the_software_engine_for_linux_and_says_so() {
 
 #[test]
 fn kvm_is_refused_for_linux_in_one_line_that_says_what_to_do() {
-    let _machine = machine();
+    let _core = core();
     if KvmKind::of_this_host() == KvmKind::Hardware {
         skip_this(&"this host's KVM is no software one");
         return;

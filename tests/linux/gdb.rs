@@ -1,7 +1,7 @@
 //! gdb at a replay of a Linux boot: interrupted in the middle, stopped in the kernel, back again, and at
 //! memory by the kernel's own addresses.
 
-use super::common::{machine, os, text};
+use super::common::{core, os, text};
 use super::drive::{Gdb, have_gdb};
 use super::images;
 use super::recorded::{EQUAL, Log, Ran, start};
@@ -16,7 +16,7 @@ const FIRST: (&str, u64) = ("_text", 0xffff_ffff_8100_0000);
 
 #[test]
 fn gdb_stops_linux_in_its_kernel_and_takes_it_back() {
-    let _machine = machine();
+    let _core = core();
     if !have_gdb() {
         return;
     }

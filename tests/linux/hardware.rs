@@ -2,7 +2,7 @@
 //! interrupts, a network card whose address can be changed, and a processor that can be halted. Each is recorded and
 //! replayed exactly.
 
-use super::common::{assert_last_line, cluster, machine, tandem, text};
+use super::common::{assert_last_line, cluster, core, machine, tandem, text};
 use super::failover::pair;
 use super::recorded::{Log, Ran, free_port, record, replay_equals};
 use super::{LIMIT, images, number};
@@ -41,7 +41,7 @@ fn after<'a>(console: &'a [String], word: &str) -> &'a str {
 
 #[test]
 fn every_kernel_of_debians_boots_and_programs_touch_what_is_not_there() {
-    let _machine = machine();
+    let _core = core();
     let kernels = number("TANDEM_LINUX_KERNELS", 1);
     for kernel in KERNELS.into_iter().take(kernels as usize) {
         let Some(image) = images::shell(kernel) else {
@@ -66,7 +66,7 @@ const CLOCK: &str = "echo shown $(/usr/sbin/hwclock --show --verbose 2>&1 | grep
 
 #[test]
 fn programs_wait_for_the_clock_and_set_theirs_by_it() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::tools() else { return };
     let before = vmm::hostclock::wall_ns() / 1_000_000_000;
     let console = recorded("clock", &image, CLOCK);
@@ -117,7 +117,7 @@ fn connected(server: SocketAddr) -> TcpStream {
 
 #[test]
 fn a_network_card_with_another_address_is_found_by_it() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::tools() else { return };
     let log = Log::new("address");
     let port = free_port();
@@ -157,7 +157,7 @@ fn a_survivor_is_found_by_the_address_its_guest_took() {
 
 #[test]
 fn a_guest_that_halts_for_good_is_told_as_halted() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::tools() else { return };
     let log = Log::new("halted");
     let append = "tandem.ip=none tandem.run=\"halt -f\"";

@@ -5,13 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What `tandem image` says where apt cannot fetch.
-const NO_APT: [&str; 3] = [
-    "cannot fetch packages",
-    "apt knows no package",
-    "is missing (Debian's",
-];
-
 /// The image called `name`, of what `args` ask for, or why there can be none here.
 fn build(name: &str, args: &[&str]) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux");
@@ -26,23 +19,38 @@ fn build(name: &str, args: &[&str]) -> Result<PathBuf, String> {
     if output.status.success() {
         return Ok(path);
     }
-    let no_apt = NO_APT.iter().any(|reason| words.contains(reason));
-    assert!(no_apt, "no image {name}: {words}");
+    let excused = skipped::has_no_packages(&words);
+    assert!(excused, "no image {name}: {words}");
     Err(words.trim().to_owned())
 }
+
+/// The packages of all images but redis's own and the plain one: they are installed once, and images differ in what
+/// they run, on which kernel, and where their root is.
+const PACKAGES: [&str; 8] = [
+    "iproute2",
+    "iputils-ping",
+    "libcap2-bin",
+    "memcached",
+    "nginx",
+    "python3-magic",
+    "util-linux",
+    "util-linux-extra",
+];
 
 /// The image of `package`, its root in memory; `None` if apt cannot fetch here, which is counted as skipped.
 pub fn image(package: &str) -> Option<PathBuf> {
     static REDIS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static MEMCACHED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     static NGINX: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let cell = match package {
-        "redis-server" => &REDIS,
-        "memcached" => &MEMCACHED,
-        "nginx" => &NGINX,
+    let of_all = ["--in-memory", "--service", package];
+    let of_all = [&of_all[..], &PACKAGES].concat();
+    let (cell, args) = match package {
+        "redis-server" => (&REDIS, vec!["--in-memory", package]),
+        "memcached" => (&MEMCACHED, of_all),
+        "nginx" => (&NGINX, of_all),
         other => unreachable!("no test runs {other}"),
     };
-    found(cell.get_or_init(|| build(package, &["--in-memory", package])))
+    found(cell.get_or_init(|| build(package, &args)))
 }
 
 fn found(built: &Result<PathBuf, String>) -> Option<PathBuf> {
@@ -60,7 +68,12 @@ pub fn image_of(name: &str, args: &[&str]) -> Option<PathBuf> {
     found(&build(name, args))
 }
 
-/// The same, its root on a disk beside it.
+/// What runs `command` with all packages, its root on a disk beside it.
+pub fn all_on_disk(name: &str, command: &str) -> Option<PathBuf> {
+    on_disk(name, &[&["--run", command][..], &PACKAGES].concat())
+}
+
+/// The image called `name`, of what `args` ask for, its root on a disk beside it.
 pub fn on_disk(name: &str, args: &[&str]) -> Option<PathBuf> {
     let image = image_of(name, args)?;
     assert!(bundle::disk_beside(&image).exists(), "{name} has a disk");
@@ -71,14 +84,15 @@ pub fn on_disk(name: &str, args: &[&str]) -> Option<PathBuf> {
 /// all means there are.
 pub fn tools() -> Option<PathBuf> {
     static TOOLS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    // A command: without one the image would be of the first service there is.
     let args = [
         "--in-memory",
         "--kernel-package",
         "linux-image-amd64",
-        "util-linux",
-        "util-linux-extra",
-        "iproute2",
+        "--run",
+        "sh",
     ];
+    let args = [&args[..], &PACKAGES].concat();
     found(TOOLS.get_or_init(|| build("tools", &args)))
 }
 

@@ -283,7 +283,11 @@ fn of_a_cut_log(log: &Path, core: &Core, file: &dyn Fn(&str) -> PathBuf) {
     let why = "banner is not where it says";
     assert_last_line(&other, 1, &["symbols of another kernel", why]);
     let own = by_map(core.banner() - moved);
-    assert_last_line(&own, 1, &["cut short"]);
+    assert_last_line(&own, 1, &[text(&short)]);
+    let said = String::from_utf8_lossy(&own.stderr);
+    // The half of the bytes ends in the midst of an entry, or where one does.
+    let cut = ["cut short", "without an end entry"];
+    assert!(cut.iter().any(|words| said.contains(words)), "{said}");
     let folded = std::fs::read_to_string(&folded).unwrap();
     assert!(folded.contains(";_stext"), "{folded}");
     perfetto::read(&std::fs::read(&trace).unwrap());

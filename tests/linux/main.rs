@@ -35,6 +35,10 @@ mod common;
 #[allow(dead_code, reason = "this test uses its own part of it")]
 mod drive;
 
+#[path = "../common/oci.rs"]
+#[allow(dead_code, reason = "this test uses its own part of it")]
+mod oci;
+
 mod bad_input;
 mod capture;
 mod cloud;

@@ -1,7 +1,7 @@
 //! Linux recorded and replayed: a boot to a command and its power-off, redis under load, and redis with
 //! nothing to do.
 
-use super::common::{machine, os, text};
+use super::common::{core, os, text};
 use super::{LIMIT, capture, images, inside, number};
 use check::{CheckOptions, Load, LoadOptions, Pace, check};
 use kit::daemon::Daemon;
@@ -122,7 +122,7 @@ fn replay_equals_by(recorded: &Ran, log: &Path, more: &[&str]) -> Ran {
 
 #[test]
 fn p2_recorded_boots_are_replayed_exactly() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let boots = number("TANDEM_LINUX_BOOTS", 2);
     for boot in 1..=boots {
@@ -155,11 +155,9 @@ fn p2_recorded_boots_are_replayed_exactly() {
 /// What one executor recorded the other replays, down to the digest of all memory.
 #[test]
 fn p2_boots_are_the_same_interpreted_and_translated() {
-    let _machine = machine();
+    let _core = core();
     // A small first root: the interpreter unpacks it, too.
-    let Some(image) = images::shell(images::CLOUD) else {
-        return;
-    };
+    let Some(image) = images::plain() else { return };
     let boots = number("TANDEM_LINUX_BOOTS", 1);
     for boot in 1..=boots {
         for (recorder, replayer) in [("interpret", "translate"), ("translate", "interpret")] {
@@ -198,7 +196,7 @@ fn redis(image: &Path, log: &Path) -> (Daemon, SocketAddr) {
 
 #[test]
 fn p2_recorded_redis_sessions_are_replayed_exactly() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let sessions = number("TANDEM_LINUX_SESSIONS", 1);
     for session in 1..=sessions {
@@ -244,7 +242,7 @@ const IDLE_KBIT_S_MAX: f64 = 20.0;
 
 #[test]
 fn an_idle_linux_logs_next_to_nothing() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::redis() else { return };
     let log = Log::new("idle");
     let (recorder, _) = redis(&image, &log);

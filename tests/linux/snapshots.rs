@@ -1,7 +1,7 @@
 //! Linux saved in the middle of its boot goes on from there as the boot that was not stopped.
 
 use super::common::saved::{go_on, replay_saving};
-use super::common::{machine, tandem_json, text};
+use super::common::{core, tandem_json, text};
 use super::{images, number};
 use check::rng::Rng;
 use replay::Clock;
@@ -14,7 +14,7 @@ const PLACES: u64 = 3;
 /// those it had.
 #[test]
 fn a_boot_goes_on_from_a_snapshot_at_any_instruction() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::plain() else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");

@@ -1,11 +1,12 @@
 //! What an image's command ends with is what the machine ends with, and the program: alone, recorded and
 //! replayed, on both sides of a pair, and on its survivor.
 
-use super::common::{assert_last_line, cluster, machine, os, tandem, text};
+use super::common::{assert_last_line, cluster, core, machine, os, tandem, text};
 use super::failover::pair;
 use super::recorded::{Log, Ran, replay_equals, start};
 use super::{LIMIT, images};
 use bundle::Bundle;
+use std::net::TcpStream;
 
 /// A kernel command line that runs `command` in the guest.
 fn append(command: &str) -> String {
@@ -14,7 +15,7 @@ fn append(command: &str) -> String {
 
 #[test]
 fn a_commands_status_is_the_programs() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::plain() else { return };
     let run = |command: &str| tandem(&["run", text(&image), "--append", &append(command)]);
     for (command, status) in [
@@ -38,7 +39,7 @@ fn a_commands_status_is_the_programs() {
 
 #[test]
 fn a_status_is_recorded_and_replayed() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::plain() else { return };
     let log = Log::new("status");
     let words = append("exit 42");
@@ -64,14 +65,25 @@ fn a_status_is_that_of_both_replicas_and_of_a_survivor() {
     let cluster = cluster("file");
     for killed in [false, true] {
         let vm = if killed { "survived" } else { "whole" };
-        let command = if killed { "sleep 20; exit 5" } else { "exit 4" };
-        let mut pair = pair(&cluster, vm, &image, &["--append", &append(command)]);
+        // It ends once somebody has called, which is behind the kill.
+        let command = match killed {
+            true => "tandem.run=\"nc -l -p 6379 >/dev/null; exit 5\"".to_owned(),
+            false => append("exit 4"),
+        };
+        let mut pair = pair(&cluster, vm, &image, &["--append", &command]);
         if killed {
             pair.wait_ready_within("tandem: runs", LIMIT)
                 .expect("it boots");
             pair.primary.kill();
             pair.primary.wait(LIMIT).expect("it is gone");
             assert!(pair.primary.was_killed(), "it ended by itself before");
+            let deadline = std::time::Instant::now() + LIMIT;
+            while TcpStream::connect(cluster.server()).is_err() {
+                let late = std::time::Instant::now() > deadline;
+                assert!(!late && !pair.backup.has_ended(), "nobody listens");
+                // A refused connection is answered at once; another try is all there is to wait on.
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
         } else {
             let status = pair.primary.wait(LIMIT).expect("it ends");
             assert_eq!(status.code(), Some(4), "{}", pair.primary.complaint());
@@ -84,7 +96,7 @@ fn a_status_is_that_of_both_replicas_and_of_a_survivor() {
 
 #[test]
 fn an_image_that_cannot_tell_a_status_says_so() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::plain() else { return };
     let bytes = std::fs::read(&image).unwrap();
     let mut bundle = Bundle::parse(&bytes).unwrap();

@@ -1,6 +1,6 @@
 //! The kernel that is packed inside Debian's bzImage, unpacked and given as an ELF file.
 
-use super::common::{machine, os, text};
+use super::common::{core, os, text};
 use super::images;
 use super::recorded::{Log, Ran, replay_equals, start};
 use bundle::Bundle;
@@ -57,7 +57,7 @@ fn unpack(kernel: &[u8]) -> Result<Vec<u8>, String> {
 
 #[test]
 fn debians_kernel_boots_as_an_elf_file_too() {
-    let _machine = machine();
+    let _core = core();
     let Some(image) = images::plain() else { return };
     let bytes = std::fs::read(image).expect("the image");
     let bundle = Bundle::parse(&bytes).expect("an image");

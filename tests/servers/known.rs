@@ -24,6 +24,8 @@ pub struct Server {
     pub port: u16,
     /// Its client.
     pub open: Open,
+    /// Whether it compiles as it runs, for minutes before it serves.
+    pub compiles: bool,
 }
 
 /// What most have.
@@ -35,6 +37,7 @@ const USUAL: Server = Server {
     append: None,
     port: 0,
     open: talk::node,
+    compiles: false,
 };
 
 pub fn postgresql() -> Server {
@@ -72,6 +75,7 @@ pub fn rabbitmq() -> Server {
         more: &["--memory", "1024"],
         port: 61613,
         open: talk::rabbitmq,
+        compiles: true,
         ..USUAL
     }
 }
@@ -152,6 +156,7 @@ pub fn zookeeper() -> Server {
                   exec /usr/share/zookeeper/bin/zkServer.sh start-foreground",
         port: 2181,
         open: talk::zookeeper,
+        compiles: true,
         ..USUAL
     }
 }

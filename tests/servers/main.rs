@@ -2,14 +2,17 @@
 //! one connection, is recorded and replayed exactly, and goes on with the same connection when the primary of a pair
 //! is killed (SIGKILL).
 //!
-//! They take minutes, so none runs unless it is asked for: docs/SERVERS.md has the commands, and what they print.
+//! All ten take minutes: docs/SERVERS.md has the commands, and what they print. Three of them run by turns (`turns`),
+//! another three each day.
 
+mod beside_qemu;
 #[path = "../common/mod.rs"]
 mod common;
 mod known;
 mod talk;
+mod turns;
 
-use common::{PROGRAM, cluster, machine, os, skipped, text};
+use common::{PROGRAM, cluster, core, machine, os, skipped, text};
 use kit::cluster::{Pair, PairOptions};
 use kit::daemon::Daemon;
 use known::Server;
@@ -32,6 +35,8 @@ const EQUAL: [&str; 5] = ["entries", "clock", "clock_kind", "digest", "exit_stat
 struct Place<'a> {
     server: &'a Server,
     folder: tempfile::TempDir,
+    /// The packages that are installed: the server's, and those of others that are installed with it.
+    packages: Vec<&'static str>,
     /// Words for the guest's kernel command line.
     append: Option<String>,
 }
@@ -47,19 +52,14 @@ impl Place<'_> {
         let output = Command::new(PROGRAM)
             .args(["image", "-o", text(&path), "--run", self.server.command])
             .args(self.server.more)
-            .args(self.server.packages)
+            .args(&self.packages)
             .output()
             .expect("the program runs");
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         if output.status.success() {
             return Ok(path);
         }
-        let no_apt = [
-            "cannot fetch packages",
-            "apt knows no package",
-            "is missing (Debian's",
-        ];
-        let excused = no_apt.iter().any(|reason| words.contains(reason));
+        let excused = skipped::has_no_packages(&words);
         assert!(excused, "no image: {words}");
         Err(words)
     }
@@ -127,16 +127,15 @@ fn seconds(since: Instant) -> f64 {
 
 /// The server recorded while it serves, and replayed. Gives the seconds until it served, the log's entries, and the
 /// seconds of the replay.
-fn recorded(place: &Place) -> (f64, u64, f64) {
+fn recorded(place: &Place, image: &Path) -> (f64, u64, f64) {
     let name = place.server.name;
-    let image = place.image("recorded.img").expect("it was built before");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("its address");
     drop(listener);
     let log = place.path("log");
     let forward = format!("{}:{}", address.port(), place.server.port);
     let mut args = os(&["record"]);
-    args.extend(place.words(&image));
+    args.extend(place.words(image));
     args.extend(os(&["--json", "--forward", &forward, "-o", text(&log)]));
     let begun = Instant::now();
     let recorder = place.daemon("recorder", &args);
@@ -201,32 +200,44 @@ fn failed_over(place: &Place) -> u128 {
     stall
 }
 
-/// Both, and a line for the table.
+/// A server installed alone, and a line for the table.
 fn serves_is_replayed_and_survives(server: &Server) {
     let _machine = machine();
-    let folder = tempfile::tempdir().expect("a folder");
-    let append = match server.append.map(|append| append(folder.path())) {
-        Some(Err(why)) => return skipped::skip_this(&why),
-        Some(Ok(words)) => Some(words),
-        None => None,
-    };
-    let place = Place {
-        server,
-        folder,
-        append,
+    let Some(place) = place(server, server.packages.to_vec()) else {
+        return;
     };
     let begun = Instant::now();
-    if let Err(why) = place.image("built.img") {
-        return skipped::skip_this(&why);
-    }
+    let image = match place.image("built.img") {
+        Ok(image) => image,
+        Err(why) => return skipped::skip_this(&why),
+    };
     let built = seconds(begun);
-    let (serves, entries, replay) = recorded(&place);
+    let (serves, entries, replay) = recorded(&place, &image);
     let stall = failed_over(&place);
     eprintln!(
         "| {} | {} | {built:.0} | {serves:.1} | {entries} | {replay:.1} | {stall} |",
         server.name,
         server.packages.join(", ")
     );
+}
+
+/// The place of a server's test; none if the test is skipped.
+fn place<'a>(server: &'a Server, packages: Vec<&'static str>) -> Option<Place<'a>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let append = match server.append.map(|append| append(folder.path())) {
+        Some(Err(why)) => {
+            skipped::skip_this(&why);
+            return None;
+        }
+        Some(Ok(words)) => Some(words),
+        None => None,
+    };
+    Some(Place {
+        server,
+        folder,
+        packages,
+        append,
+    })
 }
 
 macro_rules! servers {

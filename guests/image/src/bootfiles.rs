@@ -86,17 +86,14 @@ pub fn find(
             }
         }
     }
-    let Some(boot) = found else {
-        let but = match seen.is_empty() {
-            true => String::new(),
-            false => format!(": {}, which is not read", seen.join(", ")),
-        };
-        return Err(no(format!(
-            "it has no kernel (vmlinuz-*) on an ext4 partition{but}"
-        )));
+    let but = match seen.is_empty() {
+        true => String::new(),
+        false => format!(": {}, which is not read", seen.join(", ")),
     };
-    let root =
-        root.ok_or_else(|| no("none of its ext4 partitions is a root (with etc and usr)".into()))?;
+    let kernel = "it has no kernel (vmlinuz-*) on an ext4 partition";
+    let boot = found.ok_or_else(|| no(format!("{kernel}{but}")))?;
+    let etc = "none of its ext4 partitions is a root (with etc and usr)";
+    let root = root.ok_or_else(|| no(format!("{etc}{but}")))?;
     boot.take(root)
 }
 

@@ -7,11 +7,13 @@ use crate::error::{During, Error, Result};
 use crate::modules::{self, Module};
 use crate::plan::{Plan, Request};
 use crate::rootfs::{self, Busybox};
+use crate::summed::Summed;
 use crate::tools::{Stop, output};
 use crate::tree::{Kind, Tree};
 use crate::{deb, ext4};
 use bundle::{Bundle, FORMAT, Manifest, Package, sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,22 +53,24 @@ impl Builder<'_> {
         (self.says)(format!("reading {}", plan.kernel.name));
         // Seconds of unpacking, while mmdebstrap waits for the disk.
         let stop = self.stop;
-        let (kernel, installed) = std::thread::scope(|scope| {
+        let (kernel, files) = std::thread::scope(|scope| {
             let kernel = scope.spawn(|| kernel(stop, &plan.kernel, &debs, request.disk));
-            let installed = self.install(request, plan, &debs);
-            (kernel.join().expect("no panic"), installed)
+            let files = match &request.container {
+                Some(container) => container.root(stop).map(Some),
+                None => self.install(request, plan, &debs),
+            };
+            (kernel.join().expect("no panic"), files)
         });
-        let (kernel, installed) = (kernel?, installed?);
+        let (kernel, files) = (kernel?, files?);
         self.stop.check()?;
         (self.says)("building the image".into());
         let options = request.root(&plan.inputs);
-        let root = match &request.container {
-            Some(container) => {
-                rootfs::of_container(&busybox, container.root(self.stop)?, &options)?
+        let root = match (&request.container, files) {
+            (Some(container), Some(files)) => {
+                rootfs::of_container(&busybox, container, files, &options)?
             }
-            None => rootfs::root(&busybox, installed.as_ref(), &options),
+            (_, installed) => rootfs::root(&busybox, installed.as_ref(), &options),
         };
-        drop(installed);
         if let Some(path) = root.misplaced() {
             return Err(Error::Misplaced(path.to_owned()));
         }
@@ -122,13 +126,27 @@ impl Builder<'_> {
         if plan.installed.is_empty() {
             return Ok(None);
         }
-        (self.says)(format!("installing {} packages", plan.installed.len()));
         let installation = Installation {
             names: &request.installed_names(),
             packages: &plan.installed,
             debs,
         };
-        debian::install(self.stop, &installation).map(Some)
+        let inputs = installation.digest()?;
+        let read = |file: &mut Summed<File>| debian::read(file).ok();
+        let kept = self.cache.root(self.stop, &inputs, read)?;
+        if kept.is_some() {
+            return Ok(kept);
+        }
+        (self.says)(format!("installing {} packages", plan.installed.len()));
+        let work = self.cache.work()?;
+        let installed = work.path().join("installed");
+        std::fs::create_dir(&installed).during("cannot make a folder")?;
+        let path = installed.join("root");
+        let file = File::create(&path).during("cannot write to the cache")?;
+        let tree = debian::install(self.stop, &installation, &file)?;
+        let sum = file_sha256(self.stop, &path)?;
+        self.cache.keep_root(&inputs, &installed, sum)?;
+        Ok(Some(tree))
     }
 
     /// The package files, by package name, each found whole.

@@ -4,6 +4,7 @@
 //!  $XDG_CACHE_HOME/tandem (or ~/.cache/tandem)
 //!    lock            held by who fetches or builds
 //!    debs/SHA256     a package's file, under the SHA-256 the package lists have for it
+//!    roots/INPUTS/   what was installed, under a digest of what and how: root, sums.json
 //!    images/INPUTS/  what was built, under a digest of what it was built from:
 //!                    image, disk (if there is one), sums.json (the SHA-256 of each)
 //!    tmp-*           work; one left over is removed by the next to hold the lock
@@ -13,8 +14,11 @@
 //! their names whole, by renaming. The folder may be removed at any time.
 
 use crate::error::{During, Error, Result};
+use crate::folder_of;
+use crate::summed::Summed;
 use crate::tools::Stop;
 use bundle::hex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -26,6 +30,11 @@ use tempfile::{NamedTempFile, TempDir};
 const PIECE: usize = 64 << 10;
 /// Most bytes of `sums.json`.
 const SUMS_MAX: u64 = 1 << 20;
+/// Their file.
+const SUMS: &str = "sums.json";
+/// What was built, and what was installed.
+const IMAGES: &str = "images";
+const ROOTS: &str = "roots";
 
 /// The cache, held by this process alone.
 #[derive(Debug)]
@@ -41,6 +50,13 @@ pub struct Sums {
     pub image: String,
     /// The disk's.
     pub disk: Option<String>,
+}
+
+/// A root that was installed: a tar archive.
+#[derive(Serialize, Deserialize)]
+struct RootSum {
+    /// SHA-256 of the archive, in hexadecimal.
+    root: String,
 }
 
 /// Where it is.
@@ -70,7 +86,7 @@ impl Cache {
     /// # Errors
     /// As there.
     pub fn open_in(folder: &Path, stop: &Stop, on_wait: impl FnOnce()) -> Result<Self> {
-        for folder in ["debs", "images"].map(|name| folder.join(name)) {
+        for folder in ["debs", ROOTS, IMAGES].map(|name| folder.join(name)) {
             fs::create_dir_all(&folder).during(format_args!(
                 "cannot make the cache folder {}",
                 folder.display()
@@ -161,12 +177,49 @@ impl Cache {
     /// # Errors
     /// If it cannot be written.
     pub fn keep_built(&self, inputs: &str, work: &Path, sums: &Sums) -> Result {
+        self.keep(IMAGES, inputs, work, sums)
+    }
+
+    /// Keeps an installation of these inputs: the file `root` in `work`, whose SHA-256 is `sum`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_root(&self, inputs: &str, work: &Path, sum: String) -> Result {
+        self.keep(ROOTS, inputs, work, &RootSum { root: sum })
+    }
+
+    /// The installation of these inputs, as `read` makes it of its file; `None` if it is not there, or not whole.
+    ///
+    /// # Errors
+    /// If the user asks to end.
+    pub fn root<T>(
+        &self,
+        stop: &Stop,
+        inputs: &str,
+        read: impl FnOnce(&mut Summed<File>) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let folder = self.folder.join(ROOTS).join(inputs);
+        let (Some(RootSum { root }), Ok(file)) = (
+            read_sums(&folder.join(SUMS)),
+            File::open(folder.join("root")),
+        ) else {
+            return Ok(None);
+        };
+        let mut file = Summed::new(stop, file);
+        let found = read(&mut file);
+        let whole = std::io::copy(&mut file, &mut std::io::sink()).is_ok() && file.sum() == root;
+        stop.check()?;
+        Ok(found.filter(|_| whole))
+    }
+
+    /// Keeps the files in `work`, with their sums.
+    fn keep(&self, kind: &str, inputs: &str, work: &Path, sums: &impl Serialize) -> Result {
         let sums = serde_json::to_vec(sums).map_err(|source| Error::Json {
             what: "sums",
             source,
         })?;
-        fs::write(work.join("sums.json"), sums).during("cannot write to the cache")?;
-        let path = self.folder.join("images").join(inputs);
+        fs::write(work.join(SUMS), sums).during("cannot write to the cache")?;
+        let path = self.folder.join(kind).join(inputs);
         // What is there was found broken.
         match fs::remove_dir_all(&path) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
@@ -187,8 +240,8 @@ impl Cache {
         image: &Path,
         disk: Option<&Path>,
     ) -> Result<Option<Sums>> {
-        let folder = self.folder.join("images").join(inputs);
-        let Some(sums) = read_sums(&folder.join("sums.json")) else {
+        let folder = self.folder.join(IMAGES).join(inputs);
+        let Some(sums) = read_sums::<Sums>(&folder.join(SUMS)) else {
             return Ok(None);
         };
         if sums.disk.is_some() != disk.is_some() {
@@ -219,7 +272,7 @@ impl Cache {
     }
 }
 
-fn read_sums(path: &Path) -> Option<Sums> {
+fn read_sums<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let mut bytes = Vec::new();
     let file = File::open(path).ok()?;
     file.take(SUMS_MAX).read_to_end(&mut bytes).ok()?;
@@ -236,6 +289,18 @@ pub fn file_sha256(stop: &Stop, path: &Path) -> Result<String> {
     pieces(stop, &mut file, &reading, |_| Ok(()))
 }
 
+/// A file beside `to`, which becomes that when it is whole.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn file_beside(to: &Path) -> Result<NamedTempFile> {
+    tempfile::Builder::new()
+        .prefix(".tandem-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder_of(to))
+        .during(format_args!("cannot write {}", to.display()))
+}
+
 /// Copies a file to one beside `to`, with holes where zeros are, and gives the SHA-256 of what was copied.
 fn copy_beside(
     stop: &Stop,
@@ -243,16 +308,8 @@ fn copy_beside(
     reading: &str,
     to: &Path,
 ) -> Result<(NamedTempFile, String)> {
-    let folder = match to.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     let failed = format!("cannot write {}", to.display());
-    let mut copy = tempfile::Builder::new()
-        .prefix(".tandem-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder)
-        .during(&failed)?;
+    let mut copy = file_beside(to)?;
     let mut len = 0u64;
     let sum = pieces(stop, &mut from, reading, |piece| {
         let file = copy.as_file_mut();
@@ -353,6 +410,25 @@ mod tests {
             left, 2,
             "the cache and the first disk: no copy begun is left"
         );
+    }
+
+    #[test]
+    fn an_installation_is_taken_only_if_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, stop) = (cache(&folder), Stop::default());
+        let work = cache.work().unwrap();
+        fs::write(work.path().join("root"), b"files, and padding").unwrap();
+        let sum = sha256(b"files, and padding");
+        cache.keep_root("key", &work.keep(), sum).unwrap();
+        // Only a part of it is read.
+        let read = |file: &mut Summed<File>| {
+            let mut files = [0; 5];
+            file.read_exact(&mut files).ok().map(|()| files)
+        };
+        assert_eq!(cache.root(&stop, "key", read).unwrap(), Some(*b"files"));
+        assert_eq!(cache.root(&stop, "other", read).unwrap(), None);
+        fs::write(cache.folder.join("roots/key/root"), b"files, and paddinh").unwrap();
+        assert_eq!(cache.root(&stop, "key", read).unwrap(), None);
     }
 
     #[test]

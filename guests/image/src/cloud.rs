@@ -11,17 +11,17 @@
 //!
 //! Source of the seed's form: cloud-init's documentation, "NoCloud", "Networking config Version 2".
 
-use crate::cache::file_sha256;
+use crate::cache::{file_beside, file_sha256};
 use crate::error::{During, Error, Result};
-use crate::partition::{Partition, partitions};
+use crate::partition::{Partition, Table};
 use crate::tools::{Stop, output, tool};
-use crate::{Built, bootfiles};
+use crate::{Built, bootfiles, check_apart, check_writable, folder_of, plan};
 use bundle::{Bundle, FORMAT, Manifest, Package, sha256};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 
 /// What the kernel is told beside where its root is. Interfaces keep the kernel's names, as the seed has them.
 const CMDLINE: &str = "console=ttyS0 panic=-1 tsc=reliable mitigations=off net.ifnames=0";
@@ -37,8 +37,6 @@ const TAIL: u64 = 1 << 20;
 const HEADER_BYTES: u64 = 80;
 /// The incompatible feature of a qcow2 image whose clusters are in another file.
 const EXTERNAL_DATA: u64 = 1 << 2;
-/// Digest of this crate's sources.
-const SOURCES: &str = env!("TANDEM_IMAGE_SOURCES");
 
 /// What is asked of a guest from a cloud image.
 #[derive(Clone, Debug)]
@@ -63,14 +61,12 @@ pub struct CloudSpec {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Info {
-    format: String,
     virtual_size: u64,
 }
 
 /// What decides how the guest comes out.
 #[derive(Serialize)]
 struct Inputs<'a> {
-    sources: &'a str,
     from: String,
     user_data: String,
     size_mib: Option<u32>,
@@ -85,12 +81,10 @@ struct Inputs<'a> {
 pub fn make(spec: &CloudSpec, stop: &Stop, says: &dyn Fn(String)) -> Result<Built> {
     let disk = spec.disk.clone();
     let disk = disk.unwrap_or_else(|| bundle::disk_beside(&spec.output));
-    if disk == spec.output || disk == spec.from || spec.output == spec.from {
-        return Err(Error::SameFile);
-    }
     for out in [&spec.output, &disk] {
-        crate::check_writable(out)?;
+        check_writable(out)?;
     }
+    check_apart(&[&spec.output, &disk], Some(&spec.from))?;
     let user_data = user_data(spec.user_data.as_deref())?;
     for name in ["qemu-img", "sfdisk", "debugfs", "xorriso"] {
         tool(name)?;
@@ -111,12 +105,10 @@ pub fn make(spec: &CloudSpec, stop: &Stop, says: &dyn Fn(String)) -> Result<Buil
         stop,
         inputs: inputs(spec, stop, &user_data)?,
     };
-    let folder = match disk.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     let failed = format!("cannot write {}", disk.display());
-    // Everything is done in a folder of its own, under names that mean nothing to the tools.
+    // Everything is done in a folder of its own, under names that mean nothing to the tools: no option and no protocol
+    // begins with a slash.
+    let folder = absolute(folder_of(&disk)).during(&failed)?;
     let work = tempfile::Builder::new()
         .prefix(".tandem-")
         .tempdir_in(folder)
@@ -125,54 +117,45 @@ pub fn make(spec: &CloudSpec, stop: &Stop, says: &dyn Fn(String)) -> Result<Buil
     let raw = work.path().join("disk");
     cloud.convert(&raw)?;
     says("looking for the kernel".into());
-    let partitions = partitions(stop, &raw, || cloud.no("it has no partition table"))?;
-    let boot = bootfiles::find(stop, &raw, &partitions, work.path(), &|why| cloud.no(&why))?;
+    let table = Table::read(stop, &raw, || cloud.no("it has no partition table"))?;
+    let boot = bootfiles::find(stop, &raw, &table.partitions, work.path(), &|why| {
+        cloud.no(&why)
+    })?;
     says("adding the seed".into());
     let seed = cloud.seed(work.path(), &user_data)?;
-    cloud.add_seed(&raw, &seed, info.virtual_size.max(asked.unwrap_or(0)))?;
+    cloud.add_seed(
+        &raw,
+        &table,
+        &seed,
+        info.virtual_size.max(asked.unwrap_or(0)),
+    )?;
     let disk_bytes = fs::metadata(&raw).during(&failed)?.len();
-    let image = cloud.image(&boot, disk_bytes)?;
+    let manifest = cloud.manifest(&boot, disk_bytes);
+    let bundle = Bundle {
+        kernel: &boot.kernel,
+        initrd: &boot.initrd,
+        manifest: manifest.clone(),
+    };
+    let image = bundle.write()?;
     let disk_sum = file_sha256(stop, &raw)?;
-    let file = work.path().join("image");
-    fs::write(&file, &image).during(format_args!("cannot write {}", spec.output.display()))?;
+    let writing = format!("cannot write {}", spec.output.display());
+    let mut file = file_beside(&spec.output)?;
+    file.write_all(&image).during(&writing)?;
     let public = fs::Permissions::from_mode(0o644);
     fs::set_permissions(&raw, public).during(&failed)?;
     fs::rename(&raw, &disk).during(&failed)?;
-    move_to(&file, &spec.output)?;
-    let Bundle {
-        manifest, initrd, ..
-    } = Bundle::parse(&image)?;
+    let kept = file.persist(&spec.output).map_err(std::io::Error::from);
+    kept.during(&writing)?;
     Ok(Built {
         image_bytes: image.len() as u64,
         image_sha256: sha256(&image),
-        initrd_bytes: initrd.len(),
+        initrd_bytes: boot.initrd.len(),
         disk: Some(disk),
         disk_bytes: Some(disk_bytes),
         disk_sha256: Some(disk_sum),
         manifest,
         cached: false,
     })
-}
-
-/// Renames a file, or copies it where that is another file system.
-fn move_to(from: &Path, to: &Path) -> Result {
-    let failed = format!("cannot write {}", to.display());
-    if fs::rename(from, to).is_ok() {
-        return Ok(());
-    }
-    let folder = match to.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut copy = tempfile::Builder::new()
-        .prefix(".tandem-")
-        .permissions(PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder)
-        .during(&failed)?;
-    let mut from = File::open(from).during(&failed)?;
-    std::io::copy(&mut from, copy.as_file_mut()).during(&failed)?;
-    let kept = copy.persist(to).map_err(std::io::Error::from);
-    kept.during(&failed).map(drop)
 }
 
 /// What cloud-init is to do.
@@ -194,19 +177,13 @@ fn user_data(path: Option<&Path>) -> Result<Vec<u8>> {
 }
 
 fn inputs(spec: &CloudSpec, stop: &Stop, user_data: &[u8]) -> Result<String> {
-    let inputs = Inputs {
-        sources: SOURCES,
+    plan::digest(&Inputs {
         from: file_sha256(stop, &spec.from)?,
         user_data: sha256(user_data),
         size_mib: spec.size_mib,
         memory_mib: spec.memory_mib,
         cmdline: spec.cmdline.as_deref(),
-    };
-    let inputs = serde_json::to_vec(&inputs).map_err(|source| Error::Json {
-        what: "inputs",
-        source,
-    })?;
-    Ok(sha256(&inputs))
+    })
 }
 
 /// What the file is: a qcow2 image, whole in itself.
@@ -225,11 +202,9 @@ fn info(stop: &Stop, from: &Path) -> Result<Info> {
     let mut command = tool("qemu-img")?;
     command
         .args(["info", "-f", "qcow2", "--output=json"])
-        .arg(from);
+        .arg(absolute(from).during(&reading)?);
     let words = output(stop, &mut command)?.map_err(|failed| no(failed.line().to_owned()))?;
-    let info: Info = serde_json::from_str(&words).map_err(|why| no(why.to_string()))?;
-    debug_assert_eq!(info.format, "qcow2");
-    Ok(info)
+    serde_json::from_str(&words).map_err(|why| no(why.to_string()))
 }
 
 /// Whether a file that begins like this is a qcow2 image that names no other file; if not, why.
@@ -285,10 +260,11 @@ impl Cloud<'_> {
     }
 
     fn convert(&self, raw: &Path) -> Result {
+        let from = &self.spec.from;
         let mut command = tool("qemu-img")?;
         command
             .args(["convert", "-f", "qcow2", "-O", "raw"])
-            .arg(&self.spec.from)
+            .arg(absolute(from).during(format_args!("cannot read {}", from.display()))?)
             .arg(raw);
         let converted = output(self.stop, &mut command)?;
         match converted {
@@ -331,24 +307,23 @@ impl Cloud<'_> {
     }
 
     /// Makes the disk longer by the seed, a partition behind all others. `size` is what the disk has without.
-    fn add_seed(&self, raw: &Path, seed: &[u8], size: u64) -> Result {
+    fn add_seed(&self, raw: &Path, table: &Table, seed: &[u8], size: u64) -> Result {
         let failed = "cannot write the disk";
         let begin = size.next_multiple_of(ALIGN);
         let length = (seed.len() as u64).next_multiple_of(ALIGN);
-        let file = File::options().write(true).open(raw).during(failed)?;
+        let mut file = File::options().write(true).open(raw).during(failed)?;
         file.set_len(begin + length + TAIL).during(failed)?;
-        Partition {
+        let partition = Partition {
             begin,
             bytes: length,
-        }
-        .append(self.stop, raw, &self.inputs)
-        .map_err(|why| self.no(&format!("its partition table takes no other: {why}")))?;
-        let mut file = file;
+        };
+        let no = |why: String| self.no(&why);
+        table.append(self.stop, raw, partition, &self.inputs, &no)?;
         file.seek(SeekFrom::Start(begin)).during(failed)?;
         file.write_all(seed).during(failed)
     }
 
-    fn image(&self, boot: &bootfiles::BootFiles, disk_bytes: u64) -> Result<Vec<u8>> {
+    fn manifest(&self, boot: &bootfiles::BootFiles, disk_bytes: u64) -> Manifest {
         let cmdline = match &self.spec.cmdline {
             Some(given) => given.clone(),
             None => format!("{CMDLINE} root={} ro", boot.root),
@@ -358,7 +333,7 @@ impl Cloud<'_> {
             version: boot.release.clone(),
             sha256: sha256(&boot.kernel),
         };
-        let manifest = Manifest {
+        Manifest {
             format: FORMAT,
             kernel_sha256: kernel.sha256.clone(),
             packages: vec![kernel.clone()],
@@ -376,13 +351,7 @@ impl Cloud<'_> {
             ports: Vec::new(),
             inputs_sha256: self.inputs.clone(),
             initrd_sha256: sha256(&boot.initrd),
-        };
-        let bundle = Bundle {
-            kernel: &boot.kernel,
-            initrd: &boot.initrd,
-            manifest,
-        };
-        Ok(bundle.write()?)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::bounded::Bounded;
 use crate::error::{During, Result};
+use crate::layers::{LAYERS_FILES_MAX, LAYERS_MAX_GIB, LAYERS_STREAM_MAX_GIB};
 use crate::tools::{Stop, stream, tool};
 use crate::tree::{Kind, Node, TIME, Tree, normal};
 use std::cell::Cell;
@@ -18,12 +19,6 @@ pub const PATH_MAX: usize = 4096;
 /// Most bytes of a member's headers, with those that extend it: long names, pax records, maps of sparse files. Go's
 /// archive/tar takes as much of each.
 pub const HEADERS_MAX: u64 = 1 << 20;
-/// Most bytes of all files of a container's layers and their names, in GiB: they are kept in memory.
-pub const LAYERS_MAX_GIB: u64 = 4;
-/// Most bytes all layers unpack to, in GiB: the files, and as much again for headers and padding.
-pub const LAYERS_STREAM_MAX_GIB: u64 = 2 * LAYERS_MAX_GIB;
-/// Most files of them.
-pub const LAYERS_FILES_MAX: u64 = 2_000_000;
 
 /// Why a package's archive is not understood.
 #[derive(Debug, Error)]

@@ -12,12 +12,15 @@
 //! Why a repository of our own: every file in it was checked against the signed lists before, nothing else can be
 //! fetched, and what is installed depends on the files alone. It needs no signature, since nobody else writes it.
 //!
+//! What came of it is kept in the cache: another command, kernel or place for the same packages installs nothing anew.
+//!
 //! Without root mmdebstrap works in a user namespace of subordinate users (`--mode=unshare`), which cannot enter
 //! a home nobody else may: so all this is in the folder for temporary files.
 
 use crate::apt::Candidate;
-use crate::deb::read_tar;
+use crate::deb::{PackageError, read_tar};
 use crate::error::{During, Error, Result};
+use crate::plan::digest;
 use crate::tools::{Stop, ToolFailure, stream_ended_by, tool};
 use crate::tree::Tree;
 use bundle::sha256;
@@ -25,7 +28,7 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -66,11 +69,23 @@ pub fn check_tools() -> Result {
     Ok(())
 }
 
-/// Installs, and gives the files of the root that come of it.
+impl Installation<'_> {
+    /// SHA-256 over what decides what comes of it, in hexadecimal.
+    ///
+    /// # Errors
+    /// If it cannot be put into words.
+    pub fn digest(&self) -> Result<String> {
+        let sums = self.packages.iter().map(|package| &package.sha256);
+        digest(&(self.names, sums.collect::<Vec<_>>()))
+    }
+}
+
+/// Installs, and gives the files of the root that come of it. They are written to `keep`, too, as an archive
+/// [`read`] reads.
 ///
 /// # Errors
 /// If a tool is missing or fails, a package's scripts among them.
-pub fn install(stop: &Stop, installation: &Installation) -> Result<Tree> {
+pub fn install(stop: &Stop, installation: &Installation, keep: &File) -> Result<Tree> {
     let folder = std::env::temp_dir();
     // mmdebstrap runs elsewhere.
     let folder = folder
@@ -118,11 +133,35 @@ pub fn install(stop: &Stop, installation: &Installation) -> Result<Tree> {
         // It hears of the end from us alone, and then removes what it made.
         .process_group(0);
     let tree = stream_ended_by(Signal::SIGTERM, stop, &mut command, |pipe| {
-        let tree = read_tar(&mut *pipe, |_| true);
-        std::io::copy(pipe, &mut std::io::sink()).during("cannot read what mmdebstrap writes")?;
+        let mut pipe = Kept { pipe, keep };
+        let tree = read(&mut pipe);
+        let rest = std::io::copy(&mut pipe, &mut std::io::sink());
+        rest.during("cannot take what mmdebstrap writes")?;
         Ok(tree?)
     })?;
     tree.map_err(|failed| not_installed(&failed, &folder))
+}
+
+/// The files of a root, in the archive its installation came as.
+///
+/// # Errors
+/// If it is none.
+pub fn read(archive: impl Read) -> Result<Tree, PackageError> {
+    read_tar(archive, |_| true)
+}
+
+/// What is read is written to a file, too.
+struct Kept<'a> {
+    pipe: &'a mut dyn Read,
+    keep: &'a File,
+}
+
+impl Read for Kept<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.pipe.read(into)?;
+        self.keep.write_all(&into[..length])?;
+        Ok(length)
+    }
 }
 
 /// Writes the repository; gives the time of the newest package, in seconds since 1970.

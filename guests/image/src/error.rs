@@ -33,8 +33,8 @@ pub enum Error {
     /// The command to run is more than a line.
     #[error("a command takes one line")]
     CommandLines,
-    /// Image and disk would be written to the same place.
-    #[error("image and disk cannot be the same file")]
+    /// Image and disk would be written to the same place, or to what they are made of.
+    #[error("the image, its disk and what they are made of cannot be the same file")]
     SameFile,
     /// What should be written is a directory.
     #[error("cannot write {0}: it is a directory")]

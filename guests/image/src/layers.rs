@@ -10,14 +10,18 @@
 //! the root, and none below something that is no directory. Links in them are followed as within the root.
 
 use crate::bounded::Bounded;
-use crate::deb::{
-    Item, LAYERS_FILES_MAX, LAYERS_MAX_GIB, LAYERS_STREAM_MAX_GIB, PackageError, What, read_items,
-};
+use crate::deb::{Item, PackageError, What, read_items};
 use crate::tree::{Kind, Node, Tree};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::Read;
 
+/// Most bytes of all files of a container's layers and their names, in GiB: they are kept in memory.
+pub const LAYERS_MAX_GIB: u64 = 4;
+/// Most bytes all layers unpack to, in GiB: the files, and as much again for headers and padding.
+pub const LAYERS_STREAM_MAX_GIB: u64 = 2 * LAYERS_MAX_GIB;
+/// Most files of them.
+pub const LAYERS_FILES_MAX: u64 = 2_000_000;
 /// What begins the name of a file that is gone.
 const GONE: &str = ".wh.";
 /// What begins the names of files with another meaning.
@@ -77,10 +81,6 @@ impl Layers {
         };
         self.count(&item)?;
         let folder = self.folder(&folder)?.ok_or_else(outside)?;
-        let within = |name: &str| match folder.as_str() {
-            "" => name.to_owned(),
-            folder => format!("{folder}/{name}"),
-        };
         if name == NOTHING_LEFT {
             self.root.remove_below(&folder, |path| has(added, path));
             return Ok(());
@@ -92,7 +92,8 @@ impl Layers {
             if matches!(gone, "" | "." | "..") {
                 return Err(outside());
             }
-            self.root.remove(&within(gone), |path| has(added, path));
+            self.root
+                .remove(&joined(&folder, gone), |path| has(added, path));
             return Ok(());
         }
         let kind = match &item.what {
@@ -100,18 +101,14 @@ impl Layers {
             What::NameOf(first) => {
                 let (folder, name) = split(first).ok_or_else(outside)?.ok_or_else(outside)?;
                 let folder = self.root.resolve(&folder).ok_or_else(outside)?;
-                let first = match folder.as_str() {
-                    "" => name,
-                    folder => format!("{folder}/{name}"),
-                };
-                let first = self.root.get(&first);
+                let first = self.root.get(&joined(&folder, &name));
                 let first = first.filter(|node| node.kind != Kind::Dir);
                 let nothing = || PackageError::LinkToNothing(item.path.clone());
                 first.ok_or_else(nothing)?.kind.clone()
             }
             What::Other => return Ok(()),
         };
-        let path = within(&name);
+        let path = joined(&folder, &name);
         let there = self.root.get(&path).map(|node| &node.kind);
         if !(kind == Kind::Dir && there == Some(&Kind::Dir)) {
             self.root.remove(&path, |_| false);
@@ -161,6 +158,14 @@ impl Layers {
             return Err(PackageError::TooMuch);
         }
         Ok(())
+    }
+}
+
+/// The path of a name in a folder, of which the root's is empty.
+fn joined(folder: &str, name: &str) -> String {
+    match folder {
+        "" => name.to_owned(),
+        folder => format!("{folder}/{name}"),
     }
 }
 

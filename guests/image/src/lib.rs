@@ -9,7 +9,7 @@
 //!           bounded   no more than may be read
 //!  cloud    a cloud image ─▶ image and disk     partition, bootfiles: what is on its disk
 //!  tree     files in memory                     ext4: the same on a disk
-//!  cache    what was fetched and built before   tools: the system's own programs
+//!  cache    what was fetched and built before   tools: the system's own programs; summed: what is read, checked
 //! ```
 //!
 //! The same packages and options give the same bytes. What comes out is a file the crate `bundle` reads, which
@@ -61,6 +61,7 @@ mod plan;
 mod rootfs;
 mod services;
 mod store;
+mod summed;
 mod tools;
 mod tree;
 
@@ -175,9 +176,9 @@ pub fn make(spec: &Spec, stop: &Stop, says: &dyn Fn(String)) -> Result<Built> {
     for out in [Some(&spec.output), disk.as_ref()].into_iter().flatten() {
         check_writable(out)?;
     }
-    if disk.as_ref() == Some(&spec.output) {
-        return Err(Error::SameFile);
-    }
+    let outs = [Some(&spec.output), disk.as_ref()].into_iter().flatten();
+    let read = request.container.as_ref().map(|found| found.path.as_path());
+    check_apart(&outs.map(PathBuf::as_path).collect::<Vec<_>>(), read)?;
     let work = Work {
         output: &spec.output,
         disk: disk.as_deref(),
@@ -250,13 +251,66 @@ impl Work<'_> {
 
 /// A file that cannot be written is better known before minutes of work.
 fn check_writable(out: &Path) -> Result {
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
     if out.is_dir() {
         return Err(Error::Directory(out.to_owned()));
     }
-    tempfile::tempfile_in(folder).during(format_args!("cannot write {}", out.display()))?;
+    tempfile::tempfile_in(folder_of(out)).during(format_args!("cannot write {}", out.display()))?;
     Ok(())
+}
+
+/// The folder a file is in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Sees to it that what is written is not one file, and none that is `read`, however their paths are spelled.
+///
+/// # Errors
+/// [`Error::SameFile`].
+fn check_apart(outs: &[&Path], read: Option<&Path>) -> Result {
+    // A name is written to by renaming: it is the folder it stands in that counts, not what a link of that name names.
+    let place = |path: &Path| {
+        let folder = folder_of(path);
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        folder.join(path.file_name().unwrap_or_default())
+    };
+    let outs: Vec<_> = outs.iter().map(|path| place(path)).collect();
+    let read = read.map(|path| [Some(place(path)), path.canonicalize().ok()]);
+    let read = read.into_iter().flatten().flatten();
+    let twice = outs
+        .iter()
+        .enumerate()
+        .any(|(n, out)| outs[..n].contains(out));
+    match twice || read.into_iter().any(|path| outs.contains(&path)) {
+        true => Err(Error::SameFile),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_file_is_known_by_any_spelling() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("cloud"), "").unwrap();
+        std::os::unix::fs::symlink("cloud", path("link")).unwrap();
+        std::fs::create_dir(path("sub")).unwrap();
+        let apart = |outs: [&str; 2], read: &str| {
+            let outs = outs.map(path);
+            check_apart(&[&outs[0], &outs[1]], Some(&path(read))).is_ok()
+        };
+        assert!(apart(["a.img", "a.ext4"], "cloud"));
+        assert!(!apart(["a.img", "sub/../a.img"], "cloud"));
+        assert!(!apart(["a.img", "./sub/.././cloud"], "cloud"));
+        assert!(!apart(["a.img", "cloud"], "link"));
+        assert!(!apart(["a.img", "link"], "link"));
+        // The link is replaced, and not what it names.
+        assert!(apart(["a.img", "link"], "cloud"));
+    }
 }

@@ -13,20 +13,21 @@
 use crate::error::{During, Error, Result};
 use crate::layers::Layers;
 use crate::store::Store;
+use crate::summed::Summed;
 use crate::tools::Stop;
 use crate::tree::{Kind, Tree};
-use bundle::hex;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Indexes within indexes, at most.
 const INDEXES_MAX: u32 = 4;
+/// Bytes by which a packed layer is known.
+const MAGIC_BYTES: u64 = 4;
 /// Where programs are looked for if the image does not say (runc and Docker do the same).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -96,7 +97,8 @@ struct RunConfig {
 pub struct Container {
     /// The SHA-256 of its configuration, in hexadecimal: that names all it is made of.
     pub digest: String,
-    path: String,
+    /// Where it is.
+    pub path: PathBuf,
     store: Store,
     run: RunConfig,
     layers: Vec<Layer>,
@@ -128,11 +130,10 @@ impl Container {
             why,
         };
         let store = Store::open(&folder)?;
-        let opened = Opening { store: &store };
         let (config, named, layers) = if store.has("index.json") {
-            opened.oci(name).map_err(no)?
+            store.oci(name).map_err(no)?
         } else if store.has("manifest.json") {
-            opened.docker(name).map_err(no)?
+            store.docker(name).map_err(no)?
         } else {
             return Err(no(
                 "it has neither index.json (an OCI layout) nor manifest.json (docker save)".into(),
@@ -165,7 +166,7 @@ impl Container {
         let layers = layers.collect::<Result<_, String>>().map_err(no)?;
         Ok(Self {
             digest,
-            path: folder.display().to_string(),
+            path: folder,
             layers,
             run: file.config.unwrap_or_default(),
             store,
@@ -191,20 +192,20 @@ impl Container {
 
     fn no(&self, why: String) -> Error {
         Error::Container {
-            path: self.path.clone(),
+            path: self.path.display().to_string(),
             why,
         }
     }
 
     fn add(&self, stop: &Stop, layer: &Layer, layers: &mut Layers) -> Result {
-        let reading = format!("cannot read {}", self.path);
+        let reading = format!("cannot read {}", self.path.display());
         let file = self.store.reader(&layer.name).map_err(|why| self.no(why))?;
         let mut packed = Summed::new(stop, BufReader::new(file));
-        let mut begin = [0; 4];
-        let length = read_begin(&mut packed, &mut begin).during(&reading)?;
-        let head: &[u8] = &begin[..length];
-        let whole = head.chain(&mut packed);
-        let mut unpacked = match begin {
+        let mut begin = Vec::new();
+        let read = packed.by_ref().take(MAGIC_BYTES).read_to_end(&mut begin);
+        read.during(&reading)?;
+        let whole = begin.as_slice().chain(&mut packed);
+        let mut unpacked = match begin.as_slice() {
             [0x1f, 0x8b, ..] => Summed::new(
                 stop,
                 Box::new(flate2::read::MultiGzDecoder::new(whole)) as Box<dyn Read>,
@@ -418,21 +419,17 @@ fn quote(word: &str) -> String {
 /// The name of the configuration, its digest if that is named, and the layers: name and digest.
 type Found = (String, Option<String>, Vec<(String, Option<String>)>);
 
-/// An image being looked for. What fails is why, in words.
-struct Opening<'a> {
-    store: &'a Store,
-}
-
-impl Opening<'_> {
+impl Store {
+    // What fails is why, in words.
     fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, String> {
-        parse(name, &self.store.json_bytes(name)?)
+        parse(name, &self.json_bytes(name)?)
     }
 
     /// A file under its digest.
     fn blob<T: DeserializeOwned>(&self, of: &Descriptor) -> Result<T, String> {
         let sum = sha256_of(&of.digest)?;
         let name = blob_name(&sum);
-        let bytes = self.store.json_bytes(&name)?;
+        let bytes = self.json_bytes(&name)?;
         if bundle::sha256(&bytes) != sum {
             return Err(format!("{name} is not what its digest says"));
         }
@@ -533,50 +530,6 @@ fn blob_name(sum: &str) -> String {
     format!("blobs/sha256/{sum}")
 }
 
-/// What is read, summed up.
-struct Summed<'a, R> {
-    inner: R,
-    digest: Sha256,
-    stop: &'a Stop,
-}
-
-impl<'a, R: Read> Summed<'a, R> {
-    fn new(stop: &'a Stop, inner: R) -> Self {
-        Self {
-            inner,
-            digest: Sha256::new(),
-            stop,
-        }
-    }
-
-    fn sum(&self) -> String {
-        hex(&self.digest.clone().finalize())
-    }
-}
-
-impl<R: Read> Read for Summed<'_, R> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        if self.stop.check().is_err() {
-            return Err(std::io::Error::other("asked to end"));
-        }
-        let length = self.inner.read(into)?;
-        self.digest.update(&into[..length]);
-        Ok(length)
-    }
-}
-
-/// Reads the first bytes, fewer at the end.
-fn read_begin(from: &mut impl Read, begin: &mut [u8]) -> std::io::Result<usize> {
-    let mut length = 0;
-    while length < begin.len() {
-        match from.read(&mut begin[length..])? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    Ok(length)
-}
-
 /// Zstandard's frames, one after another, and what is to be skipped between them (RFC 8878, 3.1).
 struct Zstd<R> {
     source: R,
@@ -595,8 +548,8 @@ impl<R: Read> Zstd<R> {
 
     /// Goes on to the next frame; false at the end.
     fn next_frame(&mut self) -> std::io::Result<bool> {
-        let mut first = [0];
-        while read_begin(&mut self.source, &mut first)? == 1 {
+        while let Some(first) = self.source.by_ref().bytes().next() {
+            let first = [first?];
             let begun = self.decoder.init(first.as_slice().chain(&mut self.source));
             match begun {
                 Ok(()) => return Ok(true),

@@ -175,7 +175,6 @@ impl Request {
             files: self.service.map_or(&[], |service| service.files),
             on_disk: self.disk.then_some(name),
             systemd: self.systemd,
-            container: self.container.as_ref(),
         }
     }
 
@@ -193,10 +192,10 @@ impl Request {
     pub fn memory_mib(&self, first: &Tree, initrd_bytes: u64) -> Result<u32> {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         let (root, initrd) = (mib(first.bytes()), mib(initrd_bytes));
-        let work = match (self.service, &self.command) {
-            (Some(service), _) => u64::from(service.memory_mib),
-            _ if !self.packages.is_empty() || self.container.is_some() => COMMAND_MIB,
-            _ => SHELL_MIB,
+        let work = match self.service {
+            Some(service) => u64::from(service.memory_mib),
+            None if !self.packages.is_empty() || self.container.is_some() => COMMAND_MIB,
+            None => SHELL_MIB,
         };
         // While it is unpacked the archive is in memory, too, and the root may have half of all else.
         let unpacked = KERNEL_MIB + initrd + 2 * root;
@@ -253,7 +252,6 @@ fn kernel<'a>(named: &str, all: &'a BTreeMap<String, Candidate>) -> Result<&'a C
 #[derive(Serialize)]
 struct Inputs<'a> {
     format: u32,
-    sources: &'static str,
     kernel: &'a str,
     busybox: &'a str,
     installed: Vec<&'a str>,
@@ -274,28 +272,34 @@ fn inputs(
     busybox: &Candidate,
     installed: &[Candidate],
 ) -> Result<String> {
-    let root = request.root("");
-    let inputs = Inputs {
+    let (root, container) = (request.root(""), request.container.as_ref());
+    digest(&Inputs {
         format: FORMAT,
-        sources: SOURCES,
         kernel: &kernel.sha256,
         busybox: &busybox.sha256,
         installed: installed.iter().map(|c| c.sha256.as_str()).collect(),
         names: request.installed_names(),
         systemd: root.systemd,
-        container: root.container.map(|container| container.digest.as_str()),
+        container: container.map(|container| container.digest.as_str()),
         command: root.command,
         files: root.files,
         cmdline: &request.cmdline,
         disk: request.disk,
         size_mib: request.size_mib,
         memory_mib: request.memory_mib,
-    };
-    let inputs = serde_json::to_vec(&inputs).map_err(|source| Error::Json {
+    })
+}
+
+/// SHA-256 over what decides how an image comes out, in hexadecimal: these inputs, and this crate.
+///
+/// # Errors
+/// If they cannot be put into words.
+pub fn digest(inputs: &impl Serialize) -> Result<String> {
+    let words = serde_json::to_vec(&(SOURCES, inputs)).map_err(|source| Error::Json {
         what: "inputs",
         source,
     })?;
-    Ok(sha256(&inputs))
+    Ok(sha256(&words))
 }
 
 impl Candidate {

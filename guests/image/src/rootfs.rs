@@ -15,7 +15,7 @@
 use crate::error::Result;
 use crate::modules::Module;
 use crate::oci::Container;
-use crate::tree::{Kind, MERGED, Node, TIME, Tree};
+use crate::tree::{Kind, MERGED, Node, Tree};
 
 /// The guest's scripts: what begins, and what goes on from there.
 const INIT: &str = include_str!("init.sh");
@@ -142,8 +142,6 @@ pub struct Root<'a> {
     pub on_disk: Option<&'a str>,
     /// Whether systemd is process 1, and not busybox's init.
     pub systemd: bool,
-    /// The container's image it is of.
-    pub container: Option<&'a Container>,
 }
 
 /// Whether a path is one of these, or in one.
@@ -160,26 +158,13 @@ pub fn root(busybox: &Busybox, installed: Option<&Tree>, root: &Root) -> Tree {
         Some(installed) => kept(installed, root.on_disk.is_none()),
         None => alone(busybox),
     };
-    add_start(&mut tree, busybox);
-    for (path, text) in PLACE.iter().chain(root.files) {
-        tree.replace(path, Node::file(text.as_bytes(), 0o644));
-    }
-    if root.systemd {
-        add_systemd(&mut tree);
-    } else {
-        tree.replace("etc/inittab", Node::file(INITTAB.as_bytes(), 0o644));
+    add_ours(&mut tree, busybox, root);
+    if !root.systemd {
         // Process 1 is busybox's init whatever was installed.
         for name in ["halt", "poweroff", "reboot"] {
             let path = format!("usr/sbin/{name}");
             tree.replace(&path, Node::link(&format!("/{BUSYBOX}")));
         }
-    }
-    if let Some(command) = root.command {
-        let line = format!("{command}\n").into_bytes();
-        tree.insert("etc/tandem/command", Node::file(line, 0o644));
-    }
-    if let Some(name) = root.on_disk {
-        tree.insert(ROOT, named(name));
     }
     tree
 }
@@ -189,60 +174,60 @@ pub fn root(busybox: &Busybox, installed: Option<&Tree>, root: &Root) -> Tree {
 ///
 /// # Errors
 /// If what it is to run is not in it.
-pub fn of_container(busybox: &Busybox, mut tree: Tree, root: &Root) -> Result<Tree> {
-    let script = match root.container {
-        Some(container) => Some(container.script(&tree, &format!("/{PROGRAMS}"))?),
-        None => None,
-    };
-    for folder in [
-        "dev",
-        "etc/tandem",
-        "proc",
-        "root",
-        "run",
-        "sys",
-        "tmp",
-        "var",
-    ] {
+pub fn of_container(
+    busybox: &Busybox,
+    container: &Container,
+    tree: Tree,
+    root: &Root,
+) -> Result<Tree> {
+    let mut tree = tree;
+    let (script, user) = container.script(&tree, &format!("/{PROGRAMS}"))?;
+    for folder in ["dev", "etc/tandem", "proc", "root", "run", "sys", "var"] {
         tree.insert(folder, Node::dir());
     }
-    if tree
-        .get("tmp")
-        .is_some_and(|node| node.mtime == TIME && node.mode == 0o755)
-    {
-        let mut node = Node::dir();
-        node.mode = 0o1777;
-        tree.replace("tmp", node);
-    }
-    add_start(&mut tree, busybox);
-    for (path, text) in PLACE {
-        tree.replace(path, Node::file(text.as_bytes(), 0o644));
-    }
-    tree.replace("etc/inittab", Node::file(INITTAB.as_bytes(), 0o644));
-    if let Some((script, user)) = script {
-        tree.replace(CONTAINER, Node::file(script.into_bytes(), 0o755));
-        if let Some(line) = user {
-            let mut users = match tree.get("etc/passwd").map(|node| &node.kind) {
-                Some(Kind::File(bytes)) => bytes.to_vec(),
-                _ => Vec::new(),
-            };
-            if users.last().is_some_and(|last| *last != b'\n') {
-                users.push(b'\n');
-            }
-            users.extend_from_slice(line.as_bytes());
-            tree.replace("etc/passwd", Node::file(users, 0o644));
+    tree.insert("tmp", everyones());
+    add_ours(&mut tree, busybox, root);
+    tree.replace(CONTAINER, Node::file(script.into_bytes(), 0o755));
+    if let Some(line) = user {
+        let mut users = match tree.get("etc/passwd").map(|node| &node.kind) {
+            Some(Kind::File(bytes)) => bytes.to_vec(),
+            _ => Vec::new(),
+        };
+        if users.last().is_some_and(|last| *last != b'\n') {
+            users.push(b'\n');
         }
-    }
-    if let Some(command) = root.command {
-        tree.replace(
-            "etc/tandem/command",
-            Node::file(format!("{command}\n").into_bytes(), 0o644),
-        );
-    }
-    if let Some(name) = root.on_disk {
-        tree.insert(ROOT, named(name));
+        users.extend_from_slice(line.as_bytes());
+        tree.replace("etc/passwd", Node::file(users, 0o644));
     }
     Ok(tree)
+}
+
+/// Adds what every root has of ours: what starts the machine, and says where it is and what it runs.
+fn add_ours(tree: &mut Tree, busybox: &Busybox, root: &Root) {
+    add_start(tree, busybox);
+    for (path, text) in PLACE.iter().chain(root.files) {
+        tree.replace(path, Node::file(text.as_bytes(), 0o644));
+    }
+    if root.systemd {
+        add_systemd(tree);
+    } else {
+        tree.replace("etc/inittab", Node::file(INITTAB.as_bytes(), 0o644));
+    }
+    if let Some(command) = root.command {
+        let line = format!("{command}\n").into_bytes();
+        tree.replace("etc/tandem/command", Node::file(line, 0o644));
+    }
+    if let Some(name) = root.on_disk {
+        tree.replace(ROOT, named(name));
+    }
+}
+
+/// A folder in which everyone may write, and remove what is their own.
+fn everyones() -> Node {
+    Node {
+        mode: 0o1777,
+        ..Node::dir()
+    }
 }
 
 /// What is kept of an installation.
@@ -301,9 +286,7 @@ pub fn alone(busybox: &Busybox) -> Tree {
         tree.insert(folder, Node::dir());
     }
     for folder in ["tmp", "var/tmp"] {
-        let mut node = Node::dir();
-        node.mode = 0o1777;
-        tree.replace(folder, node);
+        tree.replace(folder, everyones());
     }
     for name in MERGED {
         tree.insert(name, Node::link(&format!("usr/{name}")));

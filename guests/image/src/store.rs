@@ -3,6 +3,7 @@
 use crate::bounded::Bounded;
 use crate::deb::{HEADERS_MAX, PATH_MAX, PackageError};
 use crate::error::{During, Error, Result};
+use crate::tree::clean;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -160,15 +161,7 @@ fn plain(name: &[u8]) -> Option<String> {
     let name = std::str::from_utf8(name)
         .ok()
         .filter(|name| name.len() <= PATH_MAX && !name.starts_with('/'))?;
-    let mut parts = Vec::new();
-    for part in name.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()?),
-            part => parts.push(part),
-        }
-    }
-    (!parts.is_empty()).then(|| parts.join("/"))
+    clean(name)
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ pub fn normal(path: &str) -> Option<String> {
 }
 
 /// The same, not merged.
-fn clean(path: &str) -> Option<String> {
+pub fn clean(path: &str) -> Option<String> {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {

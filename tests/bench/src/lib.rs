@@ -66,6 +66,7 @@ mod others;
 mod paper;
 mod plot;
 mod plots;
+pub mod qemu;
 mod results;
 mod soft;
 mod words;

@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 
 /// Longest time of one run.
 const LIMIT: Duration = Duration::from_secs(1800);
-/// The processor QEMU plays; its features are those of the model `v2`.
-pub const QEMU_CPU: &str = "Nehalem";
 /// QEMU's program.
 pub const QEMU: &str = "qemu-system-x86_64";
 
@@ -213,7 +211,7 @@ fn qemu_args(engine: Engine, linux: &Linux, command: &[String]) -> Vec<OsString>
         "-accel",
         "tcg",
         "-cpu",
-        QEMU_CPU,
+        crate::qemu::CPU,
         "-smp",
         "1",
     ]

@@ -20,6 +20,7 @@ mod redis;
 mod results;
 mod words;
 
+pub use engines::qemu;
 pub use redis::{Redis, RedisRow};
 pub use results::SoftResults;
 #[cfg(test)]
@@ -28,7 +29,7 @@ pub use words::render;
 
 use crate::error::{BenchError, Outcome};
 use crate::medians::ratio;
-use engines::{Engine, Said, qemu, recording};
+use engines::{Engine, Said, recording};
 use kit::During;
 use linux::{Linux, MEMORY_MIB};
 use marks::Marks;

@@ -1,4 +1,4 @@
-//! A TCP port of this host, forwarded to the guest.
+//! TCP ports of this host, forwarded to the guest.
 //!
 //! ```text
 //!  client ── kernel's TCP ──▶ Connection ──▶ own TCP (tcp.rs) ── switch ── guest
@@ -69,6 +69,9 @@ pub enum ForwardError {
         /// Why not.
         source: io::Error,
     },
+    /// What listens takes no settings.
+    #[error("forward: a listener takes no settings: {0}")]
+    Listener(#[source] io::Error),
     /// Port 0, or an address that no guest can have.
     #[error("{0} cannot be a guest's address")]
     Guest(SocketAddrV4),
@@ -80,10 +83,10 @@ pub enum ForwardError {
     Thread(#[source] io::Error),
 }
 
-/// A port of this host that leads to a guest's. On drop, its connections are reset.
+/// Ports of this host that lead to a guest's. On drop, their connections are reset.
 #[derive(Debug)]
 pub struct Forward {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     _worker: Worker,
 }
 
@@ -98,44 +101,61 @@ impl Forward {
         listen: SocketAddr,
         to: SocketAddrV4,
     ) -> Result<Self, ForwardError> {
-        if to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
-            return Err(ForwardError::Guest(to));
-        }
         let failed = |source| ForwardError::Listen {
             address: listen,
             source,
         };
         let listener = TcpListener::bind(listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        Self::of(switch, vec![(listener, to)])
+    }
+
+    /// Accepts the connections of each listener and passes them on to its place in the guest, over the switch at
+    /// `switch`.
+    ///
+    /// # Errors
+    /// See [`ForwardError`].
+    pub fn of(
+        switch: &Path,
+        listeners: Vec<(TcpListener, SocketAddrV4)>,
+    ) -> Result<Self, ForwardError> {
+        let mut addresses = Vec::new();
+        for (listener, to) in &listeners {
+            if to.port() == 0 || to.ip().is_unspecified() || to.ip().is_multicast() {
+                return Err(ForwardError::Guest(*to));
+            }
+            let ready = listener.set_nonblocking(true);
+            let address = ready.and_then(|()| listener.local_addr());
+            addresses.push(address.map_err(ForwardError::Listener)?);
+        }
         let link = Link::connect(switch, FORWARD_MAC)?;
         let random = RandomState::new().build_hasher().finish();
         let relay = Relay {
             stack: Stack::new(link, FORWARD_MAC, random),
-            listener,
-            to,
+            listeners,
             connections: Vec::new(),
             may_accept: true,
         };
         let worker =
             Worker::start("forward", move |stop| relay.run(stop)).map_err(ForwardError::Thread)?;
         Ok(Self {
-            address,
+            addresses,
             _worker: worker,
         })
     }
 
-    /// Where it listens.
+    /// Where it listens; of more than one, the first.
+    ///
+    /// # Panics
+    /// If it was given no listener.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
     }
 }
 
 struct Relay {
     stack: Stack,
-    listener: TcpListener,
-    to: SocketAddrV4,
+    listeners: Vec<(TcpListener, SocketAddrV4)>,
     connections: Vec<Connection>,
     may_accept: bool,
 }
@@ -188,13 +208,14 @@ impl Relay {
         ];
         let accepting = self.may_accept && self.connections.len() < CONNECTIONS_MAX;
         if accepting {
-            fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
+            let listeners = self.listeners.iter();
+            fds.extend(listeners.map(|(own, _)| PollFd::new(own.as_fd(), PollFlags::POLLIN)));
         }
         let first = fds.len();
         fds.extend(self.connections.iter().filter_map(Connection::interest));
         wait(&mut fds, timeout);
         let stopped = is_ready(&fds[0]);
-        let accept = accepting && is_ready(&fds[2]);
+        let called: Vec<bool> = fds[2..first].iter().map(is_ready).collect();
         let ready: Vec<bool> = fds[first..].iter().map(is_ready).collect();
         drop(fds);
         let watched = self
@@ -205,16 +226,18 @@ impl Relay {
             connection.set_ready();
         }
         self.may_accept = true;
-        if accept {
-            self.accept();
+        for (n, _) in called.iter().enumerate().filter(|(_, called)| **called) {
+            self.accept(n);
         }
         !stopped
     }
 
-    fn accept(&mut self) {
+    /// Accepts what calls at the listener with this number.
+    fn accept(&mut self, n: usize) {
         while self.connections.len() < CONNECTIONS_MAX {
-            match self.listener.accept() {
-                Ok((client, _)) => self.admit(client),
+            let (listener, to) = (&self.listeners[n].0, self.listeners[n].1);
+            match listener.accept() {
+                Ok((client, _)) => self.admit(client, to),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error)
                     if matches!(
@@ -230,7 +253,7 @@ impl Relay {
         }
     }
 
-    fn admit(&mut self, client: TcpStream) {
+    fn admit(&mut self, client: TcpStream, to: SocketAddrV4) {
         let ready = client
             .set_nonblocking(true)
             .and_then(|()| client.set_nodelay(true));
@@ -238,9 +261,9 @@ impl Relay {
             tracing::warn!(%error, "forward: a client's socket takes no settings");
             return;
         }
-        match self.stack.connect(self.to) {
+        match self.stack.connect(to) {
             Ok(handle) => self.connections.push(Connection::new(handle, client)),
-            Err(error) => tracing::warn!(%error, to = %self.to, "forward: no connection"),
+            Err(error) => tracing::warn!(%error, %to, "forward: no connection"),
         }
     }
 

@@ -188,6 +188,39 @@ fn more_clients_than_connections_wait_their_turn() {
 }
 
 #[test]
+fn each_port_leads_to_its_own() {
+    let Fixture {
+        forward,
+        guest: _guest,
+        _switch,
+        _folder,
+    } = Fixture::new(EchoGuest::PORT);
+    drop(forward);
+    let bound = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listeners = [bound(), bound(), bound()];
+    let at = [0, 1, 2].map(|n: usize| listeners[n].local_addr().expect("its address"));
+    // Nobody is at the second one's.
+    let to =
+        [EchoGuest::PORT, 1, EchoGuest::PORT].map(|port| SocketAddrV4::new(GUEST_ADDRESS, port));
+    let both = listeners.into_iter().zip(to).collect();
+    let forward = Forward::of(&_folder.path().join("switch"), both).expect("a forward");
+    assert_eq!(forward.local_addr(), at[0]);
+    let connected = |at: SocketAddr| {
+        let client = TcpStream::connect(at).expect("it listens");
+        let patience = Some(Duration::from_secs(30));
+        client.set_read_timeout(patience).expect("a timeout");
+        client
+    };
+    let mut clients = [at[2], at[0], at[2]].map(connected);
+    for client in &mut clients {
+        exchange(client, 5000);
+    }
+    let refused = connected(at[1]).read(&mut [0; 1]);
+    assert!(!matches!(refused, Ok(1)), "{refused:?}");
+    exchange(&mut clients[1], 5000);
+}
+
+#[test]
 fn says_what_is_wrong() {
     let fixture = Fixture::new(EchoGuest::PORT);
     let path = fixture._folder.path().join("switch");

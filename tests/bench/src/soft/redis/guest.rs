@@ -1,22 +1,17 @@
 //! What is measured: one image, and what can serve from it.
 
-use super::super::engines::{QEMU, QEMU_CPU, installed};
+use super::super::engines::{QEMU, installed};
 use super::super::linux::{build_of, with_bundle, write};
 use crate::error::{BenchError, Outcome};
+use crate::qemu;
 use bundle::Bundle;
 use kit::During;
-use kit::cluster::TAPS;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// The package that serves.
 pub const SERVER: &str = "redis-server";
-/// The guest's hardware address, on every engine.
-const MAC: &str = "52:54:00:7a:4d:01";
-/// For how long the host's time-stamp counter is held against its clock.
-const TSC_LOOK: Duration = Duration::from_millis(200);
 
 /// The guest, for the results.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -78,33 +73,16 @@ impl Files {
         words
     }
 
-    /// Arguments of QEMU: a machine with virtio over MMIO, as Tandem's is, and nothing else Linux does
-    /// not need to boot.
-    ///
-    /// It has no PM timer to hold the time-stamp counter against (docs/system/i386/microvm.rst), so the kernel is
-    /// told that counter's rate, which on Tandem is told too: TCG hands out the host's own.
+    /// Arguments of QEMU.
     pub fn qemu_args(&self, tsc_khz: u64) -> Vec<OsString> {
-        let mut args: Vec<OsString> = ["-machine", "microvm,acpi=on", "-nodefaults"]
-            .into_iter()
-            .chain(["-no-user-config", "-no-reboot", "-display", "none"])
-            .chain(["-serial", "stdio", "-accel", "tcg"])
-            .chain(["-cpu", QEMU_CPU, "-smp", "1"])
-            .map(OsString::from)
-            .collect();
-        let cmdline = format!("tsc_early_khz={tsc_khz} {}", self.cmdline);
-        let tap = format!("tap,id=net,ifname={},script=no,downscript=no", TAPS[0]);
-        let device = format!("virtio-net-device,netdev=net,mac={MAC}");
-        for (option, value) in [
-            ("-m", OsString::from(self.guest.memory_mib.to_string())),
-            ("-kernel", self.file("kernel").into()),
-            ("-initrd", self.file("initrd").into()),
-            ("-append", cmdline.into()),
-            ("-netdev", tap.into()),
-            ("-device", device.into()),
-        ] {
-            args.extend([option.into(), value]);
-        }
-        args
+        let machine = qemu::Machine {
+            kernel: &self.file("kernel"),
+            initrd: &self.file("initrd"),
+            cmdline: &self.cmdline,
+            memory_mib: self.guest.memory_mib,
+            disk: None,
+        };
+        machine.args(tsc_khz)
     }
 }
 
@@ -128,23 +106,8 @@ pub fn client() -> Outcome<PathBuf> {
 }
 
 /// Where QEMU is.
-pub fn qemu() -> Outcome<PathBuf> {
+pub fn qemu_program() -> Outcome<PathBuf> {
     installed(QEMU).ok_or_else(|| BenchError::said(format!("{QEMU} is not installed")))
-}
-
-/// The rate of this host's time-stamp counter, in kHz.
-pub fn tsc_khz() -> u64 {
-    let look = || {
-        // SAFETY: the instruction is there on every x86-64 processor, and only reads a counter.
-        let ticks = unsafe { std::arch::x86_64::_rdtsc() };
-        (Instant::now(), ticks)
-    };
-    let (begun, from) = look();
-    std::thread::sleep(TSC_LOOK);
-    let (ended, to) = look();
-    let us = (ended - begun).as_micros().max(1);
-    let ticks = u128::from(to.wrapping_sub(from));
-    u64::try_from(ticks * 1000 / us).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -217,10 +180,5 @@ mod tests {
             let refused = Files::prepare(Some(&path)).err().unwrap().to_string();
             assert!(refused.contains("does not run redis-server"), "{refused}");
         }
-    }
-
-    #[test]
-    fn the_counter_runs_as_fast_as_processors_do() {
-        assert!((100_000..20_000_000).contains(&tsc_khz()), "{}", tsc_khz());
     }
 }

@@ -52,7 +52,7 @@ impl Redis {
         Ok(Self {
             files: Files::prepare(image)?,
             client,
-            qemu: guest::qemu().ok(),
+            qemu: guest::qemu_program().ok(),
             rates: BTreeMap::new(),
             rows: Load::ALL.map(RedisRow::new).into(),
             failures: Vec::new(),

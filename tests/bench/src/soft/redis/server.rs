@@ -1,9 +1,10 @@
 //! A server under load: one process, or the two of a pair.
 
-use super::guest::{Files, tsc_khz};
+use super::guest::Files;
 use super::rows::Way;
 use crate::error::{BenchError, Outcome};
 use crate::measure::{Bench, wait_good};
+use crate::qemu::tsc_khz;
 use check::resp::{Client, Reply};
 use kit::During;
 use kit::cluster::PairOptions;
