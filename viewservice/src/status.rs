@@ -1,6 +1,6 @@
 //! What `tandem status` shows.
 
-use crate::{Address, HostId, Role, View, ViewNumber, VmId};
+use crate::{Address, HostId, Role, Room, View, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -36,6 +36,12 @@ pub struct VmStatus {
     pub named: Option<View>,
     /// The operator asked for its end.
     pub stopping: bool,
+    /// What it runs, if the service placed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<String>,
+    /// Why a replica of it does not run that should, or why it is given none, in one line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What is known of a host's life.
@@ -63,4 +69,13 @@ pub struct HostStatus {
     pub missed_pings: u64,
     /// Alive, and in no VM's view.
     pub spare: bool,
+    /// What it has, if a supervisor runs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub room: Option<Room>,
+    /// How much of its memory is left, in MiB, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_mib: Option<u64>,
+    /// It is to have no replica.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
 }

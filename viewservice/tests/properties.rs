@@ -169,6 +169,7 @@ fn event(step: Step, seen: &BTreeMap<VmId, Seen>) -> Option<ViewEvent> {
                 })
                 .collect(),
             waits,
+            of: None,
         }),
         Step::Solo(host, vm, offset) => ViewEvent::Report(Report::Solo {
             host,

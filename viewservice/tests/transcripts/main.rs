@@ -63,6 +63,7 @@ fn event(words: &[&str]) -> ViewEvent {
                     .map(|text| held(text))
                     .collect(),
                 waits: replicas.iter().filter_map(waits).collect(),
+                of: None,
             })
         }
         ["solo", name, id, view] => ViewEvent::Report(Report::Solo {
