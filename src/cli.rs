@@ -74,8 +74,16 @@ pub enum Command {
     Arbiter(ArbiterArgs),
     /// Keep the views: who is primary and backup of each machine
     Viewservice(ViewserviceArgs),
+    /// Run the replicas that a viewservice gives this host, each in a process that outlives this one
+    Host(HostArgs),
+    /// Start a machine on two hosts of a viewservice that have room for it
+    Up(UpArgs),
     /// Ask a viewservice for machines and hosts
     Status(StatusArgs),
+    /// What a machine's replicas said on their hosts: the guest's console, events, errors
+    Logs(LogsArgs),
+    /// Have all replicas leave a host, one by one
+    Drain(DrainArgs),
     /// Have a protected machine stopped, by its viewservice
     Down(DownArgs),
     /// On this machine alone: a pair, real clients, kill -9, and the verdict
@@ -459,6 +467,9 @@ pub struct ReplicaArgs {
     /// if it is not there [default: $XDG_RUNTIME_DIR/tandem, for root without that /run/tandem]
     #[arg(long, value_name = "DIR")]
     pub control: Option<PathBuf>,
+    /// It was started by a supervisor, and holds this file as long as it lives
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub supervised: Option<PathBuf>,
     /// Kill this process (SIGKILL) once the entry with this index is sent and its output in the gate, or at a
     /// step of a join; for tests
     #[arg(long, hide = true, value_name = "WHERE")]
@@ -484,6 +495,12 @@ pub struct PrimaryArgs {
     /// The backup's host, as the viewservice knows it (if not given, it chooses one)
     #[arg(long, value_name = "NAME", requires = "viewservice")]
     pub backup_name: Option<String>,
+    /// Begin where the viewservice has named the machine's first view; for `tandem host`
+    #[arg(long, hide = true, requires = "viewservice")]
+    pub ordered: bool,
+    /// With --ordered: no replica of an earlier life of the machine is left, says its operator
+    #[arg(long, hide = true, requires = "ordered")]
+    pub anew: bool,
     /// Begin in this view, the next by the machine's flags: says that no replica of it runs any more,
     /// though none marked its end
     #[arg(long, value_name = "N", conflicts_with = "viewservice", value_parser = clap::value_parser!(u64).range(1..))]
@@ -584,8 +601,112 @@ pub struct StatusArgs {
     #[command(flatten)]
     pub security: SecurityArgs,
     /// One JSON object on stdout instead of a table
+    #[arg(long, conflicts_with = "watch")]
+    pub json: bool,
+    /// Go on showing it, with what changes; on a pipe a line for each change. q or Ctrl-C ends it
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// The viewservice that a command asks.
+#[derive(Debug, Args)]
+pub struct ServiceArgs {
+    /// The viewservice
+    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: HostPort,
+    /// How it is spoken to
+    #[command(flatten)]
+    pub security: SecurityArgs,
+}
+
+/// `tandem host`.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// This host's name [default: the name in its certificate]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Where `tandem logs` asks. Its address is where this host's replicas listen, too: one that the other hosts reach
+    #[arg(long, default_value = "127.0.0.1:7702", value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub listen: HostPort,
+    /// The viewservice that gives this host its replicas
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
+    pub viewservice: HostPort,
+    /// The arbiter of all replicas: file:DIR, tcp:HOST:PORT or etcd:HOST:PORT..., as for `tandem primary`
+    #[arg(long, value_name = "WHERE")]
+    pub arbiter: String,
+    /// How connections are protected
+    #[command(flatten)]
+    pub security: SecurityArgs,
+    /// The folder of what this host must not forget, and of its replicas' consoles and events
+    #[arg(long, default_value = "/var/lib/tandem/host", value_name = "DIR")]
+    pub state: PathBuf,
+    /// Memory for replicas, in MiB [default: three quarters of this machine's]
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u64>,
+    /// The control folder of its replicas [default: $XDG_RUNTIME_DIR/tandem, for root without that /run/tandem]
+    #[arg(long, value_name = "DIR")]
+    pub control: Option<PathBuf>,
+}
+
+/// `tandem up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// A file that says what the machine is (its name ends in .toml), or a guest that is built in
+    #[arg(value_name = "FILE.toml|GUEST")]
+    pub what: String,
+    /// The machine's name [default: what the file says; the guest's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// No replica of an earlier life of the machine is left, though none marked its end: your word
+    #[arg(long)]
+    pub anew: bool,
+    /// The viewservice
+    #[command(flatten)]
+    pub service: ServiceArgs,
+    /// Longest time to wait until the machine is protected
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub wait: Duration,
+    /// One JSON object on stdout instead of words
     #[arg(long)]
     pub json: bool,
+}
+
+/// `tandem logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The machine's name
+    pub vm: String,
+    /// On this host [default: the machine's primary's]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+    /// What happened to the replica, a JSON object a line, instead of the guest's console
+    #[arg(long, conflicts_with = "errors")]
+    pub events: bool,
+    /// What the replica complained of, instead of the guest's console
+    #[arg(long)]
+    pub errors: bool,
+    /// Go on showing what comes, also of the host to which the machine goes
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The viewservice
+    #[command(flatten)]
+    pub service: ServiceArgs,
+}
+
+/// `tandem drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The host's name
+    pub host: String,
+    /// Let it have replicas again
+    #[arg(long)]
+    pub undo: bool,
+    /// Do not wait until it has none
+    #[arg(long)]
+    pub no_wait: bool,
+    /// The viewservice
+    #[command(flatten)]
+    pub service: ServiceArgs,
 }
 
 /// `tandem down`.
@@ -594,11 +715,8 @@ pub struct DownArgs {
     /// The machine's name
     pub vm: String,
     /// The viewservice
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
-    pub viewservice: HostPort,
-    /// How it is spoken to
     #[command(flatten)]
-    pub security: SecurityArgs,
+    pub service: ServiceArgs,
 }
 
 /// A question to the replica on this host that leads a machine.
@@ -644,8 +762,14 @@ pub struct FailoverArgs {
     #[command(flatten)]
     pub ask: AskArgs,
     /// End the old primary, instead of having it follow: the machine runs alone then
-    #[arg(long)]
+    #[arg(long, conflicts_with = "viewservice")]
     pub leave: bool,
+    /// Ask this viewservice to have it done, wherever the machine's primary is
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "control", value_parser = HostPort::to_connect)]
+    pub viewservice: Option<HostPort>,
+    /// How it is spoken to
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// A guest of the demo.

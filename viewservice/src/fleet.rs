@@ -24,7 +24,9 @@ pub const REASON_MAX: usize = 512;
 pub const REPLICA_MIB: u64 = 72;
 
 /// What is to run a machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
     /// KVM where the guest can be stopped exactly there, else the software engine.

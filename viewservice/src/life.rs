@@ -1,7 +1,7 @@
 //! What is known of a host's life: what its supervisor and the processes of its replicas last said.
 
 use crate::machine::MAX_VMS;
-use crate::{Address, Held, HostPing, HostState, Ping, VmId};
+use crate::{Address, Failed, Held, HostPing, HostState, Ping, ViewNumber, VmId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A process of a host that speaks of one machine alone.
@@ -166,10 +166,10 @@ impl Life {
         }
     }
 
-    /// Why the replica of `vm` that was to run here does not.
-    pub(crate) fn failed(&self, vm: &VmId) -> Option<&str> {
+    /// Why the replica of `vm` that was to run here in view `view` does not.
+    pub(crate) fn failed(&self, vm: &VmId, view: ViewNumber) -> Option<&str> {
         let failed = &self.supervisor()?.failed;
-        let of_it = failed.iter().find(|failed| failed.vm == *vm)?;
-        Some(&of_it.why)
+        let of_it = |failed: &&Failed| failed.vm == *vm && failed.view == view;
+        Some(&failed.iter().find(of_it)?.why)
     }
 }

@@ -233,7 +233,10 @@ impl Views {
     /// Goes on from `state`. Every host known has the full time to be heard of.
     #[must_use]
     pub fn new(state: State, settings: Settings) -> Self {
-        let lives = state.hosts.keys().map(|host| (host.clone(), Life::unheard()));
+        let lives = state
+            .hosts
+            .keys()
+            .map(|host| (host.clone(), Life::unheard()));
         Self {
             settings,
             lives: lives.collect(),
@@ -687,7 +690,10 @@ impl Views {
 
     /// Whether `host` may be named for what is started there by hand.
     fn is_at_hand(&self, host: &HostId) -> bool {
-        let supervised = self.lives.get(host).is_some_and(|life| life.supervisor().is_some());
+        let supervised = self
+            .lives
+            .get(host)
+            .is_some_and(|life| life.supervisor().is_some());
         !supervised && !self.state.drained.contains(host)
     }
 

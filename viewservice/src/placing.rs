@@ -180,7 +180,7 @@ impl Views {
             HostState::Live if is_it || life.waits.contains(vm) => false,
             HostState::Live => {
                 life.supervisor().is_none()
-                    || life.failed(vm).is_some()
+                    || life.failed(vm, named.number).is_some()
                     || self.state.drained.contains(host)
             }
         }
@@ -215,7 +215,9 @@ impl Views {
     pub(crate) fn left_mib(&self, host: &HostId) -> Option<u64> {
         let room = self.room_of(host)?;
         let here = self.state.vms.values().filter(|vm| vm.has(host));
-        let used = here.filter_map(|vm| vm.machine.as_ref()).map(Machine::needs_mib);
+        let used = here
+            .filter_map(|vm| vm.machine.as_ref())
+            .map(Machine::needs_mib);
         Some(room.memory_mib.saturating_sub(used.sum()))
     }
 
@@ -233,20 +235,22 @@ impl Views {
         if supervisor.runs.contains(vm) {
             return Some("has a process of it that is not over".into());
         }
-        if let Some(why) = life.failed(vm) {
+        let views = self.state.vms.get(vm);
+        let failed = views.and_then(|views| life.failed(vm, views.next_number()));
+        if let Some(why) = failed {
             return Some(format!("failed: {why}"));
         }
         let room = &supervisor.room;
         if machine.engine == Engine::Kvm && room.kvm.is_none() {
             return Some("has no KVM".into());
         }
-        let on_kvm = machine.engine == Engine::Kvm
-            || machine.engine == Engine::Auto && room.kvm.is_some();
+        let on_kvm =
+            machine.engine == Engine::Kvm || machine.engine == Engine::Auto && room.kvm.is_some();
         if on_kvm && !room.cpu_models.contains(&machine.cpu) {
             return Some(format!("cannot be CPU model {} on KVM", machine.cpu));
         }
         let (left, needs) = (self.left_mib(host).unwrap_or(0), machine.needs_mib());
-        if self.state.vms.get(vm).is_some_and(|views| views.has(host)) {
+        if views.is_some_and(|views| views.has(host)) {
             return None;
         }
         (left < needs).then(|| format!("has {left} of {} MiB left", room.memory_mib))
@@ -300,7 +304,7 @@ impl Views {
     pub(crate) fn trouble(&self, vm: &VmId, views: &VmViews) -> Option<String> {
         let machine = views.machine.as_ref()?;
         let failed = views.hosts().into_iter().find_map(|host| {
-            let why = self.lives.get(host)?.failed(vm)?;
+            let why = self.lives.get(host)?.failed(vm, views.next_number())?;
             Some(format!("host {host}: {why}"))
         });
         let view = views.acked.as_ref();
@@ -342,7 +346,11 @@ impl Views {
         let Some(said) = life.supervisor() else {
             return orders;
         };
-        let wanted = self.state.vms.iter().filter(|(vm, _)| !said.runs.contains(vm));
+        let wanted = self
+            .state
+            .vms
+            .iter()
+            .filter(|(vm, _)| !said.runs.contains(vm));
         orders.start = wanted
             .filter_map(|(vm, views)| self.wanted(host, vm, views))
             .collect();
@@ -361,7 +369,10 @@ impl Views {
         let (role, backup) = match view.role_of(host)? {
             Role::Backup => (Role::Backup, None),
             _ => {
-                let backup = view.backup.as_ref().filter(|backup| self.waits(backup, vm))?;
+                let backup = view
+                    .backup
+                    .as_ref()
+                    .filter(|backup| self.waits(backup, vm))?;
                 let address = self.address_of(backup, vm)?;
                 (Role::Primary, Some(address.clone()))
             }

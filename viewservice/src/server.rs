@@ -146,9 +146,9 @@ impl Service {
             Request::Drain { host, drained } => inner
                 .handle(&ViewEvent::Drain(host, drained))
                 .map(|()| Reply::Done),
-            Request::Failover { vm } => inner
-                .handle(&ViewEvent::Failover(vm))
-                .map(|()| Reply::Done),
+            Request::Failover { vm } => {
+                inner.handle(&ViewEvent::Failover(vm)).map(|()| Reply::Done)
+            }
             Request::Status => inner
                 .save()
                 .map(|()| Reply::Status(inner.views.status()))

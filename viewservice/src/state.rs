@@ -104,6 +104,14 @@ impl VmViews {
         self.acked.as_ref().unwrap_or_else(|| self.latest())
     }
 
+    /// The view that is to be acknowledged next.
+    pub(crate) fn next_number(&self) -> ViewNumber {
+        match &self.named {
+            Some(named) => named.number,
+            None => self.latest().number.next(),
+        }
+    }
+
     /// The hosts in them.
     pub(crate) fn hosts(&self) -> BTreeSet<&HostId> {
         let primaries = self.views().map(|view| &view.primary);

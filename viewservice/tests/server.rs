@@ -116,7 +116,7 @@ fn ping(name: &str, held: &[(u64, Role)]) -> Ping {
         address: Address::new(format!("{name}:7000")).unwrap(),
         held: held.collect(),
         waits: Vec::new(),
-            of: None,
+        of: None,
     }
 }
 

@@ -1,0 +1,8 @@
+//! Hosts with supervisors, and machines that a viewservice places on them.
+
+mod bad_input;
+#[path = "../common/mod.rs"]
+mod common;
+mod lives;
+mod site;
+mod watch;
