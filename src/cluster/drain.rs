@@ -1,6 +1,7 @@
 //! `tandem drain`: all replicas leave a host, one by one.
 
 use super::LOOK;
+use super::up::is_protected;
 use crate::cli::DrainArgs;
 use crate::failure::Outcome;
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ pub fn drain(args: &DrainArgs) -> Outcome {
         return Ok(());
     }
     let mut here: Option<BTreeSet<VmId>> = None;
+    let mut left: BTreeSet<VmId> = BTreeSet::new();
     let mut told: Option<(String, std::time::Instant)> = None;
     loop {
         match client.status() {
@@ -33,8 +35,10 @@ pub fn drain(args: &DrainArgs) -> Outcome {
                 let now = on(&status, &host);
                 for vm in here.iter().flatten().filter(|vm| !now.contains(*vm)) {
                     crate::sayln!("'{vm}' has left {host}");
+                    left.insert(vm.clone());
                 }
-                if now.is_empty() {
+                left.retain(|vm| is_being_protected(&status, vm));
+                if now.is_empty() && left.is_empty() {
                     crate::sayln!("host {host} is drained: no replica is there");
                     return Ok(());
                 }
@@ -42,7 +46,7 @@ pub fn drain(args: &DrainArgs) -> Outcome {
                 let again = |(said, at): &(String, std::time::Instant)| {
                     *said != why || at.elapsed() >= AGAIN
                 };
-                if told.as_ref().is_none_or(again) {
+                if !now.is_empty() && told.as_ref().is_none_or(again) {
                     crate::complain!("tandem: {why}");
                     told = Some((why, std::time::Instant::now()));
                 }
@@ -54,6 +58,11 @@ pub fn drain(args: &DrainArgs) -> Outcome {
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// Whether a machine has left and is being given its new backup: the host is not called empty before that.
+fn is_being_protected(status: &Status, vm: &VmId) -> bool {
+    super::find(status, vm).is_some_and(|vm| !is_protected(vm) && vm.trouble.is_none())
 }
 
 /// The machines with a replica on `host`.

@@ -160,13 +160,21 @@ fn page(
             }
         };
         take(&mut seen, &mut changes, Ok(first));
+        let mut is_new = true;
         while !over.load(Ordering::Relaxed) {
-            screen.draw(|frame| draw(frame, &seen, &changes))?;
-            if event::poll(KEYS)? && ends(&event::read()?) {
-                break;
+            if std::mem::take(&mut is_new) {
+                screen.draw(|frame| draw(frame, &seen, &changes))?;
+            }
+            if event::poll(KEYS)? {
+                // Another size is something new, too.
+                is_new = true;
+                if ends(&event::read()?) {
+                    break;
+                }
             }
             while let Ok(said) = told.try_recv() {
                 take(&mut seen, &mut changes, said);
+                is_new = true;
             }
         }
         Ok::<(), std::io::Error>(())

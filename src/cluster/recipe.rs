@@ -12,6 +12,7 @@ use replica::outside::NetPlug;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::str::FromStr;
 use viewservice::{Engine, Machine, VmId};
@@ -243,7 +244,7 @@ impl Recipe {
             word("clock", file.clock),
             word("tsc", file.tsc),
             word("on-reset", file.on_reset),
-            word("mac", file.mac),
+            word("mac", Some(file.mac.unwrap_or_else(|| mac_of(&vm)))),
             word("disk-read", file.disk_read),
             number("lag-max-ms", file.lag_max_ms.map(|n| n.0)),
         ]
@@ -282,6 +283,14 @@ impl Recipe {
         }
         Ok(Self { vm, machine })
     }
+}
+
+/// A hardware address for the machine of this name: there may be several on one network.
+fn mac_of(vm: &VmId) -> String {
+    let mut hasher = DefaultHasher::new();
+    vm.as_str().hash(&mut hasher);
+    let [a, b, c, ..] = hasher.finish().to_le_bytes();
+    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
 }
 
 /// The memory of a guest whose file does not say it.
@@ -419,6 +428,12 @@ mac = '52:54:00:00:00:07'
         let recipe = Recipe::of_guest("kv", None).unwrap();
         assert_eq!((recipe.vm.as_str(), recipe.machine.memory_mib), ("kv", 64));
         let named = Recipe::of_guest("kv", Some("web")).unwrap();
+        let macs = [&recipe, &named].map(|recipe| recipe.machine.options[0].clone());
+        assert!(
+            macs.iter()
+                .all(|(name, mac)| name == "mac" && parse_mac(mac).is_ok())
+        );
+        assert_ne!(macs[0], macs[1], "they may be on one network");
         assert_eq!(named.vm.as_str(), "web");
         let none = Recipe::of_guest("nothing", None).unwrap_err();
         assert!(

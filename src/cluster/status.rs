@@ -130,13 +130,19 @@ pub fn vm_line(vm: &VmStatus) -> String {
             or_dash(vm.backup.as_ref().map(ToString::to_string))
         ),
         (Some(Role::Solo), _) => format!("alone: view {}, on {}", vm.view, vm.primary),
+        (_, Some(backup)) if is_first(vm) => format!(
+            "starts: view {}, primary {}, backup {backup}",
+            vm.view, vm.primary
+        ),
         (_, Some(backup)) => format!(
             "not heard of as a pair: view {}, primary {}, backup {backup}",
             vm.view, vm.primary
         ),
         (_, None) => format!("not heard of: view {}, on {}", vm.view, vm.primary),
     };
-    if let Some(View { number, backup }) = named(vm) {
+    let next = vm.named.as_ref().filter(|named| named.number > vm.view);
+    if let Some((number, backup)) = next.and_then(|next| Some((next.number, next.backup.as_ref()?)))
+    {
         line += &format!("; view {number} is to have {backup} as backup");
     }
     if vm.stopping {
@@ -148,17 +154,10 @@ pub fn vm_line(vm: &VmStatus) -> String {
     line
 }
 
-struct View {
-    number: String,
-    backup: String,
-}
-
-fn named(vm: &VmStatus) -> Option<View> {
-    let named = vm.named.as_ref().filter(|named| named.number > vm.view)?;
-    Some(View {
-        number: named.number.to_string(),
-        backup: or_dash(named.backup.as_ref().map(ToString::to_string)),
-    })
+/// Whether the view that it is in was named, and nobody has begun it yet.
+fn is_first(vm: &VmStatus) -> bool {
+    let named = vm.named.as_ref().map(|named| named.number);
+    named == Some(vm.view)
 }
 
 /// A host in one line, likewise.

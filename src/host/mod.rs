@@ -32,6 +32,7 @@ use viewservice::{Address, Client, HostId, Room};
 use vmm::cpu::CpuModel;
 use vmm::kvm::{Host, KvmKind};
 use vmm::processor::HostProcessor;
+use vmm::soft::Executor;
 use words::{Common, option};
 
 /// Supervises this host's replicas until it is asked to end; they go on.
@@ -125,6 +126,10 @@ fn common(args: &HostArgs, host: &HostId) -> Outcome<Vec<OsString>> {
     }
     if args.security.insecure {
         options.push("--insecure".into());
+    }
+    let executor = Executor::of_process();
+    if executor != Executor::default() {
+        options.push(option("executor", executor.name()));
     }
     if let Some(control) = &args.control {
         options.push(option("control", absolute(control)?));

@@ -16,8 +16,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use viewservice::{
-    Address, Client, Failed, HostId, HostOrders, HostPing, REASON_MAX, Role, Room, ViewError,
-    ViewNumber, VmId, Wanted,
+    Address, Client, FAILED_MAX, Failed, HostId, HostOrders, HostPing, REASON_MAX, Role, Room,
+    ViewError, ViewNumber, VmId, Wanted,
 };
 
 /// Time between two pings as long as the service has not said.
@@ -156,7 +156,7 @@ impl Supervisor {
             address: self.address.clone(),
             room: self.room.clone(),
             runs: self.processes.keys().cloned().collect(),
-            failed: failed.collect(),
+            failed: failed.take(FAILED_MAX).collect(),
         }
     }
 
@@ -227,6 +227,8 @@ impl Supervisor {
     fn ended(&mut self, vm: &VmId, process: &Process, status: Option<ExitStatus>) {
         let complaints = self.folder.of(vm).join("stderr");
         let said = folder::last_line(&complaints, process.complaints);
+        // What it said before a good end is of its life.
+        let said = said.filter(|_| status.is_none_or(|status| !status.success()));
         let how = match status {
             None => "it ended".to_owned(),
             Some(status) => match (status.code(), status.signal()) {
@@ -252,9 +254,8 @@ impl Supervisor {
         }
     }
 
-    fn fail(&mut self, vm: &VmId, view: ViewNumber, mut why: String) {
-        let end = (0..=REASON_MAX).rfind(|at| why.is_char_boundary(*at));
-        why.truncate(end.unwrap_or(0));
+    fn fail(&mut self, vm: &VmId, view: ViewNumber, why: String) {
+        let why = viewservice::cut(why, REASON_MAX);
         let known = self
             .failures
             .get(vm)

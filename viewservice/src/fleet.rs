@@ -10,6 +10,7 @@
 //! A supervisor says what its host has and which processes there are. What a replica is, it says itself, so it goes
 //! on being heard while its supervisor is down.
 
+use crate::machine::MAX_VMS;
 use crate::{Address, HostId, Role, View, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,8 +18,22 @@ use std::fmt;
 /// Most bytes of a [`Machine`] in JSON.
 pub const MACHINE_MAX: usize = 4 << 10;
 
-/// Most bytes of a reason that a supervisor gives; what is longer is cut.
+/// Most bytes of a reason that a supervisor gives, or that is told of a machine; what is longer is cut.
 pub const REASON_MAX: usize = 512;
+
+/// Most failures that a supervisor tells of at a time.
+pub const FAILED_MAX: usize = 32;
+
+/// Most bytes of a word that a supervisor says of its host.
+const WORD_MAX: usize = 64;
+
+/// `text`, cut to `most` bytes.
+#[must_use]
+pub fn cut(mut text: String, most: usize) -> String {
+    let end = (0..=most).rfind(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text
+}
 
 /// What a replica takes of its host's memory besides its guest's, in MiB: the log buffer and a little more.
 pub const REPLICA_MIB: u64 = 72;
@@ -141,6 +156,39 @@ pub struct HostPing {
     /// What failed lately.
     #[serde(default)]
     pub failed: Vec<Failed>,
+}
+
+impl HostPing {
+    /// The same, of which no more is kept than an honest supervisor says.
+    pub(crate) fn bounded(&self) -> Self {
+        let word = |text: &String| cut(text.clone(), WORD_MAX);
+        let Room {
+            memory_mib,
+            kvm,
+            cpu_models,
+            maker,
+            processor,
+        } = &self.room;
+        Self {
+            host: self.host.clone(),
+            supervisor: word(&self.supervisor),
+            address: self.address.clone(),
+            room: Room {
+                memory_mib: *memory_mib,
+                kvm: kvm.as_ref().map(word),
+                cpu_models: cpu_models.iter().take(8).map(word).collect(),
+                maker: word(maker),
+                processor: word(processor),
+            },
+            runs: self.runs.iter().take(MAX_VMS).cloned().collect(),
+            failed: (self.failed.iter().take(FAILED_MAX).cloned())
+                .map(|failed| Failed {
+                    why: cut(failed.why, REASON_MAX),
+                    ..failed
+                })
+                .collect(),
+        }
+    }
 }
 
 /// A replica that a host is to have.

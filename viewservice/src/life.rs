@@ -86,9 +86,7 @@ impl Life {
 
     /// Its supervisor pinged; whether that the host lives is news.
     pub(crate) fn hear_supervisor(&mut self, ping: &HostPing) -> bool {
-        let mut said = ping.clone();
-        said.runs.truncate(MAX_VMS);
-        said.failed.truncate(MAX_VMS);
+        let said = ping.bounded();
         for failed in &said.failed {
             self.forget(&failed.vm);
         }

@@ -626,7 +626,8 @@ impl Views {
             }
             let views = &self.state.vms[&vm];
             let named = views.named.as_ref();
-            if named.is_some_and(|named| !self.is_not_to_be_had(&vm, named)) {
+            let is_lost = |named: &View| views.machine.is_some() && self.is_lost(&vm, named);
+            if named.is_some_and(|named| !self.is_not_to_be_had(&vm, named) && !is_lost(named)) {
                 continue;
             }
             let waits = |host: &HostId| {
@@ -637,8 +638,7 @@ impl Views {
                 (None, None) => self.is_at_hand(host),
                 (None, Some(_)) => false,
                 (Some(_), named) => {
-                    named.is_none_or(|named| self.is_lost(&vm, named))
-                        && self.could_be_backup(host, &vm, &acked.primary)
+                    named.is_none_or(is_lost) && self.could_be_backup(host, &vm, &acked.primary)
                 }
             };
             let spare = self

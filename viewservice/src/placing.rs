@@ -12,7 +12,9 @@
 //! - Nothing leaves a drained host before another host could take its place, and not while another machine is being
 //!   given a backup: so machines are unprotected one at a time.
 
-use crate::fleet::{Engine, HostOrders, HostPing, Leave, MACHINE_MAX, Machine, Room, Up, Wanted};
+use crate::fleet::{
+    Engine, HostOrders, HostPing, Leave, MACHINE_MAX, Machine, REASON_MAX, Room, Up, Wanted, cut,
+};
 use crate::life::Life;
 use crate::machine::{Change, MAX_VMS, Rejected, Views};
 use crate::state::VmViews;
@@ -30,7 +32,7 @@ impl Views {
     ) -> Result<(), Rejected> {
         let host = &ping.host;
         let other = self.lives.get(host).and_then(Life::supervisor);
-        if let Some(other) = other.filter(|other| other.supervisor != ping.supervisor) {
+        if let Some(other) = other.filter(|other| other.supervisor != ping.bounded().supervisor) {
             return Err(Rejected::HostTaken(host.clone(), other.address.clone()));
         }
         self.host_is_at(host, &ping.address, changes)?;
@@ -177,11 +179,11 @@ impl Views {
         match life.state {
             HostState::Dead => true,
             HostState::Unheard => false,
-            HostState::Live if is_it || life.waits.contains(vm) => false,
+            HostState::Live if is_it => false,
+            HostState::Live if self.state.drained.contains(host) => true,
+            HostState::Live if life.waits.contains(vm) => false,
             HostState::Live => {
-                life.supervisor().is_none()
-                    || life.failed(vm, named.number).is_some()
-                    || self.state.drained.contains(host)
+                life.supervisor().is_none() || life.failed(vm, named.number).is_some()
             }
         }
     }
@@ -284,12 +286,13 @@ impl Views {
         } else if fit == 1 {
             why.push("one alone is no pair".into());
         }
-        format!(
+        let why = format!(
             "each replica takes {} MiB, engine {}: {}",
             machine.needs_mib(),
             machine.engine,
             why.join("; ")
-        )
+        );
+        cut(why, 4 * REASON_MAX)
     }
 
     /// Why each host cannot be given a replica of `vm`, of those that cannot, leaving out `but`.
@@ -302,6 +305,11 @@ impl Views {
 
     /// What is wrong with `vm`, in one line.
     pub(crate) fn trouble(&self, vm: &VmId, views: &VmViews) -> Option<String> {
+        self.whole_trouble(vm, views)
+            .map(|why| cut(why, REASON_MAX))
+    }
+
+    fn whole_trouble(&self, vm: &VmId, views: &VmViews) -> Option<String> {
         let machine = views.machine.as_ref()?;
         let failed = views.hosts().into_iter().find_map(|host| {
             let why = self.lives.get(host)?.failed(vm, views.next_number())?;
@@ -314,7 +322,7 @@ impl Views {
         let gone = |host: &HostId| self.lives.get(host).is_some_and(|life| life.is_rid_of(vm));
         if gone(&view.primary) {
             return Some(format!(
-                "no replica of it runs: it was last alone on {}, in view {} (tandem down, then up again)",
+                "no replica of it runs: it was last alone on {}, in view {} (tandem down, then tandem up --anew)",
                 view.primary, view.number
             ));
         }

@@ -267,4 +267,66 @@ mod tests {
         assert!(to_line(&Reply::Status(status)).len() <= MAX_REPLY);
         assert!(to_line(views.state()).len() as u64 <= crate::store::MAX_FILE);
     }
+
+    /// As many machines as there may be, each as large as it may be, on two hosts that say all they can.
+    #[test]
+    fn the_largest_messages_of_supervisors_fit() {
+        let mut views = Views::new(State::default(), Settings::default());
+        let long = |most: usize| "\u{1}".repeat(most);
+        let ping = |n: usize| HostPing {
+            host: host(n),
+            supervisor: long(64),
+            address: Address::new("y".repeat(Address::MAX)).unwrap(),
+            room: crate::Room {
+                memory_mib: u64::MAX,
+                kvm: Some(long(64)),
+                cpu_models: vec!["v1".into(); 8],
+                maker: long(64),
+                processor: long(64),
+            },
+            runs: (0..MAX_VMS).map(|n| vm(n + MAX_VMS)).collect(),
+            failed: (0..crate::FAILED_MAX)
+                .map(|n| crate::Failed {
+                    vm: vm(n),
+                    view: ViewNumber(1),
+                    why: long(crate::REASON_MAX),
+                })
+                .collect(),
+        };
+        for n in [0, 1] {
+            assert!(to_line(&Request::Host(ping(n))).len() <= MAX_REQUEST);
+            views.handle(&ViewEvent::Host(ping(n))).unwrap();
+        }
+        let mut machine = crate::Machine {
+            memory_mib: 64,
+            cpu: "v1".into(),
+            unlike_hosts: true,
+            ..crate::Machine::default()
+        };
+        machine.guest = "g".repeat(crate::fleet::MACHINE_MAX - machine.bytes());
+        for n in 0..MAX_VMS {
+            let (vm, machine) = (vm(n), machine.clone());
+            let anew = true;
+            views
+                .handle(&ViewEvent::Up(Up { vm, machine, anew }))
+                .unwrap();
+        }
+        let orders = [0, 1].map(|n| views.host_orders(&host(n)));
+        let all: usize = orders.iter().map(|orders| orders.start.len()).sum();
+        assert_eq!(all, MAX_VMS, "backups are started first");
+        for orders in orders {
+            assert!(to_line(&Reply::HostOrders(orders)).len() <= MAX_REPLY);
+        }
+        let status = views.status();
+        assert!(status.vms.iter().any(|vm| vm.trouble.is_some()));
+        assert!(to_line(&Reply::Status(status)).len() <= MAX_REPLY);
+        assert!(to_line(views.state()).len() as u64 <= crate::store::MAX_FILE);
+        machine.guest += "g";
+        let (vm, anew) = (vm(MAX_VMS), false);
+        assert!(
+            views
+                .handle(&ViewEvent::Up(Up { vm, machine, anew }))
+                .is_err()
+        );
+    }
 }
