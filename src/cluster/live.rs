@@ -6,17 +6,18 @@ use super::up::is_protected;
 use crate::failure::{During, Outcome};
 use crate::signals;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Cell, Paragraph, Row, Table, Wrap};
+use ratatui::{DefaultTerminal, Frame};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, SystemTime};
 use terminal::table::Align;
 use terminal::visible;
@@ -95,9 +96,8 @@ pub fn watch(client: &Client) -> Outcome {
     signals::watch(signals::block()?, move || {
         asked.store(true, Ordering::Relaxed)
     })?;
-    let ask = || client.status().map_err(|e| e.to_string());
     if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
-        return page(first, ask, &over);
+        return page(first, client, &over);
     }
     let mut seen = Seen::default();
     let mut said = Ok(first);
@@ -115,7 +115,7 @@ pub fn watch(client: &Client) -> Outcome {
         if nobody_reads() {
             return Ok(());
         }
-        said = ask();
+        said = ask(client);
     }
     Ok(())
 }
@@ -130,57 +130,61 @@ fn nobody_reads() -> bool {
 }
 
 /// The page, until a key or a signal ends it.
-fn page(
-    first: Status,
-    ask: impl Fn() -> Result<Status, String> + Send,
-    over: &AtomicBool,
-) -> Outcome {
-    let mut screen = ratatui::try_init().during("cannot use this terminal")?;
-    let shown = std::thread::scope(|scope| {
-        let (tell, told) = std::sync::mpsc::channel();
-        // A service that does not answer does not keep the keyboard waiting.
-        scope.spawn(move || {
-            loop {
-                std::thread::sleep(INTERVAL);
-                if tell.send(ask()).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut seen = Seen::default();
-        let mut changes = VecDeque::new();
-        let take = |seen: &mut Seen, changes: &mut VecDeque<String>, said| {
-            let news = seen.see(said);
-            changes.extend(
-                news.iter()
-                    .map(|line| format!("{} {}", clock(), visible(line))),
-            );
-            while changes.len() > CHANGES {
-                changes.pop_front();
-            }
-        };
-        take(&mut seen, &mut changes, Ok(first));
-        let mut is_new = true;
-        while !over.load(Ordering::Relaxed) {
-            if std::mem::take(&mut is_new) {
-                screen.draw(|frame| draw(frame, &seen, &changes))?;
-            }
-            if event::poll(KEYS)? {
-                // Another size is something new, too.
-                is_new = true;
-                if ends(&event::read()?) {
-                    break;
-                }
-            }
-            while let Ok(said) = told.try_recv() {
-                take(&mut seen, &mut changes, said);
-                is_new = true;
+fn page(first: Status, client: &Client, over: &AtomicBool) -> Outcome {
+    let (tell, told) = channel();
+    let client = client.clone();
+    // A service that does not answer keeps nobody waiting, neither at the keyboard nor at the end.
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(INTERVAL);
+            if tell.send(ask(&client)).is_err() {
+                return;
             }
         }
-        Ok::<(), std::io::Error>(())
     });
+    let mut screen = ratatui::try_init().during("cannot use this terminal")?;
+    let shown = show(&mut screen, first, &told, over);
     ratatui::restore();
     shown.during("cannot use this terminal")
+}
+
+fn show(
+    screen: &mut DefaultTerminal,
+    first: Status,
+    told: &Receiver<Result<Status, String>>,
+    over: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut seen = Seen::default();
+    let mut changes = VecDeque::new();
+    let mut news = Some(Ok(first));
+    let mut is_new = true;
+    while !over.load(Ordering::Relaxed) {
+        while let Some(said) = news.take() {
+            let lines = seen.see(said);
+            let lines = lines.iter().map(|line| visible(line));
+            changes.extend(lines.map(|line| format!("{} {line}", clock())));
+            changes.drain(..changes.len().saturating_sub(CHANGES));
+            is_new = true;
+            news = told.try_recv().ok();
+        }
+        if std::mem::take(&mut is_new) {
+            screen.draw(|frame| draw(frame, &seen, &changes))?;
+        }
+        if event::poll(KEYS)? {
+            // Another size is something new, too.
+            is_new = true;
+            if ends(&event::read()?) {
+                break;
+            }
+        }
+        news = told.try_recv().ok();
+    }
+    Ok(())
+}
+
+/// What the service says, or why it does not.
+fn ask(client: &Client) -> Result<Status, String> {
+    client.status().map_err(|e| e.to_string())
 }
 
 fn ends(event: &Event) -> bool {

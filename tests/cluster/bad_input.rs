@@ -45,7 +45,7 @@ fn what_cannot_be_placed_is_one_clear_line() {
     assert_one_line(
         &up(&web),
         1,
-        &["VM web is there already, view 1: primary a, backup b"],
+        &["VM web is there already, view ", ": primary a, backup b"],
     );
     // Both hosts have room for one more replica, and no third host has any.
     site.say(&["up", text(&site.recipe("db", ""))]);

@@ -89,7 +89,7 @@ fn a_machine_outlives_its_hosts_and_is_protected_again_by_itself() {
         host["room"].is_null() && host["state"] == "live"
     });
     replies(&clients);
-    hosts[1] = site.host("b");
+    hosts[1].start_again(&site);
     let adopted = hosts[1].wait_events("adopted", 1).detail;
     assert!(adopted.contains(&replica.unwrap().to_string()), "{adopted}");
     replies(&clients);
@@ -105,7 +105,7 @@ fn a_machine_outlives_its_hosts_and_is_protected_again_by_itself() {
     replies(&clients);
     let (primary, backup) = protected_again(&site, killed, 4);
     assert_eq!((primary.as_str(), backup.as_str()), ("c", "a"));
-    hosts[1] = site.host("b");
+    hosts[1].start_again(&site);
 
     // A host is emptied, whose replica leads; what the machine said is read from wherever it is.
     let events = site.say(&["logs", "web", "--events"]);

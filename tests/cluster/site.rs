@@ -73,10 +73,20 @@ impl Site {
 
     /// A host of the viewservice at `at`, with so much memory.
     pub fn start_host(&self, name: &str, at: &str, mib: u64) -> Host {
-        let state = self.path(&format!("host-{name}"));
+        Host {
+            name: name.to_owned(),
+            daemon: self.supervisor(name, at, mib),
+            state: self.state_of(name),
+        }
+    }
+
+    fn state_of(&self, name: &str) -> PathBuf {
+        self.path(&format!("host-{name}"))
+    }
+
+    fn supervisor(&self, name: &str, at: &str, mib: u64) -> Daemon {
         let arbiter = format!("file:{}", text(&self.path("flags")));
-        let mib = mib.to_string();
-        let control = self.path("control");
+        let (mib, state, control) = (mib.to_string(), self.state_of(name), self.path("control"));
         let args = os(&[
             "host",
             "--name",
@@ -98,11 +108,7 @@ impl Site {
         daemon
             .wait_line(LIMIT, |line| line.starts_with("listening on "))
             .unwrap();
-        Host {
-            name: name.to_owned(),
-            daemon,
-            state,
-        }
+        daemon
     }
 
     /// A file for `tandem up`: kv on this site's switch, and `more` lines.
@@ -267,6 +273,15 @@ impl Host {
             .iter()
             .filter(|line| line.event == "started")
             .count()
+    }
+
+    /// Starts its supervisor again, which has ended.
+    #[track_caller]
+    pub fn start_again(&mut self, site: &Site) {
+        self.daemon = site.supervisor(&self.name, &site.at, HOST_MIB);
+        site.wait_host(&self.name, |host| {
+            host["state"] == "live" && !host["room"].is_null()
+        });
     }
 
     /// All is over: its supervisor and its replicas.

@@ -25,7 +25,7 @@ host a 300
 host a 300 web
 of a web/1/primary
   web: view 1 acknowledged
-  -> web view 1: primary with at-b-web
+  -> web view 1: primary with at-b-web, who waits
 of b web/1/backup
   -> web view 1: backup with at-a-web
 host b 300 web
@@ -95,10 +95,13 @@ fails c 300 web 3
   -> start web view 3: backup
 host a 300
   host a is up
-fails c 300 web 3
   web: named view 3: primary b, backup a
+  -> start web view 3: backup
+fails c 300 web 3
 host a 300
   -> start web view 3: backup
+of a web/waits
+  -> web view 3: backup with at-b-web, to acknowledge
 of c web/waits
 host c 300 web
   -> dismiss web
@@ -167,7 +170,7 @@ of c web/waits
   -> web view 3: backup with at-a-web, to acknowledge
 of a web/3/primary
   web: view 3 acknowledged
-  -> web view 3: primary with at-c-web
+  -> web view 3: primary with at-c-web, who waits
 of c web/3/backup
   -> web view 3: backup with at-a-web
 drain a
