@@ -9,9 +9,9 @@ pub mod status;
 pub mod up;
 
 use crate::cli::{DownArgs, SecurityArgs, ServiceArgs};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use replica::HostPort;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use viewservice::{Client, Status, VmId, VmStatus};
 
 /// Time between two looks at what has become of a wish.
@@ -34,7 +34,36 @@ fn find<'a>(status: &'a Status, vm: &VmId) -> Option<&'a VmStatus> {
     status.vms.iter().find(|status| status.name == *vm)
 }
 
-/// Has a protected machine stopped.
+/// Longest time until a machine that is to stop is gone, on hosts that live.
+const GONE: Duration = Duration::from_secs(10);
+
+/// Has a protected machine stopped. One that the service placed is waited for: its hosts tell when it is gone.
+///
+/// # Errors
+/// If there is none, or a process of it does not end.
 pub fn down(args: &DownArgs) -> Outcome {
-    Ok(args.service.client()?.down(&VmId::new(args.vm.as_str())?)?)
+    let (client, vm) = (args.service.client()?, VmId::new(args.vm.as_str())?);
+    client.down(&vm)?;
+    let status = client.status()?;
+    let placed = find(&status, &vm).is_some_and(|vm| vm.guest.is_some());
+    if !placed || is_gone(&client, &vm) {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "'{vm}' is to stop, and is not gone after {} s: a process of it runs on, or one of its hosts does not report",
+        GONE.as_secs()
+    )))
+}
+
+/// Waits until nothing is left of a machine that is to stop; whether nothing is.
+fn is_gone(client: &Client, vm: &VmId) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < GONE {
+        let status = client.status();
+        if status.is_ok_and(|status| find(&status, vm).is_none()) {
+            return true;
+        }
+        std::thread::sleep(LOOK);
+    }
+    false
 }

@@ -235,28 +235,7 @@ impl Recipe {
             Some(Number(mib)) => mib,
             None => usual_memory_mib(&file)?,
         };
-        let number = |name: &str, number: Option<u32>| {
-            number.map(|number| (name.to_owned(), number.to_string()))
-        };
-        let word = |name: &str, word: Option<String>| word.map(|word| (name.to_owned(), word));
-        let mut options: Vec<_> = [
-            word("append", file.append),
-            word("clock", file.clock),
-            word("tsc", file.tsc),
-            word("on-reset", file.on_reset),
-            word("mac", Some(file.mac.unwrap_or_else(|| mac_of(&vm)))),
-            word("disk-read", file.disk_read),
-            number("lag-max-ms", file.lag_max_ms.map(|n| n.0)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        options.extend(file.args.into_iter().map(|arg| ("arg".to_owned(), arg)));
-        let of_both = [
-            number("suspect-ms", file.suspect_ms.map(|n| n.0)),
-            number("log-buffer", file.log_buffer.map(|n| n.0)),
-            number("handover-mib-s", file.handover_mib_s.map(|n| n.0)),
-        ];
+        let (options, of_both) = file.options(&vm);
         let machine = Machine {
             guest: file.guest,
             memory_mib,
@@ -270,7 +249,7 @@ impl Recipe {
             disk_copy: file.disk_copy,
             initrd: file.initrd,
             options,
-            of_both: of_both.into_iter().flatten().collect(),
+            of_both,
         };
         // What its replicas will be told is looked at by the parser that they have, too.
         let words = words::to_check(&vm, &machine).map_err(Failure::usage)?;
@@ -282,6 +261,42 @@ impl Recipe {
             ));
         }
         Ok(Self { vm, machine })
+    }
+}
+
+/// Options of a machine's replicas, and their values.
+type Options = Vec<(String, String)>;
+
+impl File {
+    /// What is handed on to the hosts as it is: to the primary, and to both replicas.
+    fn options(&self, vm: &VmId) -> (Options, Options) {
+        let number = |name: &str, number: Option<u32>| {
+            number.map(|number| (name.to_owned(), number.to_string()))
+        };
+        let word = |name: &str, word: &Option<String>| {
+            let word = word.clone()?;
+            Some((name.to_owned(), word))
+        };
+        let mac = self.mac.clone().unwrap_or_else(|| mac_of(vm));
+        let of_primary = [
+            word("append", &self.append),
+            word("clock", &self.clock),
+            word("tsc", &self.tsc),
+            word("on-reset", &self.on_reset),
+            word("mac", &Some(mac)),
+            word("disk-read", &self.disk_read),
+            number("lag-max-ms", self.lag_max_ms.map(|n| n.0)),
+        ];
+        let args = self.args.iter().map(|arg| ("arg".to_owned(), arg.clone()));
+        let of_both = [
+            number("suspect-ms", self.suspect_ms.map(|n| n.0)),
+            number("log-buffer", self.log_buffer.map(|n| n.0)),
+            number("handover-mib-s", self.handover_mib_s.map(|n| n.0)),
+        ];
+        (
+            of_primary.into_iter().flatten().chain(args).collect(),
+            of_both.into_iter().flatten().collect(),
+        )
     }
 }
 

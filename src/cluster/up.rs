@@ -1,16 +1,13 @@
 //! `tandem up`: a machine on two hosts that have room for it.
 
 use super::recipe::Recipe;
-use super::{LOOK, find};
+use super::{LOOK, find, is_gone};
 use crate::cli::UpArgs;
 use crate::failure::{During, Failure, Outcome};
 use replica::role::Role;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use viewservice::{Client, Status, Up, ViewError, VmId, VmStatus};
-
-/// Longest time for what is left of a start that failed.
-const GONE: Duration = Duration::from_secs(5);
 
 /// Has the machine placed and started, and waits until it is protected.
 ///
@@ -73,7 +70,8 @@ fn wait(args: &UpArgs, client: &Client, vm: &VmId) -> Outcome<Status> {
         let begins = now.named.is_some() && now.roles.is_empty();
         if let Some(why) = now.trouble.as_ref().filter(|_| begins) {
             client.down(vm)?;
-            wait_gone(client, vm);
+            // Whoever asks again at once is not to find it there. If it stays, that is told then.
+            is_gone(client, vm);
             return Err(Failure::new(format!("'{vm}' was not started: {why}")));
         }
         if begun.elapsed() >= args.wait {
@@ -88,17 +86,6 @@ fn wait(args: &UpArgs, client: &Client, vm: &VmId) -> Outcome<Status> {
             )));
         }
         std::thread::sleep(LOOK);
-    }
-}
-
-/// Waits until nothing is left of a machine that is to stop, for a while: who asks again at once is not to find it there.
-fn wait_gone(client: &Client, vm: &VmId) {
-    let begun = Instant::now();
-    while begun.elapsed() < GONE {
-        match client.status() {
-            Ok(status) if find(&status, vm).is_some() => std::thread::sleep(LOOK),
-            _ => return,
-        }
     }
 }
 

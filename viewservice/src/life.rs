@@ -87,8 +87,11 @@ impl Life {
     /// Its supervisor pinged; whether that the host lives is news.
     pub(crate) fn hear_supervisor(&mut self, ping: &HostPing) -> bool {
         let said = ping.bounded();
-        for failed in &said.failed {
-            self.forget(&failed.vm);
+        let ended = |vm: &&VmId| !said.runs.contains(vm);
+        let before = self.supervisor().map(|before| before.runs.clone());
+        let ended = before.iter().flatten().filter(ended);
+        for vm in ended.chain(said.failed.iter().map(|failed| &failed.vm)) {
+            self.forget(vm);
         }
         self.supervisor = Some(Supervisor {
             said,

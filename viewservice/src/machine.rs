@@ -35,7 +35,7 @@
 
 use crate::life::Life;
 use crate::state::{State, VmViews};
-use crate::status::{HostState, HostStatus, Status, VmStatus};
+use crate::status::HostState;
 use crate::{
     Address, Assignment, Held, HostId, HostPing, Orders, Ping, Register, Registered, Report, Role,
     Up, View, ViewNumber, VmId,
@@ -415,8 +415,12 @@ impl Views {
         views.acked = Some(solo.clone());
         views.named = None;
         self.leaving.remove(vm);
+        // One that was told to stop is no loss.
+        let stopping = views.stopping;
         changes.push(Change::Solo(vm.clone(), solo));
-        self.suspect(&lost, vm, changes);
+        if !stopping {
+            self.suspect(&lost, vm, changes);
+        }
         Ok(())
     }
 
@@ -520,8 +524,12 @@ impl Views {
         if !views.views().any(|v| v.number == view && v.has(host)) {
             self.claim(host, vm, view, Role::Solo, changes)?;
         }
-        self.remove(vm, changes);
-        Ok(())
+        if self.state.vms[vm].machine.is_none() {
+            self.remove(vm, changes);
+            return Ok(());
+        }
+        // Its processes are looked after: it is over once the last of them is.
+        self.down(vm, changes)
     }
 
     fn register(&mut self, wish: &Register, changes: &mut Vec<Change>) -> Result<(), Rejected> {
@@ -762,53 +770,5 @@ impl Views {
             backup_address: view.backup.as_ref().and_then(address),
             view,
         })
-    }
-
-    /// All VMs and hosts.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let vms = self.state.vms.iter().map(|(vm, views)| {
-            let view = views.current();
-            let held = |host: &HostId| self.lives.get(host).and_then(|life| life.held.get(vm));
-            let primary = held(&view.primary).filter(|held| held.view == view.number);
-            let backup = view.backup.as_ref().and_then(held);
-            let backup = backup.filter(|held| held.view == view.number);
-            VmStatus {
-                name: vm.clone(),
-                role: primary.map(|held| held.role),
-                view: view.number,
-                primary: view.primary.clone(),
-                backup: view.backup.clone(),
-                lag_ms: [backup, primary].into_iter().find_map(|held| held?.lag_ms),
-                roles: self
-                    .lives
-                    .keys()
-                    .filter_map(|host| Some((host.clone(), held(host)?.role)))
-                    .collect(),
-                named: views.named.clone(),
-                stopping: views.stopping,
-                guest: views.machine.as_ref().map(|machine| machine.guest.clone()),
-                trouble: self.trouble(vm, views),
-            }
-        });
-        let hosts = self.state.hosts.iter().filter_map(|(host, address)| {
-            let life = self.lives.get(host)?;
-            Some(HostStatus {
-                name: host.clone(),
-                address: address.clone(),
-                state: life.state,
-                missed_pings: life.missed_pings,
-                spare: life.state == HostState::Live
-                    && !self.state.drained.contains(host)
-                    && !self.state.vms.values().any(|vm| vm.has(host)),
-                room: life.supervisor().map(|said| said.room.clone()),
-                left_mib: self.left_mib(host),
-                drained: self.state.drained.contains(host),
-            })
-        });
-        Status {
-            vms: vms.collect(),
-            hosts: hosts.collect(),
-        }
     }
 }

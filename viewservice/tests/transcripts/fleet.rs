@@ -218,13 +218,29 @@ of a web/1/primary
   -> web view 1: primary with at-b-web, to stop
 host a 300
 host b 300
-tick
-tick
-host a 300
-host b 300
-tick
-  host c is dead
   web: removed
+",
+    );
+}
+
+#[test]
+fn what_has_ended_is_there_until_no_host_has_a_process_of_it() {
+    after_pair(
+        "
+ended a web 1
+  web: is to stop
+of b web/1/backup
+  -> web view 1: backup with at-a-web, to stop
+host a 300
+solo b web 2
+  web: went solo in view 2: primary b, no backup
+place web 64
+  refused: VM web is there already, view 2: primary b, no backup; take it down first, or choose another name
+ended b web 2
+host b 300
+  web: removed
+place web 64
+  web: named view 4: primary a, backup b
 ",
     );
 }
