@@ -415,10 +415,10 @@ impl Views {
         views.acked = Some(solo.clone());
         views.named = None;
         self.leaving.remove(vm);
-        // One that was told to stop is no loss.
-        let stopping = views.stopping;
+        // One that a supervisor looks after and that was told to stop is no loss.
+        let ends = views.stopping && views.machine.is_some();
         changes.push(Change::Solo(vm.clone(), solo));
-        if !stopping {
+        if !ends {
             self.suspect(&lost, vm, changes);
         }
         Ok(())
