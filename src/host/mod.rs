@@ -58,7 +58,7 @@ pub fn host(args: &HostArgs) -> Outcome {
         };
         let made = Made {
             address: Address::new(here.to_string())?,
-            room: room(args)?,
+            room: room(args, &security)?,
             client: Client::new(&args.viewservice.to_string())?.secured(security.clone()),
             folder: folder.clone(),
             common: Common {
@@ -138,7 +138,10 @@ fn common(args: &HostArgs, host: &HostId) -> Outcome<Vec<OsString>> {
 }
 
 /// What this host has.
-fn room(args: &HostArgs) -> Outcome<Room> {
+fn room(args: &HostArgs, security: &Security) -> Outcome<Room> {
+    let own = security.identity();
+    let any = |vms: &&[String]| vms.iter().any(|vm| vm == "*");
+    let vms = own.as_ref().map(|own| own.vms()).filter(|vms| !any(vms));
     let kvm = Host::open().ok();
     let is_whole = |model: &CpuModel| {
         let missing = kvm.as_ref().map(|kvm| kvm.missing_features(*model));
@@ -159,6 +162,7 @@ fn room(args: &HostArgs) -> Outcome<Room> {
         kvm: kind,
         maker: processor.maker_text(),
         processor: processor.to_string(),
+        vms: vms.map(<[String]>::to_vec),
     })
 }
 

@@ -4,5 +4,6 @@ mod bad_input;
 #[path = "../common/mod.rs"]
 mod common;
 mod lives;
+mod secret;
 mod site;
 mod watch;

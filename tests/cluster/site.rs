@@ -1,6 +1,6 @@
 //! A cluster on loopback: viewservice, arbiter, and hosts, each with a supervisor and a state folder of its own.
 
-use super::common::{LIMIT, PROGRAM, os, tandem, tandem_json, text};
+use super::common::{LIMIT, PROGRAM, os, tandem, text};
 use kit::Line;
 use kit::daemon::Daemon;
 use nix::sys::signal::{Signal, kill};
@@ -24,6 +24,8 @@ pub struct Site {
     folder: tempfile::TempDir,
     _switch: Switch,
     _views: Daemon,
+    /// Where the members' identities are, if there are any.
+    members: Option<PathBuf>,
     /// Where the viewservice listens.
     pub at: String,
 }
@@ -39,13 +41,37 @@ pub struct Host {
 
 impl Site {
     pub fn new() -> Self {
+        Self::of(|_| None)
+    }
+
+    /// One that speaks TLS; hosts a and c may run every machine, b only db.
+    pub fn secret() -> Self {
+        Self::of(|folder| {
+            let members = folder.join("members");
+            let init = |more: &[&str]| {
+                let made = tandem(&[&["init", "--dir", text(&members)], more].concat());
+                assert!(made.status.success(), "{made:?}");
+            };
+            init(&[]);
+            for (host, vm) in [("a", "*"), ("b", "db"), ("c", "*")] {
+                init(&["--host", host, "--vm", vm]);
+            }
+            init(&["--service", "core"]);
+            init(&["--operator", "ann"]);
+            Some(members)
+        })
+    }
+
+    fn of(members: impl FnOnce(&Path) -> Option<PathBuf>) -> Self {
         // Replicas outlive their supervisors: whoever is left is this process's to wait for.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let folder = tempfile::Builder::new().prefix("tc-").tempdir().unwrap();
         std::fs::create_dir(folder.path().join("flags")).unwrap();
         let switch = Switch::start(&folder.path().join("switch")).unwrap();
-        let (views, at) = views(folder.path(), "views");
+        let members = members(folder.path());
+        let (views, at) = views(folder.path(), "views", &words(members.as_ref(), CORE));
         Self {
+            members,
             folder,
             _switch: switch,
             _views: views,
@@ -59,7 +85,7 @@ impl Site {
 
     /// Another viewservice, with the same arbiter: as if the first had lost all it knew.
     pub fn amnesiac(&self) -> (Daemon, String) {
-        views(self.folder.path(), "views2")
+        views(self.folder.path(), "views2", &[])
     }
 
     /// A host that the viewservice has heard of.
@@ -87,7 +113,7 @@ impl Site {
     fn supervisor(&self, name: &str, at: &str, mib: u64) -> Daemon {
         let arbiter = format!("file:{}", text(&self.path("flags")));
         let (mib, state, control) = (mib.to_string(), self.state_of(name), self.path("control"));
-        let args = os(&[
+        let mut args = os(&[
             "host",
             "--name",
             name,
@@ -104,6 +130,8 @@ impl Site {
             "--control",
             text(&control),
         ]);
+        let own = words(self.members.as_ref(), &format!("hosts/{name}"));
+        args.extend(own.iter().map(Into::into));
         let daemon = Daemon::start("host", &args, self.path(&format!("host-{name}.err"))).unwrap();
         daemon
             .wait_line(LIMIT, |line| line.starts_with("listening on "))
@@ -124,7 +152,14 @@ impl Site {
 
     /// `tandem COMMAND`, told of the viewservice.
     pub fn ask(&self, words: &[&str]) -> Output {
-        tandem(&[words, &["--viewservice", &self.at]].concat())
+        self.ask_as(ANN, words)
+    }
+
+    /// The same of another member.
+    pub fn ask_as(&self, member: &str, asked: &[&str]) -> Output {
+        let own = words(self.members.as_ref(), member);
+        let own: Vec<_> = own.iter().map(String::as_str).collect();
+        tandem(&[asked, &["--viewservice", &self.at], &own].concat())
     }
 
     /// The same, which must succeed; what it says.
@@ -137,7 +172,7 @@ impl Site {
     }
 
     pub fn status(&self) -> Value {
-        tandem_json(&["status", "--json", "--viewservice", &self.at])
+        serde_json::from_str(&self.say(&["status", "--json"])).unwrap()
     }
 
     /// Waits until the service says this; then how long that took.
@@ -190,9 +225,21 @@ impl Site {
     }
 }
 
-fn views(folder: &Path, name: &str) -> (Daemon, String) {
+/// The service's and the operator's identities.
+const CORE: &str = "services/core";
+const ANN: &str = "operators/ann";
+
+/// How a member is told of its identity, if there are any.
+fn words(members: Option<&PathBuf>, member: &str) -> Vec<String> {
+    let folder = members.map(|members| members.join(member));
+    let words = folder.map(|folder| vec!["--tls".to_owned(), text(&folder).to_owned()]);
+    words.unwrap_or_default()
+}
+
+fn views(folder: &Path, name: &str, more: &[String]) -> (Daemon, String) {
     let mut args = os(&["viewservice", "--listen", "127.0.0.1:0", "--store"]);
     args.push(folder.join(name).into());
+    args.extend(more.iter().map(Into::into));
     let views = Daemon::start("viewservice", &args, folder.join(format!("{name}.err"))).unwrap();
     let line = views
         .wait_line(LIMIT, |line| line.starts_with("listening on "))

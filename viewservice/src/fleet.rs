@@ -27,6 +27,9 @@ pub const FAILED_MAX: usize = 32;
 /// Most bytes of a word that a supervisor says of its host.
 const WORD_MAX: usize = 64;
 
+/// Most machines that a host's certificate names and that are told of. One that may run more may run every one.
+pub const NAMES_MAX: usize = 64;
+
 /// `text`, cut to `most` bytes.
 #[must_use]
 pub fn cut(mut text: String, most: usize) -> String {
@@ -127,6 +130,9 @@ pub struct Room {
     pub maker: String,
     /// Its processor, in words.
     pub processor: String,
+    /// The machines it may run, by its certificate; `None`: every one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vms: Option<Vec<String>>,
 }
 
 /// Why a replica that was to run on a host does not.
@@ -168,6 +174,7 @@ impl HostPing {
             cpu_models,
             maker,
             processor,
+            vms,
         } = &self.room;
         Self {
             host: self.host.clone(),
@@ -179,6 +186,9 @@ impl HostPing {
                 cpu_models: cpu_models.iter().take(8).map(word).collect(),
                 maker: word(maker),
                 processor: word(processor),
+                vms: vms
+                    .as_ref()
+                    .map(|vms| vms.iter().take(NAMES_MAX).map(word).collect()),
             },
             runs: self.runs.iter().take(MAX_VMS).cloned().collect(),
             failed: (self.failed.iter().take(FAILED_MAX).cloned())

@@ -65,8 +65,8 @@ mod store;
 pub use client::Client;
 pub use error::ViewError;
 pub use fleet::{
-    Engine, FAILED_MAX, Failed, HostOrders, HostPing, Leave, Machine, REASON_MAX, REPLICA_MIB,
-    Room, Up, Wanted, cut,
+    Engine, FAILED_MAX, Failed, HostOrders, HostPing, Leave, Machine, NAMES_MAX, REASON_MAX,
+    REPLICA_MIB, Room, Up, Wanted, cut,
 };
 pub use hosts::{Address, HostId};
 pub use machine::{Change, Rejected, Settings, ViewEvent, Views};

@@ -134,7 +134,9 @@ impl Views {
         }
         let is_joined = |(vm, views): (&VmId, &VmViews)| {
             let primary = views.acked.as_ref().map(|view| &view.primary);
-            views.named.is_some() && primary.is_some_and(|host| self.said(host, vm).is_some())
+            // Nobody knows how long it takes to start a backup by hand.
+            let is_next = views.named.is_some() && views.machine.is_some();
+            is_next && primary.is_some_and(|host| self.said(host, vm).is_some())
         };
         if self.state.vms.iter().any(is_joined) {
             return None;
@@ -243,6 +245,10 @@ impl Views {
             return Some(format!("failed: {why}"));
         }
         let room = &supervisor.room;
+        let may = |vms: &Vec<String>| vms.iter().any(|name| name == vm.as_str());
+        if !room.vms.as_ref().is_none_or(may) {
+            return Some("may not run it, by its certificate".into());
+        }
         if machine.engine == Engine::Kvm && room.kvm.is_none() {
             return Some("has no KVM".into());
         }

@@ -283,6 +283,7 @@ mod tests {
                 cpu_models: vec!["v1".into(); 8],
                 maker: long(64),
                 processor: long(64),
+                vms: None,
             },
             runs: (0..MAX_VMS).map(|n| vm(n + MAX_VMS)).collect(),
             failed: (0..crate::FAILED_MAX)

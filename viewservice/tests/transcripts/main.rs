@@ -65,6 +65,7 @@ fn host_ping(name: &str, mib: &str, kvm: Option<&str>, runs: &[&str]) -> HostPin
             cpu_models: vec!["v1".into()],
             maker: kvm.unwrap_or("any").into(),
             processor: "a processor".into(),
+            vms: None,
         },
         runs: runs.iter().map(|name| vm(name)).collect(),
         failed: Vec::new(),
