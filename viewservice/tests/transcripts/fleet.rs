@@ -39,7 +39,6 @@ fn after_pair(more: &str) {
 fn a_pair_is_placed_and_each_side_started_once() {
     after_pair(
         "
-host a 300
 host a 300 web
 status
   {\"name\":\"web\",\"role\":\"primary\",\"view\":1,\"primary\":\"a\",\"backup\":\"b\",\"lag_ms\":null,\"roles\":{\"a\":\"primary\",\"b\":\"backup\"},\"named\":null,\"stopping\":false,\"guest\":\"kv\"}
