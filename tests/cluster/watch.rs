@@ -3,11 +3,12 @@
 use super::common::{LIMIT, machine, os, text};
 use super::site::{LOOK, Site, program};
 use kit::daemon::Daemon;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
@@ -41,6 +42,17 @@ fn on_a_pipe_there_is_a_line_for_each_change() {
     assert!(watching.wait(LIMIT).unwrap().success());
 }
 
+/// The program at a terminal; it does not outlive the test.
+struct Watching(Child);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A terminal of 80 columns and 24 lines, and what is printed there.
 struct Terminal {
     keys: File,
@@ -71,6 +83,10 @@ impl Terminal {
         assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
         // SAFETY: both are new, and nobody else's.
         let (master, other) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
+        // Programs that are started get the one end that they are given, and no other.
+        for end in [master.as_fd(), other.as_fd()] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        }
         let mut screen = master.try_clone().unwrap();
         let (show, shown) = channel();
         std::thread::spawn(move || {
@@ -88,11 +104,11 @@ impl Terminal {
         }
     }
 
-    fn start(&self, words: &[&str]) -> Child {
+    fn start(&self, words: &[&str]) -> Watching {
         let end = || Stdio::from(self.other.try_clone().unwrap());
         let mut program = program();
         program.args(words).stdin(end()).stdout(end()).stderr(end());
-        program.env("TERM", "xterm").spawn().unwrap()
+        Watching(program.env("TERM", "xterm").spawn().unwrap())
     }
 
     /// Waits until this is printed; all that was by then.
@@ -149,7 +165,7 @@ fn on_a_terminal_there_is_a_page_and_the_terminal_is_given_back() {
         match keys {
             Some(keys) => terminal.keys.write_all(keys).unwrap(),
             None => kill(
-                Pid::from_raw(child.id().try_into().unwrap()),
+                Pid::from_raw(child.0.id().try_into().unwrap()),
                 Signal::SIGTERM,
             )
             .unwrap(),
@@ -157,7 +173,7 @@ fn on_a_terminal_there_is_a_page_and_the_terminal_is_given_back() {
         terminal.wait("\x1b[?1049l");
         let begun = Instant::now();
         let status = loop {
-            match child.try_wait().unwrap() {
+            match child.0.try_wait().unwrap() {
                 Some(status) => break status,
                 None => assert!(begun.elapsed() < LIMIT, "{way}: it does not end"),
             }
