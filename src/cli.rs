@@ -1,5 +1,9 @@
 //! The command line.
 
+mod cluster;
+
+pub use cluster::{DownArgs, DrainArgs, HostArgs, LogsArgs, ServiceArgs, StatusArgs, UpArgs};
+
 use crate::look::point::Point;
 use crate::look::trace::Source;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -74,8 +78,16 @@ pub enum Command {
     Arbiter(ArbiterArgs),
     /// Keep the views: who is primary and backup of each machine
     Viewservice(ViewserviceArgs),
+    /// Run the replicas that a viewservice gives this host, each in a process that outlives this one
+    Host(HostArgs),
+    /// Start a machine on two hosts of a viewservice that have room for it
+    Up(UpArgs),
     /// Ask a viewservice for machines and hosts
     Status(StatusArgs),
+    /// What a machine's replicas said on their hosts: the guest's console, events, errors
+    Logs(LogsArgs),
+    /// Have all replicas leave a host, one by one
+    Drain(DrainArgs),
     /// Have a protected machine stopped, by its viewservice
     Down(DownArgs),
     /// On this machine alone: a pair, real clients, kill -9, and the verdict
@@ -482,6 +494,9 @@ pub struct ReplicaArgs {
     /// if it is not there [default: $XDG_RUNTIME_DIR/tandem, for root without that /run/tandem]
     #[arg(long, value_name = "DIR")]
     pub control: Option<PathBuf>,
+    /// It was started by a supervisor, and holds this file as long as it lives
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub supervised: Option<PathBuf>,
     /// Kill this process (SIGKILL) once the entry with this index is sent and its output in the gate, or at a
     /// step of a join; for tests
     #[arg(long, hide = true, value_name = "WHERE")]
@@ -507,6 +522,12 @@ pub struct PrimaryArgs {
     /// The backup's host, as the viewservice knows it (if not given, it chooses one)
     #[arg(long, value_name = "NAME", requires = "viewservice")]
     pub backup_name: Option<String>,
+    /// Begin where the viewservice has named the machine's first view; for `tandem host`
+    #[arg(long, hide = true, requires = "viewservice")]
+    pub ordered: bool,
+    /// With --ordered: no replica of an earlier life of the machine is left, says its operator
+    #[arg(long, hide = true, requires = "ordered")]
+    pub anew: bool,
     /// Begin in this view, the next by the machine's flags: says that no replica of it runs any more,
     /// though none marked its end
     #[arg(long, value_name = "N", conflicts_with = "viewservice", value_parser = clap::value_parser!(u64).range(1..))]
@@ -597,33 +618,6 @@ pub struct ViewserviceArgs {
     pub store: PathBuf,
 }
 
-/// `tandem status`.
-#[derive(Debug, Args)]
-pub struct StatusArgs {
-    /// The viewservice
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
-    pub viewservice: HostPort,
-    /// How it is spoken to
-    #[command(flatten)]
-    pub security: SecurityArgs,
-    /// One JSON object on stdout instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `tandem down`.
-#[derive(Debug, Args)]
-pub struct DownArgs {
-    /// The machine's name
-    pub vm: String,
-    /// The viewservice
-    #[arg(long, default_value = "127.0.0.1:7701", value_name = "HOST:PORT", value_parser = HostPort::to_connect)]
-    pub viewservice: HostPort,
-    /// How it is spoken to
-    #[command(flatten)]
-    pub security: SecurityArgs,
-}
-
 /// A question to the replica on this host that leads a machine.
 #[derive(Debug, Args)]
 pub struct AskArgs {
@@ -667,8 +661,14 @@ pub struct FailoverArgs {
     #[command(flatten)]
     pub ask: AskArgs,
     /// End the old primary, instead of having it follow: the machine runs alone then
-    #[arg(long)]
+    #[arg(long, conflicts_with = "viewservice")]
     pub leave: bool,
+    /// Ask this viewservice to have it done, wherever the machine's primary is
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "control", value_parser = HostPort::to_connect)]
+    pub viewservice: Option<HostPort>,
+    /// How it is spoken to
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// A guest of the demo.

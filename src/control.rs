@@ -61,6 +61,9 @@ pub fn move_to(args: &MoveArgs) -> Outcome {
 
 /// Leaves a machine to its backup.
 pub fn failover(args: &FailoverArgs) -> Outcome {
+    if let Some(service) = &args.viewservice {
+        return crate::cluster::failover::failover(&args.ask, service, &args.security);
+    }
     let leader = find(&args.ask)?;
     let last = ask(&leader, &Request::Failover { leave: args.leave }, |_| true)?;
     let not = "was not left to its backup";

@@ -1,10 +1,9 @@
-//! `tandem arbiter`, `tandem viewservice`, `tandem status`.
+//! `tandem arbiter`, `tandem viewservice`, and what every daemon does.
 
-use crate::cli::{ArbiterArgs, DownArgs, SecurityArgs, StatusArgs, ViewserviceArgs};
+use crate::cli::{ArbiterArgs, SecurityArgs, ViewserviceArgs};
 use crate::failure::{During, Failure, Outcome};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use replica::HostPort;
-use terminal::table::{Align, Table};
 use tls::Security;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const DESCRIPTORS: u64 = 8192;
 
 /// Runs `serve` on a runtime of one thread, which is plenty for a few requests a second.
-fn on_runtime(serve: impl Future<Output = Outcome>) -> Outcome {
+pub(crate) fn on_runtime(serve: impl Future<Output = Outcome>) -> Outcome {
     allow_connections();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -45,7 +44,7 @@ fn service(args: &SecurityArgs) -> Outcome<Security> {
     }
 }
 
-fn listen(address: &HostPort, security: &Security) -> Outcome<TcpListener> {
+pub(crate) fn listen(address: &HostPort, security: &Security) -> Outcome<TcpListener> {
     let listener = address.listen().during(format_args!(
         "cannot listen on {address} (is the port taken?)"
     ))?;
@@ -56,14 +55,14 @@ fn listen(address: &HostPort, security: &Security) -> Outcome<TcpListener> {
 }
 
 /// Says where, once there is something to serve.
-fn say_where(listener: &TcpListener) -> Outcome {
+pub(crate) fn say_where(listener: &TcpListener) -> Outcome {
     let address = listener.local_addr().during("cannot listen")?;
     crate::sayln!("listening on {address}");
     Ok(())
 }
 
 /// Ends when this process is asked to.
-fn asked_to_end() -> Outcome<impl Future<Output = ()>> {
+pub(crate) fn asked_to_end() -> Outcome<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).during("cannot watch signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).during("cannot watch signals")?;
     Ok(async move {
@@ -141,62 +140,4 @@ pub fn viewservice(args: &ViewserviceArgs) -> Outcome {
         .await;
         Ok(())
     })
-}
-
-fn client(service: &HostPort, security: &SecurityArgs) -> Outcome<viewservice::Client> {
-    let client = viewservice::Client::new(&service.to_string())?;
-    Ok(client.secured(security.open()?))
-}
-
-/// Asks for machines and hosts.
-pub fn status(args: &StatusArgs) -> Outcome {
-    let status = client(&args.viewservice, &args.security)?.status()?;
-    if args.json {
-        crate::sayln!("{}", serde_json::to_string(&status).during("report")?);
-        return Ok(());
-    }
-    let columns = [
-        ("vm", Align::Left),
-        ("role", Align::Left),
-        ("view", Align::Right),
-        ("primary", Align::Left),
-        ("backup", Align::Left),
-        ("lag ms", Align::Right),
-    ];
-    let mut table = Table::new(&columns);
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-    for vm in &status.vms {
-        table.row([
-            vm.name.to_string(),
-            or_dash(vm.role.map(|role| role.to_string())),
-            vm.view.to_string(),
-            vm.primary.to_string(),
-            or_dash(vm.backup.as_ref().map(ToString::to_string)),
-            or_dash(vm.lag_ms.map(|lag| lag.to_string())),
-        ]);
-    }
-    terminal::say(&table.to_string());
-    crate::sayln!("");
-    let mut table = Table::new(&[
-        ("host", Align::Left),
-        ("address", Align::Left),
-        ("state", Align::Left),
-    ]);
-    for host in &status.hosts {
-        let state = serde_json::to_string(&host.state).during("report")?;
-        let state = state.trim_matches('"').to_owned();
-        table.row([
-            host.name.to_string(),
-            host.address.as_str().to_owned(),
-            state,
-        ]);
-    }
-    terminal::say(&table.to_string());
-    Ok(())
-}
-
-/// Has a protected machine stopped.
-pub fn down(args: &DownArgs) -> Outcome {
-    let client = client(&args.viewservice, &args.security)?;
-    Ok(client.down(&viewservice::VmId::new(args.vm.as_str())?)?)
 }

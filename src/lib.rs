@@ -30,6 +30,7 @@
 pub mod bench;
 pub mod chaos;
 pub mod cli;
+pub mod cluster;
 pub mod control;
 pub mod daemons;
 pub mod demo;
@@ -37,6 +38,7 @@ pub mod diff;
 pub mod doctor;
 pub mod events;
 pub mod failure;
+pub mod host;
 pub mod image;
 pub mod init;
 pub mod log;
@@ -74,8 +76,12 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Init(args) => init::init(&args),
         Command::Arbiter(args) => daemons::arbiter(&args),
         Command::Viewservice(args) => daemons::viewservice(&args),
-        Command::Status(args) => daemons::status(&args),
-        Command::Down(args) => daemons::down(&args),
+        Command::Host(args) => host::host(&args),
+        Command::Up(args) => cluster::up::up(&args),
+        Command::Status(args) => cluster::status::status(&args),
+        Command::Logs(args) => cluster::logs::logs(&args),
+        Command::Drain(args) => cluster::drain::drain(&args),
+        Command::Down(args) => cluster::down(&args),
         Command::Protect(args) => control::protect(&args),
         Command::Move(args) => control::move_to(&args),
         Command::Failover(args) => control::failover(&args),

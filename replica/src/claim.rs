@@ -32,6 +32,14 @@ pub enum Wish {
     Operator(ViewNumber),
     /// A viewservice, which leaves views out.
     Service(ViewNumber),
+    /// A viewservice, to a host that was told to start the machine. That is an order which may be old, of a service
+    /// which may have lost its state: so the machine must be known to have ended, or the operator vouches for that.
+    Ordered {
+        /// The view to begin in.
+        view: ViewNumber,
+        /// The operator's word.
+        anew: bool,
+    },
 }
 
 /// Why a machine's end is not at the arbiter.
@@ -113,7 +121,18 @@ impl Claims<'_> {
     /// The view whose flag a start as `wish` says has to take.
     fn before(&self, wish: Wish) -> Outcome<ViewNumber> {
         let vm = self.vm;
-        if let Wish::Service(view) = wish {
+        if let Wish::Ordered { view, anew } = wish
+            && !anew
+            && let Some((newest, holder)) = self.newest()?
+            && !holder.is_end_mark()
+        {
+            return Err(ReplicaError::refused(format!(
+                "'{vm}' may be running in view {}, and is not begun in view {view}: {holder} has the flag of view \
+                 {newest} (if all its replicas are surely gone, `tandem up --anew` begins it all the same)",
+                newest.next()
+            )));
+        }
+        if let Wish::Service(view) | Wish::Ordered { view, .. } = wish {
             // Whoever starts the machine without the service finds it begun.
             self.set(ViewNumber(0))?;
             return Ok(ViewNumber(view.0.saturating_sub(1)));
@@ -251,6 +270,29 @@ mod tests {
             "{why}"
         );
         assert!(rig.begin("b", Wish::Operator(ViewNumber(1))).is_err());
+    }
+
+    #[test]
+    fn an_order_begins_no_machine_that_may_be_running() {
+        let ordered = |view, anew| Wish::Ordered {
+            view: ViewNumber(view),
+            anew,
+        };
+        let rig = Rig::new();
+        assert_eq!(rig.begin("a", ordered(1, false)), Ok(1));
+        // The same again, one of a service that lost its state, and one of a service that skipped views.
+        for view in [1, 1, 7] {
+            let why = rig.begin("b", ordered(view, false)).unwrap_err();
+            assert!(why.contains("may be running in view 1"), "{why}");
+        }
+        assert!(!rig.wins("b", 0), "a has it");
+        // What an operator vouches for stands above all that was set before.
+        assert!(rig.begin("b", ordered(1, true)).is_err());
+        assert_eq!(rig.begin("b", ordered(4, true)), Ok(4));
+        rig.end("b", 4);
+        let behind = rig.begin("c", ordered(4, false)).unwrap_err();
+        assert!(behind.contains("not begun twice"), "{behind}");
+        assert_eq!(rig.begin("c", ordered(6, false)), Ok(6));
     }
 
     #[test]

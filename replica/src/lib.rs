@@ -95,6 +95,7 @@
 //!     backup: HostPort::to_connect(address)?,
 //!     lag_max_ms: 500,
 //! #   backup_host: None,
+//! #   ordered: None,
 //! #   view: None,
 //! #   disk_reads: Default::default(),
 //! #   require_backup: false,
@@ -165,7 +166,7 @@ pub use lease::{Lease, Term};
 pub use notice::{Counters, Events, Notice};
 pub use reads::DiskReads;
 pub use role::{Role, RoleMachine};
-pub use spec::{BackupSpec, ForTests, PrimarySpec, ReplicaSpec};
+pub use spec::{BackupSpec, ForTests, Ordered, PrimarySpec, ReplicaSpec};
 pub use suppressed::Suppressed;
 
 use asked::{Ask, Asker};

@@ -102,7 +102,13 @@ pub fn run(spec: PrimarySpec, log: &mut Log, mailbox: &Mailbox) -> Outcome {
     let listen = spec.listen.unwrap_or_else(|| any_port.into());
     let identity = report::identity(replica, &here.to_string())?;
     let wish = match (&identity, spec.view) {
-        (Some(identity), _) => Wish::Service(identity.register(spec.backup_host.as_deref())?),
+        (Some(identity), _) => match spec.ordered {
+            Some(ordered) => Wish::Ordered {
+                view: identity.named()?,
+                anew: ordered.anew,
+            },
+            None => Wish::Service(identity.register(spec.backup_host.as_deref())?),
+        },
         (None, Some(view)) => Wish::Operator(ViewNumber(view)),
         (None, None) => Wish::Next,
     };

@@ -3,14 +3,15 @@
 
 use crate::address::HostPort;
 use crate::asked::{Ask, Asker, Spare};
-use crate::error::{During, Outcome};
+use crate::error::{During, Outcome, ReplicaError};
 use crate::spec::ReplicaSpec;
 use crate::{Message, Status};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use viewservice::{
-    Address, Client, Held, HostId, Orders, Ping, Register, Report, Role, ViewNumber, VmId,
+    Address, Assignment, Client, Held, HostId, Leave, Orders, Ping, Register, Report, Role,
+    ViewNumber, VmId,
 };
 
 /// Time between two pings, and longest time between two looks at a replica.
@@ -79,6 +80,7 @@ impl Identity {
             address: self.address.clone(),
             held,
             waits: self.waits.then(|| self.vm.clone()).into_iter().collect(),
+            of: Some(self.vm.clone()),
         };
         self.client.ping(&ping)
     }
@@ -87,6 +89,28 @@ impl Identity {
     pub fn hello(&self) {
         if let Err(e) = self.ping(Vec::new()) {
             tracing::warn!("the viewservice does not answer: {e}");
+        }
+    }
+
+    /// The view that the service has named for the machine to begin in, with this host as its primary.
+    ///
+    /// # Errors
+    /// If there is none, since the machine has begun or is to begin elsewhere; or if the service does not answer.
+    pub fn named(&self) -> Outcome<ViewNumber> {
+        let orders = self.ping(Vec::new()).during("the viewservice")?;
+        let begins = |order: &&Assignment| {
+            order.vm == self.vm
+                && order.first
+                && !order.acked
+                && !order.stop
+                && order.role == Role::Primary
+        };
+        match orders.assignments.iter().find(begins) {
+            Some(order) => Ok(order.view.number),
+            None => Err(ReplicaError::refused(format!(
+                "the viewservice has no start of '{}' for host {}: it has begun, is to begin elsewhere, or is over",
+                self.vm, self.host
+            ))),
         }
     }
 
@@ -236,19 +260,41 @@ fn talk(mut identity: Identity, told: &Receiver<Tell>, control: &Sender<Message>
 fn ping(identity: &Identity, held: &[Held], control: &Sender<Message>) {
     match identity.ping(held.to_vec()) {
         Ok(orders) => {
-            if orders
-                .assignments
-                .iter()
-                .any(|order| order.vm == identity.vm && order.stop)
-            {
-                let _ = control.send(Message::StopAsked);
-            } else if let Some(spare) = spare(&identity.vm, held, &orders) {
-                // Nobody is to be told what comes of it.
-                let (asker, _) = Asker::new();
-                let _ = control.send(Message::Asked(Ask::Spare(spare), asker));
-            }
+            // Nobody is to be told what comes of it.
+            let (asker, _) = Asker::new();
+            let message = match ordered(&identity.vm, held, &orders) {
+                Some(Ordered::Stop) => Message::StopAsked,
+                Some(Ordered::Ask(ask)) => Message::Asked(ask, asker),
+                None => return,
+            };
+            let _ = control.send(message);
         }
         Err(e) => tracing::info!("the viewservice does not answer: {e}"),
+    }
+}
+
+/// What the service orders this replica to do.
+enum Ordered {
+    Stop,
+    Ask(Ask),
+}
+
+/// What the service orders of the replica of `vm` here. It repeats that until it hears that it was done.
+fn ordered(vm: &VmId, held: &[Held], orders: &Orders) -> Option<Ordered> {
+    let order = orders.assignments.iter().find(|order| order.vm == *vm)?;
+    if order.stop {
+        return Some(Ordered::Stop);
+    }
+    let held_now = held.iter().find(|held| held.vm == *vm);
+    let role = held_now.filter(|held| held.view == order.view.number);
+    match (order.leave, role.map(|held| held.role)) {
+        (Some(leave), Some(Role::Primary)) => {
+            let follows = leave == Leave::Follow;
+            Some(Ordered::Ask(Ask::Leave { follows }))
+        }
+        // Its primary goes on alone, and is given another backup.
+        (Some(Leave::End), Some(Role::Backup)) => Some(Ordered::Stop),
+        _ => spare(vm, held, orders).map(|spare| Ordered::Ask(Ask::Spare(spare))),
     }
 }
 
@@ -278,7 +324,7 @@ fn spare(vm: &VmId, held: &[Held], orders: &Orders) -> Option<Spare> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use viewservice::{Assignment, View};
+    use viewservice::View;
 
     fn vm() -> VmId {
         VmId::new("web").unwrap()
@@ -312,6 +358,8 @@ mod tests {
             peer: Some(Address::new(peer).unwrap()),
             peer_waits: true,
             stop: false,
+            first: false,
+            leave: None,
         }
     }
 
@@ -341,6 +389,41 @@ mod tests {
         ] {
             assert_eq!(of(&held, order("192.0.2.3:7800")), None, "{why}");
         }
+    }
+
+    #[test]
+    fn a_replica_leaves_in_the_view_it_is_told_of_only() {
+        let leave = |leave, view| Orders {
+            assignments: vec![Assignment {
+                leave: Some(leave),
+                acked: true,
+                view: View {
+                    number: ViewNumber(view),
+                    ..order("b:1").view
+                },
+                ..order("b:1")
+            }],
+            ping_interval_ms: 500,
+        };
+        let of = |held: &[Held], orders| match ordered(&vm(), held, &orders) {
+            None => "nothing",
+            Some(Ordered::Stop) => "stop",
+            Some(Ordered::Ask(Ask::Leave { follows: true })) => "follow",
+            Some(Ordered::Ask(Ask::Leave { follows: false })) => "end",
+            Some(Ordered::Ask(_)) => "else",
+        };
+        let (primary, backup) = (held(3, Role::Primary), held(3, Role::Backup));
+        assert_eq!(of(&primary, leave(Leave::Follow, 3)), "follow");
+        assert_eq!(of(&primary, leave(Leave::End, 3)), "end");
+        assert_eq!(of(&backup, leave(Leave::End, 3)), "stop");
+        assert_eq!(of(&backup, leave(Leave::Follow, 3)), "nothing");
+        assert_eq!(of(&held(3, Role::Solo), leave(Leave::End, 3)), "nothing");
+        assert_eq!(
+            of(&primary, leave(Leave::End, 4)),
+            "nothing",
+            "another view"
+        );
+        assert_eq!(of(&[], leave(Leave::End, 3)), "nothing");
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub struct PrimarySpec {
     pub backup: HostPort,
     /// The backup's host, as the viewservice knows it; `None`: that chooses one.
     pub backup_host: Option<String>,
+    /// The viewservice has named the machine's first view with this host as its primary; if not, it is asked to.
+    pub ordered: Option<Ordered>,
     /// The view to begin in, if its operator vouches for the one before it being over.
     pub view: Option<u64>,
     /// Bound of execution lag in milliseconds: the guest is slowed gradually from half of it on.
@@ -100,6 +102,13 @@ pub struct PrimarySpec {
     pub images: Box<dyn Images>,
     /// What only tests ask for.
     pub for_tests: ForTests,
+}
+
+/// A start by the viewservice's order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ordered {
+    /// The operator vouches for no replica of an earlier life of the machine being left, though none marked its end.
+    pub anew: bool,
 }
 
 /// What only tests ask for.

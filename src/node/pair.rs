@@ -5,10 +5,11 @@ use super::library::Library;
 use crate::cli::{BackupArgs, PrimaryArgs, ReplicaArgs};
 use crate::events::Events;
 use crate::failure::{Failure, Outcome};
+use crate::host::lock::{self, Held};
 use crate::signals;
 use control::{Server, Socket};
 use replica::outside::Plugs;
-use replica::{BackupSpec, ForTests, PrimarySpec, Replica, ReplicaSpec};
+use replica::{BackupSpec, ForTests, Ordered, PrimarySpec, Replica, ReplicaSpec};
 use std::num::NonZeroU64;
 use std::time::Duration;
 use testandset::VmId;
@@ -20,6 +21,7 @@ const MIB: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
 
 /// `tandem primary`.
 pub fn primary(mut args: PrimaryArgs) -> Outcome {
+    let _alone = supervised(&args.replica)?;
     let set = signals::block()?;
     let replica = spec(&args.replica)?;
     let control = Controlled::new(&args.replica, &replica.vm)?;
@@ -33,6 +35,7 @@ pub fn primary(mut args: PrimaryArgs) -> Outcome {
         plugs: blueprint::plugs(machine, args.replica.disk_copy),
         backup: args.backup,
         backup_host: args.backup_name,
+        ordered: args.ordered.then_some(Ordered { anew: args.anew }),
         view: args.view,
         lag_max_ms: args.lag_max_ms,
         require_backup: args.require_backup,
@@ -50,6 +53,7 @@ pub fn primary(mut args: PrimaryArgs) -> Outcome {
 
 /// `tandem backup`.
 pub fn backup(args: BackupArgs) -> Outcome {
+    let _alone = supervised(&args.replica)?;
     let set = signals::block()?;
     let replica = spec(&args.replica)?;
     let control = Controlled::new(&args.replica, &replica.vm)?;
@@ -71,6 +75,22 @@ pub fn backup(args: BackupArgs) -> Outcome {
     live(Replica::backup(spec, Box::new(events))?, control, set)
 }
 
+/// A replica that a supervisor started is the only one of its machine under that, and outlives it.
+fn supervised(args: &ReplicaArgs) -> Outcome<Option<Held>> {
+    let Some(path) = &args.supervised else {
+        return Ok(None);
+    };
+    // Signals of the supervisor's terminal or session are none of its business. It leads no group: it was just made.
+    nix::unistd::setsid()?;
+    match lock::hold(path)? {
+        Some(held) => Ok(Some(held)),
+        None => Err(Failure::new(format!(
+            "a process of '{}' runs under this supervisor already",
+            args.vm
+        ))),
+    }
+}
+
 fn spec(args: &ReplicaArgs) -> Outcome<ReplicaSpec> {
     let vm = VmId::new(args.vm.as_str())?;
     let security = args.security.open()?;
@@ -82,14 +102,7 @@ fn spec(args: &ReplicaArgs) -> Outcome<ReplicaSpec> {
         return Err(Failure::new(format!("the identity in --tls: {why}")));
     }
     let certified = own.as_ref().and_then(|own| own.host());
-    let host = match (args.name.as_deref(), certified) {
-        (Some(name), Some(certified)) if name != certified => {
-            return Err(Failure::usage(format!(
-                "--name is {name}, and the certificate in --tls is of host {certified}"
-            )));
-        }
-        (name, certified) => name.or(certified).unwrap_or(UNNAMED),
-    };
+    let host = name(args.name.as_deref(), certified)?.unwrap_or(UNNAMED);
     Ok(ReplicaSpec {
         vm,
         host: host.to_owned(),
@@ -103,6 +116,19 @@ fn spec(args: &ReplicaArgs) -> Outcome<ReplicaSpec> {
             .map(|mib| MIB.saturating_mul(mib.into())),
         die_at: args.die_at,
     })
+}
+
+/// The name of this host: that it was `given`, or that of its certificate; none, if neither is there.
+///
+/// # Errors
+/// If they differ.
+pub fn name<'a>(given: Option<&'a str>, certified: Option<&'a str>) -> Outcome<Option<&'a str>> {
+    match (given, certified) {
+        (Some(name), Some(certified)) if name != certified => Err(Failure::usage(format!(
+            "--name is {name}, and the certificate in --tls is of host {certified}"
+        ))),
+        (name, certified) => Ok(name.or(certified)),
+    }
 }
 
 /// A replica's control socket, which may be none, before there is a replica.

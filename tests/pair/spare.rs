@@ -131,6 +131,7 @@ fn offer(served: &Served<'_>, name: &str, at: &str, leads: &Replica) {
         address: Address::new(at).unwrap(),
         held: Vec::new(),
         waits: vec![VmId::new(VM).unwrap()],
+        of: None,
     };
     let client = Client::new(served.at()).unwrap();
     let begun = Instant::now();

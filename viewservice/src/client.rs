@@ -1,7 +1,10 @@
 //! The client of the service.
 
 use crate::protocol::{MAX_REPLY, PROTOCOL, Reply, Request};
-use crate::{Orders, Ping, Register, Registered, Report, Status, ViewError, VmId};
+use crate::{
+    HostId, HostOrders, HostPing, Orders, Ping, Register, Registered, Report, Status, Up,
+    ViewError, VmId,
+};
 use lines::CallError;
 use std::time::Duration;
 
@@ -94,6 +97,52 @@ impl Client {
         }
     }
 
+    /// Says that a host's supervisor lives, what its host has and what runs there; says what it is to do.
+    ///
+    /// # Errors
+    /// [`ViewError`]; may be ignored, unless it is a refusal.
+    pub fn host(&self, ping: &HostPing) -> Result<HostOrders, ViewError> {
+        match self.ask(&Request::Host(ping.clone()))? {
+            Reply::HostOrders(orders) => Ok(orders),
+            other => Err(self.beside_the_point(&other)),
+        }
+    }
+
+    /// Asks for a new VM on whichever hosts have room for it.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn up(&self, wish: &Up) -> Result<Registered, ViewError> {
+        match self.ask(&Request::Up(wish.clone()))? {
+            Reply::Registered(registered) => Ok(registered),
+            other => Err(self.beside_the_point(&other)),
+        }
+    }
+
+    /// Asks that a host is to have no replica, or may have some again: its replicas leave one by one, each once
+    /// another host can take its place. Idempotent.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn drain(&self, host: &HostId, drained: bool) -> Result<(), ViewError> {
+        let host = host.clone();
+        match self.ask(&Request::Drain { host, drained })? {
+            Reply::Done => Ok(()),
+            other => Err(self.beside_the_point(&other)),
+        }
+    }
+
+    /// Asks that a VM is left to its backup; its primary is told at its next ping, and waits to be its backup then.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn failover(&self, vm: &VmId) -> Result<(), ViewError> {
+        match self.ask(&Request::Failover { vm: vm.clone() })? {
+            Reply::Done => Ok(()),
+            other => Err(self.beside_the_point(&other)),
+        }
+    }
+
     fn address(&self) -> String {
         self.0.address().to_owned()
     }
@@ -111,9 +160,14 @@ impl Client {
             reason,
         };
         let answered = match request {
-            Request::Ping(_) | Request::Report(_) => self.0.call_kept(request),
+            Request::Ping(_) | Request::Host(_) | Request::Report(_) => self.0.call_kept(request),
             // Not to be sent twice, or not often.
-            Request::Register(_) | Request::Down { .. } | Request::Status => self.0.call(request),
+            Request::Register(_)
+            | Request::Down { .. }
+            | Request::Status
+            | Request::Up(_)
+            | Request::Drain { .. }
+            | Request::Failover { .. } => self.0.call(request),
         };
         let reply = answered.map_err(|error| match error {
             CallError::Unreachable(reason) => ViewError::Unreachable {

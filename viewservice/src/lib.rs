@@ -29,7 +29,7 @@
 //! let (a, b) = (HostId::new("a")?, HostId::new("b")?);
 //! let ping = |host: &HostId, held: Vec<Held>| {
 //!     let address = Address::new(format!("{host}:7000")).unwrap();
-//!     ViewEvent::Ping(Ping { host: host.clone(), address, held, waits: Vec::new() })
+//!     ViewEvent::Ping(Ping { host: host.clone(), address, held, waits: Vec::new(), of: None })
 //! };
 //! let mut views = Views::new(State::default(), Settings::default());
 //! views.handle(&ping(&a, Vec::new()))?;
@@ -51,8 +51,11 @@
 
 mod client;
 mod error;
+mod fleet;
 mod hosts;
+mod life;
 mod machine;
+mod placing;
 mod protocol;
 mod server;
 mod state;
@@ -61,6 +64,10 @@ mod store;
 
 pub use client::Client;
 pub use error::ViewError;
+pub use fleet::{
+    Engine, FAILED_MAX, Failed, HostOrders, HostPing, Leave, Machine, NAMES_MAX, REASON_MAX,
+    REPLICA_MIB, Room, Up, Wanted, cut,
+};
 pub use hosts::{Address, HostId};
 pub use machine::{Change, Rejected, Settings, ViewEvent, Views};
 pub use names::{NameError, Role, ViewNumber, VmId};

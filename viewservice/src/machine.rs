@@ -33,13 +33,14 @@
 //! - Time is counted in ticks, so a pause of the service itself kills no host. Ticks move only the liveness
 //!   of hosts: a host that is silent loses no view.
 
+use crate::life::Life;
 use crate::state::{State, VmViews};
-use crate::status::{HostState, HostStatus, Status, VmStatus};
+use crate::status::HostState;
 use crate::{
-    Address, Assignment, Held, HostId, Orders, Ping, Register, Registered, Report, Role, View,
-    ViewNumber, VmId,
+    Address, Assignment, Held, HostId, HostPing, Orders, Ping, Register, Registered, Report, Role,
+    Up, View, ViewNumber, VmId,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Most VMs at once, and most replicas in one ping.
@@ -85,6 +86,14 @@ pub enum ViewEvent {
     Register(Register),
     /// A VM's end is asked for.
     Down(VmId),
+    /// A supervisor pinged.
+    Host(HostPing),
+    /// A new VM is asked for that the service places.
+    Up(Up),
+    /// A host is to have no replica, or may have some again.
+    Drain(HostId, bool),
+    /// A VM is to be left to its backup.
+    Failover(VmId),
     /// The time between two pings passed.
     Tick,
 }
@@ -110,6 +119,8 @@ pub enum Change {
     Solo(VmId, View),
     /// The VM was not known, or in an earlier view, or without its backup; its replicas say this.
     Learnt(VmId, View),
+    /// The host is to have no replica, or may have some again.
+    Drained(HostId, bool),
     /// The VM's end was asked for; its hosts are told.
     Stopping(VmId),
     /// The VM ended and is forgotten.
@@ -141,6 +152,8 @@ impl fmt::Display for Change {
             Self::Acked(vm, number) => write!(f, "{vm}: view {number} acknowledged"),
             Self::Solo(vm, view) => write!(f, "{vm}: went solo in {view}"),
             Self::Learnt(vm, view) => write!(f, "{vm}: its replicas say {view}"),
+            Self::Drained(host, true) => write!(f, "host {host} is drained"),
+            Self::Drained(host, false) => write!(f, "host {host} is drained no more"),
             Self::Stopping(vm) => write!(f, "{vm}: is to stop"),
             Self::Removed(vm) => write!(f, "{vm}: removed"),
             Self::ClaimIgnored(host, why) => write!(f, "claim of host {host} ignored: {why}"),
@@ -169,6 +182,24 @@ pub enum Rejected {
     /// No host pings.
     #[error("no host is live; start a host's daemon")]
     NoHost,
+    /// Another supervisor of that name is alive.
+    #[error(
+        "host {0} is another supervisor's, at {1}: give this one another --name, or end that one (it is taken for \
+         dead 2.5 s later)"
+    )]
+    HostTaken(HostId, Address),
+    /// No such host.
+    #[error("there is no host {0}")]
+    NoSuchHost(HostId),
+    /// What the VM is made of takes too many words.
+    #[error("what VM {0} is made of has more than {max} bytes", max = crate::fleet::MACHINE_MAX)]
+    TooLarge(VmId),
+    /// No two hosts could have the VM.
+    #[error("no two hosts have room for {0}; {1}")]
+    NoRoom(VmId, String),
+    /// The VM has no backup that it could be left to.
+    #[error("VM {0} has no backup that it could be left to: {1}")]
+    NoPair(VmId, View),
     /// Primary and backup asked for are one host.
     #[error("host {0} cannot be both primary and backup")]
     OneHost(HostId),
@@ -186,41 +217,30 @@ pub enum Rejected {
     },
 }
 
-/// What is known of a host's life, and what it last said it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Life {
-    state: HostState,
-    /// Ticks since it was heard of.
-    missed_pings: u64,
-    held: BTreeMap<VmId, Held>,
-    /// VMs it waits to become the backup of.
-    waits: BTreeSet<VmId>,
-}
-
 /// Hosts, VMs and their views. See the module's head for the rules.
 ///
 /// The caller sends [`ViewEvent::Tick`] every [`Settings::ping_interval_ms`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Views {
     settings: Settings,
-    state: State,
-    lives: BTreeMap<HostId, Life>,
+    pub(crate) state: State,
+    pub(crate) lives: BTreeMap<HostId, Life>,
+    /// VMs that are to be left to their backups, and for how many ticks that wish holds yet.
+    pub(crate) leaving: BTreeMap<VmId, u64>,
 }
 
 impl Views {
     /// Goes on from `state`. Every host known has the full time to be heard of.
     #[must_use]
     pub fn new(state: State, settings: Settings) -> Self {
-        let life = Life {
-            state: HostState::Unheard,
-            missed_pings: 0,
-            held: BTreeMap::new(),
-            waits: BTreeSet::new(),
-        };
-        let lives = state.hosts.keys().map(|host| (host.clone(), life.clone()));
+        let lives = state
+            .hosts
+            .keys()
+            .map(|host| (host.clone(), Life::unheard()));
         Self {
             settings,
             lives: lives.collect(),
+            leaving: BTreeMap::new(),
             state,
         }
     }
@@ -253,6 +273,10 @@ impl Views {
             }
             ViewEvent::Register(wish) => self.register(wish, &mut changes)?,
             ViewEvent::Down(vm) => self.down(vm, &mut changes)?,
+            ViewEvent::Host(ping) => self.host_ping(ping, &mut changes)?,
+            ViewEvent::Up(wish) => self.up(wish, &mut changes)?,
+            ViewEvent::Drain(host, drained) => self.drain(host, *drained, &mut changes)?,
+            ViewEvent::Failover(vm) => self.failover(vm)?,
             ViewEvent::Tick => self.tick(&mut changes),
         }
         self.remove_stopped(&mut changes);
@@ -265,30 +289,40 @@ impl Views {
 
     fn ping(&mut self, ping: &Ping, changes: &mut Vec<Change>) -> Result<(), Rejected> {
         let host = &ping.host;
-        if self.state.hosts.get(host) != Some(&ping.address) {
-            if !self.state.hosts.contains_key(host) {
-                self.make_room(changes)?;
-            }
-            self.state.hosts.insert(host.clone(), ping.address.clone());
-            changes.push(Change::HostAt(host.clone(), ping.address.clone()));
+        let life = self.lives.get(host);
+        if life.is_none_or(|life| life.is_placed_by(ping)) {
+            self.host_is_at(host, &ping.address, changes)?;
         }
-        let held = ping.held.iter().take(MAX_VMS);
-        let life = Life {
-            state: HostState::Live,
-            missed_pings: 0,
-            held: held.clone().map(|h| (h.vm.clone(), h.clone())).collect(),
-            waits: ping.waits.iter().take(MAX_VMS).cloned().collect(),
-        };
-        let before = self.lives.insert(host.clone(), life);
-        if before.is_none_or(|life| life.state != HostState::Live) {
+        let life = self.lives.entry(host.clone());
+        if life.or_insert_with(Life::unheard).hear(ping) {
             changes.push(Change::HostUp(host.clone()));
         }
+        let of = |held: &&Held| ping.of.as_ref().is_none_or(|of| held.vm == *of);
+        let held = ping.held.iter().filter(of).take(MAX_VMS);
         for held in held {
             self.backup_is(host, held, changes);
             if let Err(why) = self.claim(host, &held.vm, held.view, held.role, changes) {
                 changes.push(Change::ClaimIgnored(host.clone(), why));
             }
         }
+        Ok(())
+    }
+
+    /// `host` says where it is.
+    pub(crate) fn host_is_at(
+        &mut self,
+        host: &HostId,
+        address: &Address,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Rejected> {
+        if self.state.hosts.get(host) == Some(address) {
+            return Ok(());
+        }
+        if !self.state.hosts.contains_key(host) {
+            self.make_room(changes)?;
+        }
+        self.state.hosts.insert(host.clone(), address.clone());
+        changes.push(Change::HostAt(host.clone(), address.clone()));
         Ok(())
     }
 
@@ -326,6 +360,7 @@ impl Views {
         let host = host.clone();
         self.lives.remove(&host);
         self.state.hosts.remove(&host);
+        self.state.drained.remove(&host);
         changes.push(Change::HostForgotten(host));
         Ok(())
     }
@@ -379,13 +414,18 @@ impl Views {
         };
         views.acked = Some(solo.clone());
         views.named = None;
+        self.leaving.remove(vm);
+        // One that a supervisor looks after and that was told to stop is no loss.
+        let ends = views.stopping && views.machine.is_some();
         changes.push(Change::Solo(vm.clone(), solo));
-        self.suspect(&lost, vm, changes);
+        if !ends {
+            self.suspect(&lost, vm, changes);
+        }
         Ok(())
     }
 
     /// What `host` last said of its replica of `vm`.
-    fn said(&self, host: &HostId, vm: &VmId) -> Option<&Held> {
+    pub(crate) fn said(&self, host: &HostId, vm: &VmId) -> Option<&Held> {
         self.lives.get(host)?.held.get(vm)
     }
 
@@ -484,8 +524,12 @@ impl Views {
         if !views.views().any(|v| v.number == view && v.has(host)) {
             self.claim(host, vm, view, Role::Solo, changes)?;
         }
-        self.remove(vm, changes);
-        Ok(())
+        if self.state.vms[vm].machine.is_none() {
+            self.remove(vm, changes);
+            return Ok(());
+        }
+        // Its processes are looked after: it is over once the last of them is.
+        self.down(vm, changes)
     }
 
     fn register(&mut self, wish: &Register, changes: &mut Vec<Change>) -> Result<(), Rejected> {
@@ -541,24 +585,23 @@ impl Views {
 
     fn tick(&mut self, changes: &mut Vec<Change>) {
         for (host, life) in &mut self.lives {
-            life.missed_pings = life.missed_pings.saturating_add(1);
-            if life.state != HostState::Dead && life.missed_pings >= self.settings.missed_pings {
-                life.state = HostState::Dead;
-                life.held.clear();
-                life.waits.clear();
+            if life.tick(self.settings.missed_pings) {
                 changes.push(Change::HostDead(host.clone()));
             }
         }
+        self.leaving.retain(|_, ticks| {
+            *ticks = ticks.saturating_sub(1);
+            *ticks > 0
+        });
     }
 
-    /// Removes VMs that are to stop and have no host left that could say they did.
+    /// Removes VMs that are to stop and have no host left that could say they did, or whose hosts have no replica.
     fn remove_stopped(&mut self, changes: &mut Vec<Change>) {
-        let dead = |host: &HostId| {
-            let life = self.lives.get(host);
-            life.is_none_or(|life| life.state == HostState::Dead)
+        let gone = |vm: &VmId, views: &VmViews| {
+            let is_rid = |host: &HostId| self.lives.get(host).is_none_or(|life| life.is_rid_of(vm));
+            views.stopping && views.hosts().into_iter().all(is_rid)
         };
-        let gone = |vm: &VmViews| vm.stopping && vm.hosts().into_iter().all(dead);
-        let vms = self.state.vms.iter().filter(|(_, views)| gone(views));
+        let vms = self.state.vms.iter().filter(|(vm, views)| gone(vm, views));
         for vm in vms.map(|(vm, _)| vm.clone()).collect::<Vec<_>>() {
             self.remove(&vm, changes);
         }
@@ -569,6 +612,7 @@ impl Views {
             // The latest view's flag may have been won without our having heard: skip its view too.
             let taken = views.latest().number.next();
             self.state.floor = self.state.floor.max(taken);
+            self.leaving.remove(vm);
             changes.push(Change::Removed(vm.clone()));
         }
     }
@@ -588,17 +632,26 @@ impl Views {
             if !self.is_live(&acked.primary) || self.may_have_backup(&vm, &acked) {
                 continue;
             }
-            let named = self.state.vms[&vm].named.as_ref();
-            if named.is_some_and(|named| !self.is_not_to_be_had(&vm, named)) {
+            let views = &self.state.vms[&vm];
+            let named = views.named.as_ref();
+            let is_lost = |named: &View| views.machine.is_some() && self.is_lost(&vm, named);
+            if named.is_some_and(|named| !self.is_not_to_be_had(&vm, named) && !is_lost(named)) {
                 continue;
             }
-            let waits = |host: &HostId| self.waits(host, &vm);
+            let waits = |host: &HostId| {
+                self.waits(host, &vm) && self.could_be_backup(host, &vm, &acked.primary)
+            };
+            let other = |host: &HostId| match (&views.machine, named) {
+                // What it is made of is not known here: whoever is named has to be started by hand.
+                (None, None) => self.is_at_hand(host),
+                (None, Some(_)) => false,
+                (Some(_), named) => {
+                    named.is_none_or(is_lost) && self.could_be_backup(host, &vm, &acked.primary)
+                }
+            };
             let spare = self
                 .least_loaded(Some(&acked.primary), waits)
-                .or_else(|| match named {
-                    None => self.least_loaded(Some(&acked.primary), |_| true),
-                    Some(_) => None,
-                });
+                .or_else(|| self.least_loaded(Some(&acked.primary), other));
             let Some(spare) = spare else {
                 continue;
             };
@@ -628,7 +681,7 @@ impl Views {
     }
 
     /// Whether `host` lives and waits to become the backup of `vm`.
-    fn waits(&self, host: &HostId, vm: &VmId) -> bool {
+    pub(crate) fn waits(&self, host: &HostId, vm: &VmId) -> bool {
         let life = self.lives.get(host);
         life.is_some_and(|life| life.state == HostState::Live && life.waits.contains(vm))
     }
@@ -639,9 +692,23 @@ impl Views {
         self.state.vms[vm].learnt && !self.said(&view.primary, vm).is_some_and(solo)
     }
 
-    fn is_live(&self, host: &HostId) -> bool {
-        let life = self.lives.get(host);
-        life.is_some_and(|life| life.state == HostState::Live)
+    pub(crate) fn is_live(&self, host: &HostId) -> bool {
+        self.lives.get(host).is_some_and(Life::is_live)
+    }
+
+    /// Whether `host` may be named for what is started there by hand.
+    fn is_at_hand(&self, host: &HostId) -> bool {
+        let supervised = self
+            .lives
+            .get(host)
+            .is_some_and(|life| life.supervisor().is_some());
+        !supervised && !self.state.drained.contains(host)
+    }
+
+    /// Where the replica of `vm` at `host` is; if it has not said so itself, where the host is.
+    pub(crate) fn address_of(&self, host: &HostId, vm: &VmId) -> Option<&Address> {
+        let said = self.lives.get(host).and_then(|life| life.address_of(vm));
+        said.or_else(|| self.state.hosts.get(host))
     }
 
     /// Of the live hosts that are `wanted`, and not `but`, the one in the fewest VMs' views, the first by name
@@ -679,9 +746,11 @@ impl Views {
                 vm: vm.clone(),
                 acked: views.named.is_none(),
                 role,
-                peer: peer.and_then(|peer| self.state.hosts.get(peer).cloned()),
+                peer: peer.and_then(|peer| self.address_of(peer, vm).cloned()),
                 peer_waits: peer.is_some_and(|peer| self.waits(peer, vm)),
                 stop: views.stopping,
+                first: views.acked.is_none(),
+                leave: self.leave_of(host, vm),
                 view: view.clone(),
             })
         };
@@ -695,53 +764,11 @@ impl Views {
     #[must_use]
     pub fn registered(&self, vm: &VmId) -> Option<Registered> {
         let view = self.state.vms.get(vm)?.latest().clone();
-        let address = |host: &HostId| self.state.hosts.get(host).cloned();
+        let address = |host: &HostId| self.address_of(host, vm).cloned();
         Some(Registered {
             primary_address: address(&view.primary)?,
             backup_address: view.backup.as_ref().and_then(address),
             view,
         })
-    }
-
-    /// All VMs and hosts.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let vms = self.state.vms.iter().map(|(vm, views)| {
-            let view = views.current();
-            let held = |host: &HostId| self.lives.get(host).and_then(|life| life.held.get(vm));
-            let primary = held(&view.primary).filter(|held| held.view == view.number);
-            let backup = view.backup.as_ref().and_then(held);
-            let backup = backup.filter(|held| held.view == view.number);
-            VmStatus {
-                name: vm.clone(),
-                role: primary.map(|held| held.role),
-                view: view.number,
-                primary: view.primary.clone(),
-                backup: view.backup.clone(),
-                lag_ms: [backup, primary].into_iter().find_map(|held| held?.lag_ms),
-                roles: self
-                    .lives
-                    .keys()
-                    .filter_map(|host| Some((host.clone(), held(host)?.role)))
-                    .collect(),
-                named: views.named.clone(),
-                stopping: views.stopping,
-            }
-        });
-        let hosts = self.state.hosts.iter().filter_map(|(host, address)| {
-            let life = self.lives.get(host)?;
-            Some(HostStatus {
-                name: host.clone(),
-                address: address.clone(),
-                state: life.state,
-                missed_pings: life.missed_pings,
-                spare: life.state == HostState::Live
-                    && !self.state.vms.values().any(|vm| vm.has(host)),
-            })
-        });
-        Status {
-            vms: vms.collect(),
-            hosts: hosts.collect(),
-        }
     }
 }

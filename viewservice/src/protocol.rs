@@ -10,6 +10,7 @@
 //! The client need not wait for the server's first line. A server of another version answers the
 //! first line with a refusal and closes.
 
+use crate::fleet::{HostOrders, HostPing, Leave, Up};
 use crate::{Address, HostId, Role, Status, View, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const MAX_REQUEST: usize = 384 << 10;
 
 /// Longest reply, newline included, in bytes: the status of as many VMs and hosts as there may be.
-pub(crate) const MAX_REPLY: usize = 2 << 20;
+pub(crate) const MAX_REPLY: usize = 8 << 20;
 
 /// What is spoken here.
 pub(crate) const PROTOCOL: lines::Protocol = lines::Protocol {
@@ -57,6 +58,9 @@ pub struct Ping {
     /// VMs whose backup a process of it waits to become, at `address`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits: Vec<VmId>,
+    /// The one machine it speaks of: this is a process of a host that has several. What others of them said stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<VmId>,
 }
 
 /// What a host is to be for one VM.
@@ -77,6 +81,12 @@ pub struct Assignment {
     pub peer_waits: bool,
     /// The VM is to be stopped.
     pub stop: bool,
+    /// No view of the VM was ever acknowledged: this is where it begins.
+    #[serde(default)]
+    pub first: bool,
+    /// The replica is to leave the VM: a primary to its backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave: Option<Leave>,
 }
 
 /// The answer to a [`Ping`].
@@ -143,6 +153,10 @@ pub(crate) enum Request {
     Register(Register),
     Down { vm: VmId },
     Status,
+    Host(HostPing),
+    Up(Up),
+    Drain { host: HostId, drained: bool },
+    Failover { vm: VmId },
 }
 
 /// What the server answers.
@@ -153,6 +167,7 @@ pub(crate) enum Reply {
     Done,
     Registered(Registered),
     Status(Status),
+    HostOrders(HostOrders),
     /// The request was not taken, and changed nothing.
     Refused {
         reason: String,
@@ -195,6 +210,7 @@ mod tests {
             address: Address::new("y".repeat(Address::MAX)).unwrap(),
             held: (0..MAX_VMS).map(held).collect(),
             waits: (0..MAX_VMS).map(vm).collect(),
+            of: None,
         }
     }
 
@@ -250,5 +266,68 @@ mod tests {
         }
         assert!(to_line(&Reply::Status(status)).len() <= MAX_REPLY);
         assert!(to_line(views.state()).len() as u64 <= crate::store::MAX_FILE);
+    }
+
+    /// As many machines as there may be, each as large as it may be, on two hosts that say all they can.
+    #[test]
+    fn the_largest_messages_of_supervisors_fit() {
+        let mut views = Views::new(State::default(), Settings::default());
+        let long = |most: usize| "\u{1}".repeat(most);
+        let ping = |n: usize| HostPing {
+            host: host(n),
+            supervisor: long(64),
+            address: Address::new("y".repeat(Address::MAX)).unwrap(),
+            room: crate::Room {
+                memory_mib: u64::MAX,
+                kvm: Some(long(64)),
+                cpu_models: vec!["v1".into(); 8],
+                maker: long(64),
+                processor: long(64),
+                vms: None,
+            },
+            runs: (0..MAX_VMS).map(|n| vm(n + MAX_VMS)).collect(),
+            failed: (0..crate::FAILED_MAX)
+                .map(|n| crate::Failed {
+                    vm: vm(n),
+                    view: ViewNumber(1),
+                    why: long(crate::REASON_MAX),
+                })
+                .collect(),
+        };
+        for n in [0, 1] {
+            assert!(to_line(&Request::Host(ping(n))).len() <= MAX_REQUEST);
+            views.handle(&ViewEvent::Host(ping(n))).unwrap();
+        }
+        let mut machine = crate::Machine {
+            memory_mib: 64,
+            cpu: "v1".into(),
+            unlike_hosts: true,
+            ..crate::Machine::default()
+        };
+        machine.guest = "g".repeat(crate::fleet::MACHINE_MAX - machine.bytes());
+        for n in 0..MAX_VMS {
+            let (vm, machine) = (vm(n), machine.clone());
+            let anew = true;
+            views
+                .handle(&ViewEvent::Up(Up { vm, machine, anew }))
+                .unwrap();
+        }
+        let orders = [0, 1].map(|n| views.host_orders(&host(n)));
+        let all: usize = orders.iter().map(|orders| orders.start.len()).sum();
+        assert_eq!(all, MAX_VMS, "backups are started first");
+        for orders in orders {
+            assert!(to_line(&Reply::HostOrders(orders)).len() <= MAX_REPLY);
+        }
+        let status = views.status();
+        assert!(status.vms.iter().any(|vm| vm.trouble.is_some()));
+        assert!(to_line(&Reply::Status(status)).len() <= MAX_REPLY);
+        assert!(to_line(views.state()).len() as u64 <= crate::store::MAX_FILE);
+        machine.guest += "g";
+        let (vm, anew) = (vm(MAX_VMS), false);
+        assert!(
+            views
+                .handle(&ViewEvent::Up(Up { vm, machine, anew }))
+                .is_err()
+        );
     }
 }

@@ -130,6 +130,25 @@ impl Service {
                 })
             }
             Request::Down { vm } => inner.handle(&ViewEvent::Down(vm)).map(|()| Reply::Done),
+            Request::Host(ping) => {
+                let host = ping.host.clone();
+                let handled = inner.handle(&ViewEvent::Host(ping));
+                handled.map(|()| Reply::HostOrders(inner.views.host_orders(&host)))
+            }
+            Request::Up(wish) => {
+                let vm = wish.vm.clone();
+                let handled = inner.handle(&ViewEvent::Up(wish));
+                handled.map(|()| {
+                    let registered = inner.views.registered(&vm);
+                    Reply::Registered(registered.expect("it has just been placed"))
+                })
+            }
+            Request::Drain { host, drained } => inner
+                .handle(&ViewEvent::Drain(host, drained))
+                .map(|()| Reply::Done),
+            Request::Failover { vm } => {
+                inner.handle(&ViewEvent::Failover(vm)).map(|()| Reply::Done)
+            }
             Request::Status => inner
                 .save()
                 .map(|()| Reply::Status(inner.views.status()))
@@ -162,8 +181,10 @@ fn may_ask(peer: &Peer, request: &Request) -> Result<(), String> {
         Request::Ping(ping) => {
             is_of(&ping.host)?;
             ping.held.iter().try_for_each(|held| may_run(&held.vm))?;
-            ping.waits.iter().try_for_each(may_run)
+            ping.waits.iter().try_for_each(may_run)?;
+            ping.of.iter().try_for_each(may_run)
         }
+        Request::Host(ping) => is_of(&ping.host),
         Request::Report(Report::Solo { host, vm, .. } | Report::Ended { host, vm, .. }) => {
             is_of(host)?;
             may_run(vm)
@@ -177,7 +198,10 @@ fn may_ask(peer: &Peer, request: &Request) -> Result<(), String> {
             is_of(primary)?;
             may_run(&wish.vm)
         }
-        Request::Down { .. } => Err(format!("{peer} is no operator")),
+        Request::Down { .. }
+        | Request::Up(_)
+        | Request::Drain { .. }
+        | Request::Failover { .. } => Err(format!("{peer} is no operator")),
         Request::Status => Ok(()),
     }
 }

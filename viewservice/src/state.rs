@@ -1,6 +1,6 @@
 //! What the service must not forget.
 
-use crate::{Address, HostId, Role, ViewNumber, VmId};
+use crate::{Address, HostId, Machine, Role, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -77,6 +77,12 @@ pub(crate) struct VmViews {
     /// was named here and acknowledged.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) learnt: bool,
+    /// What it is made of, if the service placed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) machine: Option<Machine>,
+    /// The operator vouched for its start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) anew: bool,
 }
 
 impl VmViews {
@@ -96,6 +102,14 @@ impl VmViews {
     /// The view the VM runs in, as far as known: the acknowledged one, else the one named.
     pub(crate) fn current(&self) -> &View {
         self.acked.as_ref().unwrap_or_else(|| self.latest())
+    }
+
+    /// The view that is to be acknowledged next.
+    pub(crate) fn next_number(&self) -> ViewNumber {
+        match &self.named {
+            Some(named) => named.number,
+            None => self.latest().number.next(),
+        }
     }
 
     /// The hosts in them.
@@ -123,6 +137,9 @@ pub struct State {
     pub(crate) hosts: BTreeMap<HostId, Address>,
     /// VMs.
     pub(crate) vms: BTreeMap<VmId, VmViews>,
+    /// Hosts that are to have no replica.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) drained: BTreeSet<HostId>,
 }
 
 impl State {

@@ -21,7 +21,7 @@ const LOCK: &str = "lock";
 const FORMAT: u32 = 1;
 
 /// Largest state file that is read, in bytes; the largest state is well below.
-pub(crate) const MAX_FILE: u64 = 4 << 20;
+pub(crate) const MAX_FILE: u64 = 8 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Saved<S> {
@@ -151,6 +151,7 @@ mod tests {
             }),
             stopping: false,
             learnt: true,
+            ..VmViews::default()
         };
         state.vms.insert(VmId::new("web").unwrap(), views);
         state

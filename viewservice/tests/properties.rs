@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use viewservice::{
-    Address, Change, Held, HostId, Ping, Register, Report, Role, Settings, State, View, ViewEvent,
-    ViewNumber, Views, VmId,
+    Address, Change, Engine, Failed, Held, HostId, HostPing, Machine, Ping, Register, Report, Role,
+    Room, Settings, State, Up, View, ViewEvent, ViewNumber, Views, VmId,
 };
 
 const SETTINGS: Settings = Settings {
@@ -29,11 +29,15 @@ type Told = (VmId, Offset, Role, Option<HostId>);
 
 #[derive(Clone, Debug)]
 enum Step {
-    Ping(HostId, Vec<Told>, Vec<VmId>),
+    Ping(HostId, Vec<Told>, Vec<VmId>, Option<VmId>),
     Solo(HostId, VmId, Offset),
     Ended(HostId, VmId, Offset),
     Register(VmId, Option<HostId>, Option<HostId>),
     Down(VmId),
+    Host(HostId, u64, Vec<VmId>, Option<(VmId, Offset)>),
+    Up(VmId),
+    Drain(HostId, bool),
+    Failover(VmId),
     Tick,
     Restart,
 }
@@ -43,8 +47,16 @@ fn step() -> impl Strategy<Value = Step> {
     let backup = proptest::option::of(host());
     let held = proptest::collection::vec((vm(), -2..=2i64, role, backup), 0..3);
     let waits = proptest::collection::vec(vm(), 0..2);
+    let runs = proptest::collection::vec(vm(), 0..2);
+    let failed = proptest::option::of((vm(), -1..=1i64));
     prop_oneof![
-        8 => (host(), held, waits).prop_map(|(host, held, waits)| Step::Ping(host, held, waits)),
+        8 => (host(), held, waits, proptest::option::of(vm()))
+            .prop_map(|(host, held, waits, of)| Step::Ping(host, held, waits, of)),
+        5 => (host(), 0..400u64, runs, failed)
+            .prop_map(|(host, mib, runs, failed)| Step::Host(host, mib, runs, failed)),
+        2 => vm().prop_map(Step::Up),
+        1 => (host(), proptest::bool::ANY).prop_map(|(host, drained)| Step::Drain(host, drained)),
+        1 => vm().prop_map(Step::Failover),
         4 => (host(), vm(), -2..=3i64).prop_map(|(h, v, n)| Step::Solo(h, v, n)),
         1 => (host(), vm(), -2..=3i64).prop_map(|(h, v, n)| Step::Ended(h, v, n)),
         2 => (vm(), proptest::option::of(host()), proptest::option::of(host()))
@@ -155,7 +167,36 @@ fn event(step: Step, seen: &BTreeMap<VmId, Seen>) -> Option<ViewEvent> {
         ViewNumber(last.saturating_add_signed(offset))
     };
     Some(match step {
-        Step::Ping(host, held, waits) => ViewEvent::Ping(Ping {
+        Step::Host(host, memory_mib, runs, failed) => ViewEvent::Host(HostPing {
+            address: Address::new(host.as_str()).unwrap(),
+            supervisor: host.to_string(),
+            host,
+            room: Room {
+                memory_mib,
+                ..Room::default()
+            },
+            runs,
+            failed: failed
+                .into_iter()
+                .map(|(vm, offset)| Failed {
+                    view: view(&vm, offset),
+                    vm,
+                    why: "no".into(),
+                })
+                .collect(),
+        }),
+        Step::Up(vm) => ViewEvent::Up(Up {
+            vm,
+            machine: Machine {
+                engine: Engine::Soft,
+                memory_mib: 64,
+                ..Machine::default()
+            },
+            anew: false,
+        }),
+        Step::Drain(host, drained) => ViewEvent::Drain(host, drained),
+        Step::Failover(vm) => ViewEvent::Failover(vm),
+        Step::Ping(host, held, waits, of) => ViewEvent::Ping(Ping {
             address: Address::new(host.as_str()).unwrap(),
             host,
             held: held
@@ -169,6 +210,7 @@ fn event(step: Step, seen: &BTreeMap<VmId, Seen>) -> Option<ViewEvent> {
                 })
                 .collect(),
             waits,
+            of,
         }),
         Step::Solo(host, vm, offset) => ViewEvent::Report(Report::Solo {
             host,
@@ -216,6 +258,14 @@ proptest! {
                             seen.entry(vm.clone()).or_default().see(change);
                         }
                     }
+                }
+            }
+            for name in ["a", "b", "c", "d"] {
+                for start in views.host_orders(&HostId::new(name).unwrap()).start {
+                    let known = &seen[&start.vm];
+                    prop_assert_eq!(known.named.as_ref(), Some(&start.view), "an old view is ordered");
+                    let is_primary = start.role == Role::Primary;
+                    prop_assert!(!is_primary || !known.begun, "what began is begun again");
                 }
             }
             for vm in views.status().vms {

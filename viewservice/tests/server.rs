@@ -116,6 +116,7 @@ fn ping(name: &str, held: &[(u64, Role)]) -> Ping {
         address: Address::new(format!("{name}:7000")).unwrap(),
         held: held.collect(),
         waits: Vec::new(),
+        of: None,
     }
 }
 
@@ -347,6 +348,7 @@ fn a_host_is_answered_whatever_strangers_hold() {
             address: Address::new("x:1").unwrap(),
             held: Vec::new(),
             waits: Vec::new(),
+            of: None,
         };
         let client = server.client();
         let ask = |client: &Client| drop(client.ping(&ping).unwrap());
@@ -382,6 +384,7 @@ fn a_service_that_lost_its_state_learns_of_a_machine_and_can_end_it() {
             address: Address::new(format!("{host}:1")).unwrap(),
             held: vec![held],
             waits: Vec::new(),
+            of: None,
         };
         client.ping(&ping).unwrap()
     };

@@ -231,6 +231,7 @@ impl Site {
             plugs: self.plugs(),
             backup,
             backup_host: None,
+            ordered: None,
             view: None,
             lag_max_ms: 500,
             require_backup: false,

@@ -81,6 +81,7 @@ impl Said {
             address: address(self.who),
             held: held.into_iter().collect(),
             waits: self.waits.then(vm).into_iter().collect(),
+            of: None,
         }
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! ```text
 //!   ping HOST [REPLICA]...              changes, then "->" and the orders for that host
+//!   of HOST REPLICA                     the same of a process that speaks of one machine, at its own address
+//!   host HOST MIB [KVM] [VM]...         a supervisor, what its host has, and what runs there; then its orders
+//!   fails HOST MIB VM VIEW              the same, where that replica failed
+//!   place VM MIB [ENGINE]               drain HOST, undrain HOST, failover VM
 //!   where REPLICA is VM/VIEW/ROLE[/LAG[/BACKUP]], or VM/waits
 //!   solo HOST VM VIEW                   ended HOST VM VIEW
 //!   up VM [PRIMARY [BACKUP]]            down VM
@@ -9,11 +13,12 @@
 //!   status
 //! ```
 
+mod fleet;
 mod spares;
 
 use viewservice::{
-    Address, Held, HostId, Ping, Register, Report, Role, Settings, State, ViewEvent, ViewNumber,
-    Views, VmId,
+    Address, Engine, Failed, Held, HostId, HostPing, Leave, Machine, Ping, Register, Report, Role,
+    Room, Settings, State, Up, ViewEvent, ViewNumber, Views, VmId, Wanted,
 };
 
 const SETTINGS: Settings = Settings {
@@ -49,8 +54,70 @@ fn held(text: &str) -> Held {
     }
 }
 
+fn host_ping(name: &str, mib: &str, kvm: Option<&str>, runs: &[&str]) -> HostPing {
+    HostPing {
+        host: host(name),
+        supervisor: format!("supervisor of {name}"),
+        address: Address::new(format!("at-{name}")).unwrap(),
+        room: Room {
+            memory_mib: mib.parse().unwrap(),
+            kvm: kvm.map(|_| "hardware".into()),
+            cpu_models: vec!["v1".into()],
+            maker: kvm.unwrap_or("any").into(),
+            processor: "a processor".into(),
+            vms: None,
+        },
+        runs: runs.iter().map(|name| vm(name)).collect(),
+        failed: Vec::new(),
+    }
+}
+
 fn event(words: &[&str]) -> ViewEvent {
     match words {
+        ["of", name, replica] => {
+            let ViewEvent::Ping(ping) = event(&["ping", name, replica]) else {
+                unreachable!("it is one");
+            };
+            let of = replica.split('/').next().unwrap();
+            ViewEvent::Ping(Ping {
+                address: Address::new(format!("at-{name}-{of}")).unwrap(),
+                of: Some(vm(of)),
+                ..ping
+            })
+        }
+        ["host", name, mib, more @ ..] => {
+            let makers = ["intel", "amd"];
+            let kvm = more.first().filter(|word| makers.contains(word));
+            let runs = &more[usize::from(kvm.is_some())..];
+            ViewEvent::Host(host_ping(name, mib, kvm.copied(), runs))
+        }
+        ["fails", name, mib, id, view] => ViewEvent::Host(HostPing {
+            failed: vec![Failed {
+                vm: vm(id),
+                view: number(view),
+                why: "no such file".into(),
+            }],
+            ..host_ping(name, mib, None, &[])
+        }),
+        ["place", id, mib, more @ ..] => ViewEvent::Up(Up {
+            vm: vm(id),
+            machine: Machine {
+                guest: "kv".into(),
+                memory_mib: mib.parse().unwrap(),
+                engine: match more {
+                    [] | ["soft"] => Engine::Soft,
+                    ["auto"] => Engine::Auto,
+                    ["kvm"] => Engine::Kvm,
+                    other => panic!("engine {other:?}"),
+                },
+                cpu: "v1".into(),
+                ..Machine::default()
+            },
+            anew: false,
+        }),
+        ["drain", name] => ViewEvent::Drain(host(name), true),
+        ["undrain", name] => ViewEvent::Drain(host(name), false),
+        ["failover", id] => ViewEvent::Failover(vm(id)),
         ["ping", name, replicas @ ..] => {
             let waits = |text: &&str| text.strip_suffix("/waits").map(vm);
             let holds = |text: &&&str| waits(text).is_none();
@@ -63,6 +130,7 @@ fn event(words: &[&str]) -> ViewEvent {
                     .map(|text| held(text))
                     .collect(),
                 waits: replicas.iter().filter_map(waits).collect(),
+                of: None,
             })
         }
         ["solo", name, id, view] => ViewEvent::Report(Report::Solo {
@@ -107,14 +175,35 @@ fn happen(views: &mut Views, words: &[&str], said: &mut Vec<String>) {
             Err(why) => said.push(format!("refused: {why}")),
         },
     }
-    if let ["ping", name, ..] = words {
+    if let ["host" | "fails", name, ..] = words {
+        let orders = views.host_orders(&host(name));
+        for Wanted {
+            vm,
+            view,
+            role,
+            backup,
+            ..
+        } in orders.start
+        {
+            let with = backup.map_or(String::new(), |at| format!(" with {at}"));
+            said.push(format!("-> start {vm} view {}: {role}{with}", view.number));
+        }
+        let dismiss = orders.dismiss.iter();
+        said.extend(dismiss.map(|vm| format!("-> dismiss {vm}")));
+    }
+    if let ["ping" | "of", name, ..] = words {
         for order in views.orders(&host(name)).assignments {
             let peer = order.peer.map_or("nobody".into(), |peer| peer.to_string());
             let waits = if order.peer_waits { ", who waits" } else { "" };
             let acked = if order.acked { "" } else { ", to acknowledge" };
             let stop = if order.stop { ", to stop" } else { "" };
+            let leave = match order.leave {
+                None => "",
+                Some(Leave::End) => ", to leave",
+                Some(Leave::Follow) => ", to leave and follow",
+            };
             said.push(format!(
-                "-> {} view {}: {} with {peer}{waits}{acked}{stop}",
+                "-> {} view {}: {} with {peer}{waits}{acked}{stop}{leave}",
                 order.vm, order.view.number, order.role
             ));
         }
