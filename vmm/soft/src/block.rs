@@ -9,8 +9,10 @@
 //!
 //! A block is a run of instructions without a branch among them, inside one page. Pages with blocks are
 //! guarded: a write to one ends the writing instruction before it did anything, the page's blocks are
-//! dropped, and the instruction starts over. An instruction that crosses into another page is a block by
-//! itself and is never kept; what its bytes mean is.
+//! dropped, and the instruction starts over.
+//!
+//! An instruction that crosses into another page is a block by itself. Both pages are guarded for it, and it is the
+//! one that is kept only while the second page is where it was: that page is fetched each time, as the first is.
 //!
 //! Nothing a guest can see depends on what is kept here.
 
@@ -28,8 +30,6 @@ const LENGTH_MAX: usize = 64;
 const BYTES_MAX: usize = 256;
 /// Blocks found lately that are found again without the table.
 const RECENT: usize = 1 << 14;
-/// Instructions remembered that cross into another page.
-const CROSSINGS: usize = 256;
 /// Most blocks kept; beyond, all are dropped.
 const BLOCKS_MAX: usize = 1 << 18;
 
@@ -42,6 +42,8 @@ pub(crate) struct Block {
     pub bytes: u64,
     /// Physical address of the first.
     pub physical: u64,
+    /// Physical address of the page its one instruction goes on in, if it crosses into another.
+    pub second: Option<u64>,
     /// What the translator made of it.
     pub translations: Translations,
 }
@@ -80,26 +82,20 @@ const NOBODY: Recent = Recent {
     block: 0,
 };
 
-/// An instruction that crosses into another page, decoded before.
-struct Crossing {
-    /// Its bytes, and those that follow.
-    bytes: [u8; LONGEST],
-    long: bool,
-    op: Op,
-}
-
 /// All blocks.
 pub(crate) struct Blocks {
     features: Features,
     arena: Vec<Block>,
     free: Vec<u32>,
     by_address: HashMap<Key, u32, Hash>,
+    /// Blocks whose instruction crosses into another page; none of them is in `by_address` or `recent`.
+    crossing: HashMap<Key, u32, Hash>,
     by_page: HashMap<u64, Vec<(Key, u32)>, Hash>,
+    /// For each page, the pages with blocks that cross into it, or did.
+    crossed_from: HashMap<u64, Vec<u64>, Hash>,
     recent: Box<[Recent; RECENT]>,
     /// The block that is not kept.
     alone: Block,
-    /// Instructions that crossed into another page.
-    crossings: Box<[Option<Crossing>; CROSSINGS]>,
     /// Physical addresses of instructions before which somebody wants to look: each begins a block, which is never
     /// translated.
     probes: Vec<u64>,
@@ -114,6 +110,20 @@ pub(crate) enum Place {
     Alone,
 }
 
+impl Block {
+    /// The bytes of its instructions, if they are in RAM.
+    pub fn code(&self, cpu: &Cpu) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; self.bytes as usize];
+        let on_page = (PAGE - (self.physical & OFFSET)).min(self.bytes) as usize;
+        let (first, rest) = bytes.split_at_mut(on_page);
+        let there = cpu.physical.read_bytes(self.physical, first)
+            && self
+                .second
+                .is_none_or(|second| cpu.physical.read_bytes(second, rest));
+        there.then_some(bytes)
+    }
+}
+
 impl Blocks {
     pub fn new(features: Features) -> Self {
         Self {
@@ -121,15 +131,17 @@ impl Blocks {
             arena: Vec::new(),
             free: Vec::new(),
             by_address: HashMap::default(),
+            crossing: HashMap::default(),
             by_page: HashMap::default(),
+            crossed_from: HashMap::default(),
             recent: Box::new([NOBODY; RECENT]),
             alone: Block {
                 ops: Box::default(),
                 bytes: 0,
                 physical: 0,
+                second: None,
                 translations: Translations::default(),
             },
-            crossings: Box::new([const { None }; CROSSINGS]),
             probes: Vec::new(),
             translator: None,
         }
@@ -179,13 +191,14 @@ impl Blocks {
     #[inline(never)]
     fn translate(&mut self, cpu: &Cpu, number: u32) -> Option<u64> {
         let translator = self.translator.as_mut()?;
-        let (arena, by_address) = (&self.arena, &self.by_address);
-        let probes = &self.probes;
+        let (arena, probes) = (&self.arena, &self.probes);
+        let (by_address, crossing) = (&self.by_address, &self.crossing);
         let find = |physical| {
             if probes.contains(&physical) {
                 return None;
             }
-            let number = *by_address.get(&Key::new(physical, true))?;
+            let key = Key::new(physical, true);
+            let number = *by_address.get(&key).or_else(|| crossing.get(&key))?;
             Some((number, &arena[number as usize]))
         };
         let block = &arena[number as usize];
@@ -232,10 +245,13 @@ impl Blocks {
         let key = Key::new(physical, cpu.long_code);
         let number = match self.by_address.get(&key) {
             Some(&number) => number,
-            None => match self.decode(cpu, rip, physical, true)? {
-                Place::Alone => return Ok(Place::Alone),
-                Place::Kept(number) => number,
-            },
+            None => {
+                let place = self.decode(cpu, rip, physical, true)?;
+                match place {
+                    Place::Kept(number) if self.get(place).second.is_none() => number,
+                    _ => return Ok(place),
+                }
+            }
         };
         self.recent[key.hash()] = Recent { key, block: number };
         Ok(Place::Kept(number))
@@ -259,20 +275,16 @@ impl Blocks {
         physical: u64,
         keep: bool,
     ) -> Result<Place, Trap> {
-        let guarded = cpu.physical.has_code(physical);
-        let keep = keep && cpu.physical.set_code(physical / PAGE, true);
-        if keep && !guarded {
-            cpu.tlb.guard(physical & !OFFSET);
+        if let Some(&number) = self.crossing.get(&Key::new(physical, cpu.long_code)) {
+            return self.across(cpu, rip, number, keep);
         }
+        let keep = keep && guard(cpu, physical);
         let length = if keep { LENGTH_MAX } else { 1 };
         let mut bytes = [0; BYTES_MAX];
         let on_page = (PAGE - (physical & OFFSET)) as usize;
         let window = &mut bytes[..on_page.min(BYTES_MAX)];
         if !cpu.physical.read_bytes(physical, window) {
             return Err(cpu.stop(crate::trap::Cause::Unimplemented));
-        }
-        if self.crossed(rip, window, cpu.long_code) {
-            return self.decode_crossing(cpu, rip, &bytes[..on_page]);
         }
         let mut ops = Vec::with_capacity(16);
         let mut at = 0;
@@ -292,7 +304,7 @@ impl Blocks {
                     }
                 }
                 Err(Undecodable::Short) if ops.is_empty() => {
-                    return self.decode_crossing(cpu, rip, &window[at..]);
+                    return self.decode_crossing(cpu, rip, physical, &window[at..], keep);
                 }
                 Err(error) if ops.is_empty() => {
                     let lowered = decode::undecodable(error, cpu.long_code);
@@ -307,23 +319,30 @@ impl Blocks {
             ops: ops.into(),
             bytes: at as u64,
             physical,
+            second: None,
             translations: Translations::default(),
         };
-        if !keep {
-            self.alone = block;
-            return Ok(Place::Alone);
-        }
-        Ok(Place::Kept(self.keep(cpu, physical, block)))
+        Ok(self.place(cpu, block, keep))
     }
 
-    fn keep(&mut self, cpu: &Cpu, physical: u64, block: Block) -> u32 {
-        if self.by_address.len() >= BLOCKS_MAX {
+    /// Has `block` at hand, and found again if `keep`.
+    fn place(&mut self, cpu: &Cpu, block: Block, keep: bool) -> Place {
+        if !keep {
+            self.alone = block;
+            return Place::Alone;
+        }
+        Place::Kept(self.keep(cpu, block))
+    }
+
+    fn keep(&mut self, cpu: &Cpu, block: Block) -> u32 {
+        if self.by_address.len() + self.crossing.len() >= BLOCKS_MAX {
             let pages: Vec<u64> = self.by_page.keys().copied().collect();
             for page in pages {
                 // The page stays guarded: it is being decoded, or will be found unguarded by its next write.
                 self.forget(page);
             }
         }
+        let (physical, second) = (block.physical, block.second);
         let number = match self.free.pop() {
             Some(number) => {
                 self.arena[number as usize] = block;
@@ -335,7 +354,18 @@ impl Blocks {
             }
         };
         let key = Key::new(physical, cpu.long_code);
-        self.by_address.insert(key, number);
+        match second {
+            None => {
+                self.by_address.insert(key, number);
+            }
+            Some(second) => {
+                self.crossing.insert(key, number);
+                let from = self.crossed_from.entry(second / PAGE).or_default();
+                if !from.contains(&(physical / PAGE)) {
+                    from.push(physical / PAGE);
+                }
+            }
+        }
         self.by_page
             .entry(physical / PAGE)
             .or_default()
@@ -343,52 +373,69 @@ impl Blocks {
         number
     }
 
-    /// An instruction that goes on in the next page.
-    fn decode_crossing(&mut self, cpu: &mut Cpu, rip: u64, head: &[u8]) -> Result<Place, Trap> {
+    /// Decodes the instruction at `physical` that begins with `head`, the rest of its page, and goes on in the next.
+    fn decode_crossing(
+        &mut self,
+        cpu: &mut Cpu,
+        rip: u64,
+        physical: u64,
+        head: &[u8],
+        keep: bool,
+    ) -> Result<Place, Trap> {
         let second = fetch_address(cpu, rip.wrapping_add(head.len() as u64))?;
         let mut bytes = [0; LONGEST];
         bytes[..head.len()].copy_from_slice(head);
         if !cpu.physical.read_bytes(second, &mut bytes[head.len()..]) {
             return Err(cpu.stop(crate::trap::Cause::Unimplemented));
         }
-        let op = self.crossing(rip, bytes, cpu.long_code);
-        self.alone.bytes = op.len.into();
-        match &mut *self.alone.ops {
-            [alone] => *alone = op,
-            _ => self.alone.ops = Box::new([op]),
+        let op = decode::decode(&bytes, 0, cpu.long_code, &self.features)
+            .unwrap_or_else(|error| decode::undecodable(error, cpu.long_code))
+            .op;
+        // What is no instruction may end in the first page.
+        let crosses = usize::from(op.len) > head.len();
+        let keep = keep && crosses && guard(cpu, second);
+        let block = Block {
+            ops: Box::new([op]),
+            bytes: op.len.into(),
+            physical,
+            second: crosses.then_some(second),
+            translations: Translations::default(),
+        };
+        Ok(self.place(cpu, block, keep))
+    }
+
+    /// The kept block `number`, whose instruction at `rip` crosses into another page, if that page is where it was;
+    /// else the instruction that is there now, which is not kept.
+    fn across(&mut self, cpu: &mut Cpu, rip: u64, number: u32, keep: bool) -> Result<Place, Trap> {
+        let (physical, second) = {
+            let block = &self.arena[number as usize];
+            (block.physical, block.second)
+        };
+        let mut head = [0; LONGEST];
+        let head = &mut head[..(PAGE - (physical & OFFSET)) as usize];
+        let found = fetch_address(cpu, rip.wrapping_add(head.len() as u64))?;
+        if keep && Some(found) == second {
+            return Ok(Place::Kept(number));
         }
-        Ok(Place::Alone)
-    }
-
-    /// Whether what begins with `head`, the rest of its page, is known to cross into the next.
-    fn crossed(&self, rip: u64, head: &[u8], long: bool) -> bool {
-        head.len() < LONGEST
-            && self.crossings[crossing(rip)].as_ref().is_some_and(|known| {
-                known.long == long
-                    && usize::from(known.op.len) > head.len()
-                    && known.bytes.starts_with(head)
-            })
-    }
-
-    /// What `bytes` at `rip` are, which crosses into another page: remembered by what they are, since nobody notices
-    /// writes to both pages.
-    fn crossing(&mut self, rip: u64, bytes: [u8; LONGEST], long: bool) -> Op {
-        let place = crossing(rip);
-        match &self.crossings[place] {
-            Some(known) if known.bytes == bytes && known.long == long => known.op,
-            _ => {
-                let lowered = decode::decode(&bytes, 0, long, &self.features)
-                    .unwrap_or_else(|error| decode::undecodable(error, long));
-                let op = lowered.op;
-                self.crossings[place] = Some(Crossing { bytes, long, op });
-                op
-            }
+        if !cpu.physical.read_bytes(physical, head) {
+            return Err(cpu.stop(crate::trap::Cause::Unimplemented));
         }
+        self.decode_crossing(cpu, rip, physical, head, false)
     }
 
+    /// Drops the blocks that begin in physical page number `page`, and those of the pages before it if one crosses
+    /// into it: host code of theirs jumps to that one's.
     fn forget(&mut self, page: u64) {
+        self.forget_begun_in(page);
+        for first in self.crossed_from.remove(&page).unwrap_or_default() {
+            self.forget_begun_in(first);
+        }
+    }
+
+    fn forget_begun_in(&mut self, page: u64) {
         for (key, number) in self.by_page.remove(&page).unwrap_or_default() {
             self.by_address.remove(&key);
+            self.crossing.remove(&key);
             let recent = &mut self.recent[key.hash()];
             if recent.key == key {
                 *recent = NOBODY;
@@ -409,16 +456,22 @@ impl Blocks {
 
     /// Drops everything.
     pub fn clear(&mut self, cpu: &mut Cpu) {
-        let pages: Vec<u64> = self.by_page.keys().copied().collect();
+        let crossed = self.crossed_from.keys();
+        let pages: Vec<u64> = self.by_page.keys().chain(crossed).copied().collect();
         for page in pages {
             self.invalidate(cpu, page);
         }
     }
 }
 
-/// The place of an instruction at `rip` among those that cross.
-fn crossing(rip: u64) -> usize {
-    (rip ^ rip >> 12) as usize % CROSSINGS
+/// Has writes to the page of `physical` noticed. False if that is no RAM, or RAM whose writes are not.
+fn guard(cpu: &mut Cpu, physical: u64) -> bool {
+    let guarded = cpu.physical.has_code(physical);
+    let can = cpu.physical.set_code(physical / PAGE, true);
+    if can && !guarded {
+        cpu.tlb.guard(physical & !OFFSET);
+    }
+    can
 }
 
 /// Physical address of the instruction at `rip`.

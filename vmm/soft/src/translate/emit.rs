@@ -183,6 +183,9 @@ impl<'a> Emit<'a> {
 
     /// One block; whether another follows.
     fn block(&mut self, live: &[bool]) -> bool {
+        if let Some(second) = self.part().block.second {
+            self.fetch(second);
+        }
         for (at, live) in live.iter().enumerate() {
             (self.at, self.live) = (at, *live);
             let plan = self.part().plans[at];
@@ -209,6 +212,26 @@ impl<'a> Emit<'a> {
             _ => self.end_round(),
         }
         false
+    }
+
+    /// Leaves unless the instruction TLB has the page behind this one at physical address `second`, where the block's
+    /// one instruction goes on. Whoever comes here next fetches it.
+    fn fetch(&mut self, second: u64) {
+        self.at = 0;
+        self.spill_flags();
+        self.asm.load(8, RAX, field!(native.page));
+        self.asm.alu_value(0, 8, RAX, 4096);
+        let unknown = thunks::code_entry(&mut self.asm, self.mode, RAX, RAX);
+        self.asm.set(RAX, second);
+        self.asm.alu(7, 8, RAX, Mem::at(R10, 8));
+        let elsewhere = self.asm.jump_if(5);
+        let mut record = self.record(Kind::Next);
+        record.target = self.start();
+        let mut cold = self.cold(unknown, Exit::Leave(record));
+        cold.from.push(elsewhere);
+        // Not even this block was begun.
+        cold.credit = self.trace.count(self.step, self.counted_to());
+        self.cold.push(cold);
     }
 
     /// Where a round begins.

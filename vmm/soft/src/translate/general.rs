@@ -26,6 +26,7 @@ impl Emit<'_> {
             Work::Constant { to, value } => self.constant(to, value),
             Work::Lea { to } => self.lea(plan, to),
             Work::Widen { .. } => self.widen(plan),
+            Work::MoveByte { to, from } => self.move_byte(to, from),
             Work::WidenHigh { to, from, signed } => self.widen_high(to, from, signed),
             Work::Step { code, to } => self.step(plan, code, to),
             Work::Negate { code, to } => {
@@ -121,6 +122,17 @@ impl Emit<'_> {
             self.asm.copy(R12, RAX);
         }
         self.has_flags(None);
+    }
+
+    /// The guest's RCX, RDX and RBX are the host's.
+    fn move_byte(&mut self, to: u8, from: u8) {
+        if to % 4 == slot::RAX || from % 4 == slot::RAX {
+            self.asm.copy(RAX, R12);
+        }
+        self.asm.raw(&[0x88, 0xc0 | from << 3 | to]);
+        if to % 4 == slot::RAX {
+            self.asm.copy(R12, RAX);
+        }
     }
 
     fn widen_high(&mut self, to: u8, from: u8, signed: bool) {

@@ -43,6 +43,7 @@ use crate::Cpu;
 use crate::block::Block;
 use crate::decode::Features;
 use crate::memory::{Mode, OFFSET};
+use crate::op::Op;
 use asm::Asm;
 use emit::Emit;
 use memory::CodeMemory;
@@ -319,19 +320,17 @@ pub(crate) struct Full;
 
 /// What becomes of each instruction of `block`, whose bytes are where they were when it was decoded.
 fn plans(cpu: &Cpu, features: &Features, block: &Block) -> Vec<Plan> {
-    let mut bytes = vec![0; block.bytes as usize];
-    let there = cpu.physical.read_bytes(block.physical, &mut bytes);
+    let bytes = block.code(cpu);
+    let plan = |op: &Op| {
+        let at = usize::from(op.start);
+        let own = &bytes.as_ref()?[at..at + usize::from(op.len)];
+        let instruction = crate::decode::again(own, op.start, features)?;
+        Some(plan::plan(&instruction, own, op.start, features))
+    };
     let mut plans: Vec<Plan> = block
         .ops
         .iter()
-        .map(|op| {
-            let at = usize::from(op.start);
-            let own = &bytes[at..at + usize::from(op.len)];
-            match crate::decode::again(own, op.start, features) {
-                Some(instruction) if there => plan::plan(&instruction, own, op.start, features),
-                _ => Plan::rest(),
-            }
-        })
+        .map(|op| plan(op).unwrap_or_else(Plan::rest))
         .collect();
     // The last one may change what no translation asks for.
     if let Some(last) = plans.last_mut()

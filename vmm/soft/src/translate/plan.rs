@@ -53,6 +53,9 @@ pub(super) enum Work {
     AluHigh { code: u8, to: u8, value: u8 },
     /// `mov`.
     Move { to: Arg, from: Arg },
+    /// `mov` of one of the bytes AL to BH to another, of which at least one is AH to BH: as ModRM has them where there
+    /// is no REX prefix.
+    MoveByte { to: u8, from: u8 },
     /// `mov` of a value of 64 bits.
     Constant { to: u8, value: u64 },
     /// `lea`.
@@ -184,6 +187,7 @@ impl Plan {
             | Work::Count { to, .. }
             | Work::Swap { to }
             | Work::MoveIf { to, .. } => 1 << to,
+            Work::MoveByte { to, .. } => 1 << (to % 4),
             Work::Wide { .. } | Work::Divide { .. } | Work::CompareExchangeWide => A | D,
             Work::Extend | Work::CompareExchange { .. } => A,
             Work::Spread => D,
@@ -425,6 +429,12 @@ fn high(form: &Form, n: u32) -> Option<u8> {
     (number & slot::HIGH != 0).then_some(number & !slot::HIGH)
 }
 
+/// Operand `n`, if it is one of AL to BH, as ModRM has it where there is no REX prefix.
+fn byte(form: &Form, n: u32) -> Option<u8> {
+    let low = || register(form, n).filter(|number| *number < 4);
+    high(form, n).map(|number| number + 4).or_else(low)
+}
+
 fn condition(form: &Form) -> u8 {
     crate::decode::condition(form)
 }
@@ -531,6 +541,13 @@ fn mov(form: &Form) -> Option<Plan> {
             value,
         };
         return Some(Plan::new(work, size, Effect::NONE));
+    }
+    if high(form, 0).or(high(form, 1)).is_some() {
+        let work = Work::MoveByte {
+            to: byte(form, 0)?,
+            from: byte(form, 1)?,
+        };
+        return Some(Plan::new(work, 1, Effect::NONE));
     }
     let (to, from) = (arg(form, 0)?, arg(form, 1)?);
     Some(Plan::new(Work::Move { to, from }, size, Effect::NONE))

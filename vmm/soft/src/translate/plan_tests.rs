@@ -6,7 +6,7 @@ use crate::testing::model;
 #[test]
 fn common_instructions_have_code_of_their_own() {
     let features = Features::of(&model());
-    let common: [(&[u8], &str); 29] = [
+    let common: [(&[u8], &str); 30] = [
         (&[0x48, 0x01, 0xd8], "add %rbx,%rax"),
         (&[0x83, 0x00, 0x01], "addl $1,(%rax)"),
         (&[0x45, 0x85, 0xe4], "test %r12d,%r12d"),
@@ -26,6 +26,7 @@ fn common_instructions_have_code_of_their_own() {
         (&[0x4c, 0x0f, 0xa3, 0x20], "bt %r12,(%rax)"),
         (&[0xf6, 0xc7, 0x08], "test $8,%bh"),
         (&[0x0f, 0xb6, 0xc4], "movzbl %ah,%eax"),
+        (&[0x88, 0xcc], "mov %cl,%ah"),
         (&[0x48, 0x0f, 0xc7, 0x0f], "cmpxchg16b (%rdi)"),
         (&[0x0f, 0x94, 0xc0], "sete %al"),
         (&[0x48, 0x0f, 0x44, 0xc3], "cmove %rbx,%rax"),

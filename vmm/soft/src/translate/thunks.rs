@@ -249,6 +249,25 @@ pub(super) fn known_jump(asm: &mut Asm, mode: Mode) -> [Hole; 2] {
     [other, old]
 }
 
+/// R10 becomes where the instruction TLB has the page that begins at `page`, in which virtual address `address` lies.
+/// What leads to where it does not. Flags change.
+pub(super) fn code_entry(asm: &mut Asm, mode: Mode, address: Reg, page: Reg) -> Hole {
+    const SHIFT: u8 = (2 * CODE_ENTRY).trailing_zeros() as u8;
+    asm.copy(R10, address);
+    asm.shift(5, 8, R10, CODE_FOLD);
+    asm.alu(6, 8, R10, address);
+    asm.shift(5, 4, R10, 12 - SHIFT);
+    asm.alu_value(4, 4, R10, (CODE_PAIRS as i32 - 1) << SHIFT);
+    asm.alu(0, 8, R10, state::code_table(mode));
+    asm.alu(7, 8, page, Mem::at(R10, 0));
+    let first = asm.jump_if(4);
+    asm.alu_value(0, 8, R10, CODE_ENTRY as i32);
+    asm.alu(7, 8, page, Mem::at(R10, 0));
+    let unknown = asm.jump_if(5);
+    asm.fill_here(first);
+    unknown
+}
+
 fn find(asm: &mut Asm, mode: Mode, leave: u64, elsewhere: &Record) -> u64 {
     let find = asm.here();
     let unknown = known_jump(asm, mode);
@@ -257,21 +276,9 @@ fn find(asm: &mut Asm, mode: Mode, leave: u64, elsewhere: &Record) -> u64 {
     for hole in unknown {
         asm.fill_here(hole);
     }
-    const SHIFT: u8 = (2 * CODE_ENTRY).trailing_zeros() as u8;
-    asm.copy(R10, RAX);
-    asm.shift(5, 8, R10, CODE_FOLD);
-    asm.alu(6, 8, R10, RAX);
-    asm.shift(5, 4, R10, 12 - SHIFT);
-    asm.alu_value(4, 4, R10, (CODE_PAIRS as i32 - 1) << SHIFT);
-    asm.alu(0, 8, R10, state::code_table(mode));
     asm.copy(R11, RAX);
     asm.alu_value(4, 8, R11, -4096);
-    asm.alu(7, 8, R11, Mem::at(R10, 0));
-    let first = asm.jump_if(4);
-    asm.alu_value(0, 8, R10, CODE_ENTRY as i32);
-    asm.alu(7, 8, R11, Mem::at(R10, 0));
-    let unknown = asm.jump_if(5);
-    asm.fill_here(first);
+    let unknown = code_entry(asm, mode, RAX, R11);
     // The place in the page, and with it the physical address.
     asm.alu(6, 8, R11, RAX);
     asm.alu(1, 8, R11, Mem::at(R10, 8));

@@ -302,6 +302,81 @@ fn an_instruction_across_pages_is_fetched_from_both_each_time() {
 }
 
 #[test]
+fn the_second_page_of_an_instruction_may_be_another_each_time() {
+    // At PAGES + 0xffe: mov eax, imm32, of whose immediate three bytes lie on the next page.
+    let mut guest = Guest::new(0, |a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.mov(qword_ptr(rbx), r8).unwrap();
+        a.invlpg(byte_ptr(rdx)).unwrap();
+        a.call(rdi).unwrap();
+        a.add(esi, eax).unwrap();
+        a.xchg(r8, r9).unwrap();
+        a.sub(ecx, 1).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    let (first, one, other) = (CODE + 0x2000, CODE + 0x3000, CODE + 0x5000);
+    guest.write(DIRECTORY, TABLE | P | W | U);
+    guest.write(entry(0), first | P);
+    guest.bytes(first + 0xffe, &[0xb8, 1]);
+    // The rest of the immediate, then ret.
+    guest.bytes(one, &[0, 0, 0, 0xc3]);
+    guest.bytes(other, &[1, 0, 0, 0xc3]);
+    for (slot, value) in [
+        (slot::RBX, entry(1)),
+        (slot::RDX, PAGES + 0x1000),
+        (slot::RDI, PAGES + 0xffe),
+        (slot::RCX, 100),
+        (slot::RSI, 0),
+        (8, one | P),
+        (9, other | P),
+    ] {
+        guest.set(slot, value);
+    }
+    guest.halt();
+    assert_eq!(guest.reg(slot::RSI), 50 * 0x001 + 50 * 0x101);
+}
+
+#[test]
+fn what_runs_often_across_pages_changes_with_its_second_page() {
+    // It is translated long before its immediate changes.
+    let mut guest = Guest::new(3, |a| {
+        let (mut top, mut skip) = (a.create_label(), a.create_label());
+        a.set_label(&mut top).unwrap();
+        a.call(rdi).unwrap();
+        a.add(esi, eax).unwrap();
+        a.cmp(ecx, 31).unwrap();
+        a.jne(skip).unwrap();
+        a.add(byte_ptr(rbx), 1).unwrap();
+        a.set_label(&mut skip).unwrap();
+        a.sub(ecx, 1).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    // The instruction at CODE + 0xffe follows others of its page.
+    guest.put(CODE + 0xff0, |a| {
+        a.lea(rdx, qword_ptr(rdx + 1)).unwrap();
+        a.nops_with_size(10).unwrap();
+        a.mov(eax, 0x0505).unwrap();
+        a.ret().unwrap();
+    });
+    guest.machine.soft.page_written(CODE / 4096 + 1);
+    for (slot, value) in [
+        (slot::RDI, CODE + 0xff0),
+        (slot::RBX, CODE + 0x1000),
+        (slot::RCX, 60),
+        (slot::RDX, 0),
+        (slot::RSI, 0),
+    ] {
+        guest.set(slot, value);
+    }
+    assert_eq!(guest.trap().vector, 13);
+    assert_eq!(guest.reg(slot::RSI), 30 * 0x505 + 30 * 0x605);
+    assert_eq!(guest.reg(slot::RDX), 60);
+}
+
+#[test]
 fn the_second_page_of_an_instruction_faults_with_its_own_address() {
     let mut guest = accessing(3, Does::Fetch);
     guest.write(entry(0), PAGES | P | U);
