@@ -1,10 +1,12 @@
 //! A life: an installation, what a seed does to it, and whether all is well in the end.
 
+use crate::breaks::Tamper;
 use crate::kernel::{self, HostNo, Pace, Pid};
 use crate::oracle::{CLIENTS, oracle, say};
 use crate::world::{Break, FLAGS, REPLICAS, Terms, VIEWS, World, handle, sleep_ms};
 use check::rng::Rng;
 use std::path::Path;
+use vmm::soft::Executor;
 
 /// Longest time until the first pair is there.
 const START_MS: u64 = 20_000;
@@ -60,12 +62,19 @@ pub fn live(options: Options, folder: &Path) -> ! {
         wake_ns: [10_000, 40_000, 300_000][rng.below(3) as usize],
     };
     std::panic::set_hook(Box::new(|panic| kernel::fail(&format!("{panic}"))));
+    let executor = [Executor::Translate, Executor::Interpret][rng.below(2) as usize];
+    executor.use_in_process();
     kernel::begin(options.seed, pace, LIMIT_NS);
+    kernel::tamper(Tamper::of(options.broken));
     oracle().verbose = options.verbose;
     let terms = Terms {
         suspect_ms: [300, 300, 600, 1000][rng.below(4) as usize],
         drift_ppm: [0, 200, 10_000][rng.below(3) as usize],
-        latency_ns: [(40_000, 60_000), (200_000, 1_000_000), (5_000_000, 3_000_000)][rng.below(3) as usize],
+        latency_ns: [
+            (40_000, 60_000),
+            (200_000, 1_000_000),
+            (5_000_000, 3_000_000),
+        ][rng.below(3) as usize],
         broken: options.broken,
     };
     let mut life = Life {
@@ -97,7 +106,12 @@ impl Life {
         say("director", &format!("{:?}", self.terms));
         self.world.begin();
         let until = kernel::now_ns() + START_MS * 1_000_000;
-        while !self.serves() || oracle().pair.is_none() {
+        let mut clients = false;
+        while !self.serves() {
+            if !clients && oracle().pair.is_some() {
+                clients = true;
+                self.world.begin_to_serve();
+            }
             if kernel::now_ns() > until {
                 kernel::fail("no pair begins");
             }
@@ -115,6 +129,9 @@ impl Life {
         }
         if matches!(end, End::Lives) {
             end = self.heal();
+            if let Err(why) = self.world.check_flags() {
+                kernel::fail(&why);
+            }
         }
         let (calls, turns, digest) = kernel::counts();
         let oracle = oracle();
@@ -154,7 +171,7 @@ impl Life {
 
     /// Whether nobody is left who could go on.
     fn is_lost(&self) -> bool {
-        oracle().may_be_lost()
+        oracle().is_lost()
     }
 
     fn undo_until(&mut self, now: u64) {
@@ -183,7 +200,13 @@ impl Life {
             oracle.pair?;
             (oracle.leader()?, oracle.backup()?)
         };
-        let host = |pid| self.world.runs.iter().find(|(_, runs)| **runs == pid).map(|(host, _)| *host);
+        let host = |pid| {
+            self.world
+                .runs
+                .iter()
+                .find(|(_, runs)| **runs == pid)
+                .map(|(host, _)| *host)
+        };
         let pair = [host(leader)?, host(backup)?];
         let alive = kernel::is_alive(leader) && kernel::is_alive(backup);
         alive.then_some(pair)
@@ -199,7 +222,13 @@ impl Life {
             }
         };
         let service = [FLAGS, VIEWS][self.rng.below(2) as usize];
-        let (one, two) = pair.map_or((any, other), |[a, b]| if self.rng.below(2) == 0 { (a, b) } else { (b, a) });
+        let (one, two) = pair.map_or((any, other), |[a, b]| {
+            if self.rng.below(2) == 0 {
+                (a, b)
+            } else {
+                (b, a)
+            }
+        });
         // A machine that runs alone is lost with its host: seldom, as little is learnt of it.
         let may_kill = pair.is_some() || self.rng.below(12) == 0;
         let fault = match self.rng.below(20) {
@@ -243,7 +272,10 @@ impl Life {
             Fault::Kill(host) => {
                 if let Some(process) = self.world.runs.get(&host).copied() {
                     oracle().killed.insert(process);
-                    kernel::kill(process, [1, 1_000_000, 200_000_000][self.rng.below(3) as usize]);
+                    kernel::kill(
+                        process,
+                        [1, 1_000_000, 200_000_000][self.rng.below(3) as usize],
+                    );
                 }
             }
             Fault::Power(host) => {
@@ -265,7 +297,11 @@ impl Life {
             }
             Fault::CutOneWay(a, b) => self.cut(a, b, until),
             Fault::Alone(host) => {
-                for other in REPLICAS.into_iter().chain([FLAGS, VIEWS]).filter(|other| *other != host) {
+                for other in REPLICAS
+                    .into_iter()
+                    .chain([FLAGS, VIEWS])
+                    .filter(|other| *other != host)
+                {
                     self.cut(host, other, until);
                     self.cut(other, host, until);
                 }
@@ -318,11 +354,19 @@ impl Life {
             if all && self.pair().is_some() {
                 return End::Lives;
             }
+            let leads = oracle().leader().is_some_and(kernel::is_alive);
+            if !leads && self.world.has_lost_its_last_holder() {
+                return End::Lost;
+            }
             if kernel::now_ns() > until {
                 kernel::fail(&format!(
                     "liveness: {} s after all was healed {}",
                     HEAL_MS / 1000,
-                    if all { "the machine has no backup" } else { "not all clients are served" }
+                    if all {
+                        "the machine has no backup"
+                    } else {
+                        "not all clients are served"
+                    }
                 ));
             }
         }

@@ -117,6 +117,10 @@ impl Oracle {
                 self.members.insert(by, view.0);
                 self.backups.insert(view.0, by);
             }
+            // It is over for this replica, as if it had been killed.
+            Notice::Halted(why) if why.starts_with("the machine was left") => {
+                self.killed.insert(by);
+            }
             Notice::Diverged(why) => return Err(format!("invariant 7: a replica diverged: {why}")),
             _ => {}
         }
@@ -132,7 +136,9 @@ impl Oracle {
     fn wins(&mut self, by: Pid, view: u64) -> Result<(), String> {
         let holder = *self.flags.entry(view).or_insert(by);
         if holder != by {
-            return Err(format!("invariant 3: the flag of view {view} is won by {by} and by {holder}"));
+            return Err(format!(
+                "invariant 3: the flag of view {view} is won by {by} and by {holder}"
+            ));
         }
         if view > 0 && self.members.get(&by) != Some(&view) {
             let stands = self.members.get(&by);
@@ -146,16 +152,33 @@ impl Oracle {
     fn lives(&mut self, by: Pid, view: u64) -> Result<(), String> {
         let other = *self.live.entry(view).or_insert(by);
         if other != by {
-            return Err(format!("invariant 3: {by} and {other} are live in view {view}"));
+            return Err(format!(
+                "invariant 3: {by} and {other} are live in view {view}"
+            ));
         }
         if self.flags.get(&(view - 1)) != Some(&by) {
-            return Err(format!("invariant 3: {by} is live in view {view} without its flag"));
+            return Err(format!(
+                "invariant 3: {by} is live in view {view} without its flag"
+            ));
+        }
+        if view > 1 && !self.live.contains_key(&(view - 1)) {
+            return Err(format!(
+                "{by} begins view {view}, and nobody view {}",
+                view - 1
+            ));
         }
         if let Some((later, _)) = self.live.range(view + 1..).next() {
-            return Err(format!("invariant 3: {by} becomes live in view {view}, behind view {later}"));
+            return Err(format!(
+                "invariant 3: {by} becomes live in view {view}, behind view {later}"
+            ));
         }
         self.members.insert(by, view);
         Ok(())
+    }
+
+    /// Who was told that it has the flag of a view.
+    pub fn flags(&self) -> impl Iterator<Item = (u64, Pid)> {
+        self.flags.iter().map(|(view, pid)| (*view, *pid))
     }
 
     /// The replica that leads in the last view.
@@ -169,13 +192,17 @@ impl Oracle {
         self.backups.get(view).copied()
     }
 
-    /// Whether the machine may be lost: whoever has the last flag was killed, and so was the backup behind it.
-    pub fn may_be_lost(&self) -> bool {
-        let Some((flag, holder)) = self.flags.last_key_value() else {
-            return false;
-        };
+    /// Whether the machine may be lost, as far as replicas have told.
+    pub fn is_lost(&self) -> bool {
+        let last = self.flags.last_key_value();
+        last.is_some_and(|(flag, holder)| self.may_be_lost(*flag, *holder))
+    }
+
+    /// Whether the machine may be lost whose last flag is this holder's: who was killed, and so was the backup
+    /// behind it.
+    pub fn may_be_lost(&self, flag: u64, holder: Pid) -> bool {
         let backup = self.backups.get(&(flag + 1));
-        self.killed.contains(holder) && backup.is_none_or(|backup| self.killed.contains(backup))
+        self.killed.contains(&holder) && backup.is_none_or(|backup| self.killed.contains(backup))
     }
 
     /// Client `client` begins to write its next number: which.
@@ -208,7 +235,9 @@ impl Oracle {
             ));
         }
         if found > key.begun {
-            return Err(format!("client {client} reads {found} of key {of}, which nobody wrote"));
+            return Err(format!(
+                "client {client} reads {found} of key {of}, which nobody wrote"
+            ));
         }
         key.read = key.read.max(found);
         Ok(())

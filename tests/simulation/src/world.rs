@@ -14,14 +14,15 @@ use check::resp::{Client, Reply};
 use replica::machine::{Blueprint, EngineChoice, Image, Images};
 use replica::outside::{NetPlug, Plugs};
 use replica::{
-    BackupSpec, DiskReads, Events, ForTests, Handle, HostPort, Notice, PrimarySpec, Replica, ReplicaSpec,
+    BackupSpec, DiskReads, Events, ForTests, Handle, HostPort, Notice, PrimarySpec, Replica,
+    ReplicaSpec,
 };
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use testandset::VmId;
+use testandset::{Contender, Flag, ViewNumber, VmId};
 use tls::Security;
 use vmm::backends::switch::{Forward, Switch};
 use vmm::machine::{GuestImage, ImageSource, MachineConfig};
@@ -50,7 +51,7 @@ pub struct Terms {
     pub drift_ppm: u64,
     /// Least time under way on each wire, and what comes on top, in nanoseconds.
     pub latency_ns: (u64, u64),
-    /// An arbiter whose answers are taken for wins where there are none: a fault that is to be found.
+    /// A fault that is built in, and to be found.
     pub broken: Option<Break>,
 }
 
@@ -59,10 +60,8 @@ pub struct Terms {
 pub enum Break {
     /// No answer of the arbiter's counts as a flag that was won.
     ArbiterGuessed,
-    /// The arbiter's store forgets its flags when it starts again.
+    /// The arbiter's store forgets its last flag when it starts again.
     ArbiterForgets,
-    /// The last write to the arbiter's store is gone with its power, though it was synced.
-    SyncIsNone,
     /// Acks go ahead of what the backup has.
     AckAhead,
     /// A joiner is told that it is the backup before the flag is won.
@@ -116,7 +115,11 @@ static HANDLES: Mutex<BTreeMap<Pid, Handle>> = Mutex::new(BTreeMap::new());
 
 /// What may be asked of a replica.
 pub fn handle(process: Pid) -> Option<Handle> {
-    HANDLES.lock().unwrap_or_else(PoisonError::into_inner).get(&process).cloned()
+    HANDLES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&process)
+        .cloned()
 }
 
 /// An installation.
@@ -163,17 +166,29 @@ impl World {
     /// Starts what always runs, and a pair with a backup that waits beside it.
     pub fn begin(&mut self) {
         self.start_net();
+        self.tend_to([FLAGS, VIEWS]);
+        sleep_ms(200);
         self.tend();
-        sleep_ms(100);
+    }
+
+    /// Starts the clients.
+    pub fn begin_to_serve(&self) {
         for client in 0..CLIENTS {
-            kernel::start(NET, "client", move || serve_client(client));
+            kernel::start(NET, move || serve_client(client));
         }
     }
 
     /// Starts what is to run and does not.
     pub fn tend(&mut self) {
-        for host in [FLAGS, VIEWS].into_iter().chain(REPLICAS) {
-            let runs = self.runs.get(&host).is_some_and(|pid| kernel::is_alive(*pid));
+        self.tend_to([FLAGS, VIEWS].into_iter().chain(REPLICAS));
+    }
+
+    fn tend_to(&mut self, hosts: impl IntoIterator<Item = HostNo>) {
+        for host in hosts {
+            let runs = self
+                .runs
+                .get(&host)
+                .is_some_and(|pid| kernel::is_alive(*pid));
             if runs || !kernel::is_up(host) {
                 continue;
             }
@@ -187,13 +202,51 @@ impl World {
         }
     }
 
+    /// Whether, as the arbiter says, whoever has the machine's last flag was killed, and the backup behind it: a
+    /// replica may be killed before it heard that it had won.
+    pub fn has_lost_its_last_holder(&self) -> bool {
+        let arbiter = testandset::ServerArbiter::new(FLAGS_AT).expect("an address");
+        let newest = testandset::Arbiter::newest(&arbiter, &VmId::new("vm").expect("a name"));
+        let Ok(Some((flag, holder))) = newest else {
+            return false;
+        };
+        oracle().may_be_lost(flag.0, holder_of(&holder))
+    }
+
+    /// Checks that the arbiter says of each flag what replicas were told.
+    ///
+    /// # Errors
+    /// What it says else. It may give no answer, which says nothing.
+    pub fn check_flags(&self) -> Result<(), String> {
+        let arbiter = testandset::ServerArbiter::new(FLAGS_AT).expect("an address");
+        let told: Vec<(u64, Pid)> = oracle().flags().collect();
+        for (view, process) in told {
+            let flag = Flag {
+                vm: VmId::new("vm").expect("a name"),
+                view: ViewNumber(view),
+            };
+            match testandset::Arbiter::holder(&arbiter, &flag) {
+                Ok(Some(holder)) if holder_of(&holder) == process => {}
+                Ok(holder) => {
+                    let now =
+                        holder.map_or_else(|| "nobody's".into(), |holder| format!("{holder}'s"));
+                    return Err(format!(
+                        "the flag of view {view} was won by {process}, and is {now} now"
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("switch")
     }
 
     fn start_net(&mut self) {
         let socket = self.socket();
-        kernel::start(NET, "switch", move || {
+        kernel::start(NET, move || {
             let _switch = Switch::start(&socket).expect("a switch");
             let guest = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 2), 6379);
             let _forward = Forward::start(&socket, SERVED.into(), guest).expect("a forward");
@@ -207,9 +260,9 @@ impl World {
     fn start_flags(&self) -> Pid {
         let folder = self.folder.join("flags");
         if self.terms.broken == Some(Break::ArbiterForgets) {
-            let _ = std::fs::remove_file(folder.join("flags.log"));
+            crate::breaks::forget_last_flag(&folder.join("flags.log"));
         }
-        kernel::start(FLAGS, "flags", move || {
+        kernel::start(FLAGS, move || {
             let (store, _) = testandset::Store::open(&folder).expect("a store");
             serve(FLAGS_AT, |listener| {
                 testandset::serve(listener, Security::Loopback, store, std::future::pending())
@@ -219,11 +272,18 @@ impl World {
 
     fn start_views(&self) -> Pid {
         let folder = self.folder.join("views");
-        kernel::start(VIEWS, "views", move || {
+        kernel::start(VIEWS, move || {
             let (store, state) = viewservice::Store::open(&folder).expect("a store");
             let settings = viewservice::Settings::default();
             serve(VIEWS_AT, |listener| {
-                viewservice::serve(listener, Security::Loopback, store, state, settings, std::future::pending())
+                viewservice::serve(
+                    listener,
+                    Security::Loopback,
+                    store,
+                    state,
+                    settings,
+                    std::future::pending(),
+                )
             });
         })
     }
@@ -243,11 +303,11 @@ impl World {
     fn start_primary(&mut self, host: HostNo) -> Pid {
         self.begun = true;
         let (plugs, terms) = (self.plugs(), self.terms);
-        kernel::start(host, name(host), move || {
+        kernel::start(host, move || {
             // Until the services and the backup are there.
             sleep_ms(300);
             let image = Library.load("kv", None).expect("a guest");
-            let config = MachineConfig::bare("kv", image.digest(), "ip=10.77.0.2/24 hz=50 conns=8");
+            let config = MachineConfig::bare("kv", image.digest(), "ip=10.77.0.2/24 hz=20 conns=8");
             let spec = PrimarySpec {
                 replica: spec(host, terms),
                 machine: Blueprint { config, image },
@@ -270,7 +330,7 @@ impl World {
 
     fn start_backup(&self, host: HostNo) -> Pid {
         let (spec, plugs) = (self.spec(host), self.plugs());
-        kernel::start(host, name(host), move || {
+        kernel::start(host, move || {
             let spec = BackupSpec {
                 replica: spec,
                 listen: address(host),
@@ -285,13 +345,24 @@ impl World {
     }
 }
 
+/// The process that a contender is.
+fn holder_of(holder: &Contender) -> Pid {
+    let name = holder.to_string();
+    let pid = name
+        .split('.')
+        .nth(2)
+        .and_then(|pid| pid.parse::<Pid>().ok());
+    pid.expect("contenders are named after their processes") - kernel::PID_FIRST
+}
+
 /// Where the replica of `host` waits as a backup.
 fn address(host: HostNo) -> HostPort {
     SocketAddr::from((Ipv4Addr::from(at(host)), PORT)).into()
 }
 
 fn spec(host: HostNo, terms: Terms) -> ReplicaSpec {
-    let arbiter = testandset::parse(&format!("tcp:{FLAGS_AT}"), &Security::Loopback).expect("an address");
+    let arbiter =
+        testandset::parse(&format!("tcp:{FLAGS_AT}"), &Security::Loopback).expect("an address");
     ReplicaSpec {
         vm: VmId::new("vm").expect("a name"),
         host: name(host).into(),
@@ -306,7 +377,10 @@ fn spec(host: HostNo, terms: Terms) -> ReplicaSpec {
 }
 
 /// The life of a replica's process.
-fn live(host: HostNo, start: impl FnOnce(Box<dyn Events>) -> Result<Replica, replica::ReplicaError>) {
+fn live(
+    host: HostNo,
+    start: impl FnOnce(Box<dyn Events>) -> Result<Replica, replica::ReplicaError>,
+) {
     let process = kernel::my_process();
     let tell = Tell {
         process,
@@ -314,18 +388,27 @@ fn live(host: HostNo, start: impl FnOnce(Box<dyn Events>) -> Result<Replica, rep
     };
     let ended = start(Box::new(tell)).and_then(|replica| {
         let handle = replica.handle();
-        HANDLES.lock().unwrap_or_else(PoisonError::into_inner).insert(process, handle);
+        HANDLES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(process, handle);
         replica.wait()
     });
     say(name(host), &format!("is over: {ended:?}"));
-    HANDLES.lock().unwrap_or_else(PoisonError::into_inner).remove(&process);
+    HANDLES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&process);
     // As a service manager waits before it starts what has ended.
     sleep_ms(300);
 }
 
 /// Serves on a runtime of one thread, as the daemons do.
 fn serve<F: Future<Output = ()>>(address: &str, server: impl FnOnce(tokio::net::TcpListener) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     // A port that the process before still has is its own again soon.
     let listener = loop {
         match TcpListener::bind(address) {
@@ -351,13 +434,19 @@ fn serve_client(client: usize) {
         }
     };
     loop {
-        sleep_ms(2 + rng.below(60));
-        let of = if rng.below(2) == 0 { client } else { rng.below(CLIENTS as u64) as usize };
+        sleep_ms(5 + rng.below(245));
+        let of = if rng.below(2) == 0 {
+            client
+        } else {
+            rng.below(CLIENTS as u64) as usize
+        };
         let key = format!("key{of}");
         let done = if of == client && rng.below(3) > 0 {
             let number = oracle().begins_to_write(client).to_string();
             let reply = connection.command(&[b"SET", key.as_bytes(), number.as_bytes()]);
-            reply.map(|_| oracle().wrote(client)).map_err(|e| e.to_string())
+            reply
+                .map(|_| oracle().wrote(client))
+                .map_err(|e| e.to_string())
         } else {
             let least = oracle().least(of);
             match connection.command(&[b"GET", key.as_bytes()]) {

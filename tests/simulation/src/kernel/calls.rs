@@ -13,9 +13,10 @@
 use super::files::{FIRST, Obj, ObjId, Unix};
 use super::{Wait, Woken, block, charge, kernel, me, my_process};
 use libc::{
-    c_char, c_int, c_long, c_uint, c_void, clockid_t, epoll_event, iovec, itimerspec, mode_t, msghdr, nfds_t,
-    off64_t, off_t, pid_t, pollfd, pthread_attr_t, pthread_t, sched_param, sigaction as SigAction, sigevent, sigset_t,
-    size_t, sockaddr, sockaddr_in, sockaddr_un, socklen_t, ssize_t, timer_t, timespec, timeval,
+    c_char, c_int, c_long, c_uint, c_void, clockid_t, epoll_event, iovec, itimerspec, mode_t,
+    msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, pthread_attr_t, pthread_t, sched_param,
+    sigaction as SigAction, sigevent, sigset_t, size_t, sockaddr, sockaddr_in, sockaddr_un,
+    socklen_t, ssize_t, timer_t, timespec, timeval,
 };
 use std::arch::asm;
 use std::ptr::null_mut;
@@ -75,10 +76,8 @@ fn sized(result: Result<usize, c_int>) -> ssize_t {
 
 macro_rules! host {
     ($number:expr $(, $arg:expr)*) => {{
-        let mut args = [0usize; 6];
-        let mut n = 0;
-        $( args[n] = $arg as usize; n += 1; )*
-        let _ = n;
+        let given: &[usize] = &[$( $arg as usize ),*];
+        let args = std::array::from_fn(|n| given.get(n).copied().unwrap_or(0));
         // SAFETY: the arguments are those of the function of the C library that this stands for.
         told(unsafe { host($number, args) })
     }};
@@ -111,17 +110,29 @@ pub(super) fn real_tid() -> c_int {
 
 /// Waits while there is no turn there.
 pub(super) fn host_wait(turn: &AtomicU32) {
-    host!(libc::SYS_futex, turn.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 0, 0);
+    host!(
+        libc::SYS_futex,
+        turn.as_ptr(),
+        libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+        0,
+        0
+    );
 }
 
 /// Wakes the thread whose turn it is.
 pub(super) fn host_wake(turn: &AtomicU32) {
-    host!(libc::SYS_futex, turn.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
+    host!(
+        libc::SYS_futex,
+        turn.as_ptr(),
+        libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+        1
+    );
 }
 
 pub(super) fn call_handler(handler: usize, signal: c_int) {
     // SAFETY: it was given to sigaction with SA_SIGINFO; the one handler here looks at neither of the pointers.
-    let handler: extern "C" fn(c_int, *mut c_void, *mut c_void) = unsafe { std::mem::transmute(handler) };
+    let handler: extern "C" fn(c_int, *mut c_void, *mut c_void) =
+        unsafe { std::mem::transmute(handler) };
     handler(signal, null_mut(), null_mut());
 }
 
@@ -141,7 +152,8 @@ pub(super) fn cut_file(fd: c_int, length: u64) {
 }
 
 fn timespec_ns(time: &timespec) -> u64 {
-    u64::try_from(time.tv_sec).unwrap_or(0) * MONOTONIC_NS + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0) * MONOTONIC_NS
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 /// A relative time of the calling thread's host as a true moment.
@@ -218,7 +230,10 @@ pub unsafe extern "C" fn pthread_join(thread: pthread_t, value: *mut *mut c_void
     if me().is_some() {
         super::join(thread);
     }
-    let join = libc_fn!(c"pthread_join", unsafe extern "C" fn(pthread_t, *mut *mut c_void) -> c_int);
+    let join = libc_fn!(
+        c"pthread_join",
+        unsafe extern "C" fn(pthread_t, *mut *mut c_void) -> c_int
+    );
     // SAFETY: as it was called.
     unsafe { join(thread, value) }
 }
@@ -233,7 +248,11 @@ pub unsafe extern "C" fn sched_yield() -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sched_setscheduler(pid: pid_t, policy: c_int, parameters: *const sched_param) -> c_int {
+pub unsafe extern "C" fn sched_setscheduler(
+    pid: pid_t,
+    policy: c_int,
+    parameters: *const sched_param,
+) -> c_int {
     if me().is_none() {
         return host!(libc::SYS_sched_setscheduler, pid, policy, parameters) as c_int;
     }
@@ -251,14 +270,17 @@ pub unsafe extern "C" fn setpriority(which: c_uint, who: c_uint, priority: c_int
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getpid() -> pid_t {
     match me() {
-        // Of as many digits always.
-        Some(_) => 10_000 + my_process() as pid_t,
+        Some(_) => (super::PID_FIRST + my_process()) as pid_t,
         None => host!(libc::SYS_getpid) as pid_t,
     }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sigaction(signal: c_int, new: *const SigAction, old: *mut SigAction) -> c_int {
+pub unsafe extern "C" fn sigaction(
+    signal: c_int,
+    new: *const SigAction,
+    old: *mut SigAction,
+) -> c_int {
     // SAFETY: the caller's pointer is valid or null.
     if let (Some(_), Some(new)) = (me(), unsafe { new.as_ref() })
         && signal >= libc::SIGRTMIN()
@@ -312,7 +334,11 @@ pub unsafe extern "C" fn clock_nanosleep(
     if me().is_none() {
         let result = host!(libc::SYS_clock_nanosleep, clock, flags, time, left);
         // SAFETY: the C library's place for the calling thread's error.
-        return if result < 0 { unsafe { *libc::__errno_location() } } else { 0 };
+        return if result < 0 {
+            unsafe { *libc::__errno_location() }
+        } else {
+            0
+        };
     }
     // SAFETY: the caller's pointer is valid.
     let ns = timespec_ns(unsafe { &*time });
@@ -326,7 +352,11 @@ pub unsafe extern "C" fn clock_nanosleep(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn timer_create(clock: clockid_t, event: *mut sigevent, timer: *mut timer_t) -> c_int {
+pub unsafe extern "C" fn timer_create(
+    clock: clockid_t,
+    event: *mut sigevent,
+    timer: *mut timer_t,
+) -> c_int {
     if me().is_none() {
         let next = libc_fn!(
             c"timer_create",
@@ -420,7 +450,9 @@ pub unsafe extern "C" fn syscall(
             0
         }
         // SAFETY: the caller passes what the call takes.
-        libc::SYS_clock_gettime => unsafe { clock_gettime(a as clockid_t, b as *mut timespec) }.into(),
+        libc::SYS_clock_gettime => {
+            unsafe { clock_gettime(a as clockid_t, b as *mut timespec) }.into()
+        }
         // SAFETY: likewise.
         libc::SYS_getrandom => unsafe { getrandom(a as *mut c_void, b, c as c_uint) as c_long },
         libc::SYS_close_range => {
@@ -561,7 +593,11 @@ fn put(obj: ObjId, bytes: &[u8], no_wait: bool) -> Result<usize, c_int> {
         match put {
             Ok(Some(count)) => written += count,
             Ok(None) if nonblock || no_wait => {
-                return if written > 0 { Ok(written) } else { Err(libc::EAGAIN) };
+                return if written > 0 {
+                    Ok(written)
+                } else {
+                    Err(libc::EAGAIN)
+                };
             }
             Ok(None) => wait_for(obj, until)?,
             Err(_) if written > 0 => return Ok(written),
@@ -590,7 +626,9 @@ unsafe fn gathered(parts: *const iovec, count: usize) -> Vec<u8> {
     // SAFETY: the caller's pointer is valid for so many, each of which is a buffer of its own.
     let parts = unsafe { std::slice::from_raw_parts(parts, count) };
     // SAFETY: likewise.
-    let each = parts.iter().map(|part| unsafe { buffer(part.iov_base, part.iov_len) });
+    let each = parts
+        .iter()
+        .map(|part| unsafe { buffer(part.iov_base, part.iov_len) });
     each.collect::<Vec<_>>().concat()
 }
 
@@ -607,7 +645,12 @@ pub unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> 
     // SAFETY: the caller's pointer is valid for at least one.
     let first = unsafe { &*parts };
     // SAFETY: it is a buffer of the caller's.
-    sized(take(obj, unsafe { buffer_mut(first.iov_base, first.iov_len) }, false, false))
+    sized(take(
+        obj,
+        unsafe { buffer_mut(first.iov_base, first.iov_len) },
+        false,
+        false,
+    ))
 }
 
 #[unsafe(no_mangle)]
@@ -625,18 +668,37 @@ pub unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) ->
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recv(fd: c_int, into: *mut c_void, length: size_t, flags: c_int) -> ssize_t {
+pub unsafe extern "C" fn recv(
+    fd: c_int,
+    into: *mut c_void,
+    length: size_t,
+    flags: c_int,
+) -> ssize_t {
     let obj = simulated_or_host!(fd, host!(libc::SYS_recvfrom, fd, into, length, flags, 0, 0));
     let (no_wait, peek) = (flags & libc::MSG_DONTWAIT != 0, flags & libc::MSG_PEEK != 0);
     // SAFETY: as it was called.
-    sized(take(obj, unsafe { buffer_mut(into, length) }, no_wait, peek))
+    sized(take(
+        obj,
+        unsafe { buffer_mut(into, length) },
+        no_wait,
+        peek,
+    ))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn send(fd: c_int, from: *const c_void, length: size_t, flags: c_int) -> ssize_t {
+pub unsafe extern "C" fn send(
+    fd: c_int,
+    from: *const c_void,
+    length: size_t,
+    flags: c_int,
+) -> ssize_t {
     let obj = simulated_or_host!(fd, host!(libc::SYS_sendto, fd, from, length, flags, 0, 0));
     // SAFETY: as it was called.
-    sized(put(obj, unsafe { buffer(from, length) }, flags & libc::MSG_DONTWAIT != 0))
+    sized(put(
+        obj,
+        unsafe { buffer(from, length) },
+        flags & libc::MSG_DONTWAIT != 0,
+    ))
 }
 
 #[unsafe(no_mangle)]
@@ -651,7 +713,11 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
     if me().is_some() && fd >= FIRST {
         charge(LOOK_NS);
-        return if kernel().close_fd(fd) { 0 } else { failed(libc::EBADF) };
+        return if kernel().close_fd(fd) {
+            0
+        } else {
+            failed(libc::EBADF)
+        };
     }
     if me().is_some() {
         kernel().processes[my_process()].real.remove(&fd);
@@ -663,7 +729,10 @@ pub unsafe extern "C" fn close(fd: c_int) -> c_int {
 pub unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     let obj = simulated_or_host!(fd, {
         let result = host!(libc::SYS_fcntl, fd, command, argument);
-        if me().is_some() && [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC].contains(&command) && result >= 0 {
+        if me().is_some()
+            && [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC].contains(&command)
+            && result >= 0
+        {
             note_real(result as c_int);
         }
         result
@@ -718,7 +787,10 @@ fn poll_all(fds: &mut [pollfd], until: Option<u64>, no_wait: bool) -> c_int {
                 (is.writable, libc::POLLOUT),
                 (is.ended, libc::POLLRDHUP),
             ];
-            for (_, event) in told.iter().filter(|(is, event)| *is && fd.events & event != 0) {
+            for (_, event) in told
+                .iter()
+                .filter(|(is, event)| *is && fd.events & event != 0)
+            {
                 fd.revents |= event;
             }
             fd.revents |= if is.hung_up { libc::POLLHUP } else { 0 };
@@ -739,12 +811,18 @@ fn poll_all(fds: &mut [pollfd], until: Option<u64>, no_wait: bool) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout_ms: c_int) -> c_int {
     // SAFETY: the caller's pointer is valid for so many; none may be null.
-    let all = if count == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(fds, count as usize) } };
+    let all = if count == 0 {
+        &mut []
+    } else {
+        unsafe { std::slice::from_raw_parts_mut(fds, count as usize) }
+    };
     // std looks at its standard descriptors at the start.
     if me().is_none() || all.iter().any(|fd| (0..FIRST).contains(&fd.fd)) {
         return host!(libc::SYS_poll, fds, count, timeout_ms) as c_int;
     }
-    let until = u64::try_from(timeout_ms).ok().map(|ms| after(ms * 1_000_000));
+    let until = u64::try_from(timeout_ms)
+        .ok()
+        .map(|ms| after(ms * 1_000_000));
     poll_all(all, until, timeout_ms == 0)
 }
 
@@ -800,7 +878,12 @@ pub unsafe extern "C" fn pipe2(pair: *mut c_int, flags: c_int) -> c_int {
 
 /// tokio makes one for the signals of all its runtimes, which here are in several processes: it is nobody's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn socketpair(domain: c_int, kind: c_int, protocol: c_int, pair: *mut c_int) -> c_int {
+pub unsafe extern "C" fn socketpair(
+    domain: c_int,
+    kind: c_int,
+    protocol: c_int,
+    pair: *mut c_int,
+) -> c_int {
     if me().is_none() {
         return host!(libc::SYS_socketpair, domain, kind, protocol, pair) as c_int;
     }
@@ -817,8 +900,16 @@ pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
-    let obj = simulated_or_host!(epoll, host!(libc::SYS_epoll_ctl, epoll, operation, fd, event));
+pub unsafe extern "C" fn epoll_ctl(
+    epoll: c_int,
+    operation: c_int,
+    fd: c_int,
+    event: *mut epoll_event,
+) -> c_int {
+    let obj = simulated_or_host!(
+        epoll,
+        host!(libc::SYS_epoll_ctl, epoll, operation, fd, event)
+    );
     charge(LOOK_NS);
     let Some(watched) = kernel().obj_of(fd) else {
         return failed(libc::EBADF);
@@ -826,14 +917,28 @@ pub unsafe extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, ev
     // SAFETY: the caller's pointer is valid, but for a deletion.
     let set = unsafe { event.as_ref() }.filter(|_| operation != libc::EPOLL_CTL_DEL);
     let set = set.map(|event| (watched, event.events, event.u64));
-    if kernel().epoll_set(obj, fd, set) { 0 } else { failed(libc::ENOENT) }
+    if kernel().epoll_set(obj, fd, set) {
+        0
+    } else {
+        failed(libc::ENOENT)
+    }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_wait(epoll: c_int, events: *mut epoll_event, most: c_int, timeout_ms: c_int) -> c_int {
-    let obj = simulated_or_host!(epoll, host!(libc::SYS_epoll_wait, epoll, events, most, timeout_ms));
+pub unsafe extern "C" fn epoll_wait(
+    epoll: c_int,
+    events: *mut epoll_event,
+    most: c_int,
+    timeout_ms: c_int,
+) -> c_int {
+    let obj = simulated_or_host!(
+        epoll,
+        host!(libc::SYS_epoll_wait, epoll, events, most, timeout_ms)
+    );
     charge(WORK_NS);
-    let until = u64::try_from(timeout_ms).ok().map(|ms| after(ms * 1_000_000));
+    let until = u64::try_from(timeout_ms)
+        .ok()
+        .map(|ms| after(ms * 1_000_000));
     loop {
         let told = kernel().epoll_take(obj, most as usize);
         if !told.is_empty() {
@@ -882,7 +987,10 @@ pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> 
 unsafe fn inet(address: *const sockaddr) -> (u32, u16) {
     // SAFETY: the caller passes one of this family.
     let address = unsafe { &*address.cast::<sockaddr_in>() };
-    (u32::from_be(address.sin_addr.s_addr), u16::from_be(address.sin_port))
+    (
+        u32::from_be(address.sin_addr.s_addr),
+        u16::from_be(address.sin_port),
+    )
 }
 
 /// The path in a caller's structure.
@@ -911,7 +1019,10 @@ unsafe fn tell_inet(address: (u32, u16), into: *mut sockaddr, length: *mut sockl
 }
 
 fn is_tcp(obj: ObjId) -> bool {
-    matches!(kernel().files.get(obj).map(|file| &file.obj), Some(Obj::Tcp(_)))
+    matches!(
+        kernel().files.get(obj).map(|file| &file.obj),
+        Some(Obj::Tcp(_))
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -1003,7 +1114,12 @@ pub unsafe extern "C" fn connect(fd: c_int, address: *const sockaddr, length: so
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn accept4(fd: c_int, address: *mut sockaddr, length: *mut socklen_t, flags: c_int) -> c_int {
+pub unsafe extern "C" fn accept4(
+    fd: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
     let obj = simulated_or_host!(fd, host!(libc::SYS_accept4, fd, address, length, flags));
     charge(WORK_NS);
     let (nonblock, ..) = limits(obj);
@@ -1032,7 +1148,11 @@ pub unsafe extern "C" fn accept4(fd: c_int, address: *mut sockaddr, length: *mut
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn getsockname(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
+pub unsafe extern "C" fn getsockname(
+    fd: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+) -> c_int {
     let obj = simulated_or_host!(fd, host!(libc::SYS_getsockname, fd, address, length));
     let (own, _) = kernel().addresses(obj);
     // SAFETY: as it was called.
@@ -1041,7 +1161,11 @@ pub unsafe extern "C" fn getsockname(fd: c_int, address: *mut sockaddr, length: 
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn getpeername(fd: c_int, address: *mut sockaddr, length: *mut socklen_t) -> c_int {
+pub unsafe extern "C" fn getpeername(
+    fd: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+) -> c_int {
     let obj = simulated_or_host!(fd, host!(libc::SYS_getpeername, fd, address, length));
     let (_, Some(peer)) = kernel().addresses(obj) else {
         return failed(libc::ENOTCONN);
@@ -1059,7 +1183,10 @@ pub unsafe extern "C" fn setsockopt(
     value: *const c_void,
     length: socklen_t,
 ) -> c_int {
-    let obj = simulated_or_host!(fd, host!(libc::SYS_setsockopt, fd, level, name, value, length));
+    let obj = simulated_or_host!(
+        fd,
+        host!(libc::SYS_setsockopt, fd, level, name, value, length)
+    );
     if level == libc::SOL_SOCKET && [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO].contains(&name) {
         // SAFETY: these take one.
         let time = unsafe { &*value.cast::<timeval>() };
@@ -1087,7 +1214,10 @@ pub unsafe extern "C" fn getsockopt(
     value: *mut c_void,
     length: *mut socklen_t,
 ) -> c_int {
-    let obj = simulated_or_host!(fd, host!(libc::SYS_getsockopt, fd, level, name, value, length));
+    let obj = simulated_or_host!(
+        fd,
+        host!(libc::SYS_getsockopt, fd, level, name, value, length)
+    );
     let told = if level == libc::SOL_SOCKET && name == libc::SO_ERROR {
         kernel().socket_error(obj)
     } else {
@@ -1127,7 +1257,12 @@ pub unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: mode_t) -
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pwrite64(fd: c_int, from: *const c_void, length: size_t, offset: off64_t) -> ssize_t {
+pub unsafe extern "C" fn pwrite64(
+    fd: c_int,
+    from: *const c_void,
+    length: size_t,
+    offset: off64_t,
+) -> ssize_t {
     if me().is_some() {
         charge(WORK_NS);
         let before = length_of(fd);
@@ -1139,7 +1274,12 @@ pub unsafe extern "C" fn pwrite64(fd: c_int, from: *const c_void, length: size_t
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pwrite(fd: c_int, from: *const c_void, length: size_t, offset: off_t) -> ssize_t {
+pub unsafe extern "C" fn pwrite(
+    fd: c_int,
+    from: *const c_void,
+    length: size_t,
+    offset: off_t,
+) -> ssize_t {
     // SAFETY: as it was called.
     unsafe { pwrite64(fd, from, length, offset) }
 }

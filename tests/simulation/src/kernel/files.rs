@@ -42,7 +42,10 @@ pub(crate) enum Obj {
     Unix(Unix),
     UnixListener(VecDeque<ObjId>),
     /// A Unix socket that is neither connected nor listens.
-    UnixFresh { stream: bool, receive_ns: Option<u64> },
+    UnixFresh {
+        stream: bool,
+        receive_ns: Option<u64>,
+    },
     Tcp(Endpoint),
     Epoll(BTreeMap<i32, Interest>),
 }
@@ -55,6 +58,8 @@ pub(crate) struct File {
     /// How often it became readable, and writable.
     pub ready: (u64, u64),
     watchers: Vec<ObjId>,
+    /// Threads that wait for it, or did.
+    waiting: Vec<Tid>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +106,19 @@ impl Files {
         file.map_or_else(Vec::new, |file| file.watchers.clone())
     }
 
+    pub fn note_waiting(&mut self, obj: ObjId, tid: Tid) {
+        if let Some(file) = self.get(obj)
+            && !file.waiting.contains(&tid)
+        {
+            file.waiting.push(tid);
+        }
+    }
+
+    pub fn take_waiting(&mut self, obj: ObjId) -> Vec<Tid> {
+        let file = self.get(obj);
+        file.map_or_else(Vec::new, |file| std::mem::take(&mut file.waiting))
+    }
+
     /// A file that is there.
     pub fn get(&mut self, obj: ObjId) -> Option<&mut File> {
         self.files.get_mut(obj).and_then(Option::as_mut)
@@ -115,6 +133,7 @@ impl Kernel {
             nonblock,
             ready: (0, 0),
             watchers: Vec::new(),
+            waiting: Vec::new(),
         }));
         self.files.files.len() - 1
     }
@@ -334,7 +353,10 @@ impl Kernel {
 
     /// What an epoll tells of one of its files now; 0 if nothing new.
     fn epoll_events(&mut self, interest: &Interest) -> u32 {
-        let ready = self.files.get(interest.obj).map_or((0, 0), |file| file.ready);
+        let ready = self
+            .files
+            .get(interest.obj)
+            .map_or((0, 0), |file| file.ready);
         let is = self.readiness(interest.obj);
         let edge = interest.events & libc::EPOLLET as u32 != 0;
         let (reads, writes) = (
@@ -378,7 +400,10 @@ impl Kernel {
                 continue;
             }
             told.push((events, interest.data));
-            let ready = self.files.get(interest.obj).map_or((0, 0), |file| file.ready);
+            let ready = self
+                .files
+                .get(interest.obj)
+                .map_or((0, 0), |file| file.ready);
             if let Some(File {
                 obj: Obj::Epoll(interests),
                 ..
@@ -392,7 +417,12 @@ impl Kernel {
     }
 
     /// Changes what an epoll waits for; false if that cannot be.
-    pub(crate) fn epoll_set(&mut self, epoll: ObjId, fd: i32, set: Option<(ObjId, u32, u64)>) -> bool {
+    pub(crate) fn epoll_set(
+        &mut self,
+        epoll: ObjId,
+        fd: i32,
+        set: Option<(ObjId, u32, u64)>,
+    ) -> bool {
         // Ready as it may be, that is news.
         let never = (u64::MAX, u64::MAX);
         let Some(File {

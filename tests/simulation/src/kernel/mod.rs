@@ -35,6 +35,9 @@ const BEGIN_NS: u64 = 1_000_000_000_000;
 /// What the wall clock is ahead of the monotonic one.
 const WALL_NS: u64 = 1_700_000_000_000_000_000;
 
+/// What the first process is called by its host. All are of as many digits.
+pub const PID_FIRST: Pid = 10_000;
+
 /// The number of a thread.
 pub type Tid = usize;
 /// The number of a process.
@@ -111,10 +114,20 @@ pub(crate) struct Thread {
     pub cpu_ns: u64,
 }
 
+impl Thread {
+    fn waits_for_futex(&self, futex: usize) -> bool {
+        self.state == State::Blocked && self.wait == Wait::Futex(futex)
+    }
+
+    fn waits_for(&self, obj: ObjId) -> bool {
+        self.state == State::Blocked
+            && matches!(&self.wait, Wait::Objs(objs) if objs.contains(&obj))
+    }
+}
+
 /// What a process is.
 pub(crate) struct Process {
     pub host: HostNo,
-    pub name: String,
     pub alive: bool,
     stopped: bool,
     /// Threads that could run but for the stop.
@@ -174,10 +187,14 @@ pub(crate) struct Kernel {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     timers: Vec<Timer>,
+    /// Threads that wait for a futex, or did.
+    futexes: BTreeMap<usize, Vec<Tid>>,
     pub handlers: BTreeMap<i32, usize>,
     pub files: files::Files,
     pub tcp: tcp::Tcp,
     pace: Pace,
+    /// Who changes what is sent, if somebody does.
+    pub tamper: Option<crate::breaks::Tamper>,
     /// A digest of all that happened, by which two runs are compared.
     pub digest: u64,
     /// Calls that were made.
@@ -204,10 +221,12 @@ pub fn begin(seed: u64, pace: Pace, limit_ns: u64) {
         events: BinaryHeap::new(),
         sequence: 0,
         timers: Vec::new(),
+        futexes: BTreeMap::new(),
         handlers: BTreeMap::new(),
         files: files::Files::default(),
         tcp: tcp::Tcp::default(),
         pace,
+        tamper: None,
         digest: seed,
         calls: 0,
         turns: 0,
@@ -216,7 +235,7 @@ pub fn begin(seed: u64, pace: Pace, limit_ns: u64) {
     // SAFETY: no thread of a simulation exists yet, so nobody else uses it.
     unsafe { *KERNEL.0.get() = Some(kernel) };
     add_host([127, 0, 0, 1], 0, 0);
-    let process = new_process(0, "director");
+    let process = new_process(0);
     let tid = self::kernel().new_thread(process, 0);
     self::kernel().threads[tid].real_tid = calls::real_tid();
     self::kernel().threads[tid].state = State::Runnable;
@@ -239,11 +258,10 @@ pub fn add_host(address: [u8; 4], rate_ppm: i64, offset_ns: u64) -> HostNo {
 }
 
 /// A process of `host` without threads.
-fn new_process(host: HostNo, name: &str) -> Pid {
+fn new_process(host: HostNo) -> Pid {
     let processes = &mut kernel().processes;
     processes.push(Process {
         host,
-        name: name.to_owned(),
         alive: true,
         stopped: false,
         parked: Vec::new(),
@@ -254,8 +272,8 @@ fn new_process(host: HostNo, name: &str) -> Pid {
 
 /// Starts a process on `host`, whose first thread runs `main`. It is over when that returns: its other threads and
 /// its descriptors are gone then.
-pub fn start(host: HostNo, name: &str, main: impl FnOnce() + Send + 'static) -> Pid {
-    let process = new_process(host, name);
+pub fn start(host: HostNo, main: impl FnOnce() + Send + 'static) -> Pid {
+    let process = new_process(host);
     let mine = me().expect("a thread of the simulation");
     let before = std::mem::replace(&mut kernel().threads[mine].process, process);
     let run = move || {
@@ -286,7 +304,10 @@ pub fn my_process() -> Pid {
 /// within so many nanoseconds.
 pub fn kill(process: Pid, late_ns: u64) {
     kernel().kill(process, late_ns);
-    assert!(kernel().processes[my_process()].alive, "nobody kills the director");
+    assert!(
+        kernel().processes[my_process()].alive,
+        "nobody kills the director"
+    );
 }
 
 /// Stops a process, or lets it go on.
@@ -346,6 +367,11 @@ pub fn now_ns() -> u64 {
     kernel().now - BEGIN_NS
 }
 
+/// Has `tamper` change what is sent.
+pub fn tamper(tamper: Option<crate::breaks::Tamper>) {
+    kernel().tamper = tamper;
+}
+
 /// A number below `bound`, by the seed.
 pub fn below(bound: u64) -> u64 {
     kernel().rng.below(bound)
@@ -360,7 +386,9 @@ pub fn counts() -> (u64, u64, u64) {
 /// Mixes something that has to be the same in every run of a seed into the digest.
 pub fn mix(value: u64) {
     let kernel = kernel();
-    kernel.digest = (kernel.digest ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    kernel.digest = (kernel.digest ^ value)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(29);
 }
 
 impl Kernel {
@@ -398,10 +426,6 @@ impl Kernel {
         self.processes[self.threads[tid].process].host
     }
 
-    pub(crate) fn is_dead(&self, tid: Tid) -> bool {
-        !self.processes[self.threads[tid].process].alive
-    }
-
     fn at(&mut self, when: u64, event: Event) {
         self.sequence += 1;
         self.events.push(Reverse((when, self.sequence, event)));
@@ -423,12 +447,8 @@ impl Kernel {
     pub(crate) fn after(&self, host: HostNo, ns: u64) -> u64 {
         let rate = i128::from(1_000_000 + self.hosts[host].rate_ppm);
         let true_ns = (i128::from(ns) * 1_000_000 + rate - 1) / rate;
-        self.now.saturating_add(u64::try_from(true_ns).unwrap_or(u64::MAX))
-    }
-
-    /// The true time at which the clock of `host` says `ns`.
-    pub(crate) fn when(&self, host: HostNo, ns: u64) -> u64 {
-        self.after(host, ns.saturating_sub(self.clock(host)))
+        self.now
+            .saturating_add(u64::try_from(true_ns).unwrap_or(u64::MAX))
     }
 
     /// A waiting thread is to go on.
@@ -454,28 +474,27 @@ impl Kernel {
 
     /// Wakes up to `count` threads that wait for `futex`.
     pub(crate) fn wake_futex(&mut self, futex: usize, count: usize) -> usize {
-        let mut waiting: Vec<Tid> = (0..self.threads.len())
-            .filter(|tid| {
-                let thread = &self.threads[*tid];
-                thread.state == State::Blocked && thread.wait == Wait::Futex(futex)
-            })
-            .collect();
+        let Some(mut waiting) = self.futexes.remove(&futex) else {
+            return 0;
+        };
+        let threads = &self.threads;
+        waiting.retain(|tid| threads[*tid].waits_for_futex(futex));
         let count = count.min(waiting.len());
         for _ in 0..count {
             let which = self.rng.below(waiting.len() as u64) as usize;
             let tid = waiting.swap_remove(which);
             self.wake(tid, Woken::Told);
         }
+        if !waiting.is_empty() {
+            self.futexes.insert(futex, waiting);
+        }
         count
     }
 
     /// Something changed about `obj`: whoever waits for it looks again.
     pub(crate) fn notify(&mut self, obj: ObjId) {
-        for tid in 0..self.threads.len() {
-            let thread = &self.threads[tid];
-            if thread.state == State::Blocked
-                && matches!(&thread.wait, Wait::Objs(objs) if objs.contains(&obj))
-            {
+        for tid in self.files.take_waiting(obj) {
+            if self.threads[tid].waits_for(obj) {
                 self.wake(tid, Woken::Told);
             }
         }
@@ -484,11 +503,30 @@ impl Kernel {
         }
     }
 
+    /// Remembers that a thread waits.
+    fn note_wait(&mut self, tid: Tid, wait: &Wait) {
+        match wait {
+            Wait::Nothing | Wait::Join(_) => {}
+            Wait::Futex(futex) => {
+                let waiting = self.futexes.entry(*futex).or_default();
+                if !waiting.contains(&tid) {
+                    waiting.push(tid);
+                }
+            }
+            Wait::Objs(objs) => {
+                for obj in objs {
+                    self.files.note_waiting(*obj, tid);
+                }
+            }
+        }
+    }
+
     /// Sends a signal to the thread with this number of the host's.
     pub(crate) fn signal(&mut self, real_tid: i32, signal: i32) -> bool {
-        let found = self.threads.iter().position(|thread| {
-            thread.real_tid == real_tid && thread.state != State::Ended
-        });
+        let found = self
+            .threads
+            .iter()
+            .position(|thread| thread.real_tid == real_tid && thread.state != State::Ended);
         found.is_some_and(|tid| {
             self.signal_thread(tid, signal);
             true
@@ -617,7 +655,11 @@ impl Kernel {
             let late = self.rng.below(50_000);
             self.at(self.now + late, Event::Close(process, Some(table)));
         }
-        let late = if late_ns == 0 { 0 } else { self.rng.below(late_ns) };
+        let late = if late_ns == 0 {
+            0
+        } else {
+            self.rng.below(late_ns)
+        };
         self.at(self.now + late, Event::Close(process, None));
     }
 
@@ -699,9 +741,10 @@ pub(crate) fn block(wait: Wait, until: Option<u64>) -> Woken {
         return Woken::Interrupted;
     }
     thread.state = State::Blocked;
-    thread.wait = wait;
     thread.generation += 1;
     let generation = thread.generation;
+    kernel.note_wait(mine, &wait);
+    kernel.threads[mine].wait = wait;
     if let Some(until) = until {
         kernel.at(until.max(kernel.now), Event::Timeout(mine, generation));
     }
@@ -758,7 +801,11 @@ pub(crate) fn thread_ends() {
 /// Waits for the end of a thread, by the host's name for it. False if it is none of the simulation's.
 pub(crate) fn join(pthread: libc::pthread_t) -> bool {
     let kernel = kernel();
-    let Some(tid) = kernel.threads.iter().rposition(|thread| thread.pthread == pthread) else {
+    let Some(tid) = kernel
+        .threads
+        .iter()
+        .rposition(|thread| thread.pthread == pthread)
+    else {
         return false;
     };
     while self::kernel().threads[tid].state != State::Ended {

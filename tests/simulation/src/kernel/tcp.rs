@@ -519,7 +519,10 @@ impl Kernel {
     }
 
     pub(crate) fn socket_error(&mut self, obj: ObjId) -> i32 {
-        self.is_connected(obj).err().filter(|e| *e != libc::ENOTCONN).unwrap_or(0)
+        self.is_connected(obj)
+            .err()
+            .filter(|e| *e != libc::ENOTCONN)
+            .unwrap_or(0)
     }
 
     /// This end's address, and the other's.
@@ -588,7 +591,15 @@ impl Kernel {
         if count == 0 {
             return Ok(None);
         }
-        it.buffer.extend(&bytes[..count]);
+        let changed = self
+            .tamper
+            .as_mut()
+            .and_then(|tamper| tamper.change(conn, bytes));
+        let it = &mut self.tcp.conns[conn].ends[end];
+        match changed {
+            Some(changed) => it.buffer.extend(&changed),
+            None => it.buffer.extend(&bytes[..count]),
+        }
         self.transmit(conn, end);
         Ok(Some(count))
     }
