@@ -27,7 +27,8 @@
 //!   lives and neither waits nor says that it is the VM's backup in that view. So no ping of another host
 //!   displaces one that waits and lives.
 //! - Which of several hosts that were named in turn became the backup only the primary knows: it says so with
-//!   the ping that acknowledges the view, and is believed.
+//!   the ping that acknowledges the view, and is believed. If it dies before that ping, and one of them reports
+//!   itself solo in the next view, that one was the backup.
 //! - A host that lost a replica is no spare before it pings again. Nor is a host that was not heard of since
 //!   the service started.
 //! - Time is counted in ticks, so a pause of the service itself kills no host. Ticks move only the liveness
@@ -385,8 +386,8 @@ impl Views {
             return Ok(());
         }
         let is_named = |named: &View| named.number == view && named.primary == *host;
-        if views.named.as_ref().is_some_and(is_named) {
-            views.acked = views.named.take();
+        if let Some(named) = views.named.clone().filter(is_named) {
+            views.acknowledge(named);
             views.learnt = false;
             changes.push(Change::Acked(vm.clone(), view));
             return Ok(());
@@ -394,10 +395,7 @@ impl Views {
         if views.acked.as_ref().is_some_and(is_named) || role == Role::Primary {
             return Ok(());
         }
-        let follows = |from: &&View| from.number.next() == view && from.has(host);
-        let broken = views.views().find(follows).cloned();
-        let lost = broken.and_then(|broken| broken.other(host).cloned());
-        let Some(lost) = lost else {
+        let Some(lost) = views.lost_to(host, view).cloned() else {
             return Err(Rejected::NotNext {
                 host: host.clone(),
                 vm: vm.clone(),
@@ -412,8 +410,7 @@ impl Views {
             primary: host.clone(),
             backup: None,
         };
-        views.acked = Some(solo.clone());
-        views.named = None;
+        views.acknowledge(solo.clone());
         self.leaving.remove(vm);
         // One that a supervisor looks after and that was told to stop is no loss.
         let ends = views.stopping && views.machine.is_some();
@@ -482,8 +479,7 @@ impl Views {
         };
         let views = self.state.vms.entry(vm.clone()).or_default();
         views.learnt = true;
-        views.acked = Some(view.clone());
-        views.named = None;
+        views.acknowledge(view.clone());
         changes.push(Change::Learnt(vm.clone(), view));
         Ok(())
     }
@@ -661,7 +657,8 @@ impl Views {
                 backup: Some(spare),
             };
             let views = self.state.vms.get_mut(&vm).expect("it was there");
-            views.named = Some(view.clone());
+            let before = views.named.replace(view.clone());
+            views.offered.extend(before.and_then(|named| named.backup));
             changes.push(Change::Named(vm, view));
         }
     }

@@ -71,6 +71,10 @@ pub(crate) struct VmViews {
     pub(crate) acked: Option<View>,
     /// Named by the service; nothing is named after it before its primary acknowledges it.
     pub(crate) named: Option<View>,
+    /// Hosts that were named as the backup of `named` before its present one. The primary may have been told of any of
+    /// them, and have made it its backup: only its acknowledgement says which.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) offered: BTreeSet<HostId>,
     /// The operator asked for the VM's end.
     pub(crate) stopping: bool,
     /// Known only from what its replicas say, since the service had lost it. That is over once a view of it
@@ -117,6 +121,24 @@ impl VmViews {
         let primaries = self.views().map(|view| &view.primary);
         let backups = self.views().filter_map(|view| view.backup.as_ref());
         primaries.chain(backups).collect()
+    }
+
+    /// Takes `view` for acknowledged, or for what the arbiter's winner reported; nothing is named after it.
+    pub(crate) fn acknowledge(&mut self, view: View) {
+        self.acked = Some(view);
+        self.named = None;
+        self.offered.clear();
+    }
+
+    /// The host that loses its replica if `host` runs alone in view `number`; none if that cannot be.
+    pub(crate) fn lost_to(&self, host: &HostId, number: ViewNumber) -> Option<&HostId> {
+        let mut before = self.views().filter(|view| view.number.next() == number);
+        let of_pair = before.find_map(|view| view.other(host));
+        of_pair.or_else(|| {
+            let named = self.named.as_ref()?;
+            let was_offered = named.number.next() == number && self.offered.contains(host);
+            was_offered.then_some(&named.primary)
+        })
     }
 
     /// Whether `host` is in any of the two.

@@ -149,6 +149,7 @@ mod tests {
                 primary: host("a"),
                 backup: Some(host("b")),
             }),
+            offered: [host("c")].into(),
             stopping: false,
             learnt: true,
             ..VmViews::default()

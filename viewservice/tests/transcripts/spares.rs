@@ -47,6 +47,48 @@ ping d web/waits
     );
 }
 
+/// The primary has begun the view with the backup it was told of, which another one replaced meanwhile, and dies
+/// before it says so.
+#[test]
+fn one_that_was_named_before_may_be_the_arbiters_winner() {
+    check(
+        &[
+            SURVIVOR,
+            "
+ping d web/waits
+  host d is at at-d
+  host d is up
+ping b web/2/solo
+  host b is up
+  web: named view 3: primary b, backup d
+  -> web view 3: primary with at-d, who waits, to acknowledge
+tick 2
+ping b web/2/solo
+  -> web view 3: primary with at-d, who waits, to acknowledge
+tick
+  host d is dead
+ping e web/waits
+  host e is at at-e
+  host e is up
+  web: named view 3: primary b, backup e
+  -> web view 3: backup with at-b, to acknowledge
+restart
+solo a web 4
+  refused: host a cannot be in view 4 of VM web, which is in view 3: primary b, backup e
+solo d web 4
+  web: went solo in view 4: primary d, no backup
+ping e web/waits
+  host e is up
+ping d web/4/solo
+  host d is up
+  web: named view 5: primary d, backup e
+  -> web view 5: primary with at-e, who waits, to acknowledge
+",
+        ]
+        .concat(),
+    );
+}
+
 #[test]
 fn one_that_was_named_and_does_not_wait_makes_room_for_one_that_does() {
     check(
