@@ -53,11 +53,14 @@ mod client;
 mod error;
 mod hosts;
 mod machine;
+mod metrics;
 mod protocol;
+mod routes;
 mod server;
 mod state;
 mod status;
 mod store;
+mod watch;
 
 pub use client::Client;
 pub use error::ViewError;
