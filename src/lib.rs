@@ -40,6 +40,7 @@ pub mod image;
 pub mod init;
 pub mod log;
 pub mod look;
+pub mod metrics;
 pub mod node;
 pub mod sizing;
 pub mod timeline;
