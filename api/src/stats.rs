@@ -58,7 +58,7 @@ pub struct Stats {
     pub store: Histogram,
     /// How long it took to answer.
     answers: Histogram,
-    /// Requests, by what they were and the status of their reply. Both are from a short list of this program's own.
+    /// Requests by what they were and the status of their reply. Both are from a short list of this program's own.
     requests: Mutex<BTreeMap<(String, u16), u64>>,
 }
 
@@ -66,7 +66,11 @@ impl Stats {
     pub(crate) fn count(&self, method: &Method, kind: &str, status: u16, took: Duration) {
         self.answers.add(took);
         let kind = match kind.strip_prefix("/") {
-            Some(_) => format!("{method} {kind}"),
+            // A method is any word, and they are kept.
+            Some(_) if [Method::GET, Method::PUT, Method::POST].contains(method) => {
+                format!("{method} {kind}")
+            }
+            Some(_) => "other".to_owned(),
             None => kind.to_owned(),
         };
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);

@@ -110,6 +110,7 @@ impl ServerArbiter {
             return Err(self.no_arbiter(format!("its reply has status {status} and no error")));
         };
         Err(match status {
+            404 => self.no_arbiter("it has no such path".into()),
             409 => match serde_json::from_slice::<Here>(&reply.body) {
                 Ok(Here { store }) => match self.known.check(&arbiter, Some(store)) {
                     Err(other) => other,

@@ -69,6 +69,7 @@ fn what_is_no_request_is_refused_and_sets_nothing() {
         (bare("GET /"), "404"),
         (bare("GET /v2/store"), "no such path"),
         (bare("DELETE /v1/flags/web/1"), "405"),
+        (bare("X1234 /v1/flags/web/1"), "405"),
         (bare("POST /v1/flags/web/1"), "not by this method"),
         (
             "{\"protocol\":\"tandem-arbiter\",\"version\":2}\n".into(),
@@ -129,6 +130,16 @@ fn what_is_no_request_is_refused_and_sets_nothing() {
         assert!(!said.contains("verdict"), "{end}: {said}");
     }
     assert_eq!(client(server.address).holder(&flag(1)).unwrap(), None);
+    // What a peer makes up is not kept as a name of what is counted.
+    let metrics = say(
+        server.address,
+        ASK.replace("/v1/store", "/metrics").as_bytes(),
+    );
+    assert!(
+        metrics.contains("{kind=\"other\",status=\"405\"} 2"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("X1234"), "{metrics}");
     assert!(say(server.address, whole.as_bytes()).ends_with("{\"verdict\":\"won\"}"));
 }
 

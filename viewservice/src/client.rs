@@ -128,6 +128,7 @@ impl Client {
         let status = reply.status;
         let address = self.address();
         Err(match (status, error_of(&reply.body)) {
+            (404, _) => protocol("it has no such path".into()),
             (400..500, Some(reason)) => ViewError::Refused { address, reason },
             (503, Some(reason)) => ViewError::Failed { address, reason },
             _ => protocol(format!("its reply has status {status}")),

@@ -119,7 +119,7 @@ impl Service {
         Ok(self.handle(request))
     }
 
-    /// Whether the views are on disk, and could be put there; and what they are.
+    /// What is so, if all of it is on disk.
     pub(crate) fn status(&self) -> Result<crate::Status, ViewError> {
         let mut inner = self.lock();
         inner.save()?;

@@ -580,21 +580,17 @@ fn the_page_is_shown_by_chromium() {
         ..ping("d", &[])
     };
     client.ping(&strange).unwrap();
-    let home = tempfile::tempdir().unwrap();
-    let shown = std::process::Command::new("chromium")
-        .args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--timeout=6000",
-            "--dump-dom",
-        ])
-        .arg(format!("--user-data-dir={}", home.path().display()))
-        .arg(format!("http://{}/", service.address))
-        .output()
-        .expect("Chromium is there");
-    let shown = String::from_utf8(shown.stdout).unwrap();
-    for word in [
+    let mut browser = Browser::start();
+    let page = format!("http://{}/", service.address);
+    let target = browser.ask(
+        "Target.createTarget",
+        serde_json::json!({ "url": page }),
+        "",
+    );
+    let target = serde_json::json!({ "targetId": target["targetId"], "flatten": true });
+    let session = browser.ask("Target.attachToTarget", target, "");
+    let session = session["sessionId"].as_str().unwrap().to_owned();
+    let wanted = [
         "<title>Tandem</title>",
         "class=\"good\">live<",
         "<td>web</td>",
@@ -603,8 +599,72 @@ fn the_page_is_shown_by_chromium() {
         "web: went solo in view 2",
         "<polyline points=\"",
         "&lt;img/src=x/onerror=document.title='taken'&gt;:1",
-    ] {
-        assert!(shown.contains(word), "{word}: {shown}");
+    ];
+    let begun = std::time::Instant::now();
+    loop {
+        let html = serde_json::json!({ "expression": "document.documentElement.outerHTML" });
+        let shown = browser.ask("Runtime.evaluate", html, &session);
+        let shown = shown["result"]["value"].as_str().unwrap_or_default();
+        assert!(!shown.contains("<img"), "{shown}");
+        if wanted.iter().all(|word| shown.contains(word)) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{shown}");
+        std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(!shown.contains("<img"), "{shown}");
+    let _ = browser.process.kill();
+    let _ = browser.process.wait();
+}
+
+/// Chromium, spoken to by its pipe: JSON between zeros.
+struct Browser {
+    process: std::process::Child,
+    said: BufReader<std::process::ChildStdout>,
+    asked: u64,
+    _home: tempfile::TempDir,
+}
+
+impl Browser {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let profile = home.path().display();
+        let words = format!(
+            "exec chromium --headless --no-sandbox --disable-gpu --user-data-dir={profile} --remote-debugging-pipe \
+             3<&0 4>&1 </dev/null >/dev/null 2>&1"
+        );
+        let mut process = std::process::Command::new("sh")
+            .args(["-c", &words])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(process.stdout.take().unwrap());
+        Self {
+            process,
+            said,
+            asked: 0,
+            _home: home,
+        }
+    }
+
+    /// Asks, and returns what comes of it.
+    fn ask(&mut self, method: &str, params: serde_json::Value, session: &str) -> serde_json::Value {
+        self.asked += 1;
+        let mut ask = serde_json::json!({ "id": self.asked, "method": method, "params": params });
+        if !session.is_empty() {
+            ask["sessionId"] = session.into();
+        }
+        let bytes = [serde_json::to_vec(&ask).unwrap(), vec![0]].concat();
+        let stdin = self.process.stdin.as_mut().unwrap();
+        stdin.write_all(&bytes).unwrap();
+        loop {
+            let mut said = Vec::new();
+            self.said.read_until(0, &mut said).unwrap();
+            assert_eq!(said.pop(), Some(0), "Chromium is gone; is it installed?");
+            let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+            if said["id"] == self.asked {
+                return said["result"].clone();
+            }
+        }
+    }
 }
