@@ -1,7 +1,7 @@
 //! What replicas, arbiter and viewservice tell Prometheus, before a failover and after it.
 
 use super::{Replica, Site, die};
-use crate::common::{LIMIT, os};
+use crate::common::{LIMIT, machine, os};
 use kit::daemon::Daemon;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -108,6 +108,7 @@ impl Watched {
 
 #[test]
 fn a_pair_tells_its_numbers_before_and_after_a_failover() {
+    let _machine = machine();
     let mut watched = Watched::start();
     let [primary, backup, arbiter, views] = watched.addresses.each_ref().map(String::as_str);
     let page = until(
@@ -230,6 +231,7 @@ fn every_name_of_the_dashboard_is_told(addresses: &[String]) {
 #[test]
 #[ignore = "starts Prometheus (Debian's package, 96 MB), and takes half a minute"]
 fn prometheus_scrapes_a_pair_through_a_failover() {
+    let _machine = machine();
     let mut watched = Watched::start();
     let folder = &watched.site;
     for address in &watched.addresses {
