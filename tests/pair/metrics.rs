@@ -111,7 +111,7 @@ fn a_pair_tells_its_numbers_before_and_after_a_failover() {
     let _machine = machine();
     let mut watched = Watched::start();
     let [primary, backup, arbiter, views] = watched.addresses.each_ref().map(String::as_str);
-    let page = until(
+    until(
         primary,
         &[
             "tandem_replica_role{vm=\"by-hand\",role=\"primary\"} 1",
@@ -122,6 +122,17 @@ fn a_pair_tells_its_numbers_before_and_after_a_failover() {
             "tandem_replica_speed_ratio{vm=\"by-hand\"} 1",
         ],
     );
+    // The first counters may be from before anything was acked, or any timer ticked.
+    let acked = "tandem_replica_log_index{vm=\"by-hand\",cursor=\"acked\"}";
+    let begun = Instant::now();
+    let page = loop {
+        let page = get(primary, "/metrics");
+        if value(&page, acked) > 0.0 && page.contains("kind=\"timer\"") {
+            break page;
+        }
+        assert!(begun.elapsed() < LIMIT, "nothing is acked: {page}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let sample = |what: &str| format!("tandem_replica_{what}");
     let acked = value(&page, &sample("log_index{vm=\"by-hand\",cursor=\"acked\"}"));
     let sent = value(&page, &sample("log_index{vm=\"by-hand\",cursor=\"sent\"}"));
@@ -140,6 +151,7 @@ fn a_pair_tells_its_numbers_before_and_after_a_failover() {
         <= value(&page, &sample("backup_steps_total"))
     {
         assert!(begun.elapsed() < LIMIT, "the backup does not go on");
+        std::thread::sleep(Duration::from_millis(20));
     }
     until(
         backup,
