@@ -86,6 +86,16 @@ pub enum Command {
     Image(ImageArgs),
     /// What this host can do, and why not
     Doctor(DoctorArgs),
+    /// Write the manual's pages and completions for shells into a folder
+    #[command(hide = true)]
+    Generate(GenerateArgs),
+}
+
+/// `tandem generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The folder; made if it is not there
+    pub to: PathBuf,
 }
 
 /// MiB of memory a machine may have.

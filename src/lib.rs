@@ -36,6 +36,7 @@ pub mod diff;
 pub mod doctor;
 pub mod events;
 pub mod failure;
+pub mod generate;
 pub mod image;
 pub mod init;
 pub mod log;
@@ -71,6 +72,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Diff(args) => diff::diff(&args),
         Command::Primary(args) => node::pair::primary(args),
         Command::Backup(args) => node::pair::backup(args),
+        Command::Generate(args) => generate::generate(&args),
         Command::Init(args) => init::init(&args),
         Command::Arbiter(args) => daemons::arbiter(&args),
         Command::Viewservice(args) => daemons::viewservice(&args),
