@@ -100,6 +100,16 @@ pub enum Command {
     Image(ImageArgs),
     /// What this host can do, and why not
     Doctor(DoctorArgs),
+    /// Write the manual's pages and completions for shells into a folder
+    #[command(hide = true)]
+    Generate(GenerateArgs),
+}
+
+/// `tandem generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The folder; made if it is not there
+    pub to: PathBuf,
 }
 
 /// MiB of memory a machine may have.
@@ -490,6 +500,9 @@ pub struct ReplicaArgs {
     /// Write the primary's counters to this file, four times a second, in the same way
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
+    /// Tell what this replica is, and its counters, by HTTP: /metrics for Prometheus, and /healthz
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::to_listen)]
+    pub metrics_listen: Option<HostPort>,
     /// The folder for the socket by which `tandem protect`, `move` and `failover` speak to this replica; made
     /// if it is not there [default: $XDG_RUNTIME_DIR/tandem, for root without that /run/tandem]
     #[arg(long, value_name = "DIR")]

@@ -4,6 +4,7 @@
 use crate::cli::ReplicaArgs;
 use crate::complain;
 use crate::failure::{During, Outcome};
+use crate::metrics;
 use kit::{Line, Trace};
 use replica::{Counters, Notice};
 use std::path::Path;
@@ -15,6 +16,8 @@ pub struct Events {
     who: &'static str,
     events: Option<Trace>,
     metrics: Option<Trace>,
+    /// For those who ask by HTTP.
+    asked: Option<metrics::Shared>,
     /// That the arbiter has lost its store is complained of once.
     other_store: Once,
     /// That it gives no answer was complained of, and it has given none since.
@@ -22,8 +25,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events of `who`, and its counters, to the files that `args` name.
-    pub fn open(who: &'static str, args: &ReplicaArgs) -> Outcome<Self> {
+    /// Events of `who`, and its counters, to the files that `args` name, and to whoever is `asked` for them.
+    pub fn open(
+        who: &'static str,
+        args: &ReplicaArgs,
+        asked: Option<&metrics::Port>,
+    ) -> Outcome<Self> {
         let open = |what: &str, path: Option<&Path>| {
             path.map(|path| {
                 Trace::open(path).during(format_args!("cannot write {what} to {}", path.display()))
@@ -34,6 +41,7 @@ impl Events {
             who,
             events: open("events", args.events.as_deref())?,
             metrics: open("metrics", args.metrics.as_deref())?,
+            asked: asked.map(metrics::Port::told),
             other_store: Once::new(),
             unanswered: false,
         })
@@ -51,6 +59,9 @@ impl Events {
 
 impl replica::Events for Events {
     fn note(&mut self, at_ns: u64, notice: &Notice<'_>) {
+        if let Some(asked) = &self.asked {
+            metrics::note(asked, notice);
+        }
         if let Some((event, detail)) = words(notice) {
             tracing::info!(event, %detail);
             let line = self.line(at_ns, event, detail);
@@ -76,10 +87,16 @@ impl replica::Events for Events {
     }
 
     fn wants_counters(&self) -> bool {
-        self.metrics.is_some()
+        self.metrics.is_some() || self.asked.is_some()
     }
 
     fn counters(&mut self, at_ns: u64, counters: &Counters) {
+        if let Some(asked) = &self.asked {
+            metrics::count(asked, counters);
+        }
+        if self.metrics.is_none() {
+            return;
+        }
         let counters = serde_json::to_string(counters).expect("counters are plain");
         let line = self.line(at_ns, "metrics", counters);
         if let Some(file) = &mut self.metrics {

@@ -38,11 +38,13 @@ pub mod diff;
 pub mod doctor;
 pub mod events;
 pub mod failure;
+pub mod generate;
 pub mod host;
 pub mod image;
 pub mod init;
 pub mod log;
 pub mod look;
+pub mod metrics;
 pub mod node;
 pub mod sizing;
 pub mod timeline;
@@ -73,6 +75,7 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Diff(args) => diff::diff(&args),
         Command::Primary(args) => node::pair::primary(args),
         Command::Backup(args) => node::pair::backup(args),
+        Command::Generate(args) => generate::generate(&args),
         Command::Init(args) => init::init(&args),
         Command::Arbiter(args) => daemons::arbiter(&args),
         Command::Viewservice(args) => daemons::viewservice(&args),

@@ -41,6 +41,7 @@ pub struct Metrics {
     pub(crate) forged: AtomicU64,
     kinds: [PerKind; KINDS.len()],
     latency: [AtomicU64; LATENCY_BUCKETS],
+    latency_sum_us: AtomicU64,
 }
 
 pub(crate) fn add(counter: &AtomicU64, amount: usize) {
@@ -57,6 +58,7 @@ impl Metrics {
     pub(crate) fn latency(&self, us: u64) {
         let bucket = (u64::BITS - us.leading_zeros()) as usize;
         add(&self.latency[bucket.min(LATENCY_BUCKETS - 1)], 1);
+        self.latency_sum_us.fetch_add(us, Relaxed);
     }
 
     /// All counters now.
@@ -85,6 +87,7 @@ impl Metrics {
             forged: self.forged.load(Relaxed),
             kinds: kinds.into_iter().filter(|kind| kind.entries > 0).collect(),
             ack_latency_us,
+            ack_latency_sum_us: self.latency_sum_us.load(Relaxed),
         }
     }
 }
@@ -123,6 +126,8 @@ pub struct MetricsSnapshot {
     pub kinds: Vec<KindMetrics>,
     /// Time from flush to ack, one sample a frame: see [`LATENCY_BUCKETS`].
     pub ack_latency_us: [u64; LATENCY_BUCKETS],
+    /// All these times together, in microseconds.
+    pub ack_latency_sum_us: u64,
 }
 
 impl MetricsSnapshot {

@@ -1,35 +1,31 @@
-//! The port of a host: what its replicas printed and noted, a part at a time.
+//! The port of a host: what its replicas printed and noted, a part at a time (`docs/API.md`).
 //!
 //! ```text
-//!   client: {"protocol":"tandem-host","version":1}
-//!           {"op":"read","vm":"web","what":"console","from":1200}
-//!   server: {"protocol":"tandem-host","version":1}
-//!           {"reply":"part","text":"...","next":1734}
+//!   GET /v1/replicas/web/console?from=1200     200 {"text":"...","next":1734}
 //! ```
 
 use super::folder::{self, Folder};
-use crate::failure::{During, Failure, Outcome};
-use lines::{Answer, Answerer, Asker, Limits, Protocol, to_line};
+use crate::failure::{Failure, Outcome};
+use api::{Asker, Limits, Method, Page, Stats, StatusCode, error_of, said};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use std::future::Future;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
-use tls::{Role, Security, Strangers};
+use tls::Security;
 use tokio::net::TcpListener;
 use viewservice::VmId;
 
-const PROTOCOL: Protocol = Protocol {
-    name: "tandem-host",
-    version: 1,
-};
-/// Longest line that asks.
+/// Longest body that asks: there is none.
 const REQUEST_MAX: usize = 4 << 10;
 /// Bytes of a file in one reply.
 const PART: u64 = 64 << 10;
-/// Longest line that answers: in JSON a byte may become six.
-const REPLY_MAX: u64 = 6 * PART + (4 << 10);
+/// Longest body that answers: in JSON a byte may become six.
+const REPLY_MAX: usize = 6 * PART as usize + (4 << 10);
 /// Longest time for a host to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,6 +42,15 @@ pub enum What {
 }
 
 impl What {
+    /// As it stands in a path.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+            Self::Events => "events",
+            Self::Errors => "errors",
+        }
+    }
+
     fn file(self) -> &'static str {
         match self {
             Self::Console => "console",
@@ -55,23 +60,17 @@ impl What {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case")]
-enum Request {
-    Read {
-        vm: VmId,
-        what: What,
-        /// From this byte on; `None`: the last of it.
-        #[serde(default)]
-        from: Option<u64>,
-    },
+/// From which byte of the file on; without it, the last of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct From {
+    from: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
-enum Reply {
-    Part { text: String, next: u64 },
-    Refused { reason: String },
+struct Part {
+    text: String,
+    next: u64,
 }
 
 /// The port of a host.
@@ -80,10 +79,13 @@ pub struct Port {
     pub folder: Arc<Folder>,
 }
 
-struct Answers {
+struct Files {
     folder: Arc<Folder>,
-    refused: Strangers,
+    stats: Arc<Stats>,
 }
+
+type Shared = State<Arc<Files>>;
+type Answer = Result<Response, api::Failure>;
 
 impl Port {
     /// Serves until `end`.
@@ -93,56 +95,64 @@ impl Port {
         security: Security,
         end: impl Future<Output = ()>,
     ) {
-        let answers = Answers {
+        let stats = Arc::new(Stats::default());
+        let files = Arc::new(Files {
             folder: self.folder,
-            refused: Strangers::default(),
-        };
-        let limits = Limits::for_lines(REQUEST_MAX);
-        lines::serve(listener, security, limits, Arc::new(answers), end).await;
+            stats: Arc::clone(&stats),
+        });
+        let router = Router::new()
+            .route("/v1/replicas/{vm}/{what}", get(part))
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/metrics", get(metrics))
+            .with_state(files);
+        let limits = Limits::for_bodies(REQUEST_MAX);
+        api::serve(listener, security, limits, router, stats, end).await;
     }
 }
 
-impl Answerer for Answers {
-    fn answer(&self, asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer {
-        let refused = |reason: String| Answer::Last(to_line(&Reply::Refused { reason }));
-        let Some(line) = line else {
-            return refused(format!("a line is at most {REQUEST_MAX} bytes"));
-        };
-        if first {
-            return match PROTOCOL.check(line) {
-                Ok(()) => Answer::Reply(PROTOCOL.greeting()),
-                Err(reason) => refused(format!("cannot talk to this client: {reason}")),
-            };
-        }
-        // A console may hold anything: it is an operator's to read.
-        if let Err(reason) = asker.may(&self.refused, |peer| Err(format!("{peer} is no operator")))
-        {
-            return refused(reason);
-        }
-        match serde_json::from_slice(line) {
-            Ok(Request::Read { vm, what, from }) => {
-                Answer::Reply(to_line(&self.read(&vm, what, from)))
-            }
-            Err(error) => refused(format!("no such request: {error}")),
-        }
-    }
+async fn metrics(State(files): Shared) -> Response {
+    let mut page = Page::default();
+    files.stats.show(&mut page);
+    page.into_response()
 }
 
-impl Answers {
-    fn read(&self, vm: &VmId, what: What, from: Option<u64>) -> Reply {
+async fn part(
+    State(files): Shared,
+    Extension(asker): Extension<Asker>,
+    path: Result<Path<(VmId, What)>, PathRejection>,
+    query: Result<Query<From>, QueryRejection>,
+) -> Answer {
+    let Path((vm, what)) = path.map_err(|e| api::Failure::bad(e.body_text()))?;
+    let Query(From { from }) = query.map_err(|e| api::Failure::bad(e.body_text()))?;
+    // A console may hold anything: it is an operator's to read.
+    let rule = asker.may(&files.stats.refused, |peer| {
+        Err(format!("{peer} is no operator"))
+    });
+    rule.map_err(|reason| api::Failure::new(StatusCode::FORBIDDEN, reason))?;
+    let read = tokio::task::spawn_blocking(move || files.read(&vm, what, from));
+    read.await.unwrap_or_else(|panic| {
+        tracing::error!(%panic, "no answer");
+        let error = "a bug: see the host's own output";
+        Err(api::Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error))
+    })
+}
+
+impl Files {
+    fn read(&self, vm: &VmId, what: What, from: Option<u64>) -> Answer {
         let path = self.folder.of(vm);
         if !path.exists() {
             let reason = format!("no replica of '{vm}' was ever here");
-            return Reply::Refused { reason };
+            return Err(api::Failure::new(StatusCode::NOT_FOUND, reason));
         }
         match folder::part(&path.join(what.file()), from, PART) {
-            Ok((bytes, next)) => Reply::Part {
+            Ok((bytes, next)) => Ok(said(&Part {
                 text: String::from_utf8_lossy(&bytes).into_owned(),
                 next,
-            },
-            Err(e) => Reply::Refused {
-                reason: e.to_string(),
-            },
+            })),
+            Err(e) => {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Err(api::Failure::new(status, e.to_string()))
+            }
         }
     }
 }
@@ -159,42 +169,21 @@ pub fn read(
     what: What,
     from: Option<u64>,
 ) -> Outcome<(String, u64)> {
-    let asking = format!("the host at {address}");
-    let mut addresses = address.to_socket_addrs().during(&asking)?;
-    let first = addresses
-        .next()
-        .ok_or_else(|| Failure::new(format!("{asking} has no address")))?;
-    let socket = TcpStream::connect_timeout(&first, TIMEOUT).during(&asking)?;
-    socket.set_read_timeout(Some(TIMEOUT)).during(&asking)?;
-    socket.set_write_timeout(Some(TIMEOUT)).during(&asking)?;
-    let stream = security.call(socket, Role::Host, |peer| match peer.host() {
-        Some(_) => Ok(()),
-        None => Err(format!("it is {peer}, and no host")),
-    });
-    let mut stream = stream.during(&asking)?;
-    let vm = vm.clone();
-    let request = to_line(&Request::Read { vm, what, from });
-    let mut stream = stream.using(|_: &TcpStream| Ok(()));
-    stream
-        .write_all(&[&PROTOCOL.greeting()[..], &request].concat())
-        .during(&asking)?;
-    let mut said = BufReader::new(stream.take(REPLY_MAX));
-    let mut line = || {
-        let mut line = Vec::new();
-        said.read_until(b'\n', &mut line).during(&asking)?;
-        match line.pop() {
-            Some(b'\n') => Ok(line),
-            _ => Err(Failure::new(format!("{asking} broke off"))),
-        }
-    };
-    let hello = line()?;
-    let reply = match PROTOCOL.check(&hello) {
-        Ok(()) => line()?,
-        // It may be a refusal.
-        Err(_) => hello,
-    };
-    match serde_json::from_slice(&reply).during(&asking)? {
-        Reply::Part { text, next } => Ok((text, next)),
-        Reply::Refused { reason } => Err(Failure::new(format!("{asking}: {reason}"))),
+    let failed =
+        |why: &dyn std::fmt::Display| Failure::new(format!("the host at {address}: {why}"));
+    let client = api::Client::new(address, REPLY_MAX).map_err(|e| failed(&e))?;
+    let client = client.secured(security.clone()).of_host();
+    let query = from.map_or_else(String::new, |from| format!("?from={from}"));
+    let path = format!("/v1/replicas/{vm}/{}{query}", what.name());
+    let reply = client
+        .with_timeout(TIMEOUT)
+        .call(Method::GET, &path, None::<&()>)
+        .map_err(|e| failed(&e))?;
+    if reply.status != 200 {
+        let error = error_of(&reply.body);
+        let error = error.unwrap_or_else(|| format!("status {}", reply.status));
+        return Err(failed(&error));
     }
+    let Part { text, next } = serde_json::from_slice(&reply.body).map_err(|e| failed(&e))?;
+    Ok((text, next))
 }

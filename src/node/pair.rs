@@ -6,6 +6,7 @@ use crate::cli::{BackupArgs, PrimaryArgs, ReplicaArgs};
 use crate::events::Events;
 use crate::failure::{Failure, Outcome};
 use crate::host::lock::{self, Held};
+use crate::metrics;
 use crate::signals;
 use control::{Server, Socket};
 use replica::outside::Plugs;
@@ -25,7 +26,8 @@ pub fn primary(mut args: PrimaryArgs) -> Outcome {
     let set = signals::block()?;
     let replica = spec(&args.replica)?;
     let control = Controlled::new(&args.replica, &replica.vm)?;
-    let events = Events::open("primary", &args.replica)?;
+    let metrics = metrics::Port::open(&args.replica)?;
+    let events = Events::open("primary", &args.replica, metrics.as_ref())?;
     let blueprint = blueprint::blueprint(&mut args.machine)?;
     let machine = &args.machine;
     let spec = PrimarySpec {
@@ -48,7 +50,8 @@ pub fn primary(mut args: PrimaryArgs) -> Outcome {
             last_words: args.last_words_ms.map(Duration::from_millis),
         },
     };
-    live(Replica::primary(spec, Box::new(events))?, control, set)
+    let replica = Replica::primary(spec, Box::new(events))?;
+    live(replica, control, metrics, set)
 }
 
 /// `tandem backup`.
@@ -57,7 +60,8 @@ pub fn backup(args: BackupArgs) -> Outcome {
     let set = signals::block()?;
     let replica = spec(&args.replica)?;
     let control = Controlled::new(&args.replica, &replica.vm)?;
-    let events = Events::open("backup", &args.replica)?;
+    let metrics = metrics::Port::open(&args.replica)?;
+    let events = Events::open("backup", &args.replica, metrics.as_ref())?;
     let spec = BackupSpec {
         replica,
         listen: args.listen,
@@ -72,7 +76,8 @@ pub fn backup(args: BackupArgs) -> Outcome {
         image: args.image,
         initrd: args.initrd,
     };
-    live(Replica::backup(spec, Box::new(events))?, control, set)
+    let replica = Replica::backup(spec, Box::new(events))?;
+    live(replica, control, metrics, set)
 }
 
 /// A replica that a supervisor started is the only one of its machine under that, and outlives it.
@@ -152,8 +157,14 @@ impl Controlled {
 }
 
 /// Waits for the replica's end; the first signal asks for it.
-fn live(replica: Replica, control: Controlled, set: nix::sys::signal::SigSet) -> Outcome {
+fn live(
+    replica: Replica,
+    control: Controlled,
+    metrics: Option<metrics::Port>,
+    set: nix::sys::signal::SigSet,
+) -> Outcome {
     let handle = replica.handle();
+    let _metrics = metrics.map(|port| port.serve(handle.clone())).transpose()?;
     signals::watch(set, move || handle.stop())?;
     let serving = control.serve(&replica)?;
     let outcome = replica.wait();

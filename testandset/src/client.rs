@@ -1,9 +1,13 @@
 //! The client of the arbiter server.
 
 use crate::identity::Known;
-use crate::protocol::{MAX_LINE, PROTOCOL, Reply, Request};
+use crate::protocol::{
+    Decided, Held, Here, MAX_REPLY, Newest, NewestFlag, Ready, STORE, Set, flag_path,
+};
 use crate::{Arbiter, ArbiterError, Contender, Flag, StoreId, Verdict, ViewNumber, VmId};
-use lines::{CallError, Client};
+use api::{CallError, Client, Method, error_of};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +28,7 @@ impl ServerArbiter {
     /// # Errors
     /// [`ArbiterError::BadAddress`].
     pub fn new(address: &str) -> Result<Self, ArbiterError> {
-        let client = Client::new(address, PROTOCOL, 2 * MAX_LINE);
+        let client = Client::new(address, MAX_REPLY);
         let client = client.map_err(|reason| ArbiterError::BadAddress {
             given: address.into(),
             reason,
@@ -44,7 +48,7 @@ impl ServerArbiter {
         }
     }
 
-    /// Limits a call to `timeout` (one second unless set); resolving a host's name comes on top.
+    /// Limits a call to `timeout` (one second unless set).
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self {
@@ -66,7 +70,7 @@ impl ServerArbiter {
                     continue;
                 }
                 let client = client.clone();
-                if let Err(error) = (Self { client, known }).ask(&Request::Store) {
+                if let Err(error) = (Self { client, known }).ask_store() {
                     tracing::info!(%error, "the arbiter would give no verdict now");
                 }
             }
@@ -82,113 +86,101 @@ impl ServerArbiter {
         self.client.address().to_owned()
     }
 
-    fn ask(&self, request: &Request) -> Result<Reply, ArbiterError> {
-        let protocol = |reason: String| ArbiterError::Protocol {
-            arbiter: self.address(),
-            reason,
-        };
-        let reply = self
-            .client
-            .call_kept(request)
-            .map_err(|error| match error {
-                CallError::Unreachable(reason) => ArbiterError::Unreachable {
-                    arbiter: self.address(),
-                    reason,
-                },
-                CallError::NotGreeted { line, reason } => match serde_json::from_slice(&line) {
-                    Ok(Reply::Refused { reason }) => self.refused(reason),
-                    _ => protocol(reason),
-                },
-            })?;
-        match serde_json::from_slice(&reply) {
-            Ok(Reply::Refused { reason }) => Err(self.refused(reason)),
-            Ok(Reply::StoreFailed { reason }) => Err(ArbiterError::StoreFailed {
-                arbiter: self.address(),
-                reason,
-            }),
-            Ok(Reply::TooManyFlags { reason }) => Err(ArbiterError::TooManyFlags {
-                arbiter: self.address(),
-                reason,
-            }),
-            Ok(Reply::Store { store } | Reply::OtherStore { store }) => {
-                self.known.check(&self.address(), Some(store))?;
-                Ok(Reply::Store { store })
+    /// Asks, and reads what is said where all is well.
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ArbiterError> {
+        let arbiter = self.address();
+        let reply = match self.client.call_kept(method, path, body) {
+            Ok(reply) => reply,
+            Err(CallError::Unreachable(reason)) => {
+                return Err(ArbiterError::Unreachable { arbiter, reason });
             }
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(protocol(format!("its reply is no reply: {error}"))),
+            Err(CallError::NotHttp(reason)) => return Err(self.no_arbiter(reason)),
+        };
+        if reply.status == 200 {
+            let said = serde_json::from_slice(&reply.body);
+            return said.map_err(|e| self.no_arbiter(format!("its reply is no reply: {e}")));
         }
+        let status = reply.status;
+        let Some(reason) = error_of(&reply.body) else {
+            return Err(self.no_arbiter(format!("its reply has status {status} and no error")));
+        };
+        Err(match status {
+            404 => self.no_arbiter("it has no such path".into()),
+            409 => match serde_json::from_slice::<Here>(&reply.body) {
+                Ok(Here { store }) => match self.known.check(&arbiter, Some(store)) {
+                    Err(other) => other,
+                    Ok(_) => {
+                        self.no_arbiter(format!("it has the store it says it has not: {reason}"))
+                    }
+                },
+                Err(e) => self.no_arbiter(format!("its reply is no reply: {e}")),
+            },
+            503 => ArbiterError::StoreFailed { arbiter, reason },
+            507 => ArbiterError::TooManyFlags { arbiter, reason },
+            400..500 => ArbiterError::Refused { arbiter, reason },
+            _ => self.no_arbiter(format!("its reply has status {status}: {reason}")),
+        })
     }
 
-    fn refused(&self, reason: String) -> ArbiterError {
-        ArbiterError::Refused {
-            arbiter: self.address(),
-            reason,
-        }
+    fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ArbiterError> {
+        let path = format!("{path}?store={}", self.store()?);
+        self.ask(Method::GET, &path, None::<&()>)
     }
 
-    /// A reply, but to another question.
-    fn beside_the_point(&self, reply: &Reply) -> ArbiterError {
-        ArbiterError::Protocol {
-            arbiter: self.address(),
-            reason: format!("its reply does not fit the request: {reply:?}"),
-        }
+    fn ask_store(&self) -> Result<StoreId, ArbiterError> {
+        let Here { store } = self.ask(Method::GET, STORE, None::<&()>)?;
+        self.known.check(&self.address(), Some(store))?;
+        Ok(store)
+    }
+
+    /// What answers is no arbiter, or one of another version.
+    fn no_arbiter(&self, reason: String) -> ArbiterError {
+        let arbiter = self.address();
+        ArbiterError::Protocol { arbiter, reason }
     }
 }
 
 impl Arbiter for ServerArbiter {
     fn store(&self) -> Result<StoreId, ArbiterError> {
-        if let Some(known) = self.known.get() {
-            return Ok(known);
-        }
-        match self.ask(&Request::Store)? {
-            Reply::Store { store } => Ok(store),
-            other => Err(self.beside_the_point(&other)),
+        match self.known.get() {
+            Some(known) => Ok(known),
+            None => self.ask_store(),
         }
     }
 
     fn test_and_set(&self, flag: &Flag, who: &Contender) -> Result<Verdict, ArbiterError> {
-        let request = Request::TestAndSet {
+        let set = Set {
             store: self.store()?,
-            vm: flag.vm.clone(),
-            view: flag.view,
             who: who.clone(),
         };
-        match self.ask(&request)? {
-            Reply::Won => Ok(Verdict::Won),
-            Reply::Lost { holder } => Ok(Verdict::Lost { holder }),
-            other => Err(self.beside_the_point(&other)),
-        }
+        Ok(match self.ask(Method::PUT, &flag_path(flag), Some(&set))? {
+            Decided::Won => Verdict::Won,
+            Decided::Lost { holder } => Verdict::Lost { holder },
+        })
     }
 
     fn holder(&self, flag: &Flag) -> Result<Option<Contender>, ArbiterError> {
-        let request = Request::Holder {
-            store: self.store()?,
-            vm: flag.vm.clone(),
-            view: flag.view,
-        };
-        match self.ask(&request)? {
-            Reply::Holder { holder } => Ok(holder),
-            other => Err(self.beside_the_point(&other)),
-        }
+        let held: Held = self.read(&flag_path(flag))?;
+        Ok(held.holder)
     }
 
     fn newest(&self, vm: &VmId) -> Result<Option<(ViewNumber, Contender)>, ArbiterError> {
-        let request = Request::Newest {
-            store: self.store()?,
-            vm: vm.clone(),
-        };
-        match self.ask(&request)? {
-            Reply::Newest { newest } => Ok(newest.map(|set| (set.view, set.holder))),
-            other => Err(self.beside_the_point(&other)),
-        }
+        let found: Newest = self.read(&format!("/v1/flags/{vm}"))?;
+        let pair = |NewestFlag { view, holder }| (view, holder);
+        Ok(found.newest.map(pair))
     }
 
     fn check(&self) -> Result<(), ArbiterError> {
-        match self.ask(&Request::Check {
-            store: self.store()?,
-        })? {
-            Reply::Ready => Ok(()),
-            other => Err(self.beside_the_point(&other)),
+        match self.read("/v1/ready")? {
+            Ready { ready: true } => Ok(()),
+            Ready { ready: false } => {
+                Err(self.no_arbiter("it is not ready, and says not why".into()))
+            }
         }
     }
 }

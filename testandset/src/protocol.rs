@@ -1,86 +1,100 @@
-//! What client and server say to each other: one JSON object a line.
+//! What client and server say to each other: HTTP with JSON (`docs/API.md`).
 //!
 //! ```text
-//!   client: {"protocol":"tandem-arbiter","version":2}
-//!           {"op":"store"}
-//!   server: {"protocol":"tandem-arbiter","version":2}
-//!           {"reply":"store","store":"51d3..."}
-//!   client: {"op":"test_and_set","store":"51d3...","vm":"web","view":3,"who":"host-a.8812"}
-//!   server: {"reply":"lost","holder":"host-b.771"}
+//!   GET /v1/store                    200 {"store":"51d3.."}
+//!   PUT /v1/flags/VM/VIEW            200 {"verdict":"won"}
+//!       {"store":"51d3..",           200 {"verdict":"lost","holder":"host-b.771"}
+//!        "who":"host-a.8812"}        409 {"error":"..","store":"e07a.."}   it has another store, and does nothing
+//!   GET /v1/flags/VM/VIEW?store=..   200 {"holder":"host-b.771"} or {"holder":null}
+//!   GET /v1/flags/VM?store=..        200 {"newest":{"view":3,"holder":"host-b.771"}} or {"newest":null}
+//!   GET /v1/ready?store=..           200 {"ready":true}
 //! ```
 //!
-//! A request names the store it is meant for; a server that has another one says so and does nothing.
-//!
-//! The client need not wait for the server's first line. A server of another version answers the
-//! first line with a refusal and closes. A request may be added without a new version: a server that does not
-//! know it refuses that request alone, and goes on giving verdicts to replicas that were started before it.
+//! Whoever sets a flag names the store it is meant for; who reads may. Only a status of 200 with a body that is read
+//! to its end says anything of a flag. Everything else is an error with `{"error": ...}`, and means *unknown*.
 
-use crate::{Contender, StoreId, ViewNumber, VmId};
+use crate::{Contender, Flag, StoreId, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
 
-/// Longest line either side takes, newline included, in bytes.
-pub(crate) const MAX_LINE: usize = 4096;
+/// Longest body of a request, in bytes.
+pub(crate) const MAX_BODY: usize = 4096;
+/// Longest body of a reply, in bytes.
+pub(crate) const MAX_REPLY: usize = 8192;
 
-/// What is spoken here.
-pub(crate) const PROTOCOL: lines::Protocol = lines::Protocol {
-    name: "tandem-arbiter",
-    version: 2,
-};
+/// The path of what is asked of any store.
+pub(crate) const STORE: &str = "/v1/store";
 
-/// What a client asks.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "snake_case")]
-pub(crate) enum Request {
-    /// [`crate::Arbiter::store`].
-    Store,
-    /// [`crate::Arbiter::test_and_set`].
-    TestAndSet {
-        store: StoreId,
-        vm: VmId,
-        view: ViewNumber,
-        who: Contender,
-    },
-    /// [`crate::Arbiter::holder`].
-    Holder {
-        store: StoreId,
-        vm: VmId,
-        view: ViewNumber,
-    },
-    /// [`crate::Arbiter::newest`].
-    Newest { store: StoreId, vm: VmId },
-    /// [`crate::Arbiter::check`].
-    Check { store: StoreId },
+/// Where a flag is.
+pub(crate) fn flag_path(flag: &Flag) -> String {
+    format!("/v1/flags/{}/{}", flag.vm, flag.view.0)
 }
 
-/// A flag that is set, of the VM that was asked for.
+/// The body of a request to set a flag.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Newest {
-    pub(crate) view: ViewNumber,
-    pub(crate) holder: Contender,
+pub(crate) struct Set {
+    pub(crate) store: StoreId,
+    pub(crate) who: Contender,
 }
 
-/// What the server answers.
+/// What reading may be bound to.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Bound {
+    pub(crate) store: Option<StoreId>,
+}
+
+/// Which store there is.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
-pub(crate) enum Reply {
-    /// Which store there is.
-    Store { store: StoreId },
-    /// The request is for another store than the one there is; nothing was done.
-    OtherStore { store: StoreId },
+pub(crate) struct Here {
+    pub(crate) store: StoreId,
+}
+
+/// What became of a request to set a flag.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub(crate) enum Decided {
     /// The flag is the asker's.
     Won,
     /// The flag is another's.
     Lost { holder: Contender },
-    /// Whose the flag is.
-    Holder { holder: Option<Contender> },
-    /// Which flag of the VM is the newest.
-    Newest { newest: Option<Newest> },
-    /// A flag could be set.
-    Ready,
-    /// No flag was set: this client, or the store, has its bound.
-    TooManyFlags { reason: String },
-    /// The request was not taken.
-    Refused { reason: String },
-    /// The answer could not be made durable; whose the flag is, is unknown.
-    StoreFailed { reason: String },
+}
+
+/// Whose a flag is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Held {
+    // It is said, be it null: a body without it says nothing.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub(crate) holder: Option<Contender>,
+}
+
+/// Which flag of a VM is the newest.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Newest {
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub(crate) newest: Option<NewestFlag>,
+}
+
+/// A flag that is set, of the VM that was asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NewestFlag {
+    pub(crate) view: ViewNumber,
+    pub(crate) holder: Contender,
+}
+
+/// A flag could be set.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) ready: bool,
+}
+
+/// The flag at these places of a path.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn flag_of(vm: &str, view: &str) -> Result<Flag, String> {
+    let vm = VmId::new(vm).map_err(|e| e.to_string())?;
+    let digits = !view.is_empty() && view.bytes().all(|b| b.is_ascii_digit());
+    let view = view.parse().ok().filter(|_| digits);
+    let view = view.ok_or("a view is a number from 0 to 18446744073709551615")?;
+    let view = ViewNumber(view);
+    Ok(Flag { vm, view })
 }

@@ -1,17 +1,26 @@
-//! The arbiter server: a [`Store`] behind TCP.
+//! The arbiter server: a [`Store`] behind HTTP.
 
-use crate::protocol::{MAX_LINE, Newest, PROTOCOL, Reply, Request};
-use crate::{ArbiterError, Contender, Flag, Store, Verdict, VmId};
-use lines::{Answer, Answerer, Asker, Limits};
+use crate::protocol::{
+    Bound, Decided, Held, Here, MAX_BODY, Newest, NewestFlag, Ready, STORE, Set, flag_of,
+};
+use crate::{ArbiterError, Contender, Flag, Store, StoreId, Verdict, VmId};
+use api::{Asker, Failure, Limits, MetricKind, Page, Stats, StatusCode, said};
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-use tls::{Peer, Security, Strangers};
+use std::time::{Duration, Instant};
+use tls::{Peer, Security};
 use tokio::net::TcpListener;
 
 /// Replicas stay connected, so that a failover need not wait for a connection to be accepted.
-const LIMITS: Limits = Limits::for_lines(MAX_LINE);
+const LIMITS: Limits = Limits::for_bodies(MAX_BODY);
 
 /// How often the store is looked at for what makes it smaller.
 const TIDY: Duration = Duration::from_secs(3600);
@@ -31,11 +40,19 @@ pub async fn serve(
     store: Store,
     shutdown: impl Future<Output = ()>,
 ) {
+    let stats = Arc::new(Stats::default());
     let server = Arc::new(Server {
         store: Mutex::new(store),
-        refused: Strangers::default(),
+        stats: Arc::clone(&stats),
     });
-    let answerer = Arc::clone(&server);
+    let router = Router::new()
+        .route(STORE, get(which_store))
+        .route("/v1/ready", get(ready))
+        .route("/v1/flags/{vm}", get(newest))
+        .route("/v1/flags/{vm}/{view}", get(holder).put(set))
+        .route("/healthz", get(health))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::clone(&server));
     let tidying = async {
         let mut times = tokio::time::interval(TIDY);
         loop {
@@ -46,34 +63,121 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        () = lines::serve(listener, security, LIMITS, answerer, shutdown) => {}
+        () = api::serve(listener, security, LIMITS, router, stats, shutdown) => {}
         () = tidying => {}
     }
 }
 
 struct Server {
     store: Mutex<Store>,
-    /// Requests that were not their asker's to make.
-    refused: Strangers,
+    stats: Arc<Stats>,
 }
 
-impl Answerer for Server {
-    fn answer(&self, asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer {
-        let refused = |reason: String| Answer::Last(lines::to_line(&Reply::Refused { reason }));
-        let Some(line) = line else {
-            return refused(format!("a line is at most {MAX_LINE} bytes"));
-        };
-        if first {
-            return match PROTOCOL.check(line) {
-                Ok(()) => Answer::Reply(PROTOCOL.greeting()),
-                Err(reason) => refused(format!("cannot talk to this client: {reason}")),
-            };
-        }
-        match serde_json::from_slice(line) {
-            Ok(request) => Answer::Reply(lines::to_line(&self.handle(asker, request))),
-            Err(error) => refused(format!("no such request: {error}")),
-        }
-    }
+type Shared = State<Arc<Server>>;
+type Answer = Result<Response, Failure>;
+type Named<T> = Result<Path<T>, PathRejection>;
+
+async fn which_store(State(server): Shared) -> Answer {
+    server
+        .with(|store| {
+            Ok(said(&Here {
+                store: store.id().map_err(unknown)?,
+            }))
+        })
+        .await
+}
+
+async fn ready(State(server): Shared, uri: Uri) -> Answer {
+    let bound = bound(&uri)?;
+    let check = |store: &mut Store| store.check().map(|()| said(&Ready { ready: true }));
+    server.of_store(bound.store, check).await
+}
+
+async fn newest(State(server): Shared, vm: Named<String>, uri: Uri) -> Answer {
+    let bound = bound(&uri)?;
+    let vm = VmId::new(named(vm)?).map_err(Failure::bad)?;
+    let find = move |store: &mut Store| {
+        let newest = store.newest(&vm)?;
+        let newest = newest.map(|(view, holder)| NewestFlag { view, holder });
+        Ok(said(&Newest { newest }))
+    };
+    server.of_store(bound.store, find).await
+}
+
+async fn holder(State(server): Shared, at: Named<(String, String)>, uri: Uri) -> Answer {
+    let bound = bound(&uri)?;
+    let (vm, view) = named(at)?;
+    let flag = flag_of(&vm, &view).map_err(Failure::bad)?;
+    let find = move |store: &mut Store| {
+        let holder = store.holder(&flag)?;
+        Ok(said(&Held { holder }))
+    };
+    server.of_store(bound.store, find).await
+}
+
+async fn set(
+    State(server): Shared,
+    Extension(asker): Extension<Asker>,
+    at: Named<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let (vm, view) = named(at)?;
+    let Flag { vm, view } = flag_of(&vm, &view).map_err(Failure::bad)?;
+    let Set { store, who } = api::read(&headers, &body)?;
+    let allowed = asker.may(&server.stats.refused, |peer| may_set(peer, &vm, &who));
+    allowed.map_err(|reason| Failure::new(StatusCode::FORBIDDEN, reason))?;
+    let client = client_of(asker.address);
+    let stats = Arc::clone(&server.stats);
+    let set = move |store: &mut Store| {
+        let began = Instant::now();
+        let verdict = store.test_and_set(&Flag { vm, view }, &who, Some(client));
+        stats.store.add(began.elapsed());
+        Ok(said(&match verdict? {
+            Verdict::Won => Decided::Won,
+            Verdict::Lost { holder } => Decided::Lost { holder },
+        }))
+    };
+    server.of_store(Some(store), set).await
+}
+
+/// Whether flags could be set.
+async fn health(State(server): Shared) -> Answer {
+    server
+        .of_store(None, |store| store.check().map(|()| "ok\n".into_response()))
+        .await
+}
+
+async fn metrics(State(server): Shared) -> Answer {
+    let stats = Arc::clone(&server.stats);
+    server
+        .with(move |store| {
+            let mut page = Page::default();
+            let help = "Flags that are known to be set.";
+            page.one(
+                "tandem_arbiter_flags",
+                MetricKind::Gauge,
+                help,
+                store.count(),
+            );
+            stats.show(&mut page);
+            Ok(page.into_response())
+        })
+        .await
+}
+
+/// What stands in a path.
+fn named<T>(path: Named<T>) -> Result<T, Failure> {
+    path.map(|Path(path)| path)
+        .map_err(|e| Failure::bad(e.body_text()))
+}
+
+/// The store a request to read is bound to, if it is to one.
+fn bound(uri: &Uri) -> Result<Bound, Failure> {
+    let bound = Query::try_from_uri(uri);
+    bound
+        .map(|Query(bound)| bound)
+        .map_err(|e| Failure::bad(e.body_text()))
 }
 
 impl Server {
@@ -82,45 +186,35 @@ impl Server {
         self.store.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn handle(&self, asker: &Asker, request: Request) -> Reply {
-        if let Request::TestAndSet { vm, who, .. } = &request
-            && let Err(reason) = asker.may(&self.refused, |peer| may_set(peer, vm, who))
-        {
-            return Reply::Refused { reason };
-        }
-        let client = client_of(asker.address);
-        let mut store = self.lock();
-        let here = match store.id() {
-            Ok(id) => id,
-            Err(error) => return unknown(error),
+    /// Does `what` with the store, where that may block.
+    async fn with(
+        self: Arc<Self>,
+        what: impl FnOnce(&mut Store) -> Answer + Send + 'static,
+    ) -> Answer {
+        let done = tokio::task::spawn_blocking(move || what(&mut self.lock()));
+        done.await.unwrap_or_else(|panic| {
+            tracing::error!(%panic, "no verdict");
+            let error = "a bug: see the arbiter's own output";
+            Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error))
+        })
+    }
+
+    /// The same, if it is the store that is `meant`.
+    async fn of_store(
+        self: Arc<Self>,
+        meant: Option<StoreId>,
+        what: impl FnOnce(&mut Store) -> Result<Response, ArbiterError> + Send + 'static,
+    ) -> Answer {
+        let of_it = move |store: &mut Store| {
+            let here = store.id().map_err(unknown)?;
+            if meant.is_some_and(|meant| meant != here) {
+                let error = format!("the store here is another one: {here}");
+                let other = Failure::new(StatusCode::CONFLICT, error);
+                return Err(other.with("store", here.to_string()));
+            }
+            what(store).map_err(unknown)
         };
-        let meant = match &request {
-            Request::Store => here,
-            Request::TestAndSet { store, .. }
-            | Request::Holder { store, .. }
-            | Request::Newest { store, .. }
-            | Request::Check { store } => *store,
-        };
-        if meant != here {
-            return Reply::OtherStore { store: here };
-        }
-        let reply = match request {
-            Request::Store => Ok(Reply::Store { store: here }),
-            Request::TestAndSet { vm, view, who, .. } => store
-                .test_and_set(&Flag { vm, view }, &who, Some(client))
-                .map(|verdict| match verdict {
-                    Verdict::Won => Reply::Won,
-                    Verdict::Lost { holder } => Reply::Lost { holder },
-                }),
-            Request::Holder { vm, view, .. } => store
-                .holder(&Flag { vm, view })
-                .map(|holder| Reply::Holder { holder }),
-            Request::Newest { vm, .. } => store.newest(&vm).map(|newest| Reply::Newest {
-                newest: newest.map(|(view, holder)| Newest { view, holder }),
-            }),
-            Request::Check { .. } => store.check().map(|()| Reply::Ready),
-        };
-        reply.unwrap_or_else(unknown)
+        self.with(of_it).await
     }
 
     /// Does what makes the store smaller, in turns with requests.
@@ -146,13 +240,13 @@ fn may_set(peer: &Peer, vm: &VmId, who: &Contender) -> Result<(), String> {
 }
 
 /// The reply where there is no verdict.
-fn unknown(error: ArbiterError) -> Reply {
+fn unknown(error: ArbiterError) -> Failure {
     tracing::error!(%error, "no verdict");
     match error {
-        ArbiterError::TooManyFlags { reason, .. } => Reply::TooManyFlags { reason },
-        error => Reply::StoreFailed {
-            reason: error.to_string(),
-        },
+        ArbiterError::TooManyFlags { reason, .. } => {
+            Failure::new(StatusCode::INSUFFICIENT_STORAGE, reason)
+        }
+        error => Failure::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     }
 }
 

@@ -188,6 +188,12 @@ impl Store {
         Ok(self.flags.id.expect("it has one now"))
     }
 
+    /// How many flags are known to be set, those that were folded into an end mark as one.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.flags.len()
+    }
+
     /// Sets `flag` for `who` unless it is set, durably, and says whose it is. `client` is whose bound
     /// it counts for.
     ///

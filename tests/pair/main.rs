@@ -8,6 +8,7 @@ mod disks;
 mod etcd;
 mod far;
 mod fence;
+mod metrics;
 mod secret;
 mod spare;
 mod stopped;

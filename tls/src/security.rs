@@ -110,6 +110,11 @@ pub struct Strangers {
 const QUIET: Duration = Duration::from_secs(1);
 
 impl Strangers {
+    /// How many were turned away.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// One more was turned away. How many that makes, if it is to be told of.
     pub fn add(&self) -> Option<u64> {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;

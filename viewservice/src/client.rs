@@ -1,11 +1,11 @@
 //! The client of the service.
 
-use crate::protocol::{MAX_REPLY, PROTOCOL, Reply, Request};
+use crate::protocol::{MAX_REPLY, Reply, Request};
 use crate::{
     HostId, HostOrders, HostPing, Orders, Ping, Register, Registered, Report, Status, Up,
     ViewError, VmId,
 };
-use lines::CallError;
+use api::{CallError, Method, error_of};
 use std::time::Duration;
 
 /// A view service, asked over TCP, each call within a time limit. Pings and reports go over one connection
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// A protected pair needs no answer to go on: a failed ping or report may be ignored, as the next ping
 /// says the same again.
 #[derive(Clone, Debug)]
-pub struct Client(lines::Client);
+pub struct Client(api::Client);
 
 impl Client {
     /// The service at `address` (`HOST:PORT`); does not connect yet.
@@ -22,7 +22,7 @@ impl Client {
     /// # Errors
     /// [`ViewError::BadAddress`].
     pub fn new(address: &str) -> Result<Self, ViewError> {
-        let client = lines::Client::new(address, PROTOCOL, MAX_REPLY);
+        let client = api::Client::new(address, MAX_REPLY);
         client.map(Self).map_err(|reason| ViewError::BadAddress {
             given: address.into(),
             reason,
@@ -35,7 +35,7 @@ impl Client {
         Self(self.0.secured(security))
     }
 
-    /// Limits a call to `timeout` (one second unless set); resolving a host's name comes on top.
+    /// Limits a call to `timeout` (one second unless set).
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self(self.0.with_timeout(timeout))
@@ -147,47 +147,43 @@ impl Client {
         self.0.address().to_owned()
     }
 
-    fn refused(&self, reason: String) -> ViewError {
-        ViewError::Refused {
-            address: self.address(),
-            reason,
-        }
-    }
-
     fn ask(&self, request: &Request) -> Result<Reply, ViewError> {
         let protocol = |reason: String| ViewError::Protocol {
             address: self.address(),
             reason,
         };
+        let (op, rest) = request.to_parts();
+        let path = format!("/v1/{op}");
+        let (method, body) = match request.reads() {
+            true => (Method::GET, None),
+            false => (Method::POST, Some(&rest)),
+        };
         let answered = match request {
-            Request::Ping(_) | Request::Host(_) | Request::Report(_) => self.0.call_kept(request),
+            Request::Ping(_) | Request::Host(_) | Request::Report(_) => {
+                self.0.call_kept(method, &path, body)
+            }
             // Not to be sent twice, or not often.
-            Request::Register(_)
-            | Request::Down { .. }
-            | Request::Status
-            | Request::Up(_)
-            | Request::Drain { .. }
-            | Request::Failover { .. } => self.0.call(request),
+            _ => self.0.call(method, &path, body),
         };
         let reply = answered.map_err(|error| match error {
             CallError::Unreachable(reason) => ViewError::Unreachable {
                 address: self.address(),
                 reason,
             },
-            CallError::NotGreeted { line, reason } => match serde_json::from_slice(&line) {
-                Ok(Reply::Refused { reason }) => self.refused(reason),
-                _ => protocol(reason),
-            },
+            CallError::NotHttp(reason) => protocol(reason),
         })?;
-        match serde_json::from_slice(&reply) {
-            Ok(Reply::Refused { reason }) => Err(self.refused(reason)),
-            Ok(Reply::Failed { reason }) => Err(ViewError::Failed {
-                address: self.address(),
-                reason,
-            }),
-            Ok(reply) => Ok(reply),
-            Err(error) => Err(protocol(format!("its reply is no reply: {error}"))),
+        if reply.status == 200 {
+            let said = serde_json::from_slice(&reply.body);
+            return said.map_err(|e| protocol(format!("its reply is no reply: {e}")));
         }
+        let status = reply.status;
+        let address = self.address();
+        Err(match (status, error_of(&reply.body)) {
+            (404, _) => protocol("it has no such path".into()),
+            (400..500, Some(reason)) => ViewError::Refused { address, reason },
+            (503, Some(reason)) => ViewError::Failed { address, reason },
+            _ => protocol(format!("its reply has status {status}")),
+        })
     }
 
     /// A reply, but to another question.

@@ -55,12 +55,15 @@ mod fleet;
 mod hosts;
 mod life;
 mod machine;
+mod metrics;
 mod placing;
 mod protocol;
+mod routes;
 mod server;
 mod state;
 mod status;
 mod store;
+mod watch;
 
 pub use client::Client;
 pub use error::ViewError;

@@ -1,31 +1,25 @@
-//! What hosts, CLI and service say to each other: one JSON object a line.
+//! What hosts, CLI and service say to each other: HTTP with JSON (`docs/API.md`).
 //!
 //! ```text
-//!   client: {"protocol":"tandem-views","version":1}
-//!           {"op":"ping","host":"a","address":"10.0.0.1:7000","held":[{"vm":"web","view":1,"role":"primary","lag_ms":3}]}
-//!   server: {"protocol":"tandem-views","version":1}
-//!           {"reply":"orders","assignments":[...],"ping_interval_ms":500}
+//!   POST /v1/ping                 200 {"reply":"orders","assignments":[...],"ping_interval_ms":500}
+//!        {"host":"a","address":"10.0.0.1:7000","held":[{"vm":"web","view":1,"role":"primary","lag_ms":3}]}
+//!   GET  /v1/status               200 {"reply":"status","vms":[...],"hosts":[...]}
 //! ```
 //!
-//! The client need not wait for the server's first line. A server of another version answers the
-//! first line with a refusal and closes.
+//! An operation is the last part of its path and the rest of it the body: [`Request`] without its `op`. Those that
+//! only read, and take nothing, are asked by GET; all others by POST.
 
 use crate::fleet::{HostOrders, HostPing, Leave, Up};
 use crate::{Address, HostId, Role, Status, View, ViewNumber, VmId};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-/// Longest request, newline included, in bytes: a ping that holds [`crate::machine::MAX_VMS`] VMs and waits for
+/// Longest body of a request, in bytes: a ping that holds [`crate::machine::MAX_VMS`] VMs and waits for
 /// as many fits.
 pub(crate) const MAX_REQUEST: usize = 384 << 10;
 
-/// Longest reply, newline included, in bytes: the status of as many VMs and hosts as there may be.
+/// Longest body of a reply, in bytes: the status of as many VMs and hosts as there may be.
 pub(crate) const MAX_REPLY: usize = 8 << 20;
-
-/// What is spoken here.
-pub(crate) const PROTOCOL: lines::Protocol = lines::Protocol {
-    name: "tandem-views",
-    version: 1,
-};
 
 /// A replica as its host sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -159,6 +153,34 @@ pub(crate) enum Request {
     Failover { vm: VmId },
 }
 
+impl Request {
+    /// Whether it only reads, and is asked by GET.
+    pub(crate) fn reads(&self) -> bool {
+        matches!(self, Self::Status)
+    }
+
+    /// Its operation, and what else there is to it.
+    pub(crate) fn to_parts(&self) -> (String, Map<String, Value>) {
+        let whole = serde_json::to_value(self).expect("requests are plain JSON");
+        let Value::Object(mut rest) = whole else {
+            unreachable!("requests are structs");
+        };
+        match rest.remove("op") {
+            Some(Value::String(op)) => (op, rest),
+            _ => unreachable!("requests have an op"),
+        }
+    }
+
+    /// Of these parts.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn of_parts(op: &str, mut rest: Map<String, Value>) -> Result<Self, String> {
+        rest.insert("op".into(), op.into());
+        serde_json::from_value(Value::Object(rest)).map_err(|e| e.to_string())
+    }
+}
+
 /// What the server answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
@@ -183,7 +205,11 @@ mod tests {
     use super::*;
     use crate::machine::{MAX_HOSTS, MAX_VMS};
     use crate::{Settings, State, ViewEvent, Views};
-    use lines::to_line;
+    use serde::Serialize;
+
+    fn to_line(message: &impl Serialize) -> Vec<u8> {
+        serde_json::to_vec(message).unwrap()
+    }
 
     fn long(n: usize, max: usize) -> String {
         format!("{n:05}{}", "x".repeat(max - 5))

@@ -1,18 +1,20 @@
-//! The service: the view machine behind TCP, on a durable state.
+//! The service: the view machine behind HTTP, on a durable state.
 
-use crate::protocol::{MAX_REQUEST, PROTOCOL, Reply, Request};
+use crate::protocol::{MAX_REQUEST, Reply, Request};
+use crate::watch::{EVERY, History};
 use crate::{Change, HostId, Report, Settings, State, Store, ViewError, ViewEvent, Views, VmId};
-use lines::{Answer, Answerer, Asker, Limits};
+use api::{Asker, Limits, Stats, StatusCode};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-use tls::{Peer, Security, Strangers};
+use std::time::{Duration, Instant};
+use tls::{Peer, Security};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::time::MissedTickBehavior;
 
 /// Hosts stay connected, command lines ask and go.
-const LIMITS: Limits = Limits::for_lines(MAX_REQUEST);
+const LIMITS: Limits = Limits::for_bodies(MAX_REQUEST);
 
 /// Serves the views on `listener` until `shutdown` ends, inside a tokio runtime with time and I/O,
 /// going on from what [`Store::open`] gave.
@@ -30,15 +32,20 @@ pub async fn serve(
     settings: Settings,
     shutdown: impl Future<Output = ()>,
 ) {
+    let stats = Arc::new(Stats::default());
     let service = Arc::new(Service {
         inner: Mutex::new(Inner {
             views: Views::new(state, settings),
             store,
             unsaved: false,
+            stats: Arc::clone(&stats),
+            history: History::default(),
         }),
-        refused: Strangers::default(),
+        stats: Arc::clone(&stats),
+        events: watch::channel(Arc::from("")).0,
     });
-    let answerer = Arc::clone(&service) as Arc<dyn Answerer>;
+    let watched = Arc::clone(&service);
+    let router = crate::routes::router(Arc::clone(&service));
     let ticks = async {
         let interval = Duration::from_millis(settings.ping_interval_ms.max(1));
         let mut interval = tokio::time::interval(interval);
@@ -56,16 +63,28 @@ pub async fn serve(
             }
         }
     };
+    let watching = async {
+        let mut times = tokio::time::interval(EVERY);
+        times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            times.tick().await;
+            let service = Arc::clone(&watched);
+            // A bug in it shows at the next tick of the service.
+            let _ = tokio::task::spawn_blocking(move || service.look()).await;
+        }
+    };
     tokio::select! {
-        () = lines::serve(listener, security, LIMITS, answerer, shutdown) => {}
+        () = watching => {}
+        () = api::serve(listener, security, LIMITS, router, stats, shutdown) => {}
         () = ticks => {}
     }
 }
 
-struct Service {
+pub(crate) struct Service {
     inner: Mutex<Inner>,
-    /// Requests that were not their asker's to make.
-    refused: Strangers,
+    pub(crate) stats: Arc<Stats>,
+    /// What those who watch are told, the last of it.
+    pub(crate) events: watch::Sender<Arc<str>>,
 }
 
 struct Inner {
@@ -73,25 +92,8 @@ struct Inner {
     store: Store,
     /// The views have changes that may not be on the disk. Nobody was told of these.
     unsaved: bool,
-}
-
-impl Answerer for Service {
-    fn answer(&self, asker: &Asker, line: Option<&[u8]>, first: bool) -> Answer {
-        let refused = |reason: String| Answer::Last(lines::to_line(&Reply::Refused { reason }));
-        let Some(line) = line else {
-            return refused(format!("a line is at most {MAX_REQUEST} bytes"));
-        };
-        if first {
-            return match PROTOCOL.check(line) {
-                Ok(()) => Answer::Reply(PROTOCOL.greeting()),
-                Err(reason) => refused(format!("cannot talk to this client: {reason}")),
-            };
-        }
-        match serde_json::from_slice(line) {
-            Ok(request) => Answer::Reply(lines::to_line(&self.handle(asker, request))),
-            Err(error) => refused(format!("no such request: {error}")),
-        }
-    }
+    stats: Arc<Stats>,
+    history: History,
 }
 
 impl Service {
@@ -107,10 +109,45 @@ impl Service {
         }
     }
 
-    fn handle(&self, asker: &Asker, request: Request) -> Reply {
-        if let Err(reason) = asker.may(&self.refused, |peer| may_ask(peer, &request)) {
-            return Reply::Refused { reason };
+    /// Answers `request`.
+    ///
+    /// # Errors
+    /// 403: it is not the asker's to make.
+    pub(crate) fn answer(&self, asker: &Asker, request: Request) -> Result<Reply, api::Failure> {
+        let allowed = asker.may(&self.stats.refused, |peer| may_ask(peer, &request));
+        allowed.map_err(|reason| api::Failure::new(StatusCode::FORBIDDEN, reason))?;
+        Ok(self.handle(request))
+    }
+
+    /// What is so, if all of it is on disk.
+    pub(crate) fn status(&self) -> Result<crate::Status, ViewError> {
+        let mut inner = self.lock();
+        inner.save()?;
+        Ok(inner.views.status())
+    }
+
+    /// Looks at what is so now, and tells those who watch. What could not be made durable nobody is told.
+    fn look(&self) {
+        let mut inner = self.lock();
+        if inner.save().is_err() {
+            return;
         }
+        let status = inner.views.status();
+        inner.history.look(&status);
+        if self.events.receiver_count() > 0 {
+            let event = inner.history.event(&status);
+            self.events.send_replace(event.into());
+        }
+    }
+
+    /// What was seen, as JSON.
+    pub(crate) fn history(&self) -> Result<String, ViewError> {
+        let mut inner = self.lock();
+        inner.save()?;
+        Ok(inner.history.all())
+    }
+
+    fn handle(&self, request: Request) -> Reply {
         let mut inner = self.lock();
         let outcome = match request {
             Request::Ping(ping) => {
@@ -221,6 +258,7 @@ impl Inner {
         self.save()?;
         let changes = self.views.handle(event)?;
         for change in &changes {
+            self.history.changed(change);
             match change {
                 Change::ClaimIgnored(..) => tracing::debug!("{change}"),
                 _ => tracing::info!("{change}"),
@@ -232,7 +270,9 @@ impl Inner {
 
     fn save(&mut self) -> Result<(), ViewError> {
         if self.unsaved {
+            let began = Instant::now();
             self.store.save(self.views.state())?;
+            self.stats.store.add(began.elapsed());
             self.unsaved = false;
         }
         Ok(())

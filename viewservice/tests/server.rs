@@ -2,7 +2,7 @@
 //! protocol.
 
 use proptest::prelude::*;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use viewservice::{
     ViewError, ViewNumber, VmId,
 };
 
-const HELLO: &str = "{\"protocol\":\"tandem-views\",\"version\":1}\n";
+const ASK: &str = "GET /v1/status HTTP/1.1\r\nHost: tandem\r\n\r\n";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Hosts here ping only once: they are not to die meanwhile.
@@ -261,6 +261,15 @@ fn a_service_that_is_away_costs_a_caller_one_clear_error() {
     }
 }
 
+/// A request with a body.
+fn post(op: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /v1/{op} HTTP/1.1\r\nHost: tandem\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n\
+         {body}"
+    )
+}
+
 /// Sends `bytes`, closes that direction, and returns all the server says.
 fn say(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -270,52 +279,59 @@ fn say(address: SocketAddr, bytes: &[u8]) -> String {
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said);
-    String::from_utf8(said).unwrap()
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 #[test]
 fn what_is_no_request_is_refused_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let service = Running::start(dir.path(), None, SETTINGS);
-    let ping = "{\"op\":\"ping\",\"host\":\"a\",\"address\":\"a:1\",\"held\":[]}";
+    let ping = "{\"host\":\"a\",\"address\":\"a:1\",\"held\":[]}";
+    let bare = |what: &str| format!("{what} HTTP/1.1\r\nHost: tandem\r\n\r\n");
     let cases = [
+        (bare("GET /nowhere"), "404"),
+        (bare("GET /v2/status"), "no such path"),
+        (bare("DELETE /v1/status"), "405"),
+        (bare("GET /v1/ping"), "no such request"),
+        (post("status", "{}"), "status is asked by GET"),
+        (format!("{{\"op\":\"ping\"}}\n{ping}\n"), "400 Bad Request"),
+        (post("ping", "nonsense"), "no such request"),
+        (post("ping", "[]"), "no such request"),
         (
-            "GET / HTTP/1.1\r\n\r\n".to_owned(),
-            "no tandem-views greeting",
-        ),
-        (HELLO.replace(":1}", ":9}"), "version 9"),
-        (format!("{ping}\n"), "no tandem-views greeting"),
-        (format!("{HELLO}nonsense\n"), "no such request"),
-        (
-            format!("{HELLO}{}\n", ping.replace("\"a\"", "\"a/b\"")),
+            post("ping", &ping.replace("\"a\"", "\"a/b\"")),
             "no such request",
         ),
+        (post("ping", &ping.replace("a:1", "")), "no such request"),
+        (post("fail_over", "{\"vm\":\"web\"}"), "no such request"),
+        (post("%ff", ping), "no such request"),
         (
-            format!("{HELLO}{}\n", ping.replace("a:1", "")),
-            "no such request",
+            post("ping", ping).replace("application/json", "text/plain"),
+            "415",
         ),
         (
-            format!("{HELLO}{{\"op\":\"fail_over\",\"vm\":\"web\"}}\n"),
-            "no such request",
+            post("ping", ping).replace("Host: ", "Origin: null\r\nHost: "),
+            "403",
         ),
         (
-            format!("{HELLO}{}\n", "[".repeat(100_000)),
-            "no such request",
+            post("ping", ping).replace("Host: tandem", "Host: rebound.example"),
+            "403",
         ),
-        (
-            format!("{HELLO}{}\n", "x".repeat(400_000)),
-            "at most 393216 bytes",
-        ),
+        (post("ping", &"[".repeat(100_000)), "no such request"),
+        (post("ping", &"x".repeat(400_000)), "at most 393216 bytes"),
     ];
     for (bytes, expected) in cases {
         let said = say(service.address, bytes.as_bytes());
-        assert!(said.contains(expected), "to {bytes:.80}: {said}");
+        assert!(said.contains(expected), "to {bytes:.120}: {said}");
+        assert!(!said.starts_with("HTTP/1.1 200"), "to {bytes:.120}: {said}");
     }
-    assert_eq!(
-        say(service.address, format!("{HELLO}{ping}").as_bytes()),
-        HELLO
-    );
+    // One that is cut off is none.
+    let whole = post("ping", ping);
+    for end in 0..whole.len() {
+        let said = say(service.address, &whole.as_bytes()[..end]);
+        assert!(!said.contains("orders"), "{end}: {said}");
+    }
     assert!(service.client().status().unwrap().hosts.is_empty());
+    assert!(say(service.address, whole.as_bytes()).contains("{\"reply\":\"orders\""));
 }
 
 #[test]
@@ -328,9 +344,9 @@ fn any_bytes_leave_the_service_serving() {
         proptest::collection::vec(any::<u8>(), 0..6000),
     );
     runner
-        .run(&bytes, |(greet, bytes)| {
-            let greeting = if greet { HELLO } else { "" };
-            say(service.address, &[greeting.as_bytes(), &bytes].concat());
+        .run(&bytes, |(ask, bytes)| {
+            let before = if ask { ASK } else { "" };
+            say(service.address, &[before.as_bytes(), &bytes].concat());
             Ok(())
         })
         .unwrap();
@@ -339,8 +355,8 @@ fn any_bytes_leave_the_service_serving() {
 
 #[test]
 fn a_host_is_answered_whatever_strangers_hold() {
-    let half_a_ping = format!("{HELLO}{{\"op\":\"ping\"{}", " ".repeat(100 << 10));
-    for said in ["", &HELLO[..9], HELLO, &half_a_ping] {
+    let half_a_ping = post("ping", &" ".repeat(200 << 10));
+    for said in ["", &ASK[..9], ASK, &half_a_ping[..100 << 10]] {
         let dir = tempfile::tempdir().unwrap();
         let server = Running::start(dir.path(), None, SETTINGS);
         let ping = Ping {
@@ -465,4 +481,193 @@ fn a_host_speaks_of_itself_and_of_its_machines_and_an_operator_of_all() {
     refused(a.down(&web()), "no operator");
     assert_eq!(other.status().unwrap().vms.len(), 1);
     operator.down(&web()).unwrap();
+}
+
+/// A pair whose primary died.
+fn a_failover(client: &Client) {
+    for name in ["a", "b"] {
+        client.ping(&ping(name, &[])).unwrap();
+    }
+    client.register(&wish()).unwrap();
+    client.ping(&ping("a", &[(1, Role::Primary)])).unwrap();
+    let won = Report::Solo {
+        host: host("b"),
+        vm: web(),
+        view: ViewNumber(2),
+    };
+    client.report(&won).unwrap();
+    client.ping(&ping("c", &[])).unwrap();
+    client.ping(&ping("b", &[(2, Role::Solo)])).unwrap();
+    client.ping(&ping("b", &[(3, Role::Primary)])).unwrap();
+    client.ping(&ping("a", &[])).unwrap();
+}
+
+#[test]
+fn metrics_and_health_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Running::start(dir.path(), None, SETTINGS);
+    a_failover(&service.client());
+    let get = |path: &str| say(service.address, ASK.replace("/v1/status", path).as_bytes());
+    let metrics = get("/metrics");
+    for line in [
+        "tandem_hosts{state=\"live\"} 3",
+        "tandem_spare_hosts 1",
+        "tandem_machines{state=\"protected\"} 1",
+        "tandem_machines{state=\"solo\"} 0",
+        "tandem_machine_view{vm=\"web\"} 3",
+        "tandem_machine_lag_seconds{vm=\"web\"} 0.007",
+        "tandem_requests_total{kind=\"ping\",status=\"200\"} 7",
+        "tandem_requests_total{kind=\"register\",status=\"200\"} 1",
+    ] {
+        assert!(
+            metrics.lines().any(|said| said == line),
+            "{line}: {metrics}"
+        );
+    }
+    assert!(get("/healthz").ends_with("\r\n\r\nok\n"));
+    let block = dir.path().join("views.json.new");
+    std::fs::create_dir(&block).unwrap();
+    let _ = service.client().down(&web());
+    assert!(get("/healthz").starts_with("HTTP/1.1 503"));
+}
+
+#[test]
+fn who_watches_is_told_each_second_and_the_page_is_as_it_is_said_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Running::start(dir.path(), None, SETTINGS);
+    a_failover(&service.client());
+    let get = |path: &str| say(service.address, ASK.replace("/v1/status", path).as_bytes());
+    let history = get("/v1/history");
+    for word in [
+        "web: went solo in view 2",
+        "web: view 3 acknowledged",
+        "\"at_ms\":",
+    ] {
+        assert!(history.contains(word), "{word}: {history}");
+    }
+    let page = get("/");
+    assert!(
+        page.contains("content-security-policy: default-src 'none'"),
+        "{page}"
+    );
+    for file in ["/page.js", "/page.css"] {
+        assert!(page.contains(&format!("\"{file}\"")) && get(file).starts_with("HTTP/1.1 200"));
+    }
+    let stream = TcpStream::connect(service.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    (&stream)
+        .write_all(ASK.replace("status", "watch").as_bytes())
+        .unwrap();
+    let mut lines = BufReader::new(&stream).lines().map(Result::unwrap);
+    for _ in 0..2 {
+        let event = lines.find(|line| line.starts_with("data: ")).unwrap();
+        assert!(
+            event.contains("\"name\":\"web\",\"role\":\"primary\",\"view\":3"),
+            "{event}"
+        );
+    }
+}
+
+/// The page, as Chromium shows it: `cargo test --release -p tandem-viewservice --test server -- --ignored chromium`.
+#[test]
+#[ignore = "starts Chromium (Debian's package), which takes some seconds"]
+fn the_page_is_shown_by_chromium() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Running::start(dir.path(), None, SETTINGS);
+    let client = service.client();
+    a_failover(&client);
+    // The most that a name may hold; an address is anything that can be printed.
+    let strange = Address::new("<img/src=x/onerror=document.title='taken'>:1").unwrap();
+    let strange = Ping {
+        address: strange.clone(),
+        ..ping("d", &[])
+    };
+    client.ping(&strange).unwrap();
+    let mut browser = Browser::start();
+    let page = format!("http://{}/", service.address);
+    let target = browser.ask(
+        "Target.createTarget",
+        serde_json::json!({ "url": page }),
+        "",
+    );
+    let target = serde_json::json!({ "targetId": target["targetId"], "flatten": true });
+    let session = browser.ask("Target.attachToTarget", target, "");
+    let session = session["sessionId"].as_str().unwrap().to_owned();
+    let wanted = [
+        "<title>Tandem</title>",
+        "class=\"good\">live<",
+        "<td>web</td>",
+        "class=\"good\">protected<",
+        "protected again after",
+        "web: went solo in view 2",
+        "<polyline points=\"",
+        "&lt;img/src=x/onerror=document.title='taken'&gt;:1",
+    ];
+    let begun = std::time::Instant::now();
+    loop {
+        let html = serde_json::json!({ "expression": "document.documentElement.outerHTML" });
+        let shown = browser.ask("Runtime.evaluate", html, &session);
+        let shown = shown["result"]["value"].as_str().unwrap_or_default();
+        assert!(!shown.contains("<img"), "{shown}");
+        if wanted.iter().all(|word| shown.contains(word)) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{shown}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let _ = browser.process.kill();
+    let _ = browser.process.wait();
+}
+
+/// Chromium, spoken to by its pipe: JSON between zeros.
+struct Browser {
+    process: std::process::Child,
+    said: BufReader<std::process::ChildStdout>,
+    asked: u64,
+    _home: tempfile::TempDir,
+}
+
+impl Browser {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let profile = home.path().display();
+        let words = format!(
+            "exec chromium --headless --no-sandbox --disable-gpu --user-data-dir={profile} --remote-debugging-pipe \
+             3<&0 4>&1 </dev/null >/dev/null 2>&1"
+        );
+        let mut process = std::process::Command::new("sh")
+            .args(["-c", &words])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(process.stdout.take().unwrap());
+        Self {
+            process,
+            said,
+            asked: 0,
+            _home: home,
+        }
+    }
+
+    /// Asks, and returns what comes of it.
+    fn ask(&mut self, method: &str, params: serde_json::Value, session: &str) -> serde_json::Value {
+        self.asked += 1;
+        let mut ask = serde_json::json!({ "id": self.asked, "method": method, "params": params });
+        if !session.is_empty() {
+            ask["sessionId"] = session.into();
+        }
+        let bytes = [serde_json::to_vec(&ask).unwrap(), vec![0]].concat();
+        let stdin = self.process.stdin.as_mut().unwrap();
+        stdin.write_all(&bytes).unwrap();
+        loop {
+            let mut said = Vec::new();
+            self.said.read_until(0, &mut said).unwrap();
+            assert_eq!(said.pop(), Some(0), "Chromium is gone; is it installed?");
+            let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+            if said["id"] == self.asked {
+                return said["result"].clone();
+            }
+        }
+    }
 }

@@ -79,7 +79,9 @@ pub fn failed(why: impl Into<String>) -> Told {
 /// # Errors
 /// If the other side is gone or does not read.
 pub fn say(stream: &mut UnixStream, what: &impl Serialize) -> io::Result<()> {
-    stream.write_all(&lines::to_line(what))
+    let mut line = serde_json::to_vec(what).expect("messages are plain JSON");
+    line.push(b'\n');
+    stream.write_all(&line)
 }
 
 /// The lines that the other side of a socket writes.

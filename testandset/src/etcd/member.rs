@@ -3,22 +3,18 @@
 use super::settings::{Login, Settings};
 use super::wire::{Authenticate, Authenticated, Refusal, Reply, Txn};
 use crate::ArbiterError;
+use api::Addresses;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use ureq::config::Config;
-use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::DefaultConnector;
 
 /// Longest reply that is read, in bytes: one key and one value, and what etcd says about them.
 const REPLY_MAX: u64 = 64 << 10;
@@ -26,8 +22,6 @@ const REPLY_MAX: u64 = 64 << 10;
 const HEADER_MAX: usize = 16 << 10;
 /// Longest text of a member's that is repeated, in characters.
 const TEXT_MAX: usize = 200;
-/// Most addresses of one name that are tried.
-const ADDRESSES_MAX: usize = 8;
 /// Longest token, in bytes. One that etcd signs itself (JWT) has some hundred.
 const TOKEN_MAX: usize = 4096;
 
@@ -386,44 +380,6 @@ fn agent(settings: &Settings) -> ureq::Agent {
         .max_idle_age(Duration::from_secs(3600))
         .build();
     ureq::Agent::with_parts(config, DefaultConnector::default(), Addresses)
-}
-
-/// Finds a member's addresses: as they stand there, or for a name by a thread that looks it up, as that can take long.
-#[derive(Debug)]
-struct Addresses;
-
-impl Resolver for Addresses {
-    fn resolve(
-        &self,
-        uri: &Uri,
-        _config: &Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let place = uri.authority().map_or("", |at| at.as_str()).to_owned();
-        let mut found = self.empty();
-        if let Ok(address) = place.parse() {
-            found.push(address);
-            return Ok(found);
-        }
-        let (tell, told) = mpsc::sync_channel(1);
-        let look_up = move || {
-            let addresses = place.to_socket_addrs().map(Vec::from_iter);
-            // Nobody waits any more, if it took too long.
-            let _ = tell.send(addresses);
-        };
-        std::thread::Builder::new()
-            .name("arbiter-name".into())
-            .spawn(look_up)?;
-        let late = |_| ureq::Error::Timeout(timeout.reason);
-        let addresses = told.recv_timeout(*timeout.after).map_err(late)?;
-        let addresses = addresses.map_err(|_| ureq::Error::HostNotFound)?;
-        if addresses.is_empty() {
-            return Err(ureq::Error::HostNotFound);
-        }
-        let at_most = addresses.into_iter().take(ADDRESSES_MAX);
-        at_most.for_each(|address| found.push(address));
-        Ok(found)
-    }
 }
 
 /// The failure of TLS that `error` is, or was made of.

@@ -235,7 +235,7 @@ fn check_member(member: &str) -> Result<(), &'static str> {
     if member.contains("//") {
         return Err("members are HOST:PORT; with ca=FILE they are asked by https, else by http");
     }
-    lines::check_address(member)?;
+    api::check_address(member)?;
     let url: Option<Uri> = format!("http://{member}/").parse().ok();
     match url.as_ref().and_then(Uri::authority) {
         Some(authority) if authority.as_str() == member && !member.contains('@') => Ok(()),
