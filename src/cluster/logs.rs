@@ -1,6 +1,6 @@
 //! `tandem logs`: what a machine's replicas printed and noted, read at the ports of their hosts.
 
-use super::{LOOK, find};
+use super::find;
 use crate::cli::LogsArgs;
 use crate::failure::{Failure, Outcome};
 use crate::host::port::{self, What};
@@ -27,7 +27,10 @@ pub fn logs(args: &LogsArgs) -> Outcome {
     let (mut host, mut address) = place(&client, &vm, given.as_ref())?;
     let (text, mut next) = port::read(&address, &security, &vm, what, None)?;
     terminal::say(&text);
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(INTERVAL);
         // The machine may have gone elsewhere, and there its console goes on.
         if given.is_none()
@@ -48,9 +51,7 @@ pub fn logs(args: &LogsArgs) -> Outcome {
         if terminal::unsaid().is_some() {
             return Ok(());
         }
-        std::thread::sleep(LOOK);
     }
-    Ok(())
 }
 
 /// The host to ask, and where it is.

@@ -548,8 +548,8 @@ impl<R: Read> Zstd<R> {
 
     /// Goes on to the next frame; false at the end.
     fn next_frame(&mut self) -> std::io::Result<bool> {
-        while let Some(first) = self.source.by_ref().bytes().next() {
-            let first = [first?];
+        let mut first = Vec::new();
+        while self.source.by_ref().take(1).read_to_end(&mut first)? != 0 {
             let begun = self.decoder.init(first.as_slice().chain(&mut self.source));
             match begun {
                 Ok(()) => return Ok(true),
@@ -559,6 +559,7 @@ impl<R: Read> Zstd<R> {
                 })) => {
                     let mut skipped = (&mut self.source).take(u64::from(length));
                     std::io::copy(&mut skipped, &mut std::io::sink())?;
+                    first.clear();
                 }
                 Err(why) => return Err(std::io::Error::other(why)),
             }

@@ -78,7 +78,7 @@ mod tests {
             event: "solo".into(),
             detail: "view 1".into(),
         };
-        assert_eq!(Line::all_in(&path), [line.clone()]);
+        assert_eq!(Line::all_in(&path), std::slice::from_ref(&line));
         let earlier = folder.path().join("y.events");
         std::fs::write(&earlier, whole.replace('7', "3")).unwrap();
         let all = Line::all_of(&[path, earlier]);

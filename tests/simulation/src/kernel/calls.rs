@@ -11,6 +11,7 @@
 #![allow(non_snake_case, missing_docs, reason = "the C library's names")]
 
 use super::files::{FIRST, Obj, ObjId, Unix};
+use super::tcp::Address;
 use super::{Wait, Woken, block, charge, kernel, me, my_process};
 use libc::{
     c_char, c_int, c_long, c_uint, c_void, clockid_t, epoll_event, iovec, itimerspec, mode_t,
@@ -333,12 +334,11 @@ pub unsafe extern "C" fn clock_nanosleep(
 ) -> c_int {
     if me().is_none() {
         let result = host!(libc::SYS_clock_nanosleep, clock, flags, time, left);
+        if result == 0 {
+            return 0;
+        }
         // SAFETY: the C library's place for the calling thread's error.
-        return if result < 0 {
-            unsafe { *libc::__errno_location() }
-        } else {
-            0
-        };
+        return unsafe { *libc::__errno_location() };
     }
     // SAFETY: the caller's pointer is valid.
     let ns = timespec_ns(unsafe { &*time });
@@ -449,8 +449,8 @@ pub unsafe extern "C" fn syscall(
             kernel().signal(b as c_int, c as c_int);
             0
         }
-        // SAFETY: the caller passes what the call takes.
         libc::SYS_clock_gettime => {
+            // SAFETY: the caller passes what the call takes.
             unsafe { clock_gettime(a as clockid_t, b as *mut timespec) }.into()
         }
         // SAFETY: likewise.
@@ -810,10 +810,11 @@ fn poll_all(fds: &mut [pollfd], until: Option<u64>, no_wait: bool) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout_ms: c_int) -> c_int {
-    // SAFETY: the caller's pointer is valid for so many; none may be null.
     let all = if count == 0 {
+        // It may be null.
         &mut []
     } else {
+        // SAFETY: the caller's pointer is valid for so many.
         unsafe { std::slice::from_raw_parts_mut(fds, count as usize) }
     };
     // std looks at its standard descriptors at the start.
@@ -984,7 +985,7 @@ pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> 
 }
 
 /// The address in a caller's structure.
-unsafe fn inet(address: *const sockaddr) -> (u32, u16) {
+unsafe fn inet(address: *const sockaddr) -> Address {
     // SAFETY: the caller passes one of this family.
     let address = unsafe { &*address.cast::<sockaddr_in>() };
     (
@@ -1002,7 +1003,7 @@ unsafe fn path(address: *const sockaddr) -> Vec<u8> {
 }
 
 /// Tells a caller an address.
-unsafe fn tell_inet(address: (u32, u16), into: *mut sockaddr, length: *mut socklen_t) {
+unsafe fn tell_inet(address: Address, into: *mut sockaddr, length: *mut socklen_t) {
     if into.is_null() {
         return;
     }
@@ -1267,7 +1268,8 @@ pub unsafe extern "C" fn pwrite64(
         charge(WORK_NS);
         let before = length_of(fd);
         if let Some(synced) = kernel().processes[my_process()].real.get_mut(&fd) {
-            synced.get_or_insert(before.min(offset as u64));
+            // What is written over is there all the same: the store writes its last line again when it opens.
+            synced.get_or_insert(before);
         }
     }
     host!(libc::SYS_pwrite64, fd, from, length, offset)

@@ -61,10 +61,13 @@ pub(crate) enum NetEvent {
     Reset(usize, usize),
 }
 
+/// An IPv4 address and a port.
+pub(crate) type Address = (u32, u16);
+
 /// What a TCP socket is.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Endpoint {
-    pub bound: Option<(u32, u16)>,
+    pub bound: Option<Address>,
     pub listens: bool,
     pub backlog: VecDeque<ObjId>,
     /// Connection, and which end of it.
@@ -77,7 +80,7 @@ pub(crate) struct Endpoint {
 struct End {
     host: HostNo,
     boots: u64,
-    address: (u32, u16),
+    address: Address,
     obj: Option<ObjId>,
     /// Its system knows the connection.
     known: bool,
@@ -121,13 +124,13 @@ impl End {
 #[derive(Debug)]
 struct Conn {
     ends: [End; 2],
-    to: (u32, u16),
+    to: Address,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Tcp {
     conns: Vec<Conn>,
-    listeners: BTreeMap<(u32, u16), ObjId>,
+    listeners: BTreeMap<Address, ObjId>,
     wires: BTreeMap<(HostNo, HostNo), Wire>,
     next_port: u16,
 }
@@ -174,7 +177,7 @@ impl Kernel {
         FIRST_PORT + self.tcp.next_port
     }
 
-    pub(crate) fn bind(&mut self, obj: ObjId, address: (u32, u16)) -> Result<(), i32> {
+    pub(crate) fn bind(&mut self, obj: ObjId, address: Address) -> Result<(), i32> {
         let here = self.hosts[self.here()].address;
         let (ip, port) = address;
         let ip = if ip == 0 { here } else { ip };
@@ -198,7 +201,7 @@ impl Kernel {
     }
 
     /// Begins to connect.
-    pub(crate) fn connect(&mut self, obj: ObjId, to: (u32, u16)) -> Result<(), i32> {
+    pub(crate) fn connect(&mut self, obj: ObjId, to: Address) -> Result<(), i32> {
         let here = self.here();
         let port = self.free_port();
         let (address, boots) = (self.hosts[here].address, self.hosts[here].boots);
@@ -526,7 +529,7 @@ impl Kernel {
     }
 
     /// This end's address, and the other's.
-    pub(crate) fn addresses(&mut self, obj: ObjId) -> (Option<(u32, u16)>, Option<(u32, u16)>) {
+    pub(crate) fn addresses(&mut self, obj: ObjId) -> (Option<Address>, Option<Address>) {
         let Some(endpoint) = self.endpoint(obj) else {
             return (None, None);
         };
