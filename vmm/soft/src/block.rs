@@ -341,6 +341,7 @@ impl Blocks {
                 // The page stays guarded: it is being decoded, or will be found unguarded by its next write.
                 self.forget(page);
             }
+            self.crossed_from.clear();
         }
         let (physical, second) = (block.physical, block.second);
         let number = match self.free.pop() {
@@ -393,7 +394,7 @@ impl Blocks {
             .op;
         // What is no instruction may end in the first page.
         let crosses = usize::from(op.len) > head.len();
-        let keep = keep && crosses && guard(cpu, second);
+        let keep = keep && crosses && is_known(cpu) && guard(cpu, second);
         let block = Block {
             ops: Box::new([op]),
             bytes: op.len.into(),
@@ -414,7 +415,7 @@ impl Blocks {
         let mut head = [0; LONGEST];
         let head = &mut head[..(PAGE - (physical & OFFSET)) as usize];
         let found = fetch_address(cpu, rip.wrapping_add(head.len() as u64))?;
-        if keep && Some(found) == second {
+        if keep && Some(found) == second && is_known(cpu) {
             return Ok(Place::Kept(number));
         }
         if !cpu.physical.read_bytes(physical, head) {
@@ -472,6 +473,12 @@ fn guard(cpu: &mut Cpu, physical: u64) -> bool {
         cpu.tlb.guard(physical & !OFFSET);
     }
     can
+}
+
+/// Whether the instruction TLB has the page of RIP. What the second page of an instruction was remembered in place of may
+/// be its first, and host code that goes on in that one would not look again.
+fn is_known(cpu: &Cpu) -> bool {
+    cpu.tlb.code(cpu.linear_rip(), cpu.cpl == 3).is_some()
 }
 
 /// Physical address of the instruction at `rip`.

@@ -275,8 +275,9 @@ impl Soft {
         let index = usize::from(record.index);
         match record.kind {
             Kind::Next | Kind::Elsewhere => None,
-            // More was to run at once than may: what may is interpreted.
-            Kind::Stop => self.interpret(place, until),
+            // More was to run at once than may: what may is interpreted, once it is fetched: code that leads to an
+            // instruction across pages has looked at the first only.
+            Kind::Stop => self.block(until),
             Kind::Last if self.cpu.native.retired != 0 => None,
             Kind::Handler | Kind::Last => self.broken_off(index, place),
             Kind::Rest => self.rest(place, index),

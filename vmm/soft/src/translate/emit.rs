@@ -173,6 +173,8 @@ impl<'a> Emit<'a> {
                         after
                     })
                     .collect();
+                // It may be left before it is begun, and then somebody sees them.
+                live |= self.trace.part(step).block.second.is_some();
                 after.reverse();
                 after
             })

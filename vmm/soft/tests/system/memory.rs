@@ -301,21 +301,8 @@ fn an_instruction_across_pages_is_fetched_from_both_each_time() {
     assert_eq!(guest.reg(slot::RSI), 0x505 + 0x605 + 0x705);
 }
 
-#[test]
-fn the_second_page_of_an_instruction_may_be_another_each_time() {
-    // At PAGES + 0xffe: mov eax, imm32, of whose immediate three bytes lie on the next page.
-    let mut guest = Guest::new(0, |a| {
-        let mut top = a.create_label();
-        a.set_label(&mut top).unwrap();
-        a.mov(qword_ptr(rbx), r8).unwrap();
-        a.invlpg(byte_ptr(rdx)).unwrap();
-        a.call(rdi).unwrap();
-        a.add(esi, eax).unwrap();
-        a.xchg(r8, r9).unwrap();
-        a.sub(ecx, 1).unwrap();
-        a.jnz(top).unwrap();
-        a.hlt().unwrap();
-    });
+/// At PAGES + 0xffe `mov eax, imm32`, of whose immediate three bytes lie on the next page, which R8 or R9 is the entry of.
+fn lay_out_two_second_pages(guest: &mut Guest) {
     let (first, one, other) = (CODE + 0x2000, CODE + 0x3000, CODE + 0x5000);
     guest.write(DIRECTORY, TABLE | P | W | U);
     guest.write(entry(0), first | P);
@@ -334,8 +321,87 @@ fn the_second_page_of_an_instruction_may_be_another_each_time() {
     ] {
         guest.set(slot, value);
     }
+}
+
+/// Calls what crosses into another page a hundred times, and has that page be another in between.
+fn with_two_second_pages() -> Guest {
+    let mut guest = Guest::new(0, |a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.mov(qword_ptr(rbx), r8).unwrap();
+        a.invlpg(byte_ptr(rdx)).unwrap();
+        a.call(rdi).unwrap();
+        a.add(esi, eax).unwrap();
+        a.xchg(r8, r9).unwrap();
+        a.sub(ecx, 1).unwrap();
+        a.jnz(top).unwrap();
+        a.hlt().unwrap();
+    });
+    lay_out_two_second_pages(&mut guest);
+    guest
+}
+
+#[test]
+fn the_second_page_of_an_instruction_may_be_another_each_time() {
+    let sum = 50 + 50 * 0x101;
+    let mut guest = with_two_second_pages();
     guest.halt();
-    assert_eq!(guest.reg(slot::RSI), 50 + 50 * 0x101);
+    assert_eq!(guest.reg(slot::RSI), sum);
+    // However few instructions may run at a time.
+    for few in 1..24 {
+        let mut guest = with_two_second_pages();
+        let exit = loop {
+            match guest.machine.run(few) {
+                Exit::Stopped => {}
+                exit => break exit,
+            }
+        };
+        assert_eq!((exit, guest.reg(slot::RSI)), (Exit::Halt, sum), "{few}");
+    }
+}
+
+/// Translates blocks late enough that those that follow each other become one piece of code.
+fn translate_both_in_one(guest: &mut Guest) {
+    let soft = &mut guest.machine.soft;
+    soft.translate(soft::CODE_MEMORY)
+        .expect("code can be run here");
+    soft.warm(4);
+}
+
+#[test]
+fn a_second_page_that_is_gone_faults_with_the_flags_of_what_came_before() {
+    let mut guest = Guest::new(0, |a| {
+        let mut top = a.create_label();
+        a.set_label(&mut top).unwrap();
+        a.call(rdi).unwrap();
+        a.sub(ecx, 1).unwrap();
+        a.jnz(top).unwrap();
+        a.mov(qword_ptr(rbx), rcx).unwrap();
+        a.invlpg(byte_ptr(rdx)).unwrap();
+        a.mov(esi, -1).unwrap();
+        a.or(ecx, 1).unwrap();
+        a.call(rdi).unwrap();
+    });
+    guest.write(DIRECTORY, TABLE | P | W | U);
+    guest.write(entry(0), (CODE + 0x2000) | P);
+    guest.write(entry(1), (CODE + 0x3000) | P);
+    // add esi, eax; cmp ecx, imm32, which crosses; ret.
+    guest.bytes(CODE + 0x2ffb, &[0x01, 0xc6, 0x81, 0xf9, 5]);
+    guest.bytes(CODE + 0x3000, &[0, 0, 0, 0xc3]);
+    for (slot, value) in [
+        (slot::RAX, 1),
+        (slot::RBX, entry(1)),
+        (slot::RDX, PAGES + 0x1000),
+        (slot::RDI, PAGES + 0xffb),
+        (slot::RCX, 40),
+    ] {
+        guest.set(slot, value);
+    }
+    translate_both_in_one(&mut guest);
+    let frame = guest.trap();
+    assert_eq!((frame.vector, frame.rip), (14, PAGES + 0xffd));
+    // -1 + 1: CF, PF, AF, ZF.
+    assert_eq!(frame.rflags & 0x8d5, 0x055);
 }
 
 #[test]
